@@ -1,0 +1,464 @@
+// The Python module: checks sizes against the plan, lends pointers, releases the GIL, calls the engine once. No maths.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <variant>
+
+#include "engine/engine.hpp"
+
+namespace py = pybind11;
+
+namespace penstock {
+namespace {
+
+// Raises in Python what a signal handler raised, once the call is over.
+bool poll_signals() {
+  const py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+[[noreturn]] void wrong(const char *name, const std::string &expected) {
+  throw py::value_error(std::string(name) + " must " + expected);
+}
+
+std::string shape(std::initializer_list<int64_t> sizes) {
+  std::string text = "(";
+  for (const int64_t n : sizes) {
+    text += std::to_string(n) + ", ";
+  }
+  return text.substr(0, text.size() - (sizes.size() > 1 ? 2 : 1)) + ")";
+}
+
+// The data of a C-ordered array of exactly this type and shape; null for None.
+template <class T, bool writable>
+auto lent(const py::object &object, const char *name, std::initializer_list<int64_t> sizes) {
+  using Pointer = std::conditional_t<writable, T *, const T *>;
+  if (object.is_none()) {
+    return Pointer{nullptr};
+  }
+  if (!py::isinstance<py::array>(object)) {
+    wrong(name, "be an array");
+  }
+  auto array = py::reinterpret_borrow<py::array>(object);
+  bool fits = array.dtype().is(py::dtype::of<T>()) && array.ndim() == static_cast<int64_t>(sizes.size()) &&
+              (array.flags() & py::array::c_style) != 0 && (!writable || array.writeable());
+  int64_t axis = 0;
+  for (const int64_t n : sizes) {
+    fits = fits && array.shape(axis) == n;
+    axis++;
+  }
+  if (!fits || reinterpret_cast<uintptr_t>(array.data()) % alignof(T) != 0) {
+    wrong(name, std::string("be a ") + (writable ? "writable, " : "") + "aligned C-ordered array of shape " + shape(sizes) +
+                    " and of " + std::to_string(sizeof(T)) + "-byte " + (std::is_integral_v<T> ? "integers" : "floats"));
+  }
+  return static_cast<Pointer>(const_cast<void *>(array.data()));
+}
+
+int item_size(const py::array &array, const char *name) {
+  if (array.dtype().is(py::dtype::of<float>())) {
+    return 4;
+  }
+  if (array.dtype().is(py::dtype::of<double>())) {
+    return 8;
+  }
+  wrong(name, "hold native float32 or float64 numbers");
+}
+
+RowsView rows_view(const py::array &x, int dim, int64_t &rows) {
+  if (x.ndim() != 2 || x.shape(1) != dim) {
+    wrong("x", "have shape (rows, " + std::to_string(dim) + ")");
+  }
+  rows = x.shape(0);
+  return {static_cast<const char *>(x.data()), x.strides(0), x.strides(1), item_size(x, "x")};
+}
+
+Weights weights_view(const py::object &object, int64_t rows) {
+  if (object.is_none()) {
+    return {};
+  }
+  const auto weight = py::reinterpret_borrow<py::array>(object);
+  if (!py::isinstance<py::array>(object) || weight.ndim() != 1 || weight.shape(0) != rows) {
+    wrong("weight", "have shape (" + std::to_string(rows) + ",)");
+  }
+  return {static_cast<const char *>(weight.data()), weight.strides(0), item_size(weight, "weight")};
+}
+
+void no_context(const py::object &context) {
+  if (!context.is_none()) {
+    wrong("context", "be None: this plan has no context");
+  }
+}
+
+template <class Body>
+void without_gil(Body &&body) {
+  bool interrupted = false;
+  {
+    const py::gil_scoped_release release;
+    try {
+      body();
+    } catch (const Interrupted &) {
+      interrupted = true;
+    }
+  }
+  if (interrupted) {
+    throw py::error_already_set();
+  }
+}
+
+// A Python object holds either precision; std::visit hands the body the one that the plan was made for.
+using PackedPair = std::variant<std::shared_ptr<Packed<float>>, std::shared_ptr<Packed<double>>>;
+struct PackedHandle {
+  PackedPair pair;
+};
+
+class EngineHandle {
+ public:
+  explicit EngineHandle(const py::array &table) {
+    if (table.ndim() != 1 || !table.dtype().is(py::dtype::of<int64_t>()) || (table.flags() & py::array::c_style) == 0) {
+      wrong("table", "be a contiguous one-dimensional array of int64");
+    }
+    const auto *numbers = static_cast<const int64_t *>(table.data());
+    isa();  // so that a forced instruction set that is not there is an error now
+    if (table.size() > 3 && numbers[3] == 8) {
+      engine_ = std::make_shared<Engine<double>>(numbers, table.size());
+    } else {
+      engine_ = std::make_shared<Engine<float>>(numbers, table.size());
+    }
+  }
+
+  template <class Body>
+  decltype(auto) visit(Body &&body) const {
+    return std::visit(std::forward<Body>(body), engine_);
+  }
+
+  const Plan &plan() const {
+    return visit([](const auto &engine) -> const Plan & { return engine->plan(); });
+  }
+
+  // body(engine, packed) with both of the plan's type.
+  template <class Body>
+  void with(const PackedHandle &handle, Body &&body) const {
+    visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
+      const auto *packed = std::get_if<std::shared_ptr<Packed<T>>>(&handle.pair);
+      if (packed == nullptr) {
+        wrong("packed", "come from the same engine");
+      }
+      body(*engine, **packed);
+    });
+  }
+
+  PackedHandle pack(const py::object &params, const py::object &buffers) const {
+    return visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
+      const T *p = lent<T, false>(params, "params", {plan().n_params});
+      const double *b = lent<double, false>(buffers, "buffers", {plan().n_buffers});
+      if (p == nullptr || b == nullptr) {
+        wrong("params and buffers", "be arrays");
+      }
+      return PackedHandle{std::make_shared<Packed<T>>(engine->plan(), p, b)};
+    });
+  }
+
+  Range range(bool to_data, int64_t first, int64_t last, bool base) const {
+    if (first < 0 || last < first || last > plan().n_steps || (base && first != 0)) {
+      wrong("first and last", "be a range of steps, beginning at 0 with base");
+    }
+    return {static_cast<int>(first), static_cast<int>(last), to_data, base};
+  }
+
+  template <class T>
+  std::pair<const T *, bool> theta(const py::object &object, const Range &range, int64_t rows) const {
+    if (plan().external_theta == 0 || (range.first == range.last && object.is_none())) {
+      if (!object.is_none()) {
+        wrong("theta", "be None: no step takes it from outside");
+      }
+      return {nullptr, false};
+    }
+    if (object.is_none()) {
+      wrong("theta", "be given: a step takes it from outside");
+    }
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    const bool shared = py::isinstance<py::array>(object) && array.ndim() == 1;
+    return {shared ? lent<T, false>(object, "theta", {plan().external_theta})
+                   : lent<T, false>(object, "theta", {rows, plan().external_theta}),
+            shared};
+  }
+
+  void evaluate(const PackedHandle &handle, bool to_data, int64_t first, int64_t last, const py::array &x,
+                const py::object &context, const py::object &theta_object, bool base, const py::object &out,
+                const py::object &log_det) const {
+    no_context(context);
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      int64_t rows = 0;
+      const Range steps = range(to_data, first, last, base);
+      const RowsView view = rows_view(x, plan().dim, rows);
+      const auto [external, shared] = theta<T>(theta_object, steps, rows);
+      T *y = lent<T, true>(out, "out", {rows, plan().dim});
+      LogDetOut sums;
+      if (!log_det.is_none()) {
+        sums.twice = py::isinstance<py::array_t<double>>(log_det);
+        sums.data = sums.twice ? static_cast<void *>(lent<double, true>(log_det, "log_det", {rows}))
+                               : static_cast<void *>(lent<T, true>(log_det, "log_det", {rows}));
+      }
+      without_gil([&, external = external, shared = shared] {
+        engine.evaluate(packed, steps, view, rows, external, shared, y, sums, poll_signals);
+      });
+    });
+  }
+
+  void sample(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
+              const py::object &context, const py::array &out, const py::object &log_prob) const {
+    no_context(context);
+    constexpr int64_t most = int64_t{1} << 32;
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
+      if (first_draw < 0 || context_row < 0 || context_row >= most || first_draw > most - rows) {
+        wrong("first_draw and context_row", "leave draws and context rows below 2^32");
+      }
+      T *x = lent<T, true>(out, "out", {rows, plan().dim});
+      T *p = lent<T, true>(log_prob, "log_prob", {rows});
+      without_gil([&] {
+        engine.sample(packed, seed, static_cast<uint32_t>(context_row), static_cast<uint32_t>(first_draw), rows, x, p,
+                      poll_signals);
+      });
+    });
+  }
+
+  void vjp(const PackedHandle &handle, bool to_data, int64_t first, int64_t last, const py::array &x,
+           const py::object &context, const py::object &theta_object, bool base, const py::object &d_out,
+           const py::object &d_log_det, const py::object &d_x, const py::object &d_params, const py::object &d_context,
+           const py::object &d_theta) const {
+    no_context(context);
+    no_context(d_context);
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      int64_t rows = 0;
+      const Range steps = range(to_data, first, last, base);
+      const RowsView view = rows_view(x, plan().dim, rows);
+      const auto [external, shared] = theta<T>(theta_object, steps, rows);
+      Cotangents<T> cotangents;
+      cotangents.out = lent<T, false>(d_out, "d_out", {rows, plan().dim});
+      cotangents.log_det = lent<T, false>(d_log_det, "d_log_det", {rows});
+      cotangents.x = lent<T, true>(d_x, "d_x", {rows, plan().dim});
+      cotangents.params = lent<double, true>(d_params, "d_params", {plan().n_params});
+      if (shared) {
+        cotangents.theta_sum = lent<double, true>(d_theta, "d_theta", {plan().external_theta});
+      } else if (external != nullptr) {
+        cotangents.theta = lent<T, true>(d_theta, "d_theta", {rows, plan().external_theta});
+      }
+      without_gil([&, external = external, shared = shared] {
+        engine.vjp(packed, steps, view, rows, external, shared, cotangents, poll_signals);
+      });
+    });
+  }
+
+  std::pair<double, double> loss_and_grad(const PackedHandle &handle, const py::array &x, const py::object &context,
+                                          const py::object &weight, const py::object &d_params) const {
+    no_context(context);
+    double loss = 0, weight_sum = 0;
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      int64_t rows = 0;
+      const RowsView view = rows_view(x, plan().dim, rows);
+      const Weights weights = weights_view(weight, rows);
+      double *gradient = lent<double, true>(d_params, "d_params", {plan().n_params});
+      if (gradient == nullptr) {
+        wrong("d_params", "be an array");
+      }
+      without_gil([&] { engine.loss_and_grad(packed, view, rows, weights, gradient, loss, weight_sum, poll_signals); });
+    });
+    return {loss, weight_sum};
+  }
+
+  void adam(const py::object &params, const py::object &grad, const py::object &m, const py::object &v, int64_t step,
+            double learning_rate, double beta1, double beta2, double epsilon, double weight_decay, bool decoupled) const {
+    visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
+      const int64_t n = plan().n_params;
+      T *p = lent<T, true>(params, "params", {n});
+      const double *g = lent<double, false>(grad, "grad", {n});
+      T *mean = lent<T, true>(m, "m", {n});
+      T *square = lent<T, true>(v, "v", {n});
+      if (p == nullptr || g == nullptr || mean == nullptr || square == nullptr || step < 1) {
+        wrong("params, grad, m, v", "be arrays, and step at least 1");
+      }
+      const auto t = static_cast<double>(step);
+      const AdamSettings settings{learning_rate, beta1,    beta2, epsilon, weight_decay, 1 - std::pow(beta1, t),
+                                  1 - std::pow(beta2, t), decoupled};
+      without_gil([&] { engine->adam(settings, g, p, mean, square); });
+    });
+  }
+
+  int recompute() const {
+    return visit([](const auto &engine) { return engine->recompute; });
+  }
+  void set_recompute(int mode) {
+    visit([mode](const auto &engine) { engine->recompute = mode; });
+  }
+
+  using Pair = std::variant<std::shared_ptr<Engine<float>>, std::shared_ptr<Engine<double>>>;
+  const Pair &pair() const { return engine_; }
+
+ private:
+  Pair engine_;
+};
+
+class TrainerHandle {
+ public:
+  TrainerHandle(const EngineHandle &engine, const py::object &params, const py::object &buffers, double beta1,
+                double beta2, double epsilon, double weight_decay, bool decoupled, double clip_norm) {
+    engine.visit([&]<class T>(const std::shared_ptr<Engine<T>> &typed) {
+      const Plan &plan = typed->plan();
+      const T *p = lent<T, false>(params, "params", {plan.n_params});
+      const double *b = lent<double, false>(buffers, "buffers", {plan.n_buffers});
+      if (p == nullptr || b == nullptr) {
+        wrong("params and buffers", "be arrays");
+      }
+      trainer_ = std::make_shared<Trainer<T>>(
+          typed, p, b, typename Trainer<T>::Settings{beta1, beta2, epsilon, weight_decay, clip_norm, decoupled});
+    });
+  }
+
+  int64_t run(const py::array &x, const py::object &context, const py::object &weight, double weight_scale, uint64_t seed,
+              uint64_t epoch, int64_t n_train, int64_t first_step, int64_t batch_size, const py::object &learning_rates,
+              const py::object &losses, const py::object &norms) {
+    no_context(context);
+    return std::visit(
+        [&]<class T>(const std::shared_ptr<Trainer<T>> &trainer) {
+          int64_t rows = 0, done = 0;
+          const RowsView view = rows_view(x, trainer->engine().plan().dim, rows);
+          const Weights weights = weights_view(weight, rows);
+          if (!py::isinstance<py::array>(learning_rates)) {
+            wrong("learning_rates", "be an array");
+          }
+          const int64_t n = py::reinterpret_borrow<py::array>(learning_rates).size();
+          const double *rates = lent<double, false>(learning_rates, "learning_rates", {n});
+          double *l = lent<double, true>(losses, "losses", {n});
+          double *g = lent<double, true>(norms, "norms", {n});
+          if (l == nullptr || g == nullptr) {
+            wrong("losses and norms", "be arrays");
+          }
+          const bool counts = n_train >= 1 && n_train <= rows && batch_size >= 1 && first_step >= 0;
+          if (!counts || (n > 0 && (first_step + n - 1) >= (n_train + batch_size - 1) / batch_size)) {
+            wrong("n_train, first_step and batch_size", "lie within the rows");
+          }
+          without_gil([&] {
+            done = trainer->run(view, rows, weights, weight_scale, seed, epoch, n_train, first_step, batch_size, n, rates,
+                                l, g, poll_signals);
+          });
+          return done;
+        },
+        trainer_);
+  }
+
+  void get_params(const py::object &out) const {
+    std::visit(
+        [&]<class T>(const std::shared_ptr<Trainer<T>> &trainer) {
+          const int64_t n = trainer->engine().plan().n_params;
+          T *p = lent<T, true>(out, "out", {n});
+          if (p == nullptr) {
+            wrong("out", "be an array");
+          }
+          std::copy_n(trainer->params(), n, p);
+        },
+        trainer_);
+  }
+
+  void set_params(const py::object &params) {
+    std::visit(
+        [&]<class T>(const std::shared_ptr<Trainer<T>> &trainer) {
+          const T *p = lent<T, false>(params, "params", {trainer->engine().plan().n_params});
+          if (p == nullptr) {
+            wrong("params", "be an array");
+          }
+          trainer->set_params(p);
+        },
+        trainer_);
+  }
+
+  PackedHandle packed() const {
+    return std::visit([](const auto &trainer) { return PackedHandle{trainer->snapshot()}; }, trainer_);
+  }
+  int64_t step() const {
+    return std::visit([](const auto &trainer) { return trainer->step(); }, trainer_);
+  }
+
+ private:
+  std::variant<std::shared_ptr<Trainer<float>>, std::shared_ptr<Trainer<double>>> trainer_;
+};
+
+void row_order(uint64_t seed, uint64_t epoch, int64_t n, int64_t first, const py::array &out) {
+  const int64_t count = out.size();
+  auto *rows = lent<int64_t, true>(out, "out", {count});
+  if (n < 0 || first < 0 || first + count > n) {
+    wrong("first", "name positions within the n rows");
+  }
+  without_gil([&] {
+    const Order order(seed, epoch, n);
+    for (int64_t i = 0; i < count; i++) {
+      rows[i] = order(first + i);
+    }
+  });
+}
+
+// Why this processor cannot run the extension; empty if it can.
+std::string unusable() {
+  return isas().empty() ? "this processor has none of the instruction sets that the extension was built for" : "";
+}
+
+}  // namespace
+}  // namespace penstock
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  using namespace penstock;
+  m.doc() = "The compiled backend of penstock. Internal: penstock/plan.py is its only caller.";
+  m.attr("version") = PENSTOCK_VERSION;
+  m.attr("name") = "cpp";
+  m.def("isa", [] { return isa(); }, "The instruction set in use.");
+  m.def("isas", &isas, "The instruction sets that can be used here, best first.");
+  m.def("unusable", &unusable, "Why this processor cannot run the extension; empty if it can.");
+  m.def(
+      "transform_names", [] { return std::vector<std::string>(transform_names().begin(), transform_names().end()); },
+      "Names of the transforms, in the order of their codes.");
+  m.def("set_num_threads", &set_num_threads, py::arg("n"));
+  m.def("num_threads", &num_threads);
+  m.def("row_order", &row_order, py::arg("seed"), py::arg("epoch"), py::arg("n"), py::arg("first"), py::arg("out"));
+
+  py::class_<PackedHandle>(m, "Packed");
+
+  py::class_<EngineHandle>(m, "Engine")
+      .def(py::init<const py::array &>(), py::arg("table"))
+      .def_property_readonly("dim", [](const EngineHandle &e) { return e.plan().dim; })
+      .def_property_readonly("n_params", [](const EngineHandle &e) { return e.plan().n_params; })
+      .def_property_readonly("n_buffers", [](const EngineHandle &e) { return e.plan().n_buffers; })
+      .def_property_readonly("flops", [](const EngineHandle &e) { return e.plan().flops; })
+      .def_property("recompute", &EngineHandle::recompute, &EngineHandle::set_recompute)
+      .def("pack", &EngineHandle::pack, py::arg("params"), py::arg("buffers"))
+      .def("evaluate", &EngineHandle::evaluate, py::arg("packed"), py::arg("to_data"), py::arg("first"), py::arg("last"),
+           py::arg("x"), py::arg("context"), py::arg("theta"), py::arg("base"), py::arg("out"), py::arg("log_det"))
+      .def("sample", &EngineHandle::sample, py::arg("packed"), py::arg("seed"), py::arg("context_row"),
+           py::arg("first_draw"), py::arg("context"), py::arg("out"), py::arg("log_prob"))
+      .def("vjp", &EngineHandle::vjp, py::arg("packed"), py::arg("to_data"), py::arg("first"), py::arg("last"),
+           py::arg("x"), py::arg("context"), py::arg("theta"), py::arg("base"), py::arg("d_out"), py::arg("d_log_det"),
+           py::arg("d_x"), py::arg("d_params"), py::arg("d_context"), py::arg("d_theta"))
+      .def("loss_and_grad", &EngineHandle::loss_and_grad, py::arg("packed"), py::arg("x"), py::arg("context"),
+           py::arg("weight"), py::arg("d_params"))
+      .def("adam", &EngineHandle::adam, py::arg("params"), py::arg("grad"), py::arg("m"), py::arg("v"), py::arg("step"),
+           py::arg("learning_rate"), py::arg("beta1"), py::arg("beta2"), py::arg("epsilon"), py::arg("weight_decay"),
+           py::arg("decoupled"));
+
+  py::class_<TrainerHandle>(m, "Trainer")
+      .def(py::init<const EngineHandle &, const py::object &, const py::object &, double, double, double, double, bool,
+                    double>(),
+           py::arg("engine"), py::arg("params"), py::arg("buffers"), py::arg("beta1"), py::arg("beta2"),
+           py::arg("epsilon"), py::arg("weight_decay"), py::arg("decoupled"), py::arg("clip_norm"))
+      .def("run", &TrainerHandle::run, py::arg("x"), py::arg("context"), py::arg("weight"), py::arg("weight_scale"),
+           py::arg("seed"), py::arg("epoch"), py::arg("n_train"), py::arg("first_step"), py::arg("batch_size"),
+           py::arg("learning_rates"), py::arg("losses"), py::arg("norms"))
+      .def("get_params", &TrainerHandle::get_params, py::arg("out"))
+      .def("set_params", &TrainerHandle::set_params, py::arg("params"))
+      .def("packed", &TrainerHandle::packed)
+      .def_property_readonly("step", &TrainerHandle::step);
+}

@@ -1,0 +1,199 @@
+// Multilayer perceptron over a tile, forward and backward, plain or residual, and for one row.
+//   plain      h_i = act(h_{i-1} W_i + b_i)
+//   residual   h_i = h_{i-1} + act(h_{i-1} W_i + b_i) for i > 0
+//   theta      h_last W + b
+// Activations live in the step's area; a derivative is kept only where it can't be had from the activation.
+#pragma once
+
+#include "conditioners/activations.hpp"
+#include "conditioners/microkernel.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+
+// Reads area + step.input, fills area + step.theta and all that lies between.
+template <class V>
+void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, int n_vectors, bool keep, Element<V> *area) {
+  using T = Element<V>;
+  const bool residual = step.conditioner == conditioner_residual_mlp;
+  const T *in = area + step.input;
+  for (int i = 0; i < step.n_linear; i++) {
+    const Linear &linear = step.linear[i];
+    T *out = area + linear.output;
+    Operands<T> o{packed.panels + linear.panels, in,     tile_rows, out, tile_rows, packed.params + linear.bias,
+                  nullptr,                       linear.n_in};
+    if (i + 1 == step.n_linear) {
+      product<V, true, Start::bias, Finish::none>(linear.n_out, n_vectors, o);
+    } else if (step.activation == act_relu && !residual) {
+      product<V, true, Start::bias, Finish::relu>(linear.n_out, n_vectors, o);
+    } else {
+      product<V, true, Start::bias, Finish::none>(linear.n_out, n_vectors, o);
+      T *derivative = keep && linear.derivative >= 0 ? area + linear.derivative : nullptr;
+      const int n = n_vectors * lanes<V>;
+      for (int64_t j = 0; j < linear.n_out; j++) {
+        activate_all<V>(step.activation, n, out + j * tile_rows, residual && i > 0 ? in + j * tile_rows : nullptr,
+                        derivative != nullptr ? derivative + j * tile_rows : nullptr);
+      }
+    }
+    in = out;
+  }
+}
+
+// Gradients of W and b of one linear layer, from the gradient d of its outputs: sums over the tile's rows, in order.
+template <class V>
+void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const Element<V> *in, const Element<V> *d) {
+  using T = Element<V>;
+  const int stride = linear.grad_stride;
+  transpose_tile<V>(d, linear.n_out, tile.rows, tile.transposed, stride);
+  T *weight = tile.params_gradient + linear.grad_weight, *bias = tile.params_gradient + linear.grad_bias;
+  const Operands<T> o{in, tile.transposed, stride, weight, stride, nullptr, nullptr, tile.rows};
+  const int n_vectors = (linear.n_out + lanes<V> - 1) / lanes<V>;
+  if (tile.first) {
+    product<V, false, Start::zero, Finish::none>(linear.n_in, n_vectors, o);
+  } else {
+    product<V, false, Start::load, Finish::none>(linear.n_in, n_vectors, o);
+  }
+  for (int v = 0; v < n_vectors; v++) {  // a bias is the weight of a constant input
+    V sum = tile.first ? V{} : load<V>(bias + v * lanes<V>);
+    for (int r = 0; r < tile.rows; r++) {
+      sum = sum + load<V>(tile.transposed + static_cast<int64_t>(r) * stride + v * lanes<V>);
+    }
+    store(bias + v * lanes<V>, sum);
+  }
+}
+
+// out (+)= W d: gradient of a linear layer's inputs.
+template <class V, Start start, Finish finish>
+PENSTOCK_INLINE void input_gradient(const Linear &linear, const PackedView<Element<V>> &packed, int n_vectors,
+                                    const Element<V> *d, const Element<V> *mask, Element<V> *out) {
+  const Operands<Element<V>> o{packed.panels_t + linear.panels, d,    tile_rows,    out, tile_rows, nullptr,
+                               mask,                            linear.n_out};
+  product<V, true, start, finish>(linear.n_in, n_vectors, o);
+}
+
+// Takes d_theta from tile.d_theta; returns the gradient of the conditioner's input, (n_u, tile), or null if unwanted.
+template <class V>
+Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed, int n_vectors, bool want_input,
+                         const Tile<Element<V>> &tile, const Element<V> *area) {
+  using T = Element<V>;
+  const bool residual = step.conditioner == conditioner_residual_mlp;
+  const int n = n_vectors * lanes<V>;
+  const T *d = tile.d_theta;
+  T *hidden = tile.d_hidden[0], *other = tile.d_hidden[1];  // residual: gradients of h_i, and of its pre-activation
+  for (int i = step.n_linear - 1; i >= 0; i--) {
+    const Linear &linear = step.linear[i];
+    if (residual && i + 1 < step.n_linear) {
+      for (int64_t j = 0; j < linear.n_out; j++) {
+        scale_by_derivative<V>(step.activation, n, hidden + j * tile_rows, nullptr,
+                               area + linear.derivative + j * tile_rows, other + j * tile_rows);
+      }
+      d = other;
+    }
+    if (tile.params_gradient != nullptr) {
+      linear_gradient<V>(linear, tile, area + (i > 0 ? step.linear[i - 1].output : step.input), d);
+    }
+    if (i == 0 && !want_input) {
+      return nullptr;
+    }
+    if (i == 0) {
+      T *out = residual || d == other ? hidden : other;
+      input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, out);
+      return out;
+    }
+    if (residual) {
+      if (i + 1 == step.n_linear) {
+        input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, hidden);
+      } else {
+        input_gradient<V, Start::load, Finish::none>(linear, packed, n_vectors, d, nullptr, hidden);
+      }
+      continue;
+    }
+    const Linear &below = step.linear[i - 1];
+    T *out = d == hidden ? other : hidden;
+    if (step.activation == act_relu) {
+      input_gradient<V, Start::zero, Finish::relu_gradient>(linear, packed, n_vectors, d, area + below.output, out);
+    } else {
+      input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, out);
+      for (int64_t j = 0; j < below.n_out; j++) {
+        scale_by_derivative<V>(step.activation, n, out + j * tile_rows, area + below.output + j * tile_rows,
+                               below.derivative >= 0 ? area + below.derivative + j * tile_rows : nullptr,
+                               out + j * tile_rows);
+      }
+    }
+    d = out;
+  }
+  return nullptr;
+}
+
+// One row: the lanes run over outputs and W is read as it lies in the flat parameters. Same order of additions, so the
+// same bits as a tile. in and out (n) are plain vectors.
+template <class V, int count>
+PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *bias, int n_in, int n_out, int from,
+                               const Element<V> *in, Element<V> *out) {
+  V sum[count];
+#pragma GCC unroll 8
+  for (int v = 0; v < count; v++) {
+    sum[v] = load<V>(bias + from + v * lanes<V>);
+  }
+  const Element<V> *w = weight + from;
+  for (int k = 0; k < n_in; k++) {
+    const V x = splat<V>(in[k]);
+#pragma GCC unroll 8
+    for (int v = 0; v < count; v++) {
+      sum[v] = fma<V>(x, load<V>(w + v * lanes<V>), sum[v]);
+    }
+    w += n_out;
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < count; v++) {
+    store(out + from + v * lanes<V>, sum[v]);
+  }
+}
+
+template <class V>
+void linear_row(const Linear &linear, const Element<V> *params, const Element<V> *in, Element<V> *out) {
+  using T = Element<V>;
+  const T *weight = params + linear.weight, *bias = params + linear.bias;
+  int n = 0;
+  for (; n + 8 * lanes<V> <= linear.n_out; n += 8 * lanes<V>) {
+    row_block<V, 8>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  }
+  for (; n + 2 * lanes<V> <= linear.n_out; n += 2 * lanes<V>) {
+    row_block<V, 2>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  }
+  for (; n + lanes<V> <= linear.n_out; n += lanes<V>) {
+    row_block<V, 1>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  }
+  using Small = Vector<T, 16 / sizeof(T)>;
+  for (; n + lanes<Small> <= linear.n_out; n += lanes<Small>) {
+    row_block<Small, 1>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  }
+  for (; n < linear.n_out; n++) {
+    T sum = bias[n];
+    for (int k = 0; k < linear.n_in; k++) {
+      sum = fma<T>(in[k], weight[static_cast<int64_t>(k) * linear.n_out + n], sum);
+    }
+    out[n] = sum;
+  }
+}
+
+// The area is used with one number a feature instead of a tile's run; offsets shrink by tile_rows.
+template <class V>
+void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
+  using T = Element<V>;
+  const bool residual = step.conditioner == conditioner_residual_mlp;
+  const T *in = area + step.input / tile_rows;
+  for (int i = 0; i < step.n_linear; i++) {
+    const Linear &linear = step.linear[i];
+    T *out = area + linear.output / tile_rows;
+    linear_row<V>(linear, params, in, out);
+    if (i + 1 < step.n_linear) {
+      const T *skip = residual && i > 0 ? in : nullptr;
+      const int whole = linear.n_out / lanes<V> * lanes<V>;
+      activate_all<V>(step.activation, whole, out, skip, nullptr);
+      activate_all<T>(step.activation, linear.n_out - whole, out + whole, skip != nullptr ? skip + whole : nullptr, nullptr);
+    }
+    in = out;
+  }
+}
+
+}  // namespace penstock::PENSTOCK_ISA

@@ -1,0 +1,317 @@
+// The lane type: a vector of rows on which every kernel is written, and the few operations it needs.
+// Templates here also take a plain float or double. Nothing of the standard library: see cpp/README.md, "isa".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#ifndef PENSTOCK_ISA
+#error "compile with -DPENSTOCK_ISA=<namespace> -DPENSTOCK_LANE_BYTES=<16|32|64>"
+#endif
+
+#define PENSTOCK_INLINE inline __attribute__((always_inline))
+
+namespace penstock::PENSTOCK_ISA {
+
+template <class T, int N>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T, int N>
+using Vector = typename VectorOf<T, N>::type;
+
+template <class T>
+inline constexpr int lanes_native = PENSTOCK_LANE_BYTES / static_cast<int>(sizeof(T));
+template <class T>
+using Native = Vector<T, lanes_native<T>>;
+
+// What a lane type is made of; a plain number is a vector of one.
+template <class V>
+struct Traits {
+  using Element = __typeof__(V{}[0] + 0);
+  static constexpr int lanes = static_cast<int>(sizeof(V) / sizeof(Element));
+};
+template <>
+struct Traits<float> {
+  using Element = float;
+  static constexpr int lanes = 1;
+};
+template <>
+struct Traits<double> {
+  using Element = double;
+  static constexpr int lanes = 1;
+};
+template <class V>
+using Element = typename Traits<V>::Element;
+template <class V>
+inline constexpr int lanes = Traits<V>::lanes;
+
+// The integer of the same width, and vectors of it.
+template <class T>
+struct IntegerOf;
+template <>
+struct IntegerOf<float> {
+  using type = int32_t;
+  using unsigned_type = uint32_t;
+  static constexpr int mantissa = 23, bias = 127;
+};
+template <>
+struct IntegerOf<double> {
+  using type = int64_t;
+  using unsigned_type = uint64_t;
+  static constexpr int mantissa = 52, bias = 1023;
+};
+template <class V, int N = lanes<V>>
+struct BitsOf {
+  using type = Vector<typename IntegerOf<Element<V>>::type, N>;
+};
+template <class V>
+struct BitsOf<V, 1> {
+  using type = typename IntegerOf<V>::type;
+};
+template <class V>
+using Bits = typename BitsOf<V>::type;
+
+template <class V, class T>
+PENSTOCK_INLINE V load(const T *p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class V, class T>
+PENSTOCK_INLINE void store(T *p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// Every lane the same number. Written as a subtraction because x - 0 is x for every x, so that it folds to a broadcast.
+template <class V>
+PENSTOCK_INLINE V splat(Element<V> x) {
+  return x - V{};
+}
+
+template <class V>
+PENSTOCK_INLINE Bits<V> bits(V v) {
+  Bits<V> b;
+  __builtin_memcpy(&b, &v, sizeof v);
+  return b;
+}
+
+template <class V>
+PENSTOCK_INLINE V from_bits(Bits<V> b) {
+  V v;
+  __builtin_memcpy(&v, &b, sizeof v);
+  return v;
+}
+
+template <class M, class V>
+PENSTOCK_INLINE V select(M mask, V yes, V no) {
+  return mask ? yes : no;
+}
+
+// Integers of the lanes' width to numbers.
+template <class V>
+PENSTOCK_INLINE V number(Bits<V> i) {
+  if constexpr (lanes<V> == 1) {
+    return static_cast<V>(i);
+  } else {
+    return __builtin_convertvector(i, V);
+  }
+}
+
+template <class V>
+struct Halves {
+  using type = Vector<Element<V>, lanes<V> / 2>;
+};
+
+// a * b + c with one rounding.
+template <class V>
+PENSTOCK_INLINE V fma(V a, V b, V c) {
+  using T = Element<V>;
+  if constexpr (lanes<V> == 1) {
+    if constexpr (sizeof(T) == 4) {
+      return __builtin_fmaf(a, b, c);
+    } else {
+      return __builtin_fma(a, b, c);
+    }
+#if defined(__AVX512F__)
+  } else if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
+    return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  } else if constexpr (sizeof(V) == 64) {
+    return (V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#endif
+#if defined(__FMA__)
+  } else if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
+    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  } else if constexpr (sizeof(V) == 32) {
+    return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+  } else if constexpr (sizeof(V) == 16 && sizeof(T) == 4) {
+    return (V)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+  } else if constexpr (sizeof(V) == 16) {
+    return (V)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
+#elif defined(__aarch64__)
+  } else if constexpr (sizeof(V) == 16 && sizeof(T) == 4) {
+    return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+  } else if constexpr (sizeof(V) == 16) {
+    return (V)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#endif
+  } else {  // a vector wider than the machine's: by halves
+    using H = typename Halves<V>::type;
+    V r;
+    H *out = reinterpret_cast<H *>(&r);
+    const H *x = reinterpret_cast<const H *>(&a), *y = reinterpret_cast<const H *>(&b), *z = reinterpret_cast<const H *>(&c);
+    out[0] = fma<H>(x[0], y[0], z[0]);
+    out[1] = fma<H>(x[1], y[1], z[1]);
+    return r;
+  }
+}
+
+template <class V>
+PENSTOCK_INLINE V fma(Element<V> a, V b, V c)
+  requires(lanes<V> > 1)
+{
+  return fma<V>(splat<V>(a), b, c);
+}
+
+template <class V>
+PENSTOCK_INLINE V sqrt(V a) {
+  using T = Element<V>;
+  if constexpr (lanes<V> == 1) {
+    if constexpr (sizeof(T) == 4) {
+      return __builtin_sqrtf(a);
+    } else {
+      return __builtin_sqrt(a);
+    }
+#if defined(__AVX512F__)
+  } else if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
+    return (V)_mm512_sqrt_ps((__m512)a);
+  } else if constexpr (sizeof(V) == 64) {
+    return (V)_mm512_sqrt_pd((__m512d)a);
+#endif
+#if defined(__AVX__)
+  } else if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
+    return (V)_mm256_sqrt_ps((__m256)a);
+  } else if constexpr (sizeof(V) == 32) {
+    return (V)_mm256_sqrt_pd((__m256d)a);
+#endif
+#if defined(__SSE2__)
+  } else if constexpr (sizeof(V) == 16 && sizeof(T) == 4) {
+    return (V)_mm_sqrt_ps((__m128)a);
+  } else if constexpr (sizeof(V) == 16) {
+    return (V)_mm_sqrt_pd((__m128d)a);
+#elif defined(__aarch64__)
+  } else if constexpr (sizeof(V) == 16 && sizeof(T) == 4) {
+    return (V)vsqrtq_f32((float32x4_t)a);
+  } else if constexpr (sizeof(V) == 16) {
+    return (V)vsqrtq_f64((float64x2_t)a);
+#endif
+  } else {
+    using H = typename Halves<V>::type;
+    V r;
+    H *out = reinterpret_cast<H *>(&r);
+    const H *x = reinterpret_cast<const H *>(&a);
+    out[0] = sqrt<H>(x[0]);
+    out[1] = sqrt<H>(x[1]);
+    return r;
+  }
+}
+
+// 0, 1, ... as template arguments.
+template <int... J>
+struct Indices {};
+template <int N, int... J>
+struct IndicesUpTo : IndicesUpTo<N - 1, N - 1, J...> {};
+template <int... J>
+struct IndicesUpTo<0, J...> {
+  using type = Indices<J...>;
+};
+
+// Adds lanes to float64 accumulators in memory.
+template <class V>
+PENSTOCK_INLINE void accumulate(double *sum, V v) {
+  using T = Element<V>;
+  if constexpr (lanes<V> == 1) {
+    *sum += static_cast<double>(v);
+  } else if constexpr (sizeof(T) == 8) {
+    store(sum, load<V>(sum) + v);
+  } else {
+    using H = typename Halves<V>::type;
+    using D = Vector<double, lanes<V> / 2>;
+    H half[2];
+    __builtin_memcpy(half, &v, sizeof v);
+    store(sum, load<D>(sum) + __builtin_convertvector(half[0], D));
+    store(sum + lanes<V> / 2, load<D>(sum + lanes<V> / 2) + __builtin_convertvector(half[1], D));
+  }
+}
+
+// The same with one rounding of a float64 product: sum += a * b.
+template <class V>
+PENSTOCK_INLINE void accumulate_product(double *sum, V a, V b) {
+  using T = Element<V>;
+  if constexpr (lanes<V> == 1) {
+    *sum = __builtin_fma(static_cast<double>(a), static_cast<double>(b), *sum);
+  } else if constexpr (sizeof(T) == 8) {
+    store(sum, fma<V>(a, b, load<V>(sum)));
+  } else {
+    using H = typename Halves<V>::type;
+    using D = Vector<double, lanes<V> / 2>;
+    H x[2], y[2];
+    __builtin_memcpy(x, &a, sizeof a);
+    __builtin_memcpy(y, &b, sizeof b);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+      double *p = sum + i * (lanes<V> / 2);
+      store(p, fma<D>(__builtin_convertvector(x[i], D), __builtin_convertvector(y[i], D), load<D>(p)));
+    }
+  }
+}
+
+// x clamped to [lo, hi]; NaN passes.
+template <class V>
+PENSTOCK_INLINE V clamp(V x, Element<V> lo, Element<V> hi) {
+  x = select(x < splat<V>(lo), splat<V>(lo), x);
+  return select(x > splat<V>(hi), splat<V>(hi), x);
+}
+
+template <class V>
+PENSTOCK_INLINE V absolute(V x) {
+  return select(x < V{}, -x, x);
+}
+
+// One stage of a transpose: rows i and i + H exchange their off-diagonal H-blocks.
+template <int H, class V, int... J>
+PENSTOCK_INLINE void exchange(V &a, V &b, Indices<J...>) {
+  constexpr int L = lanes<V>;
+  const V x = __builtin_shufflevector(a, b, ((J / H) % 2 == 0 ? J : J - H + L)...);
+  const V y = __builtin_shufflevector(a, b, ((J / H) % 2 == 0 ? J + H : J + L)...);
+  a = x;
+  b = y;
+}
+
+template <int H, class V>
+PENSTOCK_INLINE void transpose_stages(V (&block)[lanes<V>]) {
+  constexpr int L = lanes<V>;
+#pragma GCC unroll 16
+  for (int i = 0; i < L; i++) {
+    if ((i / H) % 2 == 0) {
+      exchange<H>(block[i], block[i + H], typename IndicesUpTo<L>::type{});
+    }
+  }
+  if constexpr (H > 1) {
+    transpose_stages<H / 2>(block);
+  }
+}
+
+// A square block of as many vectors as a vector has lanes, transposed.
+template <class V>
+PENSTOCK_INLINE void transpose_block(V (&block)[lanes<V>]) {
+  transpose_stages<lanes<V> / 2>(block);
+}
+
+}  // namespace penstock::PENSTOCK_ISA

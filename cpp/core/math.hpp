@@ -1,0 +1,180 @@
+// Elementary functions on the lane type: only +, -, *, /, fma, sqrt, select and integer shifts, so that every
+// instruction set gives the same bits. Each states its largest error in ulp (float / double), held by
+// tests/cpp/test_math.cpp; coefficients come from coefficients.py. No errno, no traps, NaN passes.
+#pragma once
+
+#include "core/lanes.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+
+// c[0] + c[1] x + ... by Horner's rule.
+template <class V, int N>
+PENSTOCK_INLINE V polynomial(V x, const Element<V> (&c)[N]) {
+  V p = splat<V>(c[N - 1]);
+#pragma GCC unroll 32
+  for (int i = N - 2; i >= 0; i--) {
+    p = fma<V>(p, x, splat<V>(c[i]));
+  }
+  return p;
+}
+
+template <class T>
+struct Constants;
+
+template <>
+struct Constants<float> {
+  static constexpr float exp_lo = -104.0F, exp_hi = 89.0F, round = 12582912.0F;  // round: 1.5 * 2^23
+  static constexpr float ln2_hi = 0.693145751953125F, ln2_lo = 1.42860682030941723212e-6F;
+  static constexpr float exp[] = {0.5F, 0.1666657703F, 0.04166655466F, 0.008363173075F, 0.001392617612F};
+  static constexpr float log[] = {0.6666668504F, 0.3998878057F, 0.2957994939F};
+  static constexpr float tanh[] = {-0.3333333201F, 0.1333311373F, -0.05390942883F, 0.02130938866F, -0.006610227831F};
+  static constexpr float sin[] = {-0.1666666466F, 0.008332748271F, -0.0001958789088F};
+  static constexpr float cos[] = {0.04166666466F, -0.001388830304F, 2.454794209e-5F};
+  static constexpr float normal_cdf_max = 14.5F;
+  static constexpr float normal_cdf[] = {0.2711145441F,   0.3720027031F,  0.2953868923F, 0.06423481235F,
+                                         -0.09411919156F, -0.04167280893F, 0.05334973743F, 0.01603638551F,
+                                         -0.03929211436F, -0.00115963494F, 0.02195401257F};
+};
+
+template <>
+struct Constants<double> {
+  static constexpr double exp_lo = -746.0, exp_hi = 710.0, round = 6755399441055744.0;  // round: 1.5 * 2^52
+  static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
+  static constexpr double exp[] = {0.5,
+                                   0.1666666666666667099,
+                                   0.04166666666666666975,
+                                   0.008333333333326140884,
+                                   0.001388888888888375242,
+                                   0.0001984126987480049198,
+                                   0.00002480158732553336382,
+                                   2.755725542574643428e-6,
+                                   2.755727366134863622e-7,
+                                   2.510520637395701112e-8,
+                                   2.09146793765839351e-9};
+  static constexpr double log[] = {0.6666666666666669686, 0.3999999999989950449, 0.2857142862597548492,
+                                   0.2222221113479507986, 0.1818288912526172208, 0.1533172160055604127,
+                                   0.1461644968504340586};
+  static constexpr double tanh[] = {-0.3333333333333333256,   0.1333333333333271483,    -0.0539682539674340145,
+                                    0.0218694884936669419,    -0.008863234397814354838, 0.003592110378689023877,
+                                    -0.001455661830100716034, 0.000588936052007405777,  -0.0002346347410887237144,
+                                    0.00008511313685577671516, -0.0000206027653763663416};
+  static constexpr double sin[] = {-0.1666666666666666667, 0.008333333333333331492, -0.0001984126984126506495,
+                                   2.755731921933916652e-6, -2.505210623244757733e-8, 1.605853161898614684e-10,
+                                   -7.586697117706917985e-13};
+  static constexpr double cos[] = {0.04166666666666666539, -0.001388888888888739724, 0.00002480158729876568793,
+                                   -2.755731727172979288e-7, 2.087614626840319789e-9, -1.138263242552171801e-11};
+  static constexpr double normal_cdf_max = 39.0;
+  static constexpr double normal_cdf[] = {
+      0.2711145447461495345,   0.3720027430526505398,  0.2953867769559728822,  0.06423083416693737675,
+      -0.09411713434930171029, -0.04155852108765846277, 0.05337606440763798939, 0.01464019915197052929,
+      -0.04002508355632426843, 0.006946501383890649369, 0.02653319153076210691, -0.02193921543303345984,
+      -0.00679185738187171468, 0.024234411184933466,   -0.01426070538684721714, -0.009518798747243256814,
+      0.02374951375782469096,  -0.01563882101032751167, -0.01287841563191827453, 0.0333691629312144276,
+      -0.006669757108616456073, -0.03028796948206545423, 0.01027390231260661173, 0.01296103205119919064};
+};
+
+// x * 2^n for n in twice the exponent's range, rounded once, also into the denormals.
+template <class V>
+PENSTOCK_INLINE V scale_by_power(V x, Bits<V> n) {
+  using I = IntegerOf<Element<V>>;
+  const Bits<V> half = n >> 1;
+  x = x * from_bits<V>((half + I::bias) << I::mantissa);
+  return x * from_bits<V>((n - half + I::bias) << I::mantissa);
+}
+
+// e^x; 1.1 / 1.1 ulp over the whole range, 0 and infinity beyond it.
+template <class V>
+PENSTOCK_INLINE V exp(V x) {
+  using C = Constants<Element<V>>;
+  using T = Element<V>;
+  x = clamp(x, C::exp_lo, C::exp_hi);
+  const V shifted = fma<V>(x, splat<V>(static_cast<T>(1.44269504088896340736)), splat<V>(C::round));
+  const Bits<V> n = bits<V>(shifted) - bits<V>(splat<V>(C::round));
+  const V whole = shifted - splat<V>(C::round);
+  V r = fma<V>(whole, splat<V>(-C::ln2_hi), x);  // ln2 in two parts keeps r exact
+  r = fma<V>(whole, splat<V>(-C::ln2_lo), r);
+  const V p = polynomial(r, C::exp);
+  const V y = fma<V>(r * r, p, r) + splat<V>(1);
+  return scale_by_power(y, n);
+}
+
+// log(x) for positive, normal x; 1.5 / 1.5 ulp.
+template <class V>
+PENSTOCK_INLINE V log(V x) {
+  using T = Element<V>;
+  using C = Constants<T>;
+  using I = IntegerOf<T>;
+  // m in [sqrt(1/2), sqrt(2)): subtract the bits of sqrt(1/2) so that the exponent field counts from there
+  const Bits<V> root = bits<V>(splat<V>(static_cast<T>(0.70710678118654752440)));
+  const Bits<V> e = (bits<V>(x) - root) >> I::mantissa;
+  const V m = from_bits<V>(bits<V>(x) - (e << I::mantissa));
+  const V f = m - splat<V>(1);
+  const V s = f / (m + splat<V>(1));
+  const V t = s * s;
+  // log m = 2 s + s t P(t), and 2 s = f - f s, which keeps the digits of f
+  const V n = number<V>(e);
+  const V tail = fma<V>(n, splat<V>(C::ln2_lo), s * (t * polynomial(t, C::log) - f));
+  return fma<V>(n, splat<V>(C::ln2_hi), f + tail);
+}
+
+// tanh(x); 2.0 / 2.0 ulp. Near zero a polynomial: the exponential form loses all relative accuracy there.
+template <class V>
+PENSTOCK_INLINE V tanh(V x) {
+  using T = Element<V>;
+  const V t = x * x;
+  const V small = fma<V>(x * t, polynomial(t, Constants<T>::tanh), x);
+  const V magnitude = absolute(x);
+  const V big = splat<V>(1) - splat<V>(2) / (exp<V>(magnitude + magnitude) + splat<V>(1));
+  return select(magnitude < splat<V>(static_cast<T>(0.55)), small, select(x < V{}, -big, big));
+}
+
+// 1 / (1 + e^-x); 2.5 / 2.5 ulp, in both tails.
+template <class V>
+PENSTOCK_INLINE V sigmoid(V x) {
+  const V e = exp<V>(-absolute(x));
+  return select(x < V{}, e, splat<V>(1)) / (splat<V>(1) + e);
+}
+
+// The cumulative distribution of a standard normal, Phi(x), and its density; 4 / 6 ulp where they are normal numbers.
+template <class V>
+PENSTOCK_INLINE V normal_cdf(V x, V &density) {
+  using T = Element<V>;
+  using C = Constants<T>;
+  const V y = clamp(absolute(x), static_cast<T>(0), C::normal_cdf_max);
+  const V square = y * y;
+  const V rest = fma<V>(y, y, -square);  // e^(-y^2/2) needs more digits of y^2 than one number holds
+  const V e = exp<V>(square * splat<V>(static_cast<T>(-0.5))) * fma<V>(rest, splat<V>(static_cast<T>(-0.5)), splat<V>(1));
+  density = e * splat<V>(static_cast<T>(0.39894228040143267794));
+  const V t = splat<V>(1) / fma<V>(y, splat<V>(static_cast<T>(0.35)), splat<V>(1));
+  const V lower = e * (t * polynomial(t - splat<V>(static_cast<T>(0.55)), C::normal_cdf));
+  return select(x > V{}, splat<V>(1) - lower, lower);
+}
+
+// The low 32 bits of each lane as a signed number.
+template <class V>
+PENSTOCK_INLINE Bits<V> sign_extended(Bits<V> word) {
+  if constexpr (sizeof(Element<V>) == 4) {
+    return word;
+  } else {
+    return (word << 32) >> 32;
+  }
+}
+
+// sin and cos of 2 pi w / 2^32 for a 32-bit word w held in lanes of integers; absolute error 1e-7 / 2e-16.
+template <class V>
+PENSTOCK_INLINE void sincos_turn(Bits<V> word, V &sine, V &cosine) {
+  using T = Element<V>;
+  using C = Constants<T>;
+  const Bits<V> quarter = ((word + (1 << 29)) >> 30) & 3;  // nearest quarter turn
+  // the rest of the angle as a signed 32-bit number
+  const Bits<V> rest = sign_extended<V>(word - (quarter << 30));
+  const V a = number<V>(rest) * splat<V>(static_cast<T>(6.28318530717958647692 / 4294967296.0));
+  const V t = a * a;
+  const V s = fma<V>(a * t, polynomial(t, C::sin), a);
+  const V c = fma<V>(t * t, polynomial(t, C::cos), fma<V>(t, splat<V>(static_cast<T>(-0.5)), splat<V>(1)));
+  const V swapped_s = select((quarter & 1) != 0, c, s), swapped_c = select((quarter & 1) != 0, s, c);
+  sine = select((quarter & 2) != 0, -swapped_s, swapped_s);
+  cosine = select(((quarter + 1) & 2) != 0, -swapped_c, swapped_c);
+}
+
+}  // namespace penstock::PENSTOCK_ISA

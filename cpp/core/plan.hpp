@@ -1,0 +1,93 @@
+// A plan as the kernels see it: plain structs of sizes, offsets and pointers. plan.cpp makes them from the table that
+// src/penstock/plan.py documents. No functions here: this header is shared by rooms compiled for different machines.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace penstock {
+
+inline constexpr int tile_rows = 64;     // rows of a tile, and of the smallest slice of a batch
+inline constexpr int block_outputs = 6;  // outputs of a register block, and of a panel of packed weights
+inline constexpr int pad_columns = 16;   // gradients of weights are stored with rows padded to this many numbers
+inline constexpr int max_options = 8;
+
+enum StepKind : int32_t { step_permutation, step_elementwise, step_coupling, step_standardize };
+enum ConditionerKind : int32_t { conditioner_free, conditioner_mlp, conditioner_residual_mlp, conditioner_external };
+enum ActivationKind : int32_t { act_relu, act_tanh, act_silu, act_gelu, act_leaky_relu };
+
+// One linear layer of a conditioner.
+struct Linear {
+  int n_in, n_out;
+  int64_t weight, bias;            // offsets into the flat parameters: W (n_in, n_out), b (n_out)
+  int64_t panels;                  // offset of both packed forms of W
+  int64_t grad_weight, grad_bias;  // offsets into a padded gradient, rows of n_out padded to pad_columns
+  int grad_stride;
+  int64_t output, derivative;  // offsets into the step's area: (n_out, tile) each; derivative < 0: not kept
+};
+
+struct Step {
+  int32_t kind, explicit_to_data, transform, n_theta, conditioner, activation, n_linear;
+  int n_a, n_b, n_u;  // dimensions read and changed, width of the conditioner's input
+  const int64_t *a, *b;
+  const Linear *linear;
+  double options[max_options];
+  int64_t params;      // offset of free theta
+  int64_t grad;        // offset of its gradient in a padded gradient
+  int64_t kept;        // offset of the old values of B, (n_b, tile), in the kept store
+  int64_t area;        // offset of the activations in the kept store
+  int64_t input;       // offsets in the area: conditioner input (n_u, tile),
+  int64_t theta;       // theta (n_b n_theta, tile)
+  int64_t area_size;
+};
+
+struct PlanView {
+  int dim, context_dim, n_steps;
+  const Step *steps;
+  const int64_t *boundary;  // (n_steps + 1, dim): slot of each dimension
+};
+
+// An immutable snapshot of parameters, packed for the kernels.
+template <class T>
+struct PackedView {
+  const T *params;                      // flat
+  const T *panels;                      // W in panels of outputs, for products with inputs
+  const T *panels_t;                    // W transposed, in panels of inputs, for products with gradients
+  const double *loc, *scale, *inverse;  // standardisation, and 1 / scale
+  double log_scale;                     // sum of log scale
+};
+
+// Rows of a two-dimensional array of float or double, any strides in bytes.
+struct RowsView {
+  const char *data;
+  int64_t row_stride, column_stride;
+  int item_size;
+};
+
+// A tile on its way through a flow. Every pointer leads to tile_rows numbers a feature.
+template <class T>
+struct Tile {
+  int rows;         // 1 .. tile_rows
+  T *state;         // (dim, tile) by slot
+  double *log_det;  // (tile)
+  T *theta;         // external theta (n_b n_theta, tile), or null
+  T *kept;          // the kept store
+  // the way back only
+  T *gradient;        // (dim, tile) by slot: cotangents of the state
+  T *log_det_bar;     // (tile): cotangent of the log-determinant
+  T *d_theta;         // (widest theta, tile)
+  T *d_hidden[2];     // (widest layer, tile) each
+  T *transposed;      // (tile, widest layer padded)
+  T *params_gradient; // padded gradient of this slice, or null
+  bool first;         // whether this is the slice's first tile: write the gradient instead of adding to it
+};
+
+// Which part of a flow, in which direction, and what is kept for the way back.
+struct Pass {
+  int first, last;
+  bool to_data;
+  bool keep;      // keep old values and activations
+  bool recompute; // activations share one area: run conditioners again on the way back
+};
+
+}  // namespace penstock

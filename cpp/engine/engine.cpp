@@ -1,0 +1,553 @@
+#include "engine/engine.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace penstock {
+namespace {
+
+constexpr int most_slices = 16;
+constexpr double flops_worth_a_thread = 2e5;
+
+int64_t tiles_of(int64_t rows) { return (rows + tile_rows - 1) / tile_rows; }
+
+int64_t whole(int64_t features) { return (features + pad_columns - 1) / pad_columns * pad_columns; }
+
+double read_number(const char *p, int item_size) {
+  if (item_size == 4) {
+    float x;
+    std::memcpy(&x, p, sizeof x);
+    return static_cast<double>(x);
+  }
+  double x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+
+// Half of what the L3 holds for each thread; more kept activations than that are cheaper to compute again.
+int64_t cache_share() {
+  static const int64_t l3 = [] {
+    const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return size > 0 ? static_cast<int64_t>(size) : int64_t{8} << 20;
+  }();
+  return l3 / 2 / num_threads();
+}
+
+// Cuts one thread's workspace into the arrays of a tile.
+class Carver {
+ public:
+  explicit Carver(char *memory) : next_(memory) {}
+  template <class T>
+  T *take(int64_t n) {
+    char *mine = next_;
+    next_ += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    return reinterpret_cast<T *>(mine);
+  }
+  int64_t used(const char *memory) const { return next_ - memory; }
+
+ private:
+  char *next_;
+};
+
+enum class Use { evaluation, training, training_recompute };
+
+template <class T>
+void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
+  const int64_t dim = plan.dim;
+  tile.state = carver.take<T>(dim * tile_rows);
+  tile.log_det = carver.take<double>(tile_rows);
+  tile.theta = plan.external_theta > 0 ? carver.take<T>(plan.external_theta * tile_rows) : nullptr;
+  tile.kept = carver.take<T>(use == Use::evaluation ? plan.evaluation_area
+                             : use == Use::training ? plan.training_kept
+                                                    : plan.recompute_kept);
+  if (use == Use::evaluation) {
+    return;
+  }
+  const int64_t widest = whole(std::max({plan.layer_widest, plan.theta_widest, int64_t{1}}));
+  tile.gradient = carver.take<T>(dim * tile_rows);
+  tile.log_det_bar = carver.take<T>(tile_rows);
+  tile.d_theta = carver.take<T>(widest * tile_rows);
+  tile.d_hidden[0] = carver.take<T>(widest * tile_rows);
+  tile.d_hidden[1] = carver.take<T>(widest * tile_rows);
+  tile.transposed = carver.take<T>(widest * tile_rows);
+}
+
+// The calling thread's workspace, cut for a plan.
+template <class T>
+Tile<T> lend(const Plan &plan, Use use) {
+  Tile<T> tile{};
+  Carver measure(nullptr);
+  carve(measure, plan, use, tile);
+  Carver carver(static_cast<char *>(workspace(measure.used(nullptr))));
+  carve(carver, plan, use, tile);
+  return tile;
+}
+
+void put(const LogDetOut &out, int64_t row, double value, bool single) {
+  if (out.twice) {
+    static_cast<double *>(out.data)[row] = value;
+  } else if (single) {
+    static_cast<float *>(out.data)[row] = static_cast<float>(value);
+  } else {
+    static_cast<double *>(out.data)[row] = value;
+  }
+}
+
+template <class T>
+void load_theta(const Plan &plan, const T *theta, bool shared, int64_t first_row, Tile<T> &tile) {
+  if (theta == nullptr) {
+    return;
+  }
+  if (!shared) {
+    return kernels<T>().load_columns(theta + first_row * plan.external_theta, plan.external_theta, tile.rows, tile.theta);
+  }
+  for (int64_t i = 0; i < plan.external_theta; i++) {
+    std::fill_n(tile.theta + i * tile_rows, tile_rows, theta[i]);
+  }
+}
+
+bool standardises(const Plan &plan, const Range &range) { return range.last == plan.n_steps; }
+
+// log_det of the standardisation in this direction.
+template <class T>
+double standardisation_log_det(const Plan &plan, const Packed<T> &packed, const Range &range) {
+  return !standardises(plan, range) ? 0.0 : range.to_data ? packed.log_scale() : -packed.log_scale();
+}
+
+// By what padded gradients become numbers of the flat vector.
+template <class T>
+void add_gradient(const Plan &plan, const T *padded, double *params) {
+  for (const Segment &segment : plan.segments) {
+    for (int64_t r = 0; r < segment.rows; r++) {
+      const T *from = padded + segment.padded + r * segment.stride;
+      double *to = params + segment.flat + r * segment.columns;
+      for (int i = 0; i < segment.columns; i++) {
+        to[i] += static_cast<double>(from[i]);
+      }
+    }
+  }
+}
+
+// The first of n gradients becomes their sum, by the fixed tree.
+template <class T>
+void combine_gradients(const Plan &plan, T *gradients, int n, Poll poll) {
+  const int64_t size = plan.padded_size, piece = 8192;
+  parallel((size + piece - 1) / piece, n > 1 ? 256 : 1, poll, [&](int64_t i) {
+    kernels<T>().combine(gradients + i * piece, size, n, std::min(piece, size - i * piece));
+  });
+}
+
+double combine_numbers(double *x, int n) {
+  for (int step = 1; step < n; step *= 2) {
+    for (int i = 0; i + step < n; i += 2 * step) {
+      x[i] += x[i + step];
+    }
+  }
+  return n > 0 ? x[0] : 0.0;
+}
+
+}  // namespace
+
+double Weights::at(int64_t i) const { return data == nullptr ? 1.0 : read_number(data + i * stride, item_size); }
+
+template <class T>
+Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
+    : dim_(plan.dim), params_(plan.n_params), panels_(plan.panels_size), panels_t_(plan.panels_size),
+      standardisation_(4 * int64_t{plan.dim}) {
+  std::copy_n(params, plan.n_params, params_.data());
+  double *loc = standardisation_.data();
+  std::copy_n(buffers, 2 * dim_, loc);
+  for (int64_t d = 0; d < dim_; d++) {
+    loc[2 * dim_ + d] = 1.0 / loc[dim_ + d];
+    loc[3 * dim_ + d] = 0.0;
+    log_scale_ += std::log(loc[dim_ + d]);
+  }
+  for (const Segment &segment : plan.segments) {
+    if (segment.linear != nullptr) {
+      kernels<T>().pack(*segment.linear, segment.from, segment.from + segment.rows, params_.data(), panels_.data(),
+                        panels_t_.data());
+    }
+  }
+}
+
+template <class T>
+PackedView<T> Packed<T>::view() const {
+  const double *loc = standardisation_.data();
+  return {params_.data(), panels_.data(), panels_t_.data(), loc, loc + dim_, loc + 2 * dim_, log_scale_};
+}
+
+template <class T>
+PackedView<T> Packed<T>::cotangents() const {
+  PackedView<T> v = view();
+  v.loc = standardisation_.data() + 3 * dim_;
+  std::swap(v.scale, v.inverse);
+  return v;
+}
+
+template <class T>
+bool Engine<T>::recomputes() const {
+  return recompute < 0 ? plan_.training_kept * static_cast<int64_t>(sizeof(T)) > cache_share() : recompute != 0;
+}
+
+template <class T>
+int Engine<T>::useful_threads(int64_t rows, double flops) const {
+  const double work = static_cast<double>(rows) * (flops + 20.0 * plan_.dim);
+  return static_cast<int>(std::clamp(work / flops_worth_a_thread, 1.0, 256.0));
+}
+
+template <class T>
+int Engine<T>::slices(int64_t rows) {
+  return static_cast<int>(std::min<int64_t>(most_slices, tiles_of(rows)));
+}
+
+template <class T>
+void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const RowsView &x, int64_t rows, const T *theta,
+                         bool theta_shared, T *out, LogDetOut log_det, Poll poll) const {
+  const Kernels<T> &kernel = kernels<T>();
+  const PlanView plan = plan_.evaluation();
+  const PackedView<T> view = packed.view();
+  const Pass pass{range.first, range.last, range.to_data, false, false};
+  const int64_t *in_slots = plan_.boundary(range.to_data ? range.first : range.last);
+  const int64_t *out_slots = plan_.boundary(range.to_data ? range.last : range.first);
+  const PackedView<T> *in_scale = standardises(plan_, range) && !range.to_data ? &view : nullptr;
+  const PackedView<T> *out_scale = standardises(plan_, range) && range.to_data ? &view : nullptr;
+  const double start = standardisation_log_det(plan_, packed, range);
+
+  const auto run = [&](int64_t t) {
+    Tile<T> tile = lend<T>(plan_, Use::evaluation);
+    const int64_t first_row = t * tile_rows;
+    tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
+    const bool single = rows == 1 && theta == nullptr;  // lanes over outputs instead of rows
+    const int stride = single ? 1 : tile_rows;
+    kernel.load(plan, in_slots, in_scale, x, nullptr, first_row, tile.rows, stride, tile.state);
+    double base[tile_rows] = {};
+    if (range.base && range.to_data) {
+      kernel.base(plan, tile.state, tile.rows, stride, 0.0, base);
+    }
+    std::fill_n(tile.log_det, tile_rows, start);
+    if (single) {
+      kernel.row(plan, view, pass, tile.state, tile.log_det, tile.kept);
+    } else {
+      load_theta(plan_, theta, theta_shared, first_row, tile);
+      kernel.forward(plan, view, pass, tile);
+    }
+    if (out != nullptr) {
+      kernel.store(plan, out_slots, out_scale, tile.state, tile.rows, stride, out + first_row * plan.dim);
+    }
+    if (log_det.data == nullptr) {
+      return;
+    }
+    if (range.base && !range.to_data) {
+      kernel.base(plan, tile.state, tile.rows, stride, 1.0, tile.log_det);
+    }
+    for (int r = 0; r < tile.rows; r++) {
+      put(log_det, first_row + r, range.base && range.to_data ? base[r] - tile.log_det[r] : tile.log_det[r],
+          sizeof(T) == 4);
+    }
+  };
+  parallel(tiles_of(rows), useful_threads(rows, plan_.flops), poll, run);
+}
+
+template <class T>
+void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw, int64_t rows,
+                       T *out, T *log_prob, Poll poll) const {
+  const Kernels<T> &kernel = kernels<T>();
+  const PlanView plan = plan_.evaluation();
+  const PackedView<T> view = packed.view();
+  const Pass pass{0, plan_.n_steps, true, false, false};
+  const auto run = [&](int64_t t) {
+    Tile<T> tile = lend<T>(plan_, Use::evaluation);
+    const int64_t first_row = t * tile_rows;
+    tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
+    const int stride = rows == 1 ? 1 : tile_rows;
+    kernel.normals(plan, seed, context_row, first_draw + static_cast<uint32_t>(first_row), tile.rows, stride, tile.state);
+    double base[tile_rows] = {};
+    if (log_prob != nullptr) {
+      kernel.base(plan, tile.state, tile.rows, stride, 0.0, base);
+    }
+    std::fill_n(tile.log_det, tile_rows, packed.log_scale());
+    if (rows == 1) {
+      kernel.row(plan, view, pass, tile.state, tile.log_det, tile.kept);
+    } else {
+      kernel.forward(plan, view, pass, tile);
+    }
+    kernel.store(plan, plan_.boundary(plan_.n_steps), &view, tile.state, tile.rows, stride, out + first_row * plan.dim);
+    if (log_prob != nullptr) {
+      for (int r = 0; r < tile.rows; r++) {
+        log_prob[first_row + r] = static_cast<T>(base[r] - tile.log_det[r]);
+      }
+    }
+  };
+  parallel(tiles_of(rows), useful_threads(rows, plan_.flops), poll, run);
+}
+
+template <class T>
+void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView &x, int64_t rows, const T *theta,
+                    bool theta_shared, Cotangents<T> cotangents, Poll poll) const {
+  const Kernels<T> &kernel = kernels<T>();
+  const bool again = recomputes();
+  const PlanView plan = plan_.training(again);
+  const PackedView<T> view = packed.view(), scales = packed.cotangents();
+  const Pass pass{range.first, range.last, range.to_data, true, again};
+  const int64_t *in_slots = plan_.boundary(range.to_data ? range.first : range.last);
+  const int64_t *out_slots = plan_.boundary(range.to_data ? range.last : range.first);
+  const bool in_scaled = standardises(plan_, range) && !range.to_data;
+  const bool out_scaled = standardises(plan_, range) && range.to_data;
+  const RowsView d_out{reinterpret_cast<const char *>(cotangents.out), plan.dim * static_cast<int64_t>(sizeof(T)),
+                       sizeof(T), sizeof(T)};
+
+  if (cotangents.theta_sum != nullptr) {
+    Aligned<T> by_row(rows * plan_.external_theta);
+    Cotangents<T> inner = cotangents;
+    inner.theta = by_row.data();
+    inner.theta_sum = nullptr;
+    vjp(packed, range, x, rows, theta, theta_shared, inner, poll);
+    for (int64_t i = 0; i < by_row.size(); i++) {
+      cotangents.theta_sum[i % plan_.external_theta] += static_cast<double>(by_row.data()[i]);
+    }
+    return;
+  }
+  const auto run_tile = [&](int64_t t, T *gradient, bool first) {
+    Tile<T> tile = lend<T>(plan_, again ? Use::training_recompute : Use::training);
+    const int64_t first_row = t * tile_rows;
+    tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
+    tile.params_gradient = gradient;
+    tile.first = first;
+    kernel.load(plan, in_slots, in_scaled ? &view : nullptr, x, nullptr, first_row, tile.rows, tile_rows, tile.state);
+    load_theta(plan_, theta, theta_shared, first_row, tile);
+    std::fill_n(tile.log_det, tile_rows, 0.0);
+    kernel.forward(plan, view, pass, tile);
+
+    T bar[tile_rows];  // cotangent of the row's number: log_det, or log p with base
+    for (int r = 0; r < tile_rows; r++) {
+      bar[r] = cotangents.log_det != nullptr ? cotangents.log_det[first_row + std::min(r, tile.rows - 1)] : T{0};
+      tile.log_det_bar[r] = range.base && range.to_data ? -bar[r] : bar[r];
+    }
+    if (cotangents.out != nullptr) {
+      kernel.load(plan, out_slots, out_scaled ? &scales : nullptr, d_out, nullptr, first_row, tile.rows, tile_rows,
+                  tile.gradient);
+    } else {
+      std::fill_n(tile.gradient, plan.dim * tile_rows, T{0});
+    }
+    if (range.base && !range.to_data) {
+      kernel.base_backward(plan, tile.state, bar, tile.rows, tile.gradient);
+    }
+    kernel.backward(plan, view, pass, cotangents.x != nullptr, tile);
+    if (range.base && range.to_data) {
+      kernel.base_backward(plan, tile.state, bar, tile.rows, tile.gradient);
+    }
+    if (cotangents.x != nullptr) {
+      kernel.store(plan, in_slots, in_scaled ? &scales : nullptr, tile.gradient, tile.rows, tile_rows,
+                   cotangents.x + first_row * plan.dim);
+    }
+    if (cotangents.theta != nullptr) {
+      kernel.store_columns(tile.d_theta, plan_.external_theta, tile.rows,
+                           cotangents.theta + first_row * plan_.external_theta);
+    }
+  };
+
+  const int64_t tiles = tiles_of(rows);
+  const int n_threads = useful_threads(rows, 3 * plan_.flops);
+  if (cotangents.params == nullptr || tiles == 0) {
+    return parallel(tiles, n_threads, poll, [&](int64_t t) { run_tile(t, nullptr, false); });
+  }
+  const int n = slices(rows);
+  Aligned<T> gradients(n * plan_.padded_size);
+  parallel(n, n_threads, poll, [&](int64_t s) {
+    const int64_t begin = s * tiles / n, end = (s + 1) * tiles / n;
+    for (int64_t t = begin; t < end && keep_going(); t++) {
+      run_tile(t, gradients.data() + s * plan_.padded_size, t == begin);
+    }
+  });
+  combine_gradients(plan_, gradients.data(), n, poll);
+  add_gradient(plan_, gradients.data(), cotangents.params);
+}
+
+template <class T>
+template <class RowOf>
+void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64_t rows, const Weights &weights,
+                               RowOf &&row_of, T *gradients, double *losses, double &loss, double &weight,
+                               Poll poll) const {
+  const Kernels<T> &kernel = kernels<T>();
+  const bool again = recomputes();
+  const PlanView plan = plan_.training(again);
+  const PackedView<T> view = packed.view();
+  const Pass pass{0, plan_.n_steps, false, true, again};
+  const int64_t tiles = tiles_of(rows);
+  const int n = slices(rows);
+  const auto run_slice = [&](int64_t s) {
+    Tile<T> tile = lend<T>(plan_, again ? Use::training_recompute : Use::training);
+    tile.params_gradient = gradients + s * plan_.padded_size;
+    tile.first = true;
+    losses[s] = losses[n + s] = 0;
+    for (int64_t t = s * tiles / n; t < (s + 1) * tiles / n && keep_going(); t++) {
+      int64_t index[tile_rows];
+      double w[tile_rows], loss_rows[tile_rows];
+      tile.rows = 0;
+      for (int64_t i = t * tile_rows; i < std::min(rows, (t + 1) * tile_rows); i++) {
+        const int64_t row = row_of(i);
+        const double wi = weights.at(row);
+        if (wi != 0) {  // rows of weight zero are left out, whatever they hold
+          index[tile.rows] = row;
+          w[tile.rows++] = wi;
+        }
+      }
+      if (tile.rows == 0) {
+        continue;
+      }
+      kernel.load(plan, plan_.boundary(plan_.n_steps), &view, x, index, 0, tile.rows, tile_rows, tile.state);
+      std::fill_n(tile.log_det, tile_rows, -packed.log_scale());
+      kernel.forward(plan, view, pass, tile);
+      kernel.base(plan, tile.state, tile.rows, tile_rows, 1.0, tile.log_det);
+      for (int r = 0; r < tile_rows; r++) {
+        tile.log_det_bar[r] = static_cast<T>(-w[std::min(r, tile.rows - 1)]);
+      }
+      for (int r = 0; r < tile.rows; r++) {
+        loss_rows[r] = -w[r] * tile.log_det[r];
+      }
+      losses[s] += kernel.sum_rows(loss_rows, tile.rows);
+      losses[n + s] += kernel.sum_rows(w, tile.rows);
+      std::fill_n(tile.gradient, plan.dim * tile_rows, T{0});
+      kernel.base_backward(plan, tile.state, tile.log_det_bar, tile.rows, tile.gradient);
+      kernel.backward(plan, view, pass, false, tile);
+      tile.first = false;
+    }
+    if (tile.first) {
+      std::fill_n(tile.params_gradient, plan_.padded_size, T{0});
+    }
+  };
+  parallel(n, useful_threads(rows, 3 * plan_.flops), poll, run_slice);
+  loss = combine_numbers(losses, n);
+  weight = combine_numbers(losses + n, n);
+}
+
+template <class T>
+void Engine<T>::loss_and_grad(const Packed<T> &packed, const RowsView &x, int64_t rows, const Weights &weights,
+                              double *params, double &loss, double &weight, Poll poll) const {
+  const int n = slices(rows);
+  loss = weight = 0;
+  if (n == 0) {
+    return;
+  }
+  Aligned<T> gradients(n * plan_.padded_size);
+  std::vector<double> losses(static_cast<size_t>(2 * n));
+  batch_gradient(packed, x, rows, weights, [](int64_t i) { return i; }, gradients.data(), losses.data(), loss, weight,
+                 poll);
+  combine_gradients(plan_, gradients.data(), n, poll);
+  add_gradient(plan_, gradients.data(), params);
+}
+
+template <class T>
+void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *params, T *m, T *v) const {
+  std::vector<T> row;
+  for (const Segment &segment : plan_.segments) {
+    const int64_t n = static_cast<int64_t>(segment.rows) * segment.columns;
+    row.assign(gradient + segment.flat, gradient + segment.flat + n);
+    kernels<T>().adam(settings, segment.decay, n, row.data(), 1.0, params + segment.flat, m + segment.flat,
+                      v + segment.flat);
+  }
+}
+
+template <class T>
+Trainer<T>::Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, const double *buffers,
+                    const Settings &settings)
+    : engine_(std::move(engine)), settings_(settings), buffers_(buffers, buffers + engine_->plan().n_buffers),
+      packed_(std::make_unique<Packed<T>>(engine_->plan(), params, buffers)), m_(engine_->plan().n_params),
+      v_(engine_->plan().n_params), losses_(2 * most_slices), squares_(engine_->plan().segments.size()) {
+  std::fill_n(m_.data(), m_.size(), T{0});
+  std::fill_n(v_.data(), v_.size(), T{0});
+}
+
+template <class T>
+void Trainer<T>::set_params(const T *params) {
+  packed_ = std::make_unique<Packed<T>>(engine_->plan(), params, buffers_.data());
+}
+
+template <class T>
+std::shared_ptr<Packed<T>> Trainer<T>::snapshot() const {
+  return std::make_shared<Packed<T>>(engine_->plan(), packed_->params(), buffers_.data());
+}
+
+template <class T>
+int64_t Trainer<T>::run(const RowsView &x, int64_t n_rows, const Weights &weights, double weight_scale, uint64_t seed,
+                        uint64_t epoch, int64_t n_train, int64_t first_step, int64_t batch_size, int64_t n,
+                        const double *learning_rates, double *losses, double *norms, Poll poll) {
+  const Plan &plan = engine_->plan();
+  const Kernels<T> &kernel = kernels<T>();
+  const Order split(seed, 0, n_rows), shuffle(seed, epoch, n_train);
+  const int64_t needed = Engine<T>::slices(batch_size) * plan.padded_size;
+  if (gradients_ == nullptr || gradients_->size() < needed) {
+    gradients_ = std::make_unique<Aligned<T>>(needed);
+  }
+  const auto n_segments = static_cast<int64_t>(plan.segments.size());
+  const int update_threads = static_cast<int>(std::clamp<int64_t>(plan.n_params / 8192, 1, 256));
+  for (int64_t k = 0; k < n; k++) {
+    const int64_t begin = (first_step + k) * batch_size, rows = std::min(batch_size, n_train - begin);
+    if (poll != nullptr && k % 16 == 0 && poll()) {
+      throw Interrupted{};
+    }
+    double loss = 0, weight = 0;
+    const int slices = Engine<T>::slices(rows);
+    engine_->batch_gradient(
+        *packed_, x, rows, weights, [&](int64_t i) { return split(shuffle(begin + i)); }, gradients_->data(),
+        losses_.data(), loss, weight, poll);
+
+    // the sum over slices and the norm, a segment at a time; then the update and its packing, likewise
+    const double scale = weight_scale / static_cast<double>(rows);
+    parallel(n_segments, update_threads, nullptr, [&](int64_t i) {
+      const Segment &segment = plan.segments[static_cast<size_t>(i)];
+      T *gradient = gradients_->data() + segment.padded;
+      kernel.combine(gradient, plan.padded_size, slices, static_cast<int64_t>(segment.rows) * segment.stride);
+      double sum = 0;
+      for (int64_t r = 0; r < segment.rows; r++) {
+        sum += kernel.sum_squares(gradient + r * segment.stride, segment.columns, scale);
+      }
+      squares_[static_cast<size_t>(i)] = sum;
+    });
+    double square = 0;
+    for (const double s : squares_) {
+      square += s;
+    }
+    losses[k] = loss / weight;
+    norms[k] = std::sqrt(square);
+    if (!std::isfinite(losses[k]) || !std::isfinite(norms[k])) {
+      return k;
+    }
+    const double clip = norms[k] > settings_.clip_norm ? settings_.clip_norm / norms[k] : 1.0;
+    step_++;
+    const auto t = static_cast<double>(step_);
+    const AdamSettings adam{learning_rates[k],
+                            settings_.beta1,
+                            settings_.beta2,
+                            settings_.epsilon,
+                            settings_.weight_decay,
+                            1 - std::pow(settings_.beta1, t),
+                            1 - std::pow(settings_.beta2, t),
+                            settings_.decoupled};
+    parallel(n_segments, update_threads, nullptr, [&](int64_t i) {
+      const Segment &segment = plan.segments[static_cast<size_t>(i)];
+      for (int64_t r = 0; r < segment.rows; r++) {
+        const int64_t at = segment.flat + r * segment.columns;
+        kernel.adam(adam, segment.decay, segment.columns, gradients_->data() + segment.padded + r * segment.stride,
+                    scale * clip, packed_->params() + at, m_.data() + at, v_.data() + at);
+      }
+      if (segment.linear != nullptr) {
+        kernel.pack(*segment.linear, segment.from, segment.from + segment.rows, packed_->params(), packed_->panels(),
+                    packed_->panels_t());
+      }
+    });
+  }
+  return n;
+}
+
+template class Packed<float>;
+template class Packed<double>;
+template class Engine<float>;
+template class Engine<double>;
+template class Trainer<float>;
+template class Trainer<double>;
+
+}  // namespace penstock

@@ -1,0 +1,48 @@
+// The keyed permutation behind splits and epochs: row p of an order is computed, not stored.
+// A balanced Feistel network on the smallest even power of two that holds n, walked until it lands below n.
+#pragma once
+
+#include <cstdint>
+
+namespace penstock {
+
+class Order {
+ public:
+  Order(uint64_t seed, uint64_t epoch, int64_t n);
+  int64_t operator()(int64_t position) const {
+    if (n_ <= 1) {
+      return position;
+    }
+    auto v = static_cast<uint64_t>(position);
+    do {
+      uint64_t left = v >> half_, right = v & mask_;
+      for (const uint32_t key : keys_) {
+        const uint64_t mixed = left ^ (mix(static_cast<uint32_t>(right) ^ key) & mask_);
+        left = right;
+        right = mixed;
+      }
+      v = left << half_ | right;
+    } while (v >= static_cast<uint64_t>(n_));
+    return static_cast<int64_t>(v);
+  }
+
+ private:
+  static uint32_t mix(uint32_t h) {
+    h *= 0x9E3779B1u;
+    h ^= h >> 15;
+    h *= 0x85EBCA77u;
+    h ^= h >> 13;
+    h *= 0xC2B2AE3Du;
+    return h ^ h >> 16;
+  }
+
+  int64_t n_;
+  int half_ = 1;
+  uint64_t mask_ = 1;
+  uint32_t keys_[6];
+};
+
+// Philox4x32-10 for one counter.
+void philox(uint64_t seed, const uint32_t (&counter)[4], uint32_t (&words)[4]);
+
+}  // namespace penstock

@@ -1,0 +1,235 @@
+#include "engine/plan.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "transforms/list.hpp"
+
+namespace penstock {
+namespace {
+
+constexpr int64_t magic = 0x504E53544B, version = 1, header_size = 16, step_size = 32;
+constexpr int64_t largest = int64_t{1} << 40;  // no count or offset of a real flow comes near
+
+[[noreturn]] void fail(const std::string &what) { throw std::invalid_argument("plan: " + what); }
+
+int64_t padded(int64_t n) { return (n + pad_columns - 1) / pad_columns * pad_columns; }
+
+// Reads the table with every access checked.
+class Table {
+ public:
+  explicit Table(const std::vector<int64_t> &numbers) : numbers_(numbers) {}
+
+  int64_t at(int64_t i, int64_t lo, int64_t hi, const char *name) const {
+    const int64_t v = numbers_[static_cast<size_t>(i)];
+    if (v < lo || v > hi) {
+      fail(std::string(name) + " is " + std::to_string(v) + ", expected " + std::to_string(lo) + " to " +
+           std::to_string(hi));
+    }
+    return v;
+  }
+
+  const int64_t *list(int64_t offset, int64_t count, const char *name) const {
+    const auto size = static_cast<int64_t>(numbers_.size());
+    if (offset < header_size || count < 0 || offset > size || count > size - offset) {
+      fail(std::string(name) + " lies outside the table");
+    }
+    return numbers_.data() + offset;
+  }
+
+ private:
+  const std::vector<int64_t> &numbers_;
+};
+
+}  // namespace
+
+const std::vector<const char *> &transform_names() {
+#define PENSTOCK_NAME(name) #name,
+  static const std::vector<const char *> names{PENSTOCK_TRANSFORMS(PENSTOCK_NAME)};
+#undef PENSTOCK_NAME
+  return names;
+}
+
+Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + length) {
+  if (length < header_size || table_[0] != magic) {
+    fail("this is not a plan table");
+  }
+  if (table_[1] != version) {
+    fail("version " + std::to_string(table_[1]) + ", this build reads version " + std::to_string(version));
+  }
+  const Table table(table_);
+  table.at(2, length, length, "length");
+  item_size = static_cast<int>(table.at(3, 4, 8, "bytes a number"));
+  if (item_size != 4 && item_size != 8) {
+    fail("bytes a number must be 4 or 8");
+  }
+  dim = static_cast<int>(table.at(4, 1, 1 << 24, "dim"));
+  context_dim = static_cast<int>(table.at(5, 0, 0, "context_dim"));
+  n_params = table.at(6, 0, largest, "n_params");
+  n_buffers = table.at(7, 2 * dim, 2 * dim, "n_buffers");
+  n_steps = static_cast<int>(table.at(8, 1, length / step_size, "n_steps"));
+  table.at(9, step_size, step_size, "step size");
+  table.at(10, 0, 0, "base");
+  const int64_t *boundary = table.list(table_[11], static_cast<int64_t>(n_steps + 1) * dim, "boundary table");
+  boundary_.assign(boundary, boundary + static_cast<int64_t>(n_steps + 1) * dim);
+  std::vector<char> seen(static_cast<size_t>(dim));
+  for (int k = 0; k <= n_steps; k++) {
+    std::fill(seen.begin(), seen.end(), 0);
+    for (int i = 0; i < dim; i++) {
+      const int64_t slot = this->boundary(k)[i];
+      if (slot < 0 || slot >= dim || seen[static_cast<size_t>(slot)]++ != 0) {
+        fail("boundary " + std::to_string(k) + " is not a permutation");
+      }
+    }
+  }
+
+  // linears_ must not move once steps point into it
+  int64_t count = 0;
+  for (int k = 0; k < n_steps; k++) {
+    count += table.at(header_size + k * step_size + 16, 0, 1 << 16, "n_linear");
+  }
+  linears_.reserve(static_cast<size_t>(count));
+
+  int64_t params = 0;
+  int64_t old_values = 0;  // numbers of the kept old values, all steps
+  for (int k = 0; k < n_steps; k++) {
+    const int64_t at = header_size + k * step_size;
+    Step step{};
+    step.kind = static_cast<int32_t>(table.at(at, step_permutation, step_standardize, "step kind"));
+    if ((step.kind == step_standardize) != (k == n_steps - 1)) {
+      fail("the standardisation must be the last step and only there");
+    }
+    table.at(at + 2, params, params, "params offset");
+    const int64_t n_params_step = table.at(at + 3, 0, n_params - params, "params count");
+    if (step.kind == step_permutation || step.kind == step_standardize) {
+      table.at(at + 3, 0, 0, "params count");
+      evaluation_steps_.push_back(step);
+      continue;
+    }
+    step.explicit_to_data = static_cast<int32_t>(table.at(at + 1, 0, 1, "explicit"));
+    step.params = params;
+    step.n_a = static_cast<int>(table.at(at + 6, 0, dim - 1, "n_a"));
+    step.a = table.list(table_[at + 7], step.n_a, "A");
+    step.n_b = static_cast<int>(table.at(at + 8, 1, dim - step.n_a, "n_b"));
+    step.b = table.list(table_[at + 9], step.n_b, "B");
+    std::fill(seen.begin(), seen.end(), 0);
+    for (int i = 0; i < step.n_a + step.n_b; i++) {
+      const int64_t slot = i < step.n_a ? step.a[i] : step.b[i - step.n_a];
+      if (slot < 0 || slot >= dim || seen[static_cast<size_t>(slot)]++ != 0) {
+        fail("A and B of step " + std::to_string(k) + " must hold different slots");
+      }
+    }
+    step.transform = static_cast<int32_t>(
+        table.at(at + 10, 0, static_cast<int64_t>(transform_names().size()) - 1, "transform"));
+    step.n_theta = static_cast<int32_t>(table.at(at + 11, 1, 1 << 12, "n_theta"));
+    const int64_t n_options = table.at(at + 12, 0, max_options, "n_options");
+    std::memcpy(step.options, table.list(table_[at + 13], n_options, "options"),
+                static_cast<size_t>(n_options) * sizeof(double));
+    step.conditioner =
+        static_cast<int32_t>(table.at(at + 14, conditioner_free, conditioner_external, "conditioner"));
+    step.activation = static_cast<int32_t>(table.at(at + 15, act_relu, act_leaky_relu, "activation"));
+    step.n_linear = static_cast<int32_t>(table_[at + 16]);
+    const int64_t n_theta = static_cast<int64_t>(step.n_b) * step.n_theta;
+    theta_widest = std::max(theta_widest, n_theta);
+    step.kept = old_values;
+    old_values += static_cast<int64_t>(step.n_b) * tile_rows;
+
+    int64_t area = 0;
+    const auto claim = [&area](int64_t features) {
+      const int64_t offset = area;
+      area += features * tile_rows;
+      return offset;
+    };
+    const bool network = step.conditioner == conditioner_mlp || step.conditioner == conditioner_residual_mlp;
+    if (network != (step.kind == step_coupling) || network != (step.n_linear > 0)) {
+      fail("step " + std::to_string(k) + " and its conditioner do not fit");
+    }
+    if (network) {
+      const int64_t *widths = table.list(table_[at + 17], step.n_linear + 1, "widths");
+      step.n_u = static_cast<int>(context_dim + step.n_a);
+      if (widths[0] != step.n_u || widths[step.n_linear] != n_theta) {
+        fail("widths of step " + std::to_string(k) + " do not fit its input and theta");
+      }
+      step.input = claim(step.n_u);
+      step.linear = linears_.data() + linears_.size();
+      const bool residual = step.conditioner == conditioner_residual_mlp;
+      for (int i = 0; i < step.n_linear; i++) {
+        if (widths[i] < 1 || widths[i] > 1 << 20 || widths[i + 1] < 1 || widths[i + 1] > 1 << 24) {
+          fail("a width of step " + std::to_string(k) + " is out of range");
+        }
+        if (residual && i > 0 && i + 1 < step.n_linear && widths[i] != widths[i + 1]) {
+          fail("a residual network has equal widths");
+        }
+        Linear linear{};
+        linear.n_in = static_cast<int>(widths[i]);
+        linear.n_out = static_cast<int>(widths[i + 1]);
+        linear.weight = params;
+        params += widths[i] * widths[i + 1];
+        linear.bias = params;
+        params += widths[i + 1];
+        linear.panels = panels_size;
+        panels_size += padded(widths[i] * widths[i + 1]);
+        linear.grad_stride = static_cast<int>(padded(linear.n_out));
+        linear.grad_weight = padded_size;
+        padded_size += widths[i] * linear.grad_stride;
+        linear.grad_bias = padded_size;
+        padded_size += linear.grad_stride;
+        linear.output = claim(linear.n_out);
+        const bool hidden = i + 1 < step.n_linear;
+        const bool from_output = step.activation == act_relu || step.activation == act_tanh || step.activation == act_leaky_relu;
+        linear.derivative = hidden && (residual || !from_output) ? claim(linear.n_out) : -1;
+        layer_widest = std::max({layer_widest, static_cast<int64_t>(linear.n_in), static_cast<int64_t>(linear.n_out)});
+        flops += 2.0 * linear.n_in * linear.n_out;
+        linears_.push_back(linear);
+        const Linear *home = &linears_.back();
+        const int chunk = std::max(1, 8192 / linear.n_out);
+        for (int from = 0; from < linear.n_in; from += chunk) {
+          segments.push_back({linear.weight + static_cast<int64_t>(from) * linear.n_out,
+                              linear.grad_weight + static_cast<int64_t>(from) * linear.grad_stride,
+                              std::min(chunk, linear.n_in - from), linear.n_out, linear.grad_stride, true, home, from});
+        }
+        segments.push_back({linear.bias, linear.grad_bias, 1, linear.n_out, linear.grad_stride, false, nullptr, 0});
+      }
+      step.theta = linears_.back().output;
+    } else if (step.conditioner == conditioner_free) {
+      step.grad = padded_size;
+      const auto columns = static_cast<int>(n_theta);
+      segments.push_back({params, padded_size, 1, columns, static_cast<int>(padded(columns)), false, nullptr, 0});
+      padded_size += padded(n_theta);
+      params += n_theta;
+    } else {
+      if (external_theta != 0) {
+        fail("at most one step can have external theta");
+      }
+      external_theta = n_theta;
+    }
+    if (step.n_a != 0 && !network) {
+      fail("only a conditioner reads A");
+    }
+    if (params - step.params != n_params_step) {
+      fail("step " + std::to_string(k) + " has " + std::to_string(params - step.params) + " parameters, the table says " +
+           std::to_string(n_params_step));
+    }
+    flops += 60.0 * step.n_b;
+    step.area_size = area;
+    evaluation_area = std::max(evaluation_area, area);
+    evaluation_steps_.push_back(step);
+  }
+  if (params != n_params) {
+    fail("steps have " + std::to_string(params) + " parameters, the header says " + std::to_string(n_params));
+  }
+
+  training_steps_ = recompute_steps_ = evaluation_steps_;
+  int64_t own = old_values;
+  for (int k = 0; k < n_steps; k++) {
+    training_steps_[static_cast<size_t>(k)].area = own;
+    own += evaluation_steps_[static_cast<size_t>(k)].area_size;
+    recompute_steps_[static_cast<size_t>(k)].area = old_values;
+  }
+  training_kept = own;
+  recompute_kept = old_values + evaluation_area;
+}
+
+}  // namespace penstock

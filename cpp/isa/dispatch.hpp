@@ -1,0 +1,21 @@
+// Chooser 2: the instruction set, once a process.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "isa/kernels.hpp"
+
+namespace penstock {
+
+// Instruction sets that this build holds and this processor has, best first.
+std::vector<std::string> isas();
+
+// The one in use. The first call chooses: PENSTOCK_ISA if set, else the best. Throws std::runtime_error if PENSTOCK_ISA
+// names one that is not there, or if the processor has none.
+const std::string &isa();
+
+template <class T>
+const Kernels<T> &kernels();
+
+}  // namespace penstock

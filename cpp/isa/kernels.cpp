@@ -1,0 +1,297 @@
+// The instruction sets' room. Think before adding code here: all of it is compiled several times, for machines that may
+// not be this one. Everything lies in a namespace of the instruction set, nothing of the standard library is touched, and
+// only the two tables at the end are visible outside (tests/test_house.py looks at the symbols).
+
+#include "isa/kernels.hpp"
+
+#include "core/philox.hpp"
+#include "layers/coupling.hpp"
+#include "layers/elementwise.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+namespace {
+
+template <class From>
+PENSTOCK_INLINE double read(const char *p) {
+  From x;
+  __builtin_memcpy(&x, p, sizeof x);  // may be unaligned
+  return static_cast<double>(x);
+}
+
+template <class T, class From, bool standardise>
+void load_rows(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const RowsView &in,
+               const int64_t *index, int64_t first_row, int rows, int stride, T *state) {
+  for (int r = 0; r < rows; r++) {
+    const char *row = in.data + (index != nullptr ? index[r] : first_row + r) * in.row_stride;
+    for (int64_t d = 0; d < plan.dim; d++) {
+      double x = read<From>(row + d * in.column_stride);
+      if constexpr (standardise) {
+        x = (x - packed->loc[d]) * packed->inverse[d];
+      }
+      state[slots[d] * stride + r] = static_cast<T>(x);
+    }
+  }
+}
+
+// Lanes beyond the last row up to a whole vector repeat that row, so that they stay as harmless as it is.
+template <class T>
+void pad_rows(int64_t features, int rows, T *tile) {
+  const int whole = (rows + lanes_native<T> - 1) / lanes_native<T> * lanes_native<T>;
+  if (rows == whole) {
+    return;
+  }
+  for (int64_t f = 0; f < features; f++) {
+    for (int r = rows; r < whole; r++) {
+      tile[f * tile_rows + r] = tile[f * tile_rows + rows - 1];
+    }
+  }
+}
+
+template <class T>
+void load_tile(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const RowsView &in,
+          const int64_t *index, int64_t first_row, int rows, int stride, T *state) {
+  const auto run = packed != nullptr ? (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)
+                                     : (in.item_size == 4 ? load_rows<T, float, false> : load_rows<T, double, false>);
+  run(plan, slots, packed, in, index, first_row, rows, stride, state);
+  if (stride == tile_rows) {
+    pad_rows(plan.dim, rows, state);
+  }
+}
+
+template <class T>
+void store_tile(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const T *state, int rows,
+                int stride, T *out) {
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t d = 0; d < plan.dim; d++) {
+      const T u = state[slots[d] * stride + r];
+      out[r * plan.dim + d] =
+          packed != nullptr ? static_cast<T>(packed->loc[d] + packed->scale[d] * static_cast<double>(u)) : u;
+    }
+  }
+}
+
+template <class T>
+void load_columns(const T *in, int64_t n, int rows, T *tile) {
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t i = 0; i < n; i++) {
+      tile[i * tile_rows + r] = in[r * n + i];
+    }
+  }
+  pad_rows(n, rows, tile);
+}
+
+template <class T>
+void store_columns(const T *tile, int64_t n, int rows, T *out) {
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t i = 0; i < n; i++) {
+      out[r * n + i] = tile[i * tile_rows + r];
+    }
+  }
+}
+
+template <class T>
+void base_normals(const PlanView &plan, uint64_t seed, uint32_t context_row, uint32_t draw, int rows, int stride,
+                  T *state) {
+  if (stride == 1) {  // one row: the first lane of a vector of draws
+    for (int block = 0; 4 * block < plan.dim; block++) {
+      using V = Vector<T, 16 / sizeof(T)>;
+      Bits<V> words[4];
+      philox<V>(seed, draw, context_row, static_cast<uint32_t>(block), stream_base, words);
+      V z[4];
+      normal_pair<V>(words[0], words[1], z[0], z[1]);
+      normal_pair<V>(words[2], words[3], z[2], z[3]);
+      for (int i = 0; i < 4 && 4 * block + i < plan.dim; i++) {
+        state[4 * block + i] = z[i][0];
+      }
+    }
+  } else {
+    normals<Native<T>>(seed, context_row, draw, rows, plan.dim, stride, state);
+  }
+}
+
+PENSTOCK_INLINE bool moves(const Step &step) { return step.kind == step_elementwise || step.kind == step_coupling; }
+
+template <class T>
+PENSTOCK_INLINE int vectors(int rows) {
+  return (rows + lanes_native<T> - 1) / lanes_native<T>;
+}
+
+template <class T>
+PENSTOCK_INLINE T *kept(const Step &step, const Pass &pass, const Tile<T> &tile) {
+  return pass.keep ? tile.kept + step.kept : nullptr;
+}
+
+template <class T>
+void forward(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, Tile<T> &tile) {
+  using V = Native<T>;
+  const int n = vectors<T>(tile.rows);
+  for (int i = 0; i < pass.last - pass.first; i++) {
+    const Step &step = plan.steps[pass.to_data ? pass.first + i : pass.last - 1 - i];
+    const bool inverse = pass.to_data != (step.explicit_to_data != 0);
+    if (step.kind == step_coupling) {
+      coupling_forward<V>(step, packed, inverse, pass.keep && !pass.recompute, n, tile, tile.kept + step.area,
+                          kept(step, pass, tile));
+    } else if (step.kind == step_elementwise) {
+      elementwise_forward<V>(step, packed, inverse, n, tile, kept(step, pass, tile));
+    }
+  }
+}
+
+template <class T>
+void backward(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, bool want_input, Tile<T> &tile) {
+  using V = Native<T>;
+  const int n = vectors<T>(tile.rows);
+  int end = pass.last - pass.first;  // the last step to do on the way back is the first that moved anything
+  const auto step_of = [&](int i) -> const Step & { return plan.steps[pass.to_data ? pass.first + i : pass.last - 1 - i]; };
+  int first_moving = 0;
+  while (first_moving < end && !moves(step_of(first_moving))) {
+    first_moving++;
+  }
+  for (int i = end - 1; i >= first_moving; i--) {
+    const Step &step = step_of(i);
+    const bool inverse = pass.to_data != (step.explicit_to_data != 0);
+    if (step.kind == step_coupling) {
+      coupling_backward<V>(step, packed, inverse, pass.recompute, want_input || i > first_moving, n, tile,
+                           tile.kept + step.area, tile.kept + step.kept);
+    } else if (step.kind == step_elementwise) {
+      elementwise_backward<V>(step, packed, inverse, n, tile, tile.kept + step.kept);
+    }
+  }
+}
+
+constexpr double half_log_2pi = 0.91893853320467274178;
+
+// log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2, summed over dimensions in order, in float64.
+template <class T>
+void base(const PlanView &plan, const T *state, int rows, int stride, double sign, double *log_det) {
+  double sum[tile_rows];
+  const int whole = stride == 1 ? 1 : vectors<T>(rows) * lanes_native<T>;
+  for (int r = 0; r < whole; r++) {
+    sum[r] = 0;
+  }
+  for (int64_t d = 0; d < plan.dim; d++) {
+    const T *z = state + d * stride;
+    if (stride == 1) {
+      accumulate_product<T>(sum, *z, *z);
+      continue;
+    }
+    for (int r = 0; r < whole; r += lanes_native<T>) {
+      const Native<T> v = load<Native<T>>(z + r);
+      accumulate_product<Native<T>>(sum + r, v, v);
+    }
+  }
+  for (int r = 0; r < whole; r++) {
+    log_det[r] = sign * log_det[r] - 0.5 * sum[r] - plan.dim * half_log_2pi;
+  }
+}
+
+template <class T>
+void base_backward(const PlanView &plan, const T *state, const T *bar, int rows, T *gradient) {
+  const int whole = vectors<T>(rows) * lanes_native<T>;
+  for (int64_t d = 0; d < plan.dim; d++) {
+    for (int r = 0; r < whole; r++) {
+      gradient[d * tile_rows + r] = gradient[d * tile_rows + r] - state[d * tile_rows + r] * bar[r];
+    }
+  }
+}
+
+template <class T>
+void row(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, T *state, double *log_det, T *area) {
+  for (int i = 0; i < pass.last - pass.first; i++) {
+    const Step &step = plan.steps[pass.to_data ? pass.first + i : pass.last - 1 - i];
+    const bool inverse = pass.to_data != (step.explicit_to_data != 0);
+    if (step.kind == step_coupling) {
+      coupling_row<Native<T>>(step, packed, inverse, state, log_det, area);
+    } else if (step.kind == step_elementwise) {
+      transform_row(step, inverse, packed.params + step.params, state, log_det);
+    }
+  }
+}
+
+template <class T>
+void pack(const Linear &linear, int from, int to, const T *params, T *panels, T *panels_t) {
+  pack_panels(params + linear.weight, linear.n_in, linear.n_out, from, to, panels + linear.panels);
+  pack_panels_transposed(params + linear.weight, linear.n_in, linear.n_out, from, to, panels_t + linear.panels);
+}
+
+template <class T>
+void combine(T *gradients, int64_t stride, int n, int64_t count) {
+  for (int64_t begin = 0; begin < count; begin += 1024) {  // a piece of every gradient at a time stays in cache
+    const int64_t end = begin + 1024 < count ? begin + 1024 : count;
+    for (int step = 1; step < n; step *= 2) {
+      for (int i = 0; i + step < n; i += 2 * step) {
+        T *a = gradients + i * stride;
+        const T *b = gradients + (i + step) * stride;
+        for (int64_t j = begin; j < end; j++) {
+          a[j] = a[j] + b[j];
+        }
+      }
+    }
+  }
+}
+
+double sum_rows_double(const double *x, int64_t rows) { return sum_rows(x, rows); }
+
+template <class T>
+double sum_squares(const T *x, int64_t n, double scale) {
+  double partial[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    for (int j = 0; j < 16; j++) {
+      const double v = static_cast<double>(x[i + j]) * scale;
+      partial[j] = partial[j] + v * v;
+    }
+  }
+  for (int j = 0; i < n; i++, j++) {
+    const double v = static_cast<double>(x[i]) * scale;
+    partial[j] = partial[j] + v * v;
+  }
+  return sum_partials(partial);
+}
+
+// Kingma, Ba, "Adam" (2015), algorithm 1; decoupled decay as in Loshchilov, Hutter (2019).
+template <class V>
+PENSTOCK_INLINE void adam_lanes(const AdamSettings &a, bool decay, const Element<V> *gradient, double scale,
+                                Element<V> *params, Element<V> *m, Element<V> *v) {
+  using T = Element<V>;
+  const auto constant = [](double x) __attribute__((always_inline)) { return splat<V>(static_cast<T>(x)); };
+  V p = load<V>(params);
+  V g = load<V>(gradient) * constant(scale);
+  if (decay && !a.decoupled) {
+    g = fma<V>(constant(a.weight_decay), p, g);
+  }
+  if (decay && a.decoupled) {
+    p = p * constant(1 - a.learning_rate * a.weight_decay);
+  }
+  const V mean = fma<V>(constant(a.beta1), load<V>(m), constant(1 - a.beta1) * g);
+  const V square = fma<V>(constant(a.beta2), load<V>(v), constant(1 - a.beta2) * (g * g));
+  store(m, mean);
+  store(v, square);
+  const V denominator = sqrt<V>(square * constant(1 / a.correction2)) + constant(a.epsilon);
+  store(params, p - constant(a.learning_rate / a.correction1) * mean / denominator);
+}
+
+template <class T>
+void adam(const AdamSettings &settings, bool decay, int64_t n, const T *gradient, double scale, T *params, T *m, T *v) {
+  int64_t i = 0;
+  for (; i + lanes_native<T> <= n; i += lanes_native<T>) {
+    adam_lanes<Native<T>>(settings, decay, gradient + i, scale, params + i, m + i, v + i);
+  }
+  for (; i < n; i++) {
+    adam_lanes<T>(settings, decay, gradient + i, scale, params + i, m + i, v + i);
+  }
+}
+
+template <class T>
+constexpr Kernels<T> table() {
+  return {lanes_native<T>, load_tile<T>,     store_tile<T>,    load_columns<T>, store_columns<T>, base_normals<T>,
+          forward<T>,      backward<T>,      base<T>,          base_backward<T>, row<T>,          pack<T>,
+          combine<T>,      sum_rows_double,  sum_squares<T>,   adam<T>};
+}
+
+}  // namespace
+
+__attribute__((visibility("hidden"))) extern const Kernels<float> kernels_float = table<float>();
+__attribute__((visibility("hidden"))) extern const Kernels<double> kernels_double = table<double>();
+
+}  // namespace penstock::PENSTOCK_ISA

@@ -1,0 +1,196 @@
+// A transform over a tile: theta free, external, or from a conditioner; forward, and the gradient of either direction.
+// The elementwise layer is this with free or external theta; coupling.hpp puts a network in front of it.
+#pragma once
+
+#include "core/plan.hpp"
+#include "core/rowsum.hpp"
+#include "transforms/list.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+
+// Ways to read theta: a tile's (one vector a number), or one value for every row. Number i of the element.
+template <class V>
+struct TileTheta {
+  const Element<V> *p;
+  PENSTOCK_INLINE V operator()(int i) const { return load<V>(p + i * tile_rows); }
+};
+template <class V>
+struct FreeTheta {
+  const Element<V> *p;
+  PENSTOCK_INLINE V operator()(int i) const { return splat<V>(p[i]); }
+};
+template <class V>
+struct TileThetaGradient {
+  Element<V> *p;
+  PENSTOCK_INLINE void operator()(int i, V v) const { store(p + i * tile_rows, v); }
+};
+
+template <class T>
+struct Options {
+  T values[max_options];
+  explicit Options(const Step &step) {
+    for (int i = 0; i < max_options; i++) {
+      values[i] = static_cast<T>(step.options[i]);
+    }
+  }
+};
+
+// theta: (n_b n_theta, tile) of the tile, or (n_b, n_theta) free. Changes the state, adds to log_det; old values of B
+// go to kept if it is not null.
+template <class Transform, class V, bool free>
+void transform_forward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta, Element<V> *state,
+                       double *log_det, Element<V> *kept) {
+  using T = Element<V>;
+  const Options<T> options(step);
+  for (int64_t d = 0; d < step.n_b; d++) {
+    T *x = state + step.b[d] * tile_rows;
+    for (int v = 0; v < n_vectors; v++) {
+      const int lane = v * lanes<V>;
+      const V old = load<V>(x + lane);
+      V now, log_slope, slope;
+      const auto apply = [&](auto read) __attribute__((always_inline)) {
+        if (inverse) {
+          Transform::template inverse<V>(old, read, options.values, now, log_slope);
+        } else {
+          Transform::template forward<V>(old, read, options.values, now, log_slope, slope);
+        }
+      };
+      if constexpr (free) {
+        apply(FreeTheta<V>{theta + d * step.n_theta});
+      } else {
+        apply(TileTheta<V>{theta + d * step.n_theta * tile_rows + lane});
+      }
+      if (kept != nullptr) {
+        store(kept + d * tile_rows + lane, old);
+      }
+      store(x + lane, now);
+      accumulate<V>(log_det + lane, log_slope);
+    }
+  }
+}
+
+// The way back through either direction. tile.state holds what came out and is put back to what went in; tile.gradient
+// is overwritten for B; d_theta (n_b n_theta, tile) is overwritten. The gradient of the inverse direction comes from the
+// pair (x, y), y = g(x):  with upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',
+// dy = v,  dtheta = backward(dy = -v, dlog_det = -l).dtheta.
+template <class Transform, class V, bool free>
+void transform_backward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta,
+                        const Tile<Element<V>> &tile, const Element<V> *kept, Element<V> *d_theta) {
+  using T = Element<V>;
+  const Options<T> options(step);
+  for (int64_t d = 0; d < step.n_b; d++) {
+    T *state = tile.state + step.b[d] * tile_rows;
+    T *gradient = tile.gradient + step.b[d] * tile_rows;
+    for (int v = 0; v < n_vectors; v++) {
+      const int lane = v * lanes<V>;
+      const V old = load<V>(kept + d * tile_rows + lane);
+      const V upstream = load<V>(gradient + lane);
+      const V bar = load<V>(tile.log_det_bar + lane);
+      const TileThetaGradient<V> write{d_theta + d * step.n_theta * tile_rows + lane};
+      V down;
+      const auto apply = [&](auto read) __attribute__((always_inline)) {
+        if (inverse) {
+          const V x = load<V>(state + lane);
+          V y, log_det, slope, a;
+          Transform::template forward<V>(x, read, options.values, y, log_det, slope);
+          Transform::template backward<V>(x, read, options.values, V{}, -bar, a, write);
+          down = (upstream + a) / slope;
+          V unused;
+          Transform::template backward<V>(x, read, options.values, -down, -bar, unused, write);
+        } else {
+          Transform::template backward<V>(old, read, options.values, upstream, bar, down, write);
+        }
+      };
+      if constexpr (free) {
+        apply(FreeTheta<V>{theta + d * step.n_theta});
+      } else {
+        apply(TileTheta<V>{theta + d * step.n_theta * tile_rows + lane});
+      }
+      store(gradient + lane, down);
+      store(state + lane, old);
+    }
+  }
+}
+
+// One row: the state is one number a slot.
+template <class Transform, class T>
+void transform_row(const Step &step, bool inverse, const T *theta, T *state, double *log_det) {
+  const Options<T> options(step);
+  for (int64_t d = 0; d < step.n_b; d++) {
+    T *x = state + step.b[d];
+    T now, log_slope, slope;
+    const FreeTheta<T> read{theta + d * step.n_theta};
+    if (inverse) {
+      Transform::template inverse<T>(*x, read, options.values, now, log_slope);
+    } else {
+      Transform::template forward<T>(*x, read, options.values, now, log_slope, slope);
+    }
+    *x = now;
+    accumulate<T>(log_det, log_slope);
+  }
+}
+
+// By the transform's code.
+template <class V, bool free>
+void transform_forward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta, Element<V> *state,
+                       double *log_det, Element<V> *kept) {
+  int code = 0;
+#define PENSTOCK_CASE(name)                                                                               \
+  if (step.transform == code++) {                                                                         \
+    return transform_forward<name, V, free>(step, inverse, n_vectors, theta, state, log_det, kept);       \
+  }
+  PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
+#undef PENSTOCK_CASE
+}
+
+template <class V, bool free>
+void transform_backward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta,
+                        const Tile<Element<V>> &tile, const Element<V> *kept, Element<V> *d_theta) {
+  int code = 0;
+#define PENSTOCK_CASE(name)                                                                               \
+  if (step.transform == code++) {                                                                         \
+    return transform_backward<name, V, free>(step, inverse, n_vectors, theta, tile, kept, d_theta);       \
+  }
+  PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
+#undef PENSTOCK_CASE
+}
+
+template <class T>
+void transform_row(const Step &step, bool inverse, const T *theta, T *state, double *log_det) {
+  int code = 0;
+#define PENSTOCK_CASE(name)                                                                               \
+  if (step.transform == code++) {                                                                         \
+    return transform_row<name, T>(step, inverse, theta, state, log_det);                                  \
+  }
+  PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
+#undef PENSTOCK_CASE
+}
+
+// The elementwise layer: theta free, or external where the tile brings one.
+template <class V>
+void elementwise_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
+                         const Tile<Element<V>> &tile, Element<V> *kept) {
+  if (step.conditioner == conditioner_external) {
+    transform_forward<V, false>(step, inverse, n_vectors, tile.theta, tile.state, tile.log_det, kept);
+  } else {
+    transform_forward<V, true>(step, inverse, n_vectors, packed.params + step.params, tile.state, tile.log_det, kept);
+  }
+}
+
+template <class V>
+void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
+                          const Tile<Element<V>> &tile, const Element<V> *kept) {
+  if (step.conditioner == conditioner_external) {
+    return transform_backward<V, false>(step, inverse, n_vectors, tile.theta, tile, kept, tile.d_theta);
+  }
+  transform_backward<V, true>(step, inverse, n_vectors, packed.params + step.params, tile, kept, tile.d_theta);
+  if (tile.params_gradient != nullptr) {
+    Element<V> *sum = tile.params_gradient + step.grad;
+    for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {
+      const Element<V> rows = sum_rows(tile.d_theta + i * tile_rows, tile.rows);
+      sum[i] = tile.first ? rows : sum[i] + rows;
+    }
+  }
+}
+
+}  // namespace penstock::PENSTOCK_ISA

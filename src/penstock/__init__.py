@@ -1,0 +1,71 @@
+"""penstock: normalizing flows as a compiled core. NumPy arrays go in and come out.
+
+Importing costs little more than NumPy: the backend, training and all optional packages are imported at first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from penstock import ops
+from penstock._backend import num_threads, set_num_threads, threads
+from penstock.base import StandardNormal
+from penstock.conditioners import MLP
+from penstock.flow import Flow, FlowSpec, from_bytes, load
+from penstock.layers import ActNorm, Coupling, Elementwise, Permutation
+from penstock.recipes import nice, realnvp
+from penstock.transforms import Additive, Affine
+
+if TYPE_CHECKING:
+    from penstock.optim import Adam, AdamW
+    from penstock.train import TrainingError
+
+    __version__: str
+
+__all__ = [
+    "MLP",
+    "ActNorm",
+    "Adam",
+    "AdamW",
+    "Additive",
+    "Affine",
+    "Coupling",
+    "Elementwise",
+    "Flow",
+    "FlowSpec",
+    "Permutation",
+    "StandardNormal",
+    "TrainingError",
+    "__version__",
+    "from_bytes",
+    "load",
+    "nice",
+    "num_threads",
+    "ops",
+    "realnvp",
+    "set_num_threads",
+    "threads",
+]
+
+_LAZY = {"Adam": "penstock.optim", "AdamW": "penstock.optim", "TrainingError": "penstock.train"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that are looked up at first use."""
+    if name == "__version__":
+        from penstock._backend import package_version
+
+        # A source tree that was never installed has no version of its own.
+        value: Any = package_version() or "0+unknown"
+    elif name in _LAZY:
+        from importlib import import_module
+
+        value = getattr(import_module(_LAZY[name]), name)
+    else:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,46 @@
+"""The Numba room: the twins of cpp/, behind the same protocol as the compiled extension.
+
+The same algorithm with the same names, file for file, for machines without the extension and for readers.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _version
+
+from penstock._numba.engine.engine import Engine
+from penstock._numba.engine.pool import num_threads, set_num_threads
+from penstock._numba.engine.trainer import Trainer, row_order
+from penstock._numba.transforms import TRANSFORMS
+
+name = "numba"
+try:
+    version = _version("penstock")
+except PackageNotFoundError:  # run from a source tree
+    version = "0+unknown"
+
+
+def transform_names() -> list[str]:
+    """The transforms of this room, by code."""
+    return [transform.__name__.rpartition(".")[2] for transform in TRANSFORMS]
+
+
+def isa() -> str:
+    """The instruction set in use: whatever Numba finds."""
+    return "numba"
+
+
+def isas() -> list[str]:
+    """The instruction sets that can be forced here."""
+    return ["numba"]
+
+
+def usable() -> str:
+    """Why this room cannot run here: nothing keeps it."""
+    return ""
+
+
+__all__ = [
+    "Engine", "Trainer", "isa", "isas", "num_threads", "row_order", "set_num_threads", "transform_names", "usable",
+    "version",
+]  # fmt: skip

@@ -1,0 +1,118 @@
+"""Multilayer perceptron over a tile, forward and backward, plain or residual.
+
+    plain      h_i = act(h_{i-1} W_i + b_i)
+    residual   h_i = h_{i-1} + act(h_{i-1} W_i + b_i) for i > 0
+    theta      h_last W + b
+
+Activations live in the kept store; a derivative is kept only where it can't be had from the activation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock._numba.conditioners.activations import activate_all, scale_by_derivative
+from penstock._numba.conditioners.microkernel import LOAD, START_BIAS, ZERO, product, transpose_tile
+from penstock._numba.core.jit import jit
+from penstock._numba.core.lanes import lanes, load, store
+from penstock._numba.core.plan import (
+    ACTIVATION,
+    BIAS,
+    CONDITIONER,
+    DERIVATIVE,
+    GRAD_BIAS,
+    GRAD_STRIDE,
+    GRAD_WEIGHT,
+    INPUT,
+    KEPT_DERIVATIVE,
+    LINEAR,
+    N_IN,
+    N_LINEAR,
+    N_OUT,
+    OUTPUT,
+    RESIDUAL_MLP,
+    TILE,
+    WEIGHT,
+)
+
+
+@jit
+def mlp_forward(step: Any, linears: Any, params: Any, n_vectors: int, keep: bool, kept: Any) -> None:
+    """Read the input at step[INPUT], fill theta at step[THETA] and all that lies between."""
+    residual = step[CONDITIONER] == RESIDUAL_MLP
+    inputs = step[INPUT]
+    for i in range(step[N_LINEAR]):
+        linear = linears[step[LINEAR] + i]
+        n_out, out = linear[N_OUT], linear[OUTPUT]
+        product(
+            START_BIAS, n_out, n_vectors, linear[N_IN], params, linear[WEIGHT], 1, n_out,
+            kept, inputs, TILE, kept, out, TILE, params, linear[BIAS],
+        )  # fmt: skip
+        if i + 1 < step[N_LINEAR]:
+            n = n_vectors * lanes(kept)
+            for j in range(0, n_out * TILE, TILE):
+                skip = inputs + j if residual and i > 0 else -1
+                derivative = linear[DERIVATIVE] + j if keep and linear[DERIVATIVE] >= 0 else -1
+                activate_all(step[ACTIVATION], n, kept, out + j, skip, derivative)
+        inputs = out
+
+
+@jit
+def linear_gradient(linear: Any, tile: Any, inputs: int, d: Any, d_at: int) -> None:
+    """Gradients of W and b of one linear layer, from the gradient d of its outputs: sums over the tile's rows, in order."""
+    stride, transposed, gradient = linear[GRAD_STRIDE], tile.transposed, tile.params_gradient
+    transpose_tile(d, d_at, linear[N_OUT], tile.rows, transposed, stride)
+    n_vectors = (linear[N_OUT] + lanes(d) - 1) // lanes(d)
+    product(
+        LOAD, linear[N_IN], n_vectors, tile.rows, tile.kept, inputs, TILE, 1,
+        transposed, 0, stride, gradient, linear[GRAD_WEIGHT], stride, gradient, 0,
+    )  # fmt: skip
+    for v in range(0, n_vectors * lanes(d), lanes(d)):  # a bias is the weight of a constant input
+        total = load(gradient, linear[GRAD_BIAS] + v)
+        for r in range(tile.rows):
+            total = total + load(transposed, r * stride + v)
+        store(gradient, linear[GRAD_BIAS] + v, total)
+
+
+@jit
+def input_gradient(start: int, linear: Any, params: Any, n_vectors: int, d: Any, d_at: int, out: Any, at: int) -> None:
+    """out (+)= W d: gradient of a linear layer's inputs."""
+    n_out = linear[N_OUT]
+    product(
+        start, linear[N_IN], n_vectors, n_out, params, linear[WEIGHT], n_out, 1,
+        d, d_at, TILE, out, at, TILE, params, 0,
+    )  # fmt: skip
+
+
+@jit
+def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_params: bool, tile: Any) -> int:
+    """From tile.d_theta to the gradient of the conditioner's input, (n_u, tile), whose position in tile.d_hidden it returns."""
+    residual = step[CONDITIONER] == RESIDUAL_MLP
+    n = n_vectors * lanes(tile.state)
+    hidden, other = 0, tile.d_hidden.size // 2  # residual: gradients of h_i, and of its pre-activation
+    d, d_at = tile.d_theta, 0
+    for i in range(step[N_LINEAR] - 1, -1, -1):
+        linear = linears[step[LINEAR] + i]
+        last = i + 1 == step[N_LINEAR]
+        if residual and not last:
+            d, d_at = tile.d_hidden, other
+            for j in range(0, linear[N_OUT] * TILE, TILE):
+                scale_by_derivative(
+                    KEPT_DERIVATIVE, n, d, hidden + j, tile.kept, linear[DERIVATIVE] + j, d, other + j
+                )  # fmt: skip
+        if want_params:
+            inputs = linears[step[LINEAR] + i - 1][OUTPUT] if i > 0 else step[INPUT]
+            linear_gradient(linear, tile, inputs, d, d_at)
+        if residual:
+            keeps = not last and i > 0  # the skip connection: the gradient of h_i is part of that of h_{i-1}
+            input_gradient(LOAD if keeps else ZERO, linear, params, n_vectors, d, d_at, tile.d_hidden, hidden)
+            continue
+        out = other if not last and d_at == hidden else hidden
+        input_gradient(ZERO, linear, params, n_vectors, d, d_at, tile.d_hidden, out)
+        d, d_at = tile.d_hidden, out
+        if i > 0:
+            below = linears[step[LINEAR] + i - 1]
+            source = below[DERIVATIVE] if below[DERIVATIVE] >= 0 else below[OUTPUT]
+            for j in range(0, below[N_OUT] * TILE, TILE):
+                scale_by_derivative(step[ACTIVATION], n, d, out + j, tile.kept, source + j, d, out + j)
+    return hidden if residual else d_at

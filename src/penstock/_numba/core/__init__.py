@@ -1,0 +1,1 @@
+"""Lane type, elementary functions, random numbers, sums, and the plan."""

@@ -1,0 +1,164 @@
+"""Elementary functions on the lane type: only +, -, *, /, fma, sqrt, select and integer shifts.
+
+The algorithms, coefficients and errors are those of ``cpp/core/math.hpp``; of each pair of constants the first serves
+float32, the second float64. NaN passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock._numba.core.jit import jit
+from penstock._numba.core.lanes import bits, constant, fma, from_bits, number, polynomial, select, splat
+
+MANTISSA, BIAS = (23, 52), (127, 1023)
+ROUND = (12582912.0, 6755399441055744.0)  # 1.5 * 2^mantissa
+EXP_LO, EXP_HI = (-104.0, -746.0), (89.0, 710.0)
+LN2_HI, LN2_LO = (0.693145751953125, 6.93147180369123816490e-01), (1.42860682030941723212e-6, 1.90821492927058770002e-10)
+EXP = (
+    (0.5, 0.1666657703, 0.04166655466, 0.008363173075, 0.001392617612),
+    (
+        0.5, 0.1666666666666667099, 0.04166666666666666975, 0.008333333333326140884, 0.001388888888888375242,
+        0.0001984126987480049198, 0.00002480158732553336382, 2.755725542574643428e-6, 2.755727366134863622e-7,
+        2.510520637395701112e-8, 2.09146793765839351e-9,
+    ),
+)  # fmt: skip
+LOG = (
+    (0.6666668504, 0.3998878057, 0.2957994939),
+    (
+        0.6666666666666669686, 0.3999999999989950449, 0.2857142862597548492, 0.2222221113479507986,
+        0.1818288912526172208, 0.1533172160055604127, 0.1461644968504340586,
+    ),
+)  # fmt: skip
+TANH = (
+    (-0.3333333201, 0.1333311373, -0.05390942883, 0.02130938866, -0.006610227831),
+    (
+        -0.3333333333333333256, 0.1333333333333271483, -0.0539682539674340145, 0.0218694884936669419,
+        -0.008863234397814354838, 0.003592110378689023877, -0.001455661830100716034, 0.000588936052007405777,
+        -0.0002346347410887237144, 0.00008511313685577671516, -0.0000206027653763663416,
+    ),
+)  # fmt: skip
+SIN = (
+    (-0.1666666466, 0.008332748271, -0.0001958789088),
+    (
+        -0.1666666666666666667, 0.008333333333333331492, -0.0001984126984126506495, 2.755731921933916652e-6,
+        -2.505210623244757733e-8, 1.605853161898614684e-10, -7.586697117706917985e-13,
+    ),
+)  # fmt: skip
+COS = (
+    (0.04166666466, -0.001388830304, 2.454794209e-5),
+    (
+        0.04166666666666666539, -0.001388888888888739724, 0.00002480158729876568793, -2.755731727172979288e-7,
+        2.087614626840319789e-9, -1.138263242552171801e-11,
+    ),
+)  # fmt: skip
+NORMAL_CDF_MAX = (14.5, 39.0)
+NORMAL_CDF = (
+    (
+        0.2711145441, 0.3720027031, 0.2953868923, 0.06423481235, -0.09411919156, -0.04167280893, 0.05334973743,
+        0.01603638551, -0.03929211436, -0.00115963494, 0.02195401257,
+    ),
+    (
+        0.2711145447461495345, 0.3720027430526505398, 0.2953867769559728822, 0.06423083416693737675,
+        -0.09411713434930171029, -0.04155852108765846277, 0.05337606440763798939, 0.01464019915197052929,
+        -0.04002508355632426843, 0.006946501383890649369, 0.02653319153076210691, -0.02193921543303345984,
+        -0.00679185738187171468, 0.024234411184933466, -0.01426070538684721714, -0.009518798747243256814,
+        0.02374951375782469096, -0.01563882101032751167, -0.01287841563191827453, 0.0333691629312144276,
+        -0.006669757108616456073, -0.03028796948206545423, 0.01027390231260661173, 0.01296103205119919064,
+    ),
+)  # fmt: skip
+
+
+@jit
+def clamp(x: Any, lo: Any, hi: Any) -> Any:
+    """x clamped to [lo, hi]; NaN passes."""
+    x = select(x < lo, lo, x)
+    return select(x > hi, hi, x)
+
+
+@jit
+def absolute(x: Any) -> Any:
+    """|x|, with -0 as it is."""
+    return select(x < 0.0, -x, x)
+
+
+@jit
+def scale_by_power(x: Any, n: Any) -> Any:
+    """x * 2^n for n in twice the exponent's range, rounded once, also into the denormals."""
+    half = n >> 1
+    x = x * from_bits((half + constant(x, BIAS)) << constant(x, MANTISSA))
+    return x * from_bits((n - half + constant(x, BIAS)) << constant(x, MANTISSA))
+
+
+@jit
+def exp(x: Any) -> Any:
+    """e^x; 1.1 / 1.1 ulp over the whole range, 0 and infinity beyond it."""
+    x = clamp(x, constant(x, EXP_LO), constant(x, EXP_HI))
+    rounder = splat(x, constant(x, ROUND))
+    shifted = fma(x, 1.44269504088896340736, rounder)
+    n = bits(shifted) - bits(rounder)
+    whole = shifted - rounder
+    r = fma(whole, -constant(x, LN2_HI), x)  # ln2 in two parts keeps r exact
+    r = fma(whole, -constant(x, LN2_LO), r)
+    p = polynomial(r, constant(x, EXP))
+    y = fma(r * r, p, r) + 1.0
+    return scale_by_power(y, n)
+
+
+@jit
+def log(x: Any) -> Any:
+    """log(x) for positive, normal x; 1.5 / 1.5 ulp."""
+    # m in [sqrt(1/2), sqrt(2)): subtract the bits of sqrt(1/2) so that the exponent field counts from there
+    root = bits(splat(x, 0.70710678118654752440))
+    e = (bits(x) - root) >> constant(x, MANTISSA)
+    m = from_bits(bits(x) - (e << constant(x, MANTISSA)))
+    f = m - 1.0
+    s = f / (m + 1.0)
+    t = s * s
+    # log m = 2 s + s t P(t), and 2 s = f - f s, which keeps the digits of f
+    n = number(e)
+    tail = fma(n, constant(x, LN2_LO), s * (t * polynomial(t, constant(x, LOG)) - f))
+    return fma(n, constant(x, LN2_HI), f + tail)
+
+
+@jit
+def tanh(x: Any) -> Any:
+    """tanh(x); 2.0 / 2.0 ulp. Near zero a polynomial: the exponential form loses all relative accuracy there."""
+    t = x * x
+    small = fma(x * t, polynomial(t, constant(x, TANH)), x)
+    magnitude = absolute(x)
+    big = 1.0 - 2.0 / (exp(magnitude + magnitude) + 1.0)
+    return select(magnitude < 0.55, small, select(x < 0.0, -big, big))
+
+
+@jit
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x); 2.5 / 2.5 ulp, in both tails."""
+    e = exp(-absolute(x))
+    return select(x < 0.0, e, 1.0) / (1.0 + e)
+
+
+@jit
+def normal_cdf(x: Any) -> Any:
+    """The cumulative distribution of a standard normal, Phi(x), and its density; 4 / 6 ulp where they are normal numbers."""
+    y = clamp(absolute(x), 0.0, constant(x, NORMAL_CDF_MAX))
+    square = y * y
+    rest = fma(y, y, -square)  # e^(-y^2/2) needs more digits of y^2 than one number holds
+    e = exp(square * -0.5) * fma(rest, -0.5, 1.0)
+    density = e * 0.39894228040143267794
+    t = 1.0 / fma(y, 0.35, 1.0)
+    lower = e * (t * polynomial(t - 0.55, constant(x, NORMAL_CDF)))
+    return select(x > 0.0, 1.0 - lower, lower), density
+
+
+@jit
+def sincos_turn(quarter: Any, a: Any) -> Any:
+    """sin and cos of the angle ``quarter`` quarter turns + a, for |a| <= pi / 4; absolute error 1e-7 / 2e-16."""
+    t = a * a
+    s = fma(a * t, polynomial(t, constant(a, SIN)), a)
+    c = fma(t * t, polynomial(t, constant(a, COS)), fma(t, -0.5, 1.0))
+    odd = (quarter & 1) != 0
+    swapped_s, swapped_c = select(odd, c, s), select(odd, s, c)
+    sine = select((quarter & 2) != 0, -swapped_s, swapped_s)
+    cosine = select(((quarter + 1) & 2) != 0, -swapped_c, swapped_c)
+    return sine, cosine

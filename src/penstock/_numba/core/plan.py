@@ -1,0 +1,62 @@
+"""A plan as the kernels see it: rows of integers made by engine/plan.py from the table of penstock/plan.py."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+TILE = 64  # rows of a tile, and of the smallest slice of a batch
+MAX_SLICES = 16  # of a batch, whatever its size
+PAD = 16  # gradients of weights are stored with rows padded to this many numbers
+
+PERMUTATION, ELEMENTWISE, COUPLING, STANDARDIZE = range(4)
+FREE, MLP, RESIDUAL_MLP, EXTERNAL = range(4)
+RELU, TANH, SILU, GELU, LEAKY_RELU, KEPT_DERIVATIVE = range(6)
+
+# Columns of Plan.steps. Positions in the kept store: KEPT of the old values of B, (n_b, tile); INPUT of the conditioner's
+# input, (n_u, tile); THETA of theta, (n_b n_theta, tile).
+(
+    KIND, EXPLICIT_TO_DATA, TRANSFORM, N_THETA, CONDITIONER, ACTIVATION, N_LINEAR, N_A, N_B, N_U, A, B, LINEAR,
+    OPTIONS, N_OPTIONS, PARAMS, GRAD, KEPT, INPUT, THETA,
+) = range(20)  # fmt: skip
+# Columns of Plan.linear, one row a linear layer: offsets into the parameters, into a padded gradient with rows of
+# GRAD_STRIDE, and of output and derivative, (n_out, tile) each, in the kept store; DERIVATIVE < 0: not kept.
+N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE = range(9)
+
+
+class Plan(NamedTuple):
+    """What is known of a flow but its parameters."""
+
+    dim: int
+    steps: Any  # (n_steps, 20)
+    linear: Any  # (layers, 9)
+    boundary: Any  # (n_steps + 1, dim): slot of each dimension
+    slots: Any  # the slots that A and B of the steps point to
+    options: Any  # of the transforms, in the dtype of the plan
+
+
+class Packed(NamedTuple):
+    """An immutable snapshot of parameters."""
+
+    params: Any  # flat
+    loc: Any  # standardisation in float64, its scale, and 1 / scale
+    scale: Any
+    inverse: Any
+    log_scale: float  # sum of log scale
+
+
+class Tile(NamedTuple):
+    """A tile on its way through a flow: flat arrays, 64 numbers a feature."""
+
+    rows: int  # 1 .. 64
+    state: Any  # (dim, tile) by slot
+    log_det: Any  # (tile) of float64
+    theta: Any  # external theta (n_b n_theta, tile)
+    kept: Any  # the kept store
+    # the way back only
+    gradient: Any  # (dim, tile) by slot: cotangents of the state
+    log_det_bar: Any  # (tile): cotangent of the log-determinant
+    d_theta: Any  # (widest theta, tile)
+    d_hidden: Any  # (2, widest layer, tile)
+    transposed: Any  # (tile, widest layer padded)
+    partial: Any  # 16 numbers
+    params_gradient: Any  # padded gradient of this slice

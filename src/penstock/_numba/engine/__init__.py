@@ -1,0 +1,1 @@
+"""Tiles of rows, workspaces, gradient reduction, threads, Adam."""

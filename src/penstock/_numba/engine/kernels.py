@@ -1,0 +1,134 @@
+"""What the engine asks of the kernels: tiles in and out, and the walk through a plan's steps, there and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock._numba.core.jit import jit
+from penstock._numba.core.lanes import accumulate_product, lanes, load, store
+from penstock._numba.core.plan import COUPLING, ELEMENTWISE, EXPLICIT_TO_DATA, KIND, TILE
+from penstock._numba.layers.coupling import coupling_backward, coupling_forward
+from penstock._numba.layers.elementwise import elementwise_backward, elementwise_forward
+
+HALF_LOG_2PI = 0.91893853320467274178
+
+
+@jit
+def vectors(rows: int, array: Any) -> int:
+    """How many vectors hold so many rows."""
+    return (rows + lanes(array) - 1) // lanes(array)
+
+
+@jit
+def pad_rows(features: int, rows: int, tile: Any) -> None:
+    """Lanes beyond the last row up to a whole vector repeat that row, so that they stay as harmless as it is."""
+    for f in range(features):
+        for r in range(rows, vectors(rows, tile) * lanes(tile)):
+            tile[f * TILE + r] = tile[f * TILE + rows - 1]
+
+
+@jit
+def load_tile(slots: Any, packed: Any, standardize: bool, x: Any, index: Any, rows: int, state: Any) -> None:
+    """Rows of x, float64, into the state by slots, the standardisation applied before they are narrowed."""
+    for r in range(rows):
+        for d in range(slots.size):
+            v = x[index[r], d]
+            if standardize:
+                v = (v - packed.loc[d]) * packed.inverse[d]
+            state[slots[d] * TILE + r] = v
+    pad_rows(slots.size, rows, state)
+
+
+@jit
+def store_tile(slots: Any, packed: Any, standardize: bool, state: Any, index: Any, rows: int, out: Any) -> None:
+    """The state into rows of out."""
+    for r in range(rows):
+        for d in range(slots.size):
+            u = state[slots[d] * TILE + r]
+            if standardize:
+                out[index[r], d] = packed.loc[d] + packed.scale[d] * u
+            else:
+                out[index[r], d] = u
+
+
+@jit
+def load_cotangents(slots: Any, packed: Any, standardize: bool, d: Any, index: Any, rows: int, gradient: Any) -> None:
+    """Cotangents cross the standardisation by its scale alone: latent side = data side * scale."""
+    for r in range(rows):
+        for i in range(slots.size):
+            v = d[index[r], i]
+            gradient[slots[i] * TILE + r] = v * packed.scale[i] if standardize else v
+    pad_rows(slots.size, rows, gradient)
+
+
+@jit
+def store_cotangents(slots: Any, packed: Any, standardize: bool, gradient: Any, index: Any, rows: int, d: Any) -> None:
+    """And back: data side = latent side / scale."""
+    for r in range(rows):
+        for i in range(slots.size):
+            v = gradient[slots[i] * TILE + r]
+            d[index[r], i] = v * packed.inverse[i] if standardize else v
+
+
+@jit
+def load_columns(array: Any, shared: bool, index: Any, rows: int, tile: Any) -> None:
+    """Columns of a (rows, n) array into (n, tile); a shared row serves all."""
+    for r in range(rows):
+        for i in range(array.shape[1]):
+            tile[i * TILE + r] = array[0 if shared else index[r], i]
+    pad_rows(array.shape[1], rows, tile)
+
+
+@jit
+def store_columns(tile: Any, index: Any, rows: int, array: Any) -> None:
+    """And back."""
+    for r in range(rows):
+        for i in range(array.shape[1]):
+            array[index[r], i] = tile[i * TILE + r]
+
+
+@jit
+def forward(plan: Any, packed: Any, first: int, last: int, to_data: bool, keep: bool, tile: Any) -> None:
+    """The steps of a range in one direction; with ``keep``, old values and derivatives stay in the kept store."""
+    n = vectors(tile.rows, tile.state)
+    for i in range(last - first):
+        step = plan.steps[first + i if to_data else last - 1 - i]
+        inverse = to_data != (step[EXPLICIT_TO_DATA] != 0)
+        if step[KIND] == COUPLING:
+            coupling_forward(step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, keep)
+        elif step[KIND] == ELEMENTWISE:
+            elementwise_forward(step, plan.slots, plan.options, packed.params, inverse, n, tile, keep)
+
+
+@jit
+def backward(plan: Any, packed: Any, first: int, last: int, to_data: bool, want_params: bool, tile: Any) -> None:
+    """The way back over the same range: tile.gradient from the cotangents of what came out to those of what went in."""
+    n = vectors(tile.rows, tile.state)
+    for i in range(last - first - 1, -1, -1):
+        step = plan.steps[first + i if to_data else last - 1 - i]
+        inverse = to_data != (step[EXPLICIT_TO_DATA] != 0)
+        if step[KIND] == COUPLING:
+            coupling_backward(step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, want_params)
+        elif step[KIND] == ELEMENTWISE:
+            elementwise_backward(step, plan.slots, plan.options, inverse, n, tile, want_params)
+
+
+@jit
+def base(dim: int, state: Any, rows: int, sign: float, log_det: Any, squares: Any) -> None:
+    """log_det = sign log_det + log p(state): -|z|^2 / 2 - dim log(2 pi) / 2, summed over dimensions in order, in float64."""
+    squares[:] = 0.0
+    for d in range(dim):
+        for lane in range(0, vectors(rows, state) * lanes(state), lanes(state)):
+            z = load(state, d * TILE + lane)
+            accumulate_product(squares, lane, z, z)
+    for r in range(rows):
+        log_det[r] = sign * log_det[r] - 0.5 * squares[r] - dim * HALF_LOG_2PI
+
+
+@jit
+def base_backward(dim: int, state: Any, bar: Any, rows: int, gradient: Any) -> None:
+    """The base's part of the cotangents of the state."""
+    for d in range(dim):
+        for lane in range(0, vectors(rows, state) * lanes(state), lanes(state)):
+            at = d * TILE + lane
+            store(gradient, at, load(gradient, at) - load(state, at) * load(bar, lane))

@@ -1,0 +1,185 @@
+"""A checked plan: the table of penstock/plan.py turned into the rows that kernels read, and the sizes of workspaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from penstock._numba.core.plan import (
+    COUPLING,
+    DERIVATIVE,
+    ELEMENTWISE,
+    EXTERNAL,
+    FREE,
+    GELU,
+    INPUT,
+    KEPT,
+    KEPT_DERIVATIVE,
+    LINEAR,
+    MLP,
+    N_LINEAR,
+    OUTPUT,
+    PAD,
+    PERMUTATION,
+    RESIDUAL_MLP,
+    SILU,
+    STANDARDIZE,
+    THETA,
+    TILE,
+)
+from penstock._numba.transforms import TRANSFORMS
+
+Array = np.ndarray[Any, Any]
+
+MAGIC, VERSION, HEADER_SIZE, STEP_SIZE, MAX_OPTIONS = 0x504E53544B, 1, 16, 32, 8
+
+
+class Layout:
+    """Checks a table and works out everything that engine and kernels need of it."""
+
+    def __init__(self, table: Any) -> None:
+        table = _checked(table)
+        self.dtype = np.dtype(np.float32 if table[3] == 4 else np.float64)
+        self.dim, self.n_params, self.n_buffers, self.n_steps = (int(table[i]) for i in (4, 6, 7, 8))
+        self.n_external = 0  # numbers of theta a row in an external step
+        self.widest_theta = self.widest = 1
+        self.flops = 2 * self.dim  # a row
+        self.decay = np.zeros(self.n_params, np.bool_)
+        self.index = np.zeros(self.n_params, np.int64)  # of each parameter in a padded gradient
+        self.n_gradient = 0
+        self._linear: list[list[int]] = []
+        self._slots: list[int] = []
+        self._options: list[float] = []
+        records = table[HEADER_SIZE : HEADER_SIZE + self.n_steps * STEP_SIZE].reshape(-1, STEP_SIZE).tolist()
+        steps, sizes = [], []
+        for record in records:
+            step, size = self._step(table, record)
+            steps.append(step)
+            sizes.append(size)
+        # every step its own area of the kept store for the way back; one area for all where nothing is kept
+        self.steps = np.array(steps, np.int64)
+        self.linear = np.array(self._linear, np.int64).reshape(-1, 9)
+        self.training_steps, self.training_linear = self.steps.copy(), self.linear.copy()
+        start = 0
+        for step, size in zip(self.training_steps, sizes, strict=True):
+            step[[KEPT, INPUT, THETA]] += start
+            layers = self.training_linear[step[LINEAR] : step[LINEAR] + step[N_LINEAR]]
+            layers[:, OUTPUT] += start
+            layers[:, DERIVATIVE] += np.where(layers[:, DERIVATIVE] >= 0, start, 0)
+            start += size
+        self.n_kept, self.n_training_kept = max(sizes), start
+        boundary = int(table[11])
+        self.boundary = table[boundary : boundary + (self.n_steps + 1) * self.dim].reshape(-1, self.dim).copy()
+        self.slots = np.array([*self._slots, 0], np.int64)
+        self.options = np.array([*self._options, 0.0], self.dtype)
+        kinds = [record[0] for record in records]
+        self.standardize = kinds.index(STANDARDIZE) if STANDARDIZE in kinds else -1
+        self.external = [record[0] == ELEMENTWISE and record[14] == EXTERNAL for record in records]
+        self.buffers = records[self.standardize][4]
+
+    def _step(self, table: Array, r: list[int]) -> tuple[list[int], int]:
+        """One row of Plan.steps, and the numbers that it takes of the kept store; positions count from its own start."""
+        kind, explicit, params, n_a, n_b, n_theta, conditioner, activation = (r[i] for i in (0, 1, 2, 6, 8, 11, 14, 15))
+        n_linear, n_values = r[16], n_b * n_theta
+        a, b = len(self._slots), len(self._slots) + n_a
+        first_linear, options, grad = len(self._linear), len(self._options), self.n_gradient
+        self._slots += [*table[r[7] : r[7] + n_a].tolist(), *table[r[9] : r[9] + n_b].tolist()]
+        self._options += table[r[13] : r[13] + r[12]].view(np.float64).tolist()
+        self.widest_theta = max(self.widest_theta, n_values)
+        self.flops += 32 * n_b
+        at = (n_b + n_a) * TILE
+        if kind == ELEMENTWISE and conditioner == EXTERNAL:
+            self.n_external = max(self.n_external, n_values)
+        elif kind == ELEMENTWISE:
+            self.index[params : params + n_values] = np.arange(grad, grad + n_values)
+            self.n_gradient += -(-n_values // PAD) * PAD
+        widths = table[r[17] : r[17] + n_linear + 1].tolist() if n_linear else []
+        self.widest = max([self.widest, n_values, *widths])
+        offset = params
+        for i in range(n_linear):
+            n_in, n_out = widths[i], widths[i + 1]
+            stride = -(-n_out // PAD) * PAD
+            bias, grad_weight, grad_bias = offset + n_in * n_out, self.n_gradient, self.n_gradient + n_in * stride
+            keeps = i + 1 < n_linear and (conditioner == RESIDUAL_MLP or activation in (SILU, GELU))
+            derivative = at + n_out * TILE if keeps else -1
+            self._linear.append([n_in, n_out, offset, bias, grad_weight, grad_bias, stride, at, derivative])
+            at += n_out * TILE * (2 if keeps else 1)
+            self.index[offset:bias] = (grad_weight + np.arange(n_in)[:, None] * stride + np.arange(n_out)).ravel()
+            self.index[bias : bias + n_out] = grad_bias + np.arange(n_out)
+            self.decay[offset:bias] = True
+            offset, self.n_gradient = bias + n_out, grad_bias + stride
+            self.flops += 2 * n_in * n_out
+        theta = self._linear[-1][OUTPUT] if n_linear else at
+        size = at if n_linear else at + n_values * TILE
+        step = [
+            kind, explicit, r[10], n_theta, conditioner, activation, n_linear, n_a, n_b, n_a, a, b, first_linear,
+            options, r[12], params, grad, 0, n_b * TILE, theta,
+        ]  # fmt: skip
+        return step, size
+
+
+def _checked(table: Any) -> Array:
+    """The table as an array of int64, once everything that the kernels rely on holds."""
+    if not isinstance(table, np.ndarray) or table.dtype != np.int64 or table.ndim != 1:
+        raise ValueError("table must be a one-dimensional array of int64")
+    table = np.ascontiguousarray(table)
+
+    def need(fine: bool, what: str) -> None:
+        if not fine:
+            raise ValueError(f"plan table: {what}")
+
+    need(table.size >= HEADER_SIZE and table[0] == MAGIC, "not a plan")
+    need(table[1] == VERSION, f"version {table[1]}, this engine reads version {VERSION}")
+    need(table[2] == table.size, f"length {table.size}, its header says {table[2]}")
+    item_size, dim, context_dim, n_params, n_buffers, n_steps, step_size, base, boundary = table[3:12].tolist()
+    need(item_size in (4, 8), f"{item_size} bytes a number")
+    need(0 < dim < 2**31, f"dim {dim}")
+    need(context_dim == 0, f"context_dim {context_dim} is not supported")
+    need(0 <= n_params < 2**40 and 0 <= n_buffers < 2**40, "sizes of parameters and buffers")
+    need(n_steps > 0 and step_size == STEP_SIZE, "number or size of steps")
+    need(HEADER_SIZE + n_steps * STEP_SIZE <= table.size, "steps beyond its end")
+    need(base == 0, f"unknown base {base}")
+
+    def inside(at: int, count: int) -> bool:
+        return at >= HEADER_SIZE and count >= 0 and at + count <= table.size
+
+    def are_slots(values: Array) -> bool:
+        return bool(np.all((values >= 0) & (values < dim)) and np.unique(values).size == values.size)
+
+    need(inside(boundary, (n_steps + 1) * dim), "boundaries beyond its end")
+    rows = table[boundary : boundary + (n_steps + 1) * dim].reshape(-1, dim)
+    need(all(are_slots(row) for row in rows), "a boundary is not a permutation of the slots")
+    used = 0
+    for s in range(n_steps):
+        r = table[HEADER_SIZE + s * STEP_SIZE : HEADER_SIZE + (s + 1) * STEP_SIZE].tolist()
+        kind, explicit, params, count, buffers, n_in_buffers, n_a, a, n_b, b = r[:10]
+        transform, n_theta, n_options, at_options, conditioner, activation, n_linear, at_widths = r[10:18]
+        name = f"step {s}: "
+        need(kind in range(4) and explicit in (0, 1), name + "unknown kind")
+        need(params == used and count >= 0 and params + count <= n_params, name + "parameters out of range")
+        used += count
+        need(buffers >= 0 and n_in_buffers >= 0 and buffers + n_in_buffers <= n_buffers, name + "buffers out of range")
+        if kind == STANDARDIZE:
+            need(s == n_steps - 1 and n_in_buffers == 2 * dim, name + "standardisation must come last")
+        if kind in (PERMUTATION, STANDARDIZE):
+            need(n_a == n_b == n_theta == n_linear == count == n_options == 0, name + "sizes of a step without parameters")
+            continue
+        need(inside(a, n_a) and inside(b, n_b), name + "slots beyond the table's end")
+        need(are_slots(table[a : a + n_a]) and are_slots(table[b : b + n_b]), name + "slots")
+        need(not set(table[a : a + n_a].tolist()) & set(table[b : b + n_b].tolist()), name + "A and B overlap")
+        need(transform in range(len(TRANSFORMS)) and 0 < n_theta < 2**20, name + "transform")
+        need(0 <= n_options <= MAX_OPTIONS and inside(at_options, n_options), name + "options")
+        need(conditioner in range(4) and activation in range(KEPT_DERIVATIVE), name + "conditioner")
+        if conditioner in (FREE, EXTERNAL):
+            need(kind == ELEMENTWISE and n_a == n_linear == 0, name + "free or external theta belongs to elementwise")
+            need(count == (n_b * n_theta if conditioner == FREE else 0), name + "number of parameters")
+            continue
+        need(kind == COUPLING and 0 < n_linear < 2**16 and inside(at_widths, n_linear + 1), name + "widths")
+        widths = table[at_widths : at_widths + n_linear + 1].tolist()
+        need(all(0 < w < 2**31 for w in widths[1:]), name + "widths")
+        need(widths[0] == n_a and widths[-1] == n_b * n_theta, name + "widths of input or output")
+        need(conditioner == MLP or len(set(widths[1:-1])) <= 1, name + "widths of a residual network")
+        need(count == sum((i + 1) * o for i, o in zip(widths[:-1], widths[1:], strict=True)), name + "number of parameters")
+    need(used == n_params, f"n_params {n_params}, its steps use {used}")
+    return table

@@ -1,0 +1,1 @@
+"""Structure over a tile."""

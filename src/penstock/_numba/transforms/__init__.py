@@ -1,0 +1,7 @@
+"""The one list of transforms among the twins. Append only: the position is the code in plan tables and files."""
+
+from __future__ import annotations
+
+from penstock._numba.transforms import additive, affine
+
+TRANSFORMS = (affine, additive)

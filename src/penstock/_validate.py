@@ -1,0 +1,251 @@
+"""The front door: user input is checked here, once. Messages name the argument, what was expected and what came.
+
+Rows come out as float32 or float64 arrays in native byte order, with whatever strides they had: nothing
+that is one already is copied, and the tile loader reads the rest as it lies.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+
+
+def positive_int(value: Any, *, name: str) -> int:
+    """``value`` as an int of at least one."""
+    number = _integer(value, name=name)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def count(value: Any, *, name: str) -> int:
+    """``value`` as an int of at least zero."""
+    number = _integer(value, name=name)
+    if number < 0:
+        raise ValueError(f"{name} must be at least 0, got {number}")
+    return number
+
+
+def _integer(value: Any, *, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+
+
+def positive_number(value: Any, *, name: str, allow_inf: bool = False) -> float:
+    """``value`` as a float above zero."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+    if not number > 0 or (math.isinf(number) and not allow_inf):
+        raise ValueError(f"{name} must be a {'positive' if allow_inf else 'positive finite'} number, got {number}")
+    return number
+
+
+def choice(value: Any, options: tuple[str, ...], *, name: str) -> str:
+    """``value`` if it is one of ``options``."""
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return str(value)
+
+
+def index_list(values: Any, *, name: str) -> tuple[int, ...]:
+    """``values`` as a tuple of non-negative ints."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of indices, got {type(values).__name__}")
+    try:
+        indices = tuple(operator.index(v) for v in values)
+    except TypeError:
+        raise TypeError(f"{name} must hold integers, got {values!r}") from None
+    if any(i < 0 for i in indices):
+        raise ValueError(f"{name} must hold indices of at least 0, got {indices}")
+    return indices
+
+
+def flag(value: Any, *, name: str) -> bool:
+    """``value`` if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def instance(value: Any, types: Iterable[type], *, name: str) -> None:
+    """Raise unless ``value`` is an instance of exactly one of ``types``."""
+    allowed = tuple(types)
+    if type(value) in allowed:
+        return
+    names = ", ".join(cls.__name__ for cls in allowed)
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be an instance, got the class {value.__name__}; write {value.__name__}(...)")
+    raise TypeError(f"{name} must be one of {names}, got {type(value).__name__}")
+
+
+def sequence(values: Any, *, name: str) -> tuple[Any, ...]:
+    """``values`` as a tuple."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence, got {type(values).__name__}")
+    return tuple(values)
+
+
+def float_dtype(value: Any, *, name: str = "dtype") -> np.dtype[Any]:
+    """``value`` as the native float32 or float64."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be 'float32' or 'float64', got {value!r}") from None
+    if value is None or dtype not in (FLOAT32, FLOAT64):
+        raise ValueError(f"{name} must be 'float32' or 'float64', got {value!r}")
+    return FLOAT32 if dtype == FLOAT32 else FLOAT64
+
+
+def path(value: Any, *, name: str = "path") -> str:
+    """``value`` as the name of a file."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a string or a path, got {type(value).__name__}") from None
+
+
+def bytes_like(value: Any, *, name: str) -> memoryview:
+    """``value`` as a flat run of bytes."""
+    try:
+        return memoryview(value).cast("B")
+    except TypeError:
+        raise TypeError(f"{name} must be bytes, got {type(value).__name__}") from None
+
+
+def seed(rng: Any, *, name: str = "rng") -> int:
+    """64 bits from what ``numpy.random.default_rng`` takes; a Generator is advanced once."""
+    try:
+        generator = np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        kind = type(error)
+        raise kind(f"{name} must be what numpy.random.default_rng takes, got {rng!r}: {error}") from None
+    return int(generator.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True))
+
+
+def no_context(context: Any, *, name: str = "context") -> None:
+    """Raise if a context was given to a flow that has none."""
+    if context is not None:
+        raise ValueError(f"{name} was given, but this flow has none (context_dim=0)")
+
+
+def reals(values: Any, *, name: str) -> Array:
+    """``values`` as a native float32 or float64 array, without a copy where it is one.
+
+    Integers become float64, float16 becomes float32, and other byte orders are swapped. Complex
+    numbers, objects and strings are refused.
+    """
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(values, masked.MaskedArray) and masked.is_masked(values):
+        raise TypeError(f"{name} has masked entries; fill them or drop those rows first")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as an array of numbers: {error}") from None
+    dtype = array.dtype
+    if dtype in (FLOAT32, FLOAT64):
+        return array
+    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize > 4):
+        return array.astype(FLOAT64)
+    if dtype.kind == "f":
+        return array.astype(FLOAT32)
+    raise TypeError(f"{name} must hold real numbers, got {_what(values)} of dtype {dtype}")
+
+
+def _what(values: Any) -> str:
+    return "an array" if isinstance(values, np.ndarray) else type(values).__name__
+
+
+def as_rows(x: Any, dim: int, *, name: str) -> Array:
+    """``x`` as an array of shape (rows, dim)."""
+    array = reals(x, name=name)
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise ValueError(f"{name} must have shape (rows, {dim}), got {array.shape}")
+    return array
+
+
+def as_batch(x: Any, dim: int, *, name: str) -> tuple[Array, tuple[int, ...]]:
+    """``x`` of shape (dim,), (rows, dim) or (m, n, dim) as rows, and the shape of a result with one number a row."""
+    array = reals(x, name=name)
+    shape = array.shape
+    if array.ndim == 2 and shape[1] == dim:
+        return array, shape[:1]
+    if array.ndim == 1 and shape[0] == dim:
+        return array[None], ()
+    if array.ndim == 3 and shape[2] == dim:
+        # A view unless the first two axes cannot be merged into one stride.
+        return array.reshape(shape[0] * shape[1], dim), shape[:2]
+    if array.ndim == 2:
+        raise ValueError(f"{name} must have shape (rows, {dim}), got {shape}")
+    raise ValueError(f"{name} must have shape ({dim},), (rows, {dim}) or (m, n, {dim}), got {shape}")
+
+
+def as_shaped(values: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None, *, name: str) -> Array:
+    """``values`` of exactly this shape as a C-contiguous array, in the precision asked for if any."""
+    array = reals(values, name=name)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    with np.errstate(over="ignore"):
+        return np.require(array, dtype or array.dtype, ("C", "A"))
+
+
+def as_weights(weight: Any, rows: int, *, name: str) -> Array:
+    """``weight`` as a contiguous array of one finite number a row."""
+    array = as_shaped(weight, (rows,), None, name=name)
+    _finite(array, name=name)
+    return array
+
+
+def as_params(values: Any, n_params: int, dtype: np.dtype[Any], *, name: str = "params") -> Array:
+    """A copy of ``values`` as the flat vector of a flow; every number must be finite in its precision."""
+    array = as_shaped(values, (n_params,), None, name=name)
+    with np.errstate(over="ignore"):
+        params = np.array(array, dtype=dtype)
+    _finite(params, name=name)
+    return params
+
+
+def _finite(array: Array, *, name: str) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise ValueError(f"{name} must be finite, but {name}[{bad}] is {array[bad]}")
+
+
+def as_out(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, avoid: Array | None = None, name: str = "out"
+) -> Array:
+    """``out`` if results can be written straight into it: an array of the very shape and dtype, C order, writeable."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype} of shape {shape}, got {out.dtype} of shape {out.shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+        raise ValueError(f"{name} must be a writeable, aligned array in C order")
+    if avoid is not None and np.may_share_memory(out, avoid):
+        raise ValueError(f"{name} must not overlap the input")
+    return out
+
+
+def as_theta(theta: Any, shape: tuple[int, ...], n_theta: int, *, name: str = "theta") -> Array:
+    """``theta`` for ``x`` of the given shape: (rows, dim, n_theta), or (dim, n_theta) for all rows."""
+    array = reals(theta, name=name)
+    expected = (*shape, n_theta)
+    if array.shape != expected and array.shape != expected[-2:]:
+        either = f" or {expected[-2:]}" if len(expected) > 2 else ""
+        raise ValueError(f"{name} must have shape {expected}{either}, got {array.shape}")
+    return array

@@ -1,0 +1,95 @@
+"""The record of one ``fit``: losses, rates and times by epoch, and their plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class History:
+    """What one call of ``fit`` did, an entry an epoch.
+
+    Losses are mean negative log-likelihoods in nats a row, in the units of the data.
+
+    Attributes
+    ----------
+    epoch, step : list of int
+        Number of the epoch, and optimiser steps taken by its end.
+    train_loss : list of float
+        Mean over the epoch's batches, each before its own step.
+    validation_loss : list of float
+        After the epoch; empty without validation rows.
+    learning_rate : list of float
+        Rate of the epoch's last step.
+    seconds : list of float
+        Time since training began.
+    rows_per_second : list of float
+        Training rows a second, validation not counted.
+    best_epoch : int or None
+        The epoch whose parameters were kept; None when none was better than another by validation.
+    stopped : str
+        Why it ended: "completed", "patience", "callback", "interrupted", "failed", or "" while it runs.
+    """
+
+    epoch: list[int] = field(default_factory=list)
+    step: list[int] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    rows_per_second: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+    stopped: str = ""
+
+    def __len__(self) -> int:
+        return len(self.epoch)
+
+    def __repr__(self) -> str:
+        if not self.epoch:
+            return f"History(no epoch completed{', ' + self.stopped if self.stopped else ''})"
+        losses = f"train loss {self.train_loss[-1]:.4g}"
+        if self.validation_loss and self.best_epoch is not None:
+            best = self.validation_loss[self.epoch.index(self.best_epoch)]
+            losses += f", best validation loss {best:.4g} in epoch {self.best_epoch}"
+        return f"History({len(self)} epochs, {self.step[-1]} steps, {self.seconds[-1]:.3g} s, {losses}, {self.stopped})"
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the losses against the epoch; needs matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        if not self.epoch:
+            raise ValueError("there is nothing to plot: no epoch was completed")
+        if ax is None:
+            try:
+                import matplotlib.pyplot as plt
+            except ImportError:
+                raise ImportError("plotting needs matplotlib: pip install 'penstock[plot]'") from None
+            ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1]
+        ax.plot(self.epoch, self.train_loss, color="0.55", lw=1.2, label="training")
+        shown = list(self.train_loss)
+        if self.validation_loss:
+            ax.plot(self.epoch, self.validation_loss, color="C1", lw=1.4, label="validation")
+            shown += self.validation_loss
+            if self.best_epoch is not None:
+                best = self.validation_loss[self.epoch.index(self.best_epoch)]
+                ax.plot([self.best_epoch], [best], "o", color="C3", ms=5, label=f"kept: {best:.3f}")
+        # The first epochs fall from far above; without them the part that matters fills the axes.
+        finite = sorted(loss for loss in shown if abs(loss) < float("inf"))
+        if len(finite) >= 20:
+            low, high = finite[0], finite[int(0.95 * len(finite))]
+            if high > low:
+                ax.set_ylim(low - 0.1 * (high - low), high + 0.6 * (high - low))
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("negative log-likelihood [nats a row]")
+        ax.margins(x=0.01)
+        ax.legend(frameon=False)
+        return ax

@@ -1,0 +1,36 @@
+"""Spec of ActNorm: a free affine map that starts by normalising what it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penstock.transforms import Affine
+
+if TYPE_CHECKING:
+    from penstock.plan import PlanBuilder
+
+AFFINE = Affine(scale_bound=float("inf"))
+
+
+@dataclass(frozen=True)
+class ActNorm:
+    """``z = exp(s) x + t`` a dimension, with ``s, t`` set at the first ``fit`` so that ``z`` has mean 0, std 1.
+
+    It is the elementwise affine layer with a free log-scale and a data-dependent start; constant
+    columns keep ``s = 0``.
+
+    References
+    ----------
+    Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions" (2018), section 3.1.
+    """
+
+    def resolve(self, dim: int, rng: np.random.Generator) -> ActNorm:
+        """The same layer: it has nothing random and fits any width."""
+        return self
+
+    def compile(self, builder: PlanBuilder) -> None:
+        """Add this layer's step to a plan."""
+        builder.transform_step("elementwise", (), tuple(range(builder.dim)), AFFINE, None, "to_latent")

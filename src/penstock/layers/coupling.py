@@ -1,0 +1,78 @@
+"""Spec of the coupling layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penstock._validate import choice, index_list
+from penstock.conditioners import MLP
+from penstock.transforms import Affine, Transform
+
+if TYPE_CHECKING:
+    from penstock.plan import PlanBuilder
+
+SPLITS = ("half", "half_swapped", "alternating", "alternating_swapped", "random")
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Leave the dimensions ``A`` as they are and transform ``B`` with parameters computed from ``A``.
+
+    Parameters
+    ----------
+    transform : Transform, default Affine()
+        The elementwise bijection of the dimensions in ``B``.
+    conditioner : MLP, default MLP()
+        The network that maps ``x_A`` to the parameters of the transform.
+    split : str or sequence of int, default "half"
+        ``"half"`` (A is the first half, rounded down), ``"alternating"`` (A is every even index), either
+        with ``"_swapped"`` for A and B exchanged, ``"random"`` (drawn when the flow is built), or the
+        indices of A.
+    explicit : {"to_latent", "to_data"}, default "to_latent"
+        The direction in which the transform's own formula runs.
+
+    References
+    ----------
+    Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP" (2017), eqs. 4-5.
+    """
+
+    transform: Transform = field(default_factory=Affine)
+    conditioner: MLP = field(default_factory=MLP)
+    split: str | tuple[int, ...] = "half"
+    explicit: str = "to_latent"
+
+    def __post_init__(self) -> None:
+        choice(self.explicit, ("to_latent", "to_data"), name="explicit")
+        if isinstance(self.split, str):
+            choice(self.split, SPLITS, name="split")
+        else:
+            object.__setattr__(self, "split", index_list(self.split, name="split"))
+
+    def resolve(self, dim: int, rng: np.random.Generator) -> Coupling:
+        """The same layer for a given width, with every random choice made and every index checked."""
+        if dim < 2:
+            raise ValueError(f"a coupling splits its dimensions and needs dim >= 2, got dim={dim}; use Elementwise")
+        if self.split == "random":
+            return replace(self, split=tuple(sorted(int(i) for i in rng.permutation(dim)[: dim // 2])))
+        self.split_sets(dim)
+        return self
+
+    def split_sets(self, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The index sets ``(A, B)``, each sorted."""
+        if isinstance(self.split, str):
+            first = range(dim // 2) if self.split.startswith("half") else range(0, dim, 2)
+            a = tuple(first)
+        else:
+            a = self.split
+            if not a or len(a) == dim or max(a) >= dim or len(set(a)) != len(a):
+                raise ValueError(f"split must name some but not all of the indices 0..{dim - 1}, each once, got {a}")
+        b = tuple(i for i in range(dim) if i not in set(a))
+        return (b, a) if isinstance(self.split, str) and self.split.endswith("_swapped") else (a, b)
+
+    def compile(self, builder: PlanBuilder) -> None:
+        """Add this layer's step to a plan."""
+        a, b = self.split_sets(builder.dim)
+        builder.transform_step("coupling", a, b, self.transform, self.conditioner, self.explicit)

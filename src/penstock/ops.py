@@ -1,0 +1,226 @@
+"""The kernels by themselves, on plain arrays: for those who bring their own network, and theta with it.
+
+Every function works in float32 if all arrays it is given are float32, and in float64 otherwise.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from penstock import _backend, _validate
+from penstock.base import StandardNormal
+from penstock.plan import Runner, compile_plan, external_plan
+from penstock.transforms import TRANSFORMS, Transform
+
+Array = np.ndarray[Any, Any]
+
+__all__ = ["backward", "forward", "inverse", "inverse_backward", "log_prob", "log_prob_backward"]
+
+
+def forward(
+    transform: Transform, x: Any, theta: Any, log_det: Array | None = None, *, backend: str = "auto"
+) -> tuple[Array, Any]:
+    """``y = g(x; theta)``, element by element.
+
+    Parameters
+    ----------
+    transform : Transform
+        Such as ``ps.Affine()``.
+    x : array of shape (dim,), (rows, dim) or (m, n, dim)
+    theta : array of the shape of x and one axis more, or of shape (dim, n_theta) for all rows
+        The last axis holds the numbers that ``transform.theta_names`` names.
+    log_det : float array with one number a row, optional
+        A running sum, to which this map's is added in place.
+    backend : {"auto", "cpp", "numba"}, default "auto"
+
+    Returns
+    -------
+    y : array of the shape of x
+    log_det : scalar, or array with one number a row
+        Log abs det of the Jacobian of this map; the running sum if one was given.
+    """
+    return _apply(True, transform, x, theta, log_det, backend, "x")
+
+
+def inverse(
+    transform: Transform, y: Any, theta: Any, log_det: Array | None = None, *, backend: str = "auto"
+) -> tuple[Array, Any]:
+    """``x`` such that ``y = g(x; theta)``, and the log_det of that inverse map.
+
+    Parameters
+    ----------
+    transform, theta, log_det, backend
+        As for :func:`forward`.
+    y : array of shape (dim,), (rows, dim) or (m, n, dim)
+
+    Returns
+    -------
+    x : array of the shape of y
+    log_det : scalar, or array with one number a row
+    """
+    return _apply(False, transform, y, theta, log_det, backend, "y")
+
+
+def backward(
+    transform: Transform, x: Any, theta: Any, dy: Any, dlog_det: Any, *, backend: str = "auto"
+) -> tuple[Array, Array]:
+    """Vector-Jacobian product of :func:`forward`.
+
+    Parameters
+    ----------
+    transform, x, theta, backend
+        As for :func:`forward`.
+    dy : array of the shape of x, or None for zeros
+    dlog_det : scalar, or array with one number a row, or None for zeros
+
+    Returns
+    -------
+    dx : array of the shape of x
+    dtheta : array of the shape of theta
+        A theta that all rows share has the sum of their gradients, in float64.
+    """
+    return _backward(True, transform, x, theta, dy, dlog_det, backend, ("x", "dy"))
+
+
+def inverse_backward(
+    transform: Transform, y: Any, theta: Any, dx: Any, dlog_det: Any, *, backend: str = "auto"
+) -> tuple[Array, Array]:
+    """Vector-Jacobian product of :func:`inverse`.
+
+    Parameters
+    ----------
+    transform, y, theta, backend
+        As for :func:`inverse`.
+    dx : array of the shape of y, or None for zeros
+    dlog_det : scalar, or array with one number a row, or None for zeros
+
+    Returns
+    -------
+    dy : array of the shape of y
+    dtheta : array of the shape of theta
+        A theta that all rows share has the sum of their gradients, in float64.
+    """
+    return _backward(False, transform, y, theta, dx, dlog_det, backend, ("y", "dx"))
+
+
+def log_prob(base: StandardNormal, z: Any, *, backend: str = "auto") -> Any:
+    """The log-density of a base distribution.
+
+    Parameters
+    ----------
+    base : StandardNormal
+    z : array of shape (dim,), (rows, dim) or (m, n, dim)
+    backend : {"auto", "cpp", "numba"}, default "auto"
+
+    Returns
+    -------
+    scalar, or array with one number a row
+    """
+    _validate.instance(base, (StandardNormal,), name="base")
+    rows, shape = _validate.as_batch(z, base.dim, name="z")
+    runner, packed = _base_runner(base, rows.dtype, _backend.choose(backend).name)
+    return _shaped(runner.log_prob(packed, rows), shape)
+
+
+def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: str = "auto") -> Array:
+    """Vector-Jacobian product of :func:`log_prob`.
+
+    Parameters
+    ----------
+    base, z, backend
+        As for :func:`log_prob`.
+    dlog_prob : scalar, or array with one number a row
+
+    Returns
+    -------
+    dz : array of the shape of z
+    """
+    _validate.instance(base, (StandardNormal,), name="base")
+    rows, shape = _validate.as_batch(z, base.dim, name="z")
+    runner, packed = _base_runner(base, rows.dtype, _backend.choose(backend).name)
+    cotangent = _validate.as_shaped(dlog_prob, shape, rows.dtype, name="dlog_prob").reshape(len(rows))
+    dz, _, _ = runner.vjp(packed, False, rows, None, cotangent, base=True, params=False)
+    return dz.reshape(*shape, base.dim)
+
+
+def _apply(
+    explicit: bool, transform: Transform, x: Any, theta: Any, log_det: Array | None, backend: str, name: str
+) -> tuple[Array, Any]:
+    runner, packed, rows, shape, flat = _prepare(transform, x, theta, backend, name)
+    if log_det is not None:
+        # A sum over many maps may be kept in float64 whatever the maps are computed in.
+        wide = getattr(log_det, "dtype", None) == _validate.FLOAT64
+        _validate.as_out(log_det, shape, _validate.FLOAT64 if wide else runner.plan.dtype, name="log_det")
+    y, own = runner.transform(packed, explicit, rows, flat)
+    if log_det is not None:
+        log_det += own.reshape(shape)
+        return y.reshape(*shape, y.shape[1]), log_det
+    return y.reshape(*shape, y.shape[1]), _shaped(own, shape)
+
+
+def _backward(
+    explicit: bool,
+    transform: Transform,
+    x: Any,
+    theta: Any,
+    d_out: Any,
+    d_log_det: Any,
+    backend: str,
+    names: tuple[str, str],
+) -> tuple[Array, Array]:
+    runner, packed, rows, shape, flat = _prepare(transform, x, theta, backend, names[0])
+    dtype, dim = runner.plan.dtype, rows.shape[1]
+    if d_out is not None:
+        d_out = _validate.as_shaped(d_out, (*shape, dim), dtype, name=names[1]).reshape(rows.shape)
+    if d_log_det is not None:
+        d_log_det = _validate.as_shaped(d_log_det, shape, dtype, name="dlog_det").reshape(len(rows))
+    d_x, _, d_theta = runner.vjp(packed, explicit, rows, d_out, d_log_det, params=False, theta=flat)
+    assert d_theta is not None
+    lead = shape if flat.ndim == 2 else ()
+    return d_x.reshape(*shape, dim), d_theta.reshape(*lead, dim, -1 if d_theta.size else len(transform.theta_names))
+
+
+def _prepare(
+    transform: Transform, x: Any, theta: Any, backend: str, name: str
+) -> tuple[Runner, Any, Array, tuple[int, ...], Array]:
+    """A runner for the transform, the rows, the shape of one number a row, and theta as the engine reads it."""
+    _validate.instance(transform, TRANSFORMS.values(), name="transform")
+    rows = _validate.reals(x, name=name)
+    rows, shape = _validate.as_batch(rows, rows.shape[-1] if rows.ndim else 1, name=name)
+    dim, n_theta = rows.shape[1], len(transform.theta_names)
+    if dim == 0:
+        raise ValueError(f"{name} must have at least one dimension, got shape {(*shape, dim)}")
+    numbers = _validate.as_theta(theta, (*shape, dim), n_theta)
+    dtype = np.promote_types(rows.dtype, numbers.dtype)
+    shared = numbers.ndim == 2 and bool(shape)
+    flat = _validate.as_shaped(numbers, numbers.shape, dtype, name="theta")
+    flat = flat.reshape(dim * n_theta) if shared else flat.reshape(len(rows), dim * n_theta)
+    key: Any = transform  # frozen, so it can be
+    runner, packed = _runner(key, dim, dtype, _backend.choose(backend).name)
+    return runner, packed, rows, shape, flat
+
+
+@lru_cache(maxsize=64)
+def _runner(transform: Any, dim: int, dtype: np.dtype[Any], backend: str) -> tuple[Runner, Any]:
+    plan = external_plan(transform, dim, dtype, "to_data")
+    runner = Runner(plan, _engine(plan.table, backend))
+    return runner, runner.pack(np.zeros(0, dtype), np.zeros(0))
+
+
+@lru_cache(maxsize=64)
+def _base_runner(base: StandardNormal, dtype: np.dtype[Any], backend: str) -> tuple[Runner, Any]:
+    plan = compile_plan(base, (), 0, dtype)
+    runner = Runner(plan, _engine(plan.table, backend))
+    return runner, runner.pack(np.zeros(0, dtype), np.concatenate([np.zeros(base.dim), np.ones(base.dim)]))
+
+
+def _engine(table: Array, backend: str) -> Any:
+    # "none" can only come from "auto", and says at this first computation what to install.
+    return _backend.choose("auto" if backend == "none" else backend).Engine(table)
+
+
+def _shaped(values: Array, shape: tuple[int, ...]) -> Any:
+    return values.reshape(shape) if shape else values[0]

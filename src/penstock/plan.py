@@ -1,0 +1,299 @@
+"""Specs become a plan: the table of integers that every backend reads. Outputs are allocated here and nowhere else.
+
+The table (version 1), all int64
+--------------------------------
+Header, 16 numbers::
+
+    0 magic      1 version     2 length      3 bytes a number (4 or 8)
+    4 dim        5 context_dim 6 n_params    7 n_buffers (float64)
+    8 n_steps    9 step size  10 base code  11 offset of the boundary table    12-15 zero
+
+then ``n_steps`` records of 32 numbers, from latent to data::
+
+    0 kind (STEP_KINDS)        1 explicit (0 to_latent, 1 to_data)
+    2 params offset            3 params count
+    4 buffers offset           5 buffers count
+    6 n_a    7 offset of the slots of A (what the conditioner reads)
+    8 n_b    9 offset of the slots of B (what the transform changes)
+   10 transform code          11 n_theta, numbers of theta a dimension
+   12 n_options               13 offset of the options (float64 bit patterns)
+   14 conditioner code        15 activation code
+   16 n_linear                17 offset of the n_linear + 1 widths (input, hidden, output)
+   18-31 zero
+
+then the pool: index lists, options, widths, and the boundary table of ``(n_steps + 1) * dim`` numbers.
+
+A *slot* is where a dimension lives while a tile walks through the flow; it never moves. Entry ``i`` of row ``k``
+of the boundary table is the slot of logical dimension ``i`` between steps ``k - 1`` and ``k``; a permutation
+is a step that does nothing but rename the slots of the next boundary. Slots equal dimensions on the latent side.
+
+Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (n_b, n_theta) where it is free. The
+conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). The last step is the
+standardisation, ``x = loc + scale u``, whose buffers are ``loc`` (dim) and ``scale`` (dim).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock.base import BASES, StandardNormal
+from penstock.conditioners import ACTIVATIONS, CONDITIONERS, MLP
+from penstock.transforms import TRANSFORMS, Transform
+
+if TYPE_CHECKING:
+    from penstock.layers import Layer
+
+MAGIC = 0x504E53544B
+VERSION = 1
+HEADER_SIZE = 16
+STEP_SIZE = 32
+STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize")
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named piece of the flat parameter vector.
+
+    ``decay`` marks the weight matrices of conditioners, the only numbers that weight decay touches.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    decay: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class PlanBuilder:
+    """Collects steps from the layers, from latent to data, and writes the table."""
+
+    def __init__(self, dim: int, context_dim: int) -> None:
+        self.dim = dim
+        self.context_dim = context_dim
+        self.steps: list[dict[str, Any]] = []
+        self.tensors: list[Tensor] = []
+        self.n_params = 0
+        self.n_buffers = 0
+        self.boundaries: list[tuple[int, ...]] = [tuple(range(dim))]
+        self.layer = 0  # number of the layer being compiled, for the names of its tensors
+
+    def add_tensor(self, name: str, shape: tuple[int, ...], *, decay: bool = False) -> None:
+        """Claim the next numbers of the flat vector."""
+        tensor = Tensor(f"layers.{self.layer}.{name}", shape, self.n_params, decay)
+        self.tensors.append(tensor)
+        self.n_params += tensor.size
+
+    def add_step(self, **fields: Any) -> None:
+        """Append a step; fields that it does not name are zero or empty."""
+        self.steps.append(fields)
+
+    def permutation_step(self, order: tuple[int, ...]) -> None:
+        """Rename the slots: ``x[i] = z[order[i]]``."""
+        self.add_step(kind="permutation", params_offset=self.n_params)
+        self.boundaries.append(tuple(self.boundaries[-1][i] for i in order))
+
+    def transform_step(
+        self,
+        kind: str,
+        a: Sequence[int],
+        b: Sequence[int],
+        transform: Transform,
+        conditioner: MLP | None,
+        explicit: str,
+        *,
+        external: bool = False,
+    ) -> None:
+        """Transform the dimensions ``b`` with theta that is free, external, or a function of the dimensions ``a``."""
+        slots = self.boundaries[-1]
+        n_theta = len(transform.theta_names)
+        start = self.n_params
+        widths: tuple[int, ...] = ()
+        if conditioner is not None:
+            widths = conditioner.widths(self.context_dim + len(a), len(b) * n_theta)
+            for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+                self.add_tensor(f"conditioner.{i}.weight", (n_in, n_out), decay=True)
+                self.add_tensor(f"conditioner.{i}.bias", (n_out,))
+        elif not external:
+            self.add_tensor("theta", (len(b), n_theta))
+        self.add_step(
+            kind=kind,
+            explicit=int(explicit == "to_data"),
+            params_offset=start,
+            params_count=self.n_params - start,
+            a=[slots[i] for i in a],
+            b=[slots[i] for i in b],
+            transform=list(TRANSFORMS).index(transform.name),
+            n_theta=n_theta,
+            options=transform.options,
+            conditioner=CONDITIONERS.index("external" if external else "free" if conditioner is None else conditioner.kind),
+            activation=0 if conditioner is None else ACTIVATIONS.index(conditioner.activation),
+            widths=widths,
+        )
+        self.boundaries.append(slots)
+
+    def standardize_step(self) -> None:
+        """``x = loc + scale u``, applied in float64 where rows are loaded and stored."""
+        self.add_step(
+            kind="standardize", params_offset=self.n_params, buffers_offset=self.n_buffers, buffers_count=2 * self.dim
+        )
+        self.n_buffers += 2 * self.dim
+        self.boundaries.append(self.boundaries[-1])
+
+    def table(self, dtype: np.dtype[Any], base: str) -> Array:
+        """The finished table."""
+        start = HEADER_SIZE + STEP_SIZE * len(self.steps)
+        pool: list[int] = []
+
+        def put(values: Sequence[int]) -> int:
+            pool.extend(int(v) for v in values)
+            return start + len(pool) - len(values)
+
+        records: list[int] = []
+        for step in self.steps:
+            a, b, widths = step.get("a", ()), step.get("b", ()), step.get("widths", ())
+            options = [struct.unpack("<q", struct.pack("<d", v))[0] for v in step.get("options", ())]
+            record = [
+                STEP_KINDS.index(step["kind"]), step.get("explicit", 0),
+                step["params_offset"], step.get("params_count", 0),
+                step.get("buffers_offset", 0), step.get("buffers_count", 0),
+                len(a), put(a), len(b), put(b),
+                step.get("transform", 0), step.get("n_theta", 0), len(options), put(options),
+                step.get("conditioner", 0), step.get("activation", 0), max(len(widths) - 1, 0), put(widths),
+            ]  # fmt: skip
+            records += record + [0] * (STEP_SIZE - len(record))
+        boundary = put([slot for row in self.boundaries for slot in row])
+        header = [
+            MAGIC, VERSION, start + len(pool), dtype.itemsize, self.dim, self.context_dim, self.n_params,
+            self.n_buffers, len(self.steps), STEP_SIZE, BASES.index(base), boundary, 0, 0, 0, 0,
+        ]  # fmt: skip
+        return np.array(header + records + pool, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled spec: the table, the names of its parameters, and the layer that each step came from."""
+
+    table: Array
+    tensors: tuple[Tensor, ...]
+    dtype: np.dtype[Any]
+    dim: int
+    context_dim: int
+    n_params: int
+    n_buffers: int
+    n_steps: int
+
+
+def compile_plan(base: StandardNormal, layers: Sequence[Layer], context_dim: int, dtype: np.dtype[Any]) -> Plan:
+    """Compile resolved layers, latent to data, and the flow's own standardisation. Step ``k`` is layer ``k``."""
+    builder = PlanBuilder(base.dim, context_dim)
+    for builder.layer, layer in enumerate(layers):
+        layer.compile(builder)
+    builder.standardize_step()
+    return _finish(builder, dtype, base.name)
+
+
+def external_plan(transform: Transform, dim: int, dtype: np.dtype[Any], explicit: str) -> Plan:
+    """A plan of one transform whose theta comes from an array of the caller's, for ``penstock.ops``."""
+    builder = PlanBuilder(dim, 0)
+    builder.transform_step("elementwise", (), tuple(range(dim)), transform, None, explicit, external=True)
+    return _finish(builder, dtype, "standard_normal")
+
+
+def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str) -> Plan:
+    return Plan(
+        builder.table(dtype, base), tuple(builder.tensors), dtype, builder.dim, builder.context_dim,
+        builder.n_params, builder.n_buffers, len(builder.steps),
+    )  # fmt: skip
+
+
+class Runner:
+    """A plan on one backend: every method allocates its outputs and calls the engine once.
+
+    Rows come as the front door leaves them, two-dimensional; ``packed`` is what ``pack`` returned.
+    """
+
+    def __init__(self, plan: Plan, engine: Any) -> None:
+        self.plan = plan
+        self.engine = engine
+        # Bound once: one row at a time is a common call, and an attribute look-up a visible part of it.
+        self._evaluate = engine.evaluate
+        self._dtype = plan.dtype
+        self._n_steps = plan.n_steps
+
+    def pack(self, params: Array, buffers: Array) -> Any:
+        """The engine's own copy of the numbers, immutable."""
+        return self.engine.pack(params, buffers)
+
+    def log_prob_row(self, packed: Any, row: Array) -> Array:
+        """The log-density of one row, of shape (1, dim), without any check."""
+        out = np.empty(1, self._dtype)
+        self._evaluate(packed, False, 0, self._n_steps, row, None, None, True, None, out)
+        return out
+
+    def log_prob(self, packed: Any, x: Array, out: Array | None = None, dtype: np.dtype[Any] | None = None) -> Array:
+        """The log-density of every row, (rows,), into ``out`` if given."""
+        if out is None:
+            out = np.empty(len(x), dtype or self._dtype)
+        self._evaluate(packed, False, 0, self._n_steps, x, None, None, True, None, out)
+        return out
+
+    def transform(self, packed: Any, to_data: bool, x: Array, theta: Array | None = None) -> tuple[Array, Array]:
+        """All steps in one direction: the image of every row, and its log_det."""
+        out = np.empty(x.shape, self._dtype)
+        log_det = np.empty(len(x), self._dtype)
+        self._evaluate(packed, to_data, 0, self._n_steps, x, None, theta, False, out, log_det)
+        return out, log_det
+
+    def sample(
+        self, packed: Any, n: int, seed: int, out: Array | None = None, *, log_prob: bool = False
+    ) -> tuple[Array, Array | None]:
+        """``n`` draws, (n, dim), into ``out`` if given, and on demand their log-density."""
+        if out is None:
+            out = np.empty((n, self.plan.dim), self._dtype)
+        density = np.empty(n, self._dtype) if log_prob else None
+        self.engine.sample(packed, seed, 0, 0, None, out, density)
+        return out, density
+
+    def vjp(
+        self,
+        packed: Any,
+        to_data: bool,
+        x: Array,
+        d_out: Array | None,
+        d_log_det: Array | None,
+        *,
+        base: bool = False,
+        params: bool = True,
+        theta: Array | None = None,
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Gradients of rows, of parameters (float64, if asked for) and of an external theta, from cotangents."""
+        d_x = np.empty(x.shape, self._dtype)
+        d_params = np.zeros(self.plan.n_params) if params else None
+        d_theta = None
+        if theta is not None:  # shared by all rows it is a sum, in float64
+            d_theta = np.empty(theta.shape, self._dtype) if theta.ndim == 2 else np.zeros(theta.shape)
+        self.engine.vjp(
+            packed, to_data, 0, self._n_steps, x, None, theta, base, d_out, d_log_det, d_x, d_params, None, d_theta
+        )  # fmt: skip
+        return d_x, d_params, d_theta
+
+    def ones(self, rows: int) -> Array:
+        """The cotangent of a sum over rows."""
+        return np.ones(rows, self._dtype)
+
+    def loss_and_grad(self, packed: Any, x: Array, weight: Array | None) -> tuple[float, float, Array]:
+        """Weighted sum of the negative log-density, sum of the weights, and the gradient of the former."""
+        d_params = np.zeros(self.plan.n_params)
+        loss_sum, weight_sum = self.engine.loss_and_grad(packed, x, None, weight, d_params)
+        return float(loss_sum), float(weight_sum), d_params

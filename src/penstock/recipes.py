@@ -1,0 +1,161 @@
+"""Recipes: well-known flows, put together from layers. A recipe does nothing that composing by hand cannot."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from penstock import _validate
+from penstock.base import StandardNormal
+from penstock.conditioners import MLP
+from penstock.flow import Flow
+from penstock.layers import Coupling, Elementwise, Layer, Permutation
+from penstock.transforms import Additive, Affine, Transform
+
+MIXINGS = ("none", "reverse", "random")
+
+
+def realnvp(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 8,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "random",
+    scale_bound: float = 3.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Real NVP: affine couplings.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to couple: the flow is then a Gaussian, and a warning says so.
+    context_dim : int, default 0
+        Conditional flows are not available in this version.
+    layers : int, default 8
+        Number of couplings.
+    hidden : int or sequence of int, default (64, 64)
+        Widths of the hidden layers of each conditioner.
+    activation : {"relu", "tanh", "silu", "gelu", "leaky_relu"}, default "relu"
+    mixing : {"random", "reverse", "none"} or None, default "random"
+        Which permutations stand between the couplings. ``"random"``: one after each pair, and in a
+        pair either half is transformed once. ``"reverse"``: after each coupling. None or
+        ``"none"``: none; the couplings transform the two halves in turns.
+    scale_bound : float, default 3.0
+        Largest absolute log-scale of one coupling.
+    residual : bool, default False
+        Conditioners with skip connections.
+    base : StandardNormal, optional
+    dtype : {"float32", "float64"}, default "float32"
+    rng : seed or numpy Generator, optional
+    backend : {"auto", "cpp", "numba"}, default "auto"
+
+    References
+    ----------
+    Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP" (2017).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.realnvp(2, layers=4, hidden=(32, 32), rng=0)
+    >>> flow.log_prob([[0.0, 0.0]]).shape
+    (1,)
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    affine = Affine(scale_bound)
+    density = _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(affine)]
+        _warn_gaussian("realnvp")
+    else:
+        stack = _couplings(n_layers, affine, MLP(_hidden(hidden), activation, residual), mixing)
+    return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
+def nice(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 8,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "random",
+    scale_bound: float = 3.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """NICE: additive couplings, which keep volumes, behind one free scale a dimension.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to couple: the flow is then a Gaussian, and a warning says so.
+    scale_bound : float, default 3.0
+        Largest absolute log-scale of the scaling layer.
+    context_dim, layers, hidden, activation, mixing, residual, base, dtype, rng, backend
+        As for :func:`realnvp`.
+
+    References
+    ----------
+    Dinh, Krueger, Bengio, "NICE: Non-linear Independent Components Estimation" (2015).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.nice(3, layers=2, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    density = _base(dim, base)
+    stack: list[Layer] = [Elementwise(Affine(scale_bound))]
+    if density.dim == 1:
+        _warn_gaussian("nice")
+    else:
+        stack += _couplings(n_layers, Additive(), MLP(_hidden(hidden), activation, residual), mixing)
+    return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
+def _base(dim: int, base: StandardNormal | None) -> StandardNormal:
+    density = StandardNormal(dim)
+    if base is not None:
+        _validate.instance(base, (StandardNormal,), name="base")
+        if base.dim != density.dim:
+            raise ValueError(f"base must have dim={density.dim} dimensions, got {base}")
+    return density
+
+
+def _hidden(hidden: int | Sequence[int]) -> tuple[int, ...]:
+    return (hidden,) if isinstance(hidden, int) else _validate.sequence(hidden, name="hidden")
+
+
+def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | None) -> list[Layer]:
+    """``n`` couplings, with what mixes their dimensions between them."""
+    mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
+    layers: list[Layer] = []
+    for i in range(n):
+        if mixing == "random" and i and i % 2 == 0:
+            layers.append(Permutation("random"))
+        if mixing == "reverse" and i:
+            layers.append(Permutation("reverse"))
+        # A reversal exchanges the halves itself: with a split that did so too, one half would never be transformed.
+        layers.append(Coupling(transform, conditioner, "half_swapped" if i % 2 and mixing != "reverse" else "half"))
+    return layers
+
+
+def _warn_gaussian(recipe: str) -> None:
+    warnings.warn(
+        f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is a Gaussian",
+        UserWarning,
+        stacklevel=3,
+    )

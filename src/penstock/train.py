@@ -1,0 +1,502 @@
+"""``fit``: maximum likelihood by mini-batches. It plans, watches and remembers; every step on rows is the engine's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock import _prepare, _validate
+from penstock.history import History
+from penstock.optim import Schedule, non_negative, warmup_steps
+
+if TYPE_CHECKING:
+    from penstock.flow import Flow
+
+Array = np.ndarray[Any, Any]
+Callback = Callable[["TrainingState"], Any]
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+STEPS = 8000  # the budget when epochs is not given,
+EPOCHS = 200  # and the most epochs it may become: a small table is learnt by then
+PATIENCE = 20
+EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: a loss or gradient is NaN or infinite. The flow keeps its last good parameters."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a callback of ``fit`` sees after each epoch.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs and optimiser steps done.
+    train_loss, validation_loss : float
+        Mean negative log-likelihood in nats a row; ``validation_loss`` is NaN without validation rows.
+    learning_rate : float
+        Rate of the last step.
+    flow : Flow
+        The flow with its present parameters, for evaluation and sampling.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+    flow: Flow
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """Rows that judge: either an array of its own, or the tail of the split permutation of the training array."""
+
+    x: Array
+    weight: Array | None
+    first: int | None  # first position in the split permutation; None: the rows of x in order
+
+
+def fit(
+    flow: Flow,
+    X: Any,
+    *,
+    context: Any = None,
+    sample_weight: Any = None,
+    validation: Any = 0.1,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float = 1e-3,
+    schedule: str = "cosine",
+    warmup: float = 0.02,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = 10.0,
+    patience: int | None = None,
+    standardize: bool | str = True,
+    rng: Any = None,
+    progress: bool | None = None,
+    callbacks: Callback | Iterable[Callback] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Flow:
+    """Train ``flow`` on the rows of ``X`` by maximum likelihood, and keep the parameters that validate best.
+
+    The first ``fit`` of a flow also sets what depends on data: the standardisation and every ActNorm.
+    A later one keeps those, goes on from the present parameters, and starts a new optimiser,
+    schedule and split. ``flow.reset()`` forgets everything.
+
+    Parameters
+    ----------
+    flow : Flow
+        The flow to train, in place.
+    X : array of shape (rows, dim)
+        Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are.
+    context : None
+        Conditional flows are not available in this version.
+    sample_weight : array of shape (rows,), optional
+        Weights of the rows. Their sum must be positive, in the training and in the validation part.
+    validation : float, array or tuple, default 0.1
+        A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
+        ``(X_val, weight)``. 0 or None trains without; the last parameters are then kept.
+    epochs : int, optional
+        Passes over the training rows. By default as many as make 8000 steps, but at most 200.
+    batch_size : int, optional
+        Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
+        incomplete last batch is left out; the order changes every epoch.
+    learning_rate : float, default 1e-3
+        The highest rate of Adam.
+    schedule : {"cosine", "constant", "plateau"}, default "cosine"
+        Cosine falls to zero over the whole run. Plateau multiplies the rate by 0.3 when half of
+        ``patience`` has gone by without a better validation loss, and stops when all of it has.
+    warmup : int or float, default 0.02
+        Steps (int) or fraction of all steps (float) over which the rate rises linearly.
+    weight_decay : float, default 0.0
+        Decoupled decay (AdamW) of the weight matrices of conditioners.
+    clip_norm : float, optional, default 10.0
+        Gradients longer than this are shortened to it; None or infinity leaves them.
+    patience : int, optional
+        Epochs without a better validation loss before training stops: 20 for the plateau schedule,
+        never for the constant one unless given. A cosine must run to its end and takes none.
+    standardize : bool or "robust", default True
+        At the first ``fit``: shift and scale every column by its mean and standard deviation, or
+        ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows.
+    rng : seed or numpy Generator, optional
+        What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
+    progress : bool, optional
+        A progress bar on standard error. By default only where that is a terminal.
+    callbacks : callable or list of callables
+        Called with a :class:`TrainingState` after each epoch; training stops when one returns True.
+    checkpoint : path, optional
+        A model file, replaced atomically whenever the validation loss improves (without validation,
+        after every epoch).
+
+    Returns
+    -------
+    Flow
+        ``flow`` itself; ``flow.history`` holds the record.
+
+    Raises
+    ------
+    TrainingError
+        When the loss or gradient of a step is NaN or infinite. The flow keeps its last good parameters.
+
+    Notes
+    -----
+    Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
+    so far; ``flow.history.stopped`` is then ``"interrupted"``.
+
+    With the same rows, arguments and seed the parameters come out the same, bit for bit, whatever the
+    number of threads.
+    """
+    # Everything that can be wrong with the call is found before anything is computed.
+    x = _validate.as_rows(X, flow.dim, name="X")
+    _validate.no_context(context)
+    n_rows = len(x)
+    if n_rows == 0:
+        raise ValueError(f"fit needs rows, got X of shape {x.shape}")
+    weight = None if sample_weight is None else _validate.as_weights(sample_weight, n_rows, name="sample_weight")
+    n_train, held_out = _validation(flow, x, weight, validation)
+    wanted = _batch_size(n_train) if batch_size is None else _validate.positive_int(batch_size, name="batch_size")
+    batch_size = min(wanted, n_train)
+    steps_per_epoch = n_train // batch_size
+    if epochs is None:
+        epochs = min(-(-STEPS // steps_per_epoch), EPOCHS)
+    n_steps = _validate.positive_int(epochs, name="epochs") * steps_per_epoch
+    learning_rate = _validate.positive_number(learning_rate, name="learning_rate")
+    weight_decay = non_negative(weight_decay, name="weight_decay")
+    clip = np.inf if clip_norm is None else _validate.positive_number(clip_norm, name="clip_norm", allow_inf=True)
+    patience = _patience(patience, schedule, held_out)
+    rates = Schedule(schedule, learning_rate, warmup_steps(warmup, n_steps), n_steps, patience)
+    if standardize is not True and standardize is not False and standardize != "robust":
+        raise ValueError(f'standardize must be True, False or "robust", got {standardize!r}')
+    calls = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    seed = _validate.seed(rng)
+    if checkpoint is not None:
+        checkpoint = _validate.path(checkpoint, name="checkpoint")
+        check_writable(checkpoint)
+    _prepare.check_finite(x, name="X")
+    if held_out is not None and held_out.first is None:
+        _prepare.check_finite(held_out.x, name="validation")
+
+    run = _Run(flow, x, weight, n_train, held_out, batch_size, seed, rates, checkpoint)
+    if not flow.initialised:
+        run.initialise(standardize)
+    shown = sys.stderr.isatty() if progress is None else bool(progress)
+    run.train(epochs, steps_per_epoch, weight_decay, clip, calls, shown)
+    return flow
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise OSError if a file at ``path`` could not be created or replaced; leaves no trace."""
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {str(path)!r}: it is a folder")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write {str(path)!r}: {error.strerror}") from None
+    os.close(handle)
+    os.unlink(name)
+
+
+def _batch_size(n_train: int) -> int:
+    """Return the power of two nearest to a hundredth of the rows, within 256 and 4096."""
+    return int(2 ** np.clip(np.round(np.log2(n_train / 100)), 8, 12))
+
+
+def _patience(patience: int | None, schedule: str, held_out: _Validation | None) -> int | None:
+    if schedule == "cosine" and patience is not None:
+        raise ValueError(
+            'patience does not go with schedule="cosine", which does its best work in its last epochs; '
+            'use schedule="plateau", or fewer epochs'
+        )
+    if held_out is None and (schedule == "plateau" or patience is not None):
+        raise ValueError('schedule="plateau" and patience judge by validation rows, but validation is off')
+    if patience is None:
+        return PATIENCE if schedule == "plateau" else None
+    return _validate.positive_int(patience, name="patience")
+
+
+def _validation(flow: Flow, x: Array, weight: Array | None, validation: Any) -> tuple[int, _Validation | None]:
+    """How many rows of ``x`` train, and the rows that validate."""
+    if weight is not None:
+        _prepare.check_weights(weight, name="sample_weight")
+    if validation is None or isinstance(validation, (bool, int, float, np.number)):
+        fraction = 0.0 if validation is None else float(validation)
+        if not 0 <= fraction < 1:
+            raise ValueError(f"validation must be a fraction of at least 0 and below 1, or rows, got {validation}")
+        if fraction == 0:
+            return len(x), None
+        if len(x) < 2:
+            raise ValueError("X has 1 row, and at least 2 are needed to set some aside; or give validation=0")
+        n_train = len(x) - min(max(1, round(fraction * len(x))), len(x) - 1)
+        return n_train, _Validation(x, weight, n_train)
+    parts = validation if isinstance(validation, tuple) else (validation,)
+    if len(parts) == 3 and parts[1] is None:
+        parts = (parts[0], parts[2])  # (X, context, weight) of a flow without context
+    if not 1 <= len(parts) <= 2:
+        raise ValueError(f"validation must be X, (X,) or (X, weight), got a tuple of {len(parts)}")
+    rows = _validate.as_rows(parts[0], flow.dim, name="validation")
+    if len(rows) == 0:
+        raise ValueError("validation holds no rows; give validation=0 to train without")
+    own = None
+    if len(parts) == 2 and parts[1] is not None:
+        own = _validate.as_weights(parts[1], len(rows), name="validation weight")
+        _prepare.check_weights(own, name="validation weight")
+    return len(x), _Validation(rows, own, None)
+
+
+class _Run:
+    """One training run: the private copy of the parameters, and the best of them so far."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        x: Array,
+        weight: Array | None,
+        n_train: int,
+        held_out: _Validation | None,
+        batch_size: int,
+        seed: int,
+        rates: Schedule,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> None:
+        self.flow, self.x, self.weight, self.n_train = flow, x, weight, n_train
+        self.held_out, self.batch_size, self.seed, self.rates = held_out, batch_size, seed, rates
+        self.checkpoint = checkpoint
+        self.backend, self.engine, self.n_steps = flow._backend, flow.engine, flow._plan.n_steps
+        self.params = flow.params.copy()
+        self.weight_scale = 1.0
+        if weight is not None:
+            self.weight_scale = n_train / self.weight_sum(0, n_train, "training")
+            if n_train < len(x):
+                self.weight_sum(n_train, len(x), "validation")
+        self.history = History()
+        self.best: tuple[float, Array] | None = None
+
+    def weight_sum(self, first: int, last: int, part: str) -> float:
+        """Sum of the weights at some positions of the split permutation."""
+        assert self.weight is not None
+        total = 0.0
+        for start in range(first, last, _prepare.CHUNK):
+            stop = min(start + _prepare.CHUNK, last)
+            total += float(_prepare.gather(self.backend, self.weight, self.seed, start, stop).sum(dtype=np.float64))
+        if not 0 < total < np.inf:
+            raise ValueError(f"the sum of sample_weight over the {part} rows must be positive, got {total:g}")
+        return total
+
+    def initialise(self, standardize: bool | str) -> None:
+        """Standardisation and ActNorm, from the training rows."""
+        count = min(self.n_train, _prepare.SAMPLE_ROWS)
+        rows = _prepare.gather(self.backend, self.x, self.seed, 0, count)
+        weight = None
+        if self.weight is not None:
+            weight = _prepare.gather(self.backend, self.weight, self.seed, 0, count)
+            if not weight.any():  # nearly all rows have weight 0
+                index = np.flatnonzero(self.weight)[: _prepare.SAMPLE_ROWS]
+                rows, weight = self.x[index], self.weight[index]
+        buffers = _prepare.standardisation(self.x, self.weight, standardize, (rows, weight))
+        _prepare.start_actnorms(self.flow, self.params, buffers, (rows, weight))
+        self.flow._assign(params=self.params, buffers=buffers, initialised=True)
+
+    def train(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        weight_decay: float,
+        clip: float,
+        calls: tuple[Callback, ...],
+        progress: bool,
+    ) -> None:
+        """All epochs. Whatever ends them, the flow is left with the best parameters so far."""
+        trainer = self.backend.Trainer(
+            self.engine, self.params, self.flow._snapshot.buffers, *BETAS, EPSILON, weight_decay, True, clip
+        )  # fmt: skip
+        self.history.stopped = "failed"
+        bar = None
+        start = time.perf_counter()
+        try:
+            bar = _bar(epochs * steps_per_epoch * self.batch_size) if progress else None
+            for epoch in range(1, epochs + 1):
+                began = time.perf_counter()
+                train_loss, rate = self.epoch(trainer, epoch, steps_per_epoch, bar)
+                trained = time.perf_counter() - began
+                loss = self.validate(trainer)
+                # A restart of the plateau is judged by validation alone; without it the last parameters count.
+                improved = self.held_out is None or loss < (self.best[0] if self.best else np.inf)
+                if improved:
+                    trainer.get_params(self.params)
+                    if self.held_out is not None:
+                        self.best = (loss, self.params.copy())
+                        self.history.best_epoch = epoch
+                self.record(epoch, trainer.step, train_loss, loss, rate, time.perf_counter() - start, trained)
+                if bar is not None:
+                    bar.set_description_str(f"epoch {epoch}/{epochs}", refresh=False)
+                    bar.set_postfix_str(_losses(train_loss, loss, self.best), refresh=False)
+                if improved and self.checkpoint is not None:
+                    self.save()
+                if calls and self.ask(calls, trainer, epoch, train_loss, loss, rate):
+                    self.history.stopped = "callback"
+                    break
+                if self.rates.observe(improved):
+                    self.history.stopped = "patience"
+                    break
+            else:
+                self.history.stopped = "completed"
+        except KeyboardInterrupt:
+            self.history.stopped = "interrupted"
+        finally:
+            if bar is not None:
+                bar.close()
+            if self.best is None:
+                trainer.get_params(self.params)
+            self.flow._assign(params=self.params if self.best is None else self.best[1])
+            self.flow.history = self.history
+        if self.history.stopped == "interrupted":
+            kept = "the present parameters" if self.best is None else f"those of epoch {self.history.best_epoch}"
+            warnings.warn(f"training was interrupted after {trainer.step} steps; the flow keeps {kept}", stacklevel=4)
+
+    def epoch(self, trainer: Any, epoch: int, steps_per_epoch: int, bar: Any) -> tuple[float, float]:
+        """One pass over the training rows: mean loss, and the rate of the last step."""
+        total, counted, first, count = 0.0, 0, 0, 16
+        rates = np.zeros(0)
+        while first < steps_per_epoch:
+            count = min(count, steps_per_epoch - first)
+            rates = self.rates.rates((epoch - 1) * steps_per_epoch + first, count)
+            losses, norms = np.zeros(count), np.zeros(count)
+            began = time.perf_counter()
+            done = trainer.run(
+                self.x, None, self.weight, self.weight_scale, self.seed, epoch, self.n_train, first, self.batch_size,
+                rates, losses, norms,
+            )  # fmt: skip
+            total += float(losses[:done].sum())
+            counted += done
+            if done < count:
+                if not self.batch_is_weightless(epoch, first + done):
+                    raise TrainingError(self.diagnose(trainer, epoch, first + done, losses[done], norms[done]))
+                done += 1
+            first += done
+            if bar is not None:
+                bar.update(done * self.batch_size)
+            # How steps are grouped into calls changes no bit; each call should last about a tenth of a second.
+            seconds = max(time.perf_counter() - began, 1e-6)
+            count = int(np.clip(done * 0.1 / seconds, 1, min(4096, 2 * count)))
+        return (total / counted if counted else float("nan")), float(rates[-1])
+
+    def validate(self, trainer: Any) -> float:
+        """Mean negative log-likelihood of the validation rows; NaN if there are none."""
+        if self.held_out is None:
+            return float("nan")
+        x, weight, first = self.held_out.x, self.held_out.weight, self.held_out.first
+        packed = trainer.packed()
+        size = max(64, EVALUATION // x.shape[1])
+        log_p = np.zeros(min(size, len(x) - (first or 0)))
+        total = mass = 0.0
+        for start in range(first or 0, len(x), size):
+            stop = min(start + size, len(x))
+            if first is None:
+                rows, w = x[start:stop], None if weight is None else weight[start:stop]
+            else:
+                rows = _prepare.gather(self.backend, x, self.seed, start, stop)
+                w = None if weight is None else _prepare.gather(self.backend, weight, self.seed, start, stop)
+            out = log_p[: stop - start]
+            self.engine.evaluate(packed, False, 0, self.n_steps, rows, None, None, True, None, out)
+            if w is None:
+                total += float(out.sum())
+                mass += len(out)
+            else:
+                w = w.astype(np.float64)
+                total += float((w * np.where(w == 0, 0.0, out)).sum())
+                mass += float(w.sum())
+        return -total / mass
+
+    def record(
+        self, epoch: int, step: int, train_loss: float, loss: float, rate: float, seconds: float, trained: float
+    ) -> None:
+        """Append an epoch to the history."""
+        h = self.history
+        h.epoch.append(epoch)
+        h.step.append(step)
+        h.train_loss.append(train_loss)
+        if self.held_out is not None:
+            h.validation_loss.append(loss)
+        h.learning_rate.append(rate)
+        h.seconds.append(seconds)
+        h.rows_per_second.append((self.n_train // self.batch_size) * self.batch_size / max(trained, 1e-9))
+
+    def ask(
+        self, calls: tuple[Callback, ...], trainer: Any, epoch: int, train_loss: float, loss: float, rate: float
+    ) -> bool:
+        """Call the callbacks with the flow at its present parameters; True if one wants to stop."""
+        present = self.params.copy()
+        trainer.get_params(present)
+        self.flow._assign(params=present)
+        self.flow.history = self.history
+        state = TrainingState(epoch, trainer.step, train_loss, loss, rate, self.flow)
+        # Every callback is called, also after one has asked to stop.
+        answers = [call(state) for call in calls]
+        return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
+
+    def save(self) -> None:
+        """Write the best parameters, or without validation the present ones."""
+        assert self.checkpoint is not None
+        self.flow._assign(params=self.params if self.best is None else self.best[1])
+        self.flow.save(self.checkpoint)
+
+    def batch_rows(self, epoch: int, step: int) -> Array:
+        """Row numbers of X in one batch."""
+        positions = np.zeros(self.batch_size, dtype=np.int64)
+        self.backend.row_order(self.seed, epoch, self.n_train, step * self.batch_size, positions)
+        rows, one = np.zeros_like(positions), np.zeros(1, dtype=np.int64)
+        for i, position in enumerate(positions):
+            self.backend.row_order(self.seed, 0, len(self.x), int(position), one)
+            rows[i] = one[0]
+        return rows
+
+    def batch_is_weightless(self, epoch: int, step: int) -> bool:
+        """Whether every row of a batch has weight 0: it has no loss, and nothing to learn from."""
+        return self.weight is not None and not self.weight[self.batch_rows(epoch, step)].any()
+
+    def diagnose(self, trainer: Any, epoch: int, step: int, loss: float, norm: float) -> str:
+        """Say what went wrong in a step whose loss or gradient is not finite, and the likely cause."""
+        rows = self.batch_rows(epoch, step)
+        loc, scale = np.split(self.flow._snapshot.buffers, 2)
+        u = np.abs((self.x[rows].astype(np.float64) - loc) / scale)
+        i, j = np.unravel_index(int(np.argmax(u)), u.shape)
+        what = f"the gradient became {norm}" if np.isfinite(loss) else f"the loss became {loss}"
+        if u[i, j] > 1e3:
+            cause = (
+                f"an extreme value: X[{rows[i]}, {j}] = {self.x[rows[i], j]} lies {u[i, j]:.3g} scales out; "
+                'remove or clip such rows, or use standardize="robust"'
+            )
+        elif self.weight is not None and np.abs(self.weight[rows].astype(np.float64)).max() * self.weight_scale > 1e4:
+            cause = "a sample_weight above 10 000 times the mean weight; clip the weights or use larger batches"
+        else:
+            rate = float(self.rates.rates(trainer.step, 1)[0])
+            cause = f"a learning rate that is too high (it was {rate:.3g}); lower learning_rate or clip_norm"
+        where = f"at step {trainer.step + 1} (epoch {epoch})"
+        return f"{what} {where}; likely cause: {cause}. The flow keeps its last good parameters"
+
+
+def _bar(total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="rows", unit_scale=True, dynamic_ncols=True, file=sys.stderr, desc="epoch 1")
+
+
+def _losses(train_loss: float, loss: float, best: tuple[float, Array] | None) -> str:
+    text = f"train {train_loss:.3f}"
+    return text if best is None else f"{text}, validation {loss:.3f}, best {best[0]:.3f}"

@@ -1,0 +1,179 @@
+"""THE table: one row per transform, layer and recipe. Data only; the laws that rows have to obey live in ``test_*.py``.
+
+``ulps`` bounds every error of a case that rounding explains (round trips, agreement of backends, of dtypes, with the
+NumPy reference), in units of the dtype's spacing at the size of the numbers involved; ``why`` says where it comes from.
+Each figure is about four times the worst that was seen over the table's seeds.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import penstock as ps
+from penstock import _backend
+
+Array = np.ndarray[Any, Any]
+
+# Batches around the vector, the tile (64), the slice, and many.
+ROWS = (0, 1, 2, 7, 63, 64, 65, 130, 1000)
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A flow to hold the laws against, with random parameters and a random standardisation."""
+
+    name: str
+    kind: str  # "transform", "layer" or "recipe"
+    build: Callable[..., ps.Flow]  # keywords: dtype, backend
+    ulps: float
+    why: str
+    spread: float = 2.0  # latents are drawn as spread times a standard normal
+    kinks: bool = False  # gradients jump somewhere: finite differences take smaller steps
+    gain: float = 0.7  # how far random parameters go from their start
+    identity: bool = True  # a fresh flow is the identity
+
+
+def _flow(dim: int, *layers: Any) -> Callable[..., ps.Flow]:
+    return lambda **kw: ps.Flow(ps.StandardNormal(dim), list(layers), rng=7, **kw)
+
+
+def _recipe(name: str, dim: int, layers: int, hidden: tuple[int, ...], activation: str) -> Callable[..., ps.Flow]:
+    recipe = getattr(ps, name)
+    return lambda **kw: recipe(dim=dim, layers=layers, hidden=hidden, activation=activation, rng=3, **kw)
+
+
+def _coupling(dim: int, transform: Any, mlp: ps.MLP, **kw: Any) -> Callable[..., ps.Flow]:
+    return _flow(dim, ps.Coupling(transform, mlp, **kw))
+
+
+ONE = "one affine map: a product, a sum and an exponential, times the slope of the inverse"
+NET = "an affine map of a network's output: the rounding of sums over the hidden units, times the slope"
+CHAIN = "several couplings: each widens what the ones before it rounded by its slope, up to e^|s|"
+
+AFFINE, ADDITIVE = ps.Affine(), ps.Additive()
+RESIDUAL = ps.MLP((8, 8, 8), "silu", residual=True)
+# Widths that are no multiple of a register block or a vector.
+ODD = ps.MLP((71, 33), "relu")
+
+CASES = (
+    # transforms by themselves; the name is the transform's
+    Case("affine", "transform", _flow(3, ps.Elementwise(AFFINE)), 32, ONE),
+    Case("additive", "transform", _flow(3, ps.Elementwise(ADDITIVE)), 16, "two sums"),
+    # layers
+    Case("elementwise_to_data", "layer", _flow(3, ps.Elementwise(AFFINE, explicit="to_data")), 32, ONE),
+    Case("elementwise_unbounded", "layer", _flow(5, ps.Elementwise(ps.Affine(scale_bound=math.inf))), 32, ONE),
+    Case("elementwise_one_dim", "layer", _flow(1, ps.Elementwise(AFFINE), ps.Elementwise(ADDITIVE)), 32, ONE),
+    Case("actnorm", "layer", _flow(4, ps.ActNorm()), 32, ONE),
+    Case("permutation_reverse", "layer", _flow(5, ps.Permutation()), 8, "only the standardisation rounds"),
+    Case("permutation_random", "layer", _flow(6, ps.Permutation("random")), 8, "only the standardisation rounds"),
+    Case("permutation_given", "layer", _flow(3, ps.Permutation((2, 0, 1))), 8, "only the standardisation rounds"),
+    Case("no_layers", "layer", _flow(2), 8, "only the standardisation rounds"),
+    Case("coupling", "layer", _coupling(5, AFFINE, ps.MLP((16, 8), "tanh")), 64, NET),
+    Case("coupling_to_data", "layer", _coupling(5, AFFINE, ps.MLP((16,), "tanh"), explicit="to_data"), 64, NET),
+    Case("coupling_relu", "layer", _coupling(4, AFFINE, ps.MLP((8, 8), "relu")), 64, NET, kinks=True),
+    Case("coupling_leaky_relu", "layer", _coupling(4, AFFINE, ps.MLP((8, 8), "leaky_relu")), 64, NET, kinks=True),
+    Case("coupling_silu", "layer", _coupling(4, AFFINE, ps.MLP((8, 8), "silu"), split="half_swapped"), 64, NET),
+    Case("coupling_gelu", "layer", _coupling(4, AFFINE, ps.MLP((8, 8), "gelu"), split="alternating"), 64, NET),
+    Case("coupling_linear", "layer", _coupling(6, AFFINE, ps.MLP(()), split="alternating_swapped"), 64, NET),
+    Case("coupling_residual", "layer", _coupling(4, AFFINE, RESIDUAL, split=(3, 0)), 64, NET),
+    Case("coupling_deep", "layer", _coupling(3, AFFINE, ps.MLP((5, 9, 4, 7, 6), "tanh"), split="random"), 64, NET),
+    Case("coupling_additive", "layer", _coupling(5, ADDITIVE, ps.MLP((16, 8), "gelu")), 64, NET),
+    Case("coupling_tight", "layer", _coupling(4, ps.Affine(scale_bound=0.5), ps.MLP((8,), "tanh")), 64, NET),
+    Case("coupling_odd_widths", "layer", _coupling(37, AFFINE, ODD, split=tuple(range(36))), 128, NET, kinks=True),
+    Case(
+        "mixed_layers",
+        "layer",
+        _flow(
+            6,
+            ps.Elementwise(AFFINE, explicit="to_data"),
+            ps.Coupling(AFFINE, ps.MLP((12,), "silu"), split="alternating"),
+            ps.Permutation("random"),
+            ps.Coupling(ADDITIVE, ps.MLP((12, 12), "gelu", residual=True), explicit="to_data"),
+            ps.ActNorm(),
+            ps.Permutation((1, 2, 3, 4, 5, 0)),
+            ps.Coupling(AFFINE, ps.MLP((12,), "tanh"), split=(5, 1, 3)),
+        ),
+        256,
+        CHAIN,
+        gain=0.5,
+    ),
+    # recipes
+    Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
+    Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 512, CHAIN, gain=0.5),
+    Case("realnvp_relu", "recipe", _recipe("realnvp", 2, 4, (16,), "relu"), 512, CHAIN, gain=0.5, kinks=True),
+    Case("realnvp_wide", "recipe", _recipe("realnvp", 16, 8, (64, 64), "relu"), 1024, CHAIN, gain=0.4, kinks=True),
+)  # fmt: skip
+
+BY_NAME = {case.name: case for case in CASES}
+SMALL = tuple(case for case in CASES if case.name not in ("realnvp_wide", "coupling_odd_widths"))
+# The flows on which whole-engine laws (threads, training, processes) are held: one plain, one with every kind of layer.
+ENGINE = (BY_NAME["realnvp_wide"], BY_NAME["mixed_layers"])
+
+
+def backends() -> tuple[str, ...]:
+    """The backends that can run here, or the one that ``PENSTOCK_BACKEND`` names. A broken one raises, as it should."""
+    best = _backend.choose("auto").name
+    assert best != "none", "no backend is installed"
+    if best == "cpp" and importlib.util.find_spec("numba") is not None and not os.environ.get("PENSTOCK_BACKEND"):
+        return ("cpp", "numba")
+    return (best,)
+
+
+BACKENDS = backends()
+
+
+def rng(*key: Any) -> np.random.Generator:
+    """A generator that depends on ``key`` alone."""
+    return np.random.default_rng(zlib.crc32(repr(key).encode()))
+
+
+def randomise(flow: ps.Flow, gain: float, *key: Any) -> ps.Flow:
+    """Random parameters and a random standardisation, the same for every backend and dtype."""
+    source = rng("parameters", *key)
+    params = []
+    for value in dict(flow.named_params()).values():
+        fan = value.shape[0] if value.ndim == 2 else 4
+        if value.ndim == 2 and value.shape[1] == 2 and value.shape[0] == flow.dim:  # theta
+            fan = 2
+        params.append((gain * source.standard_normal(value.shape) * math.sqrt(2 / max(fan, 1))).ravel())
+    loc, scale = source.normal(0, 3, flow.dim), np.exp(source.normal(0, 0.5, flow.dim))
+    vector = np.concatenate(params) if params else np.zeros(0)
+    flow._assign(
+        params=vector.astype(np.float32).astype(flow.dtype), buffers=np.concatenate([loc, scale]), initialised=True
+    )
+    return flow
+
+
+@functools.cache
+def built(case: Case, backend: str, dtype: str) -> ps.Flow:
+    """The flow of a case with random parameters, shared by the tests, which do not change it."""
+    flow = case.build(dtype=dtype, backend=backend)
+    return randomise(flow, case.gain, case.name)
+
+
+def fresh(case: Case, backend: str, dtype: str) -> ps.Flow:
+    """A flow of one's own with the same parameters."""
+    return built(case, backend, dtype).copy()
+
+
+def latents(case: Case, rows: int, dim: int, dtype: str, *key: Any) -> Array:
+    """Points on the latent side; numbers that float32 holds exactly, so that both dtypes see the same ones."""
+    return (case.spread * rng("latents", case.name, *key).standard_normal((rows, dim))).astype(np.float32).astype(dtype)
+
+
+def points(case: Case, rows: int, flow: ps.Flow, *key: Any) -> Array:
+    """Points on the data side, where the flow's standardisation puts the bulk of them."""
+    buffers = np.asarray(flow._snapshot.buffers)
+    loc, scale = buffers[: flow.dim], buffers[flow.dim :]
+    u = case.spread * rng("points", case.name, *key).standard_normal((rows, flow.dim))
+    return (loc + scale * u).astype(np.float32).astype(flow.dtype)

@@ -1,0 +1,189 @@
+"""An independent evaluator in plain NumPy, float64, written from the specs: what every backend has to agree with.
+
+It shares no line with the engines: rows are rows, layers run one after the other, and the mathematical functions are
+those of the C library.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+import penstock as ps
+
+Array = np.ndarray[Any, Any]
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+ACTIVATIONS = {
+    "relu": lambda h: np.where(h < 0, 0.0, h),
+    "leaky_relu": lambda h: np.where(h < 0, 0.01 * h, h),
+    "tanh": np.tanh,
+    "silu": lambda h: h / (1 + np.exp(-h)),
+    "gelu": lambda h: 0.5 * h * (1 + _erf(h / math.sqrt(2))) if h.size else h,
+}
+
+
+def named(flow: ps.Flow) -> dict[str, Array]:
+    """The parameters of a flow by name, float64."""
+    return {name: np.array(value, np.float64) for name, value in dict(flow.named_params()).items()}
+
+
+def network(params: dict[str, Array], prefix: str, conditioner: ps.MLP, u: Array) -> Array:
+    """The conditioner's output, ``(rows, n_out)``."""
+    act = ACTIVATIONS[conditioner.activation]
+    depth = len(conditioner.hidden)
+    h = u
+    for i in range(depth + 1):
+        a = h @ params[f"{prefix}.{i}.weight"] + params[f"{prefix}.{i}.bias"]
+        if i == depth:
+            return a
+        h = h + act(a) if conditioner.residual and i > 0 else act(a)
+    raise AssertionError
+
+
+def transform_forward(transform: Any, theta: Array, x: Array) -> tuple[Array, Array]:
+    """``y`` and the elementwise log slope."""
+    if transform.name == "additive":
+        return x + theta[..., 0], np.zeros_like(x)
+    assert transform.name == "affine"
+    s = log_scale(theta[..., 0], transform.scale_bound)
+    return np.exp(s) * x + theta[..., 1], s
+
+
+def transform_inverse(transform: Any, theta: Array, y: Array) -> tuple[Array, Array]:
+    """``x`` and the elementwise log slope of the inverse."""
+    if transform.name == "additive":
+        return y - theta[..., 0], np.zeros_like(y)
+    assert transform.name == "affine"
+    s = log_scale(theta[..., 0], transform.scale_bound)
+    return (y - theta[..., 1]) * np.exp(-s), -s
+
+
+def log_scale(r: Array, bound: float) -> Array:
+    """The bounded log-scale of the affine transform."""
+    return r if math.isinf(bound) else r / np.sqrt(1 + (r / bound) ** 2)
+
+
+def step(flow: ps.Flow, index: int, v: Array, to_data: bool) -> tuple[Array, Array]:
+    """One layer of the flow in one direction: the moved rows and the log-determinant of each."""
+    layer, dim = flow.spec.layers[index], flow.dim
+    params = named(flow)
+    zero = np.zeros(len(v))
+    if isinstance(layer, ps.Permutation):
+        order = list(range(dim))[::-1] if layer.order == "reverse" else [int(i) for i in layer.order]
+        if to_data:
+            return v[:, order], zero
+        out = np.empty_like(v)
+        out[:, order] = v
+        return out, zero
+    if isinstance(layer, ps.Coupling):
+        a, b = layer.split_sets(dim)
+        transform, explicit = layer.transform, layer.explicit
+        theta = network(params, f"layers.{index}.conditioner", layer.conditioner, v[:, list(a)])
+        theta = theta.reshape(len(v), len(b), -1)
+    else:
+        b = tuple(range(dim))
+        if isinstance(layer, ps.ActNorm):
+            transform, explicit = ps.Affine(scale_bound=math.inf), "to_latent"
+        else:
+            transform, explicit = layer.transform, layer.explicit
+        theta = params[f"layers.{index}.theta"][None]
+    move = transform_forward if (explicit == "to_data") == to_data else transform_inverse
+    out = v.copy()
+    out[:, list(b)], slope = move(transform, theta, v[:, list(b)])
+    return out, np.broadcast_to(slope, (len(v), len(b))).sum(axis=1)
+
+
+def loc_scale(flow: ps.Flow) -> tuple[Array, Array]:
+    """The standardisation."""
+    buffers = np.array(flow._snapshot.buffers, np.float64)
+    return buffers[: flow.dim], buffers[flow.dim :]
+
+
+def to_latent(flow: ps.Flow, x: Array) -> tuple[Array, Array]:
+    """``z`` and ``log|det dz/dx|``."""
+    loc, scale = loc_scale(flow)
+    v = (np.array(x, np.float64) - loc) / scale
+    log_det = np.full(len(v), -np.log(scale).sum())
+    for index in reversed(range(len(flow.spec.layers))):
+        v, change = step(flow, index, v, to_data=False)
+        log_det = log_det + change
+    return v, log_det
+
+
+def to_data(flow: ps.Flow, z: Array) -> tuple[Array, Array]:
+    """``x`` and ``log|det dx/dz|``."""
+    loc, scale = loc_scale(flow)
+    v = np.array(z, np.float64)
+    log_det = np.full(len(v), np.log(scale).sum())
+    for index in range(len(flow.spec.layers)):
+        v, change = step(flow, index, v, to_data=True)
+        log_det = log_det + change
+    return v * scale + loc, log_det
+
+
+def log_prob(flow: ps.Flow, x: Array) -> Array:
+    """The log-density of rows."""
+    z, log_det = to_latent(flow, x)
+    return log_det - 0.5 * (z**2).sum(axis=1) - 0.5 * flow.dim * math.log(2 * math.pi)
+
+
+def philox(seed: int, counter: tuple[Any, Any, Any, Any]) -> list[Array]:
+    """Philox4x32-10 (Salmon et al. 2011) on arrays of counters: four words."""
+    mask = np.uint64(0xFFFFFFFF)
+    k0, k1 = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
+    c = [np.asarray(word, np.uint64) & mask for word in counter]
+    for _ in range(10):
+        p0, p1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        shift = np.uint64(32)
+        c = [(p1 >> shift) ^ c[1] ^ k0, p1 & mask, (p0 >> shift) ^ c[3] ^ k1, p0 & mask]
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & mask, (k1 + np.uint64(0xBB67AE85)) & mask
+    return c
+
+
+def normals(seed: int, first: int, rows: int, dim: int, context_row: int = 0) -> Array:
+    """Draws ``first ..`` of the base density, ``(rows, dim)``."""
+    out = np.empty((rows, dim))
+    draws = np.arange(first, first + rows, dtype=np.uint64)
+    for f in range(dim):
+        words = philox(seed, (draws, context_row, f // 4, 0))
+        pair = (f % 4) // 2
+        w0, w1 = words[2 * pair], words[2 * pair + 1]
+        r = np.sqrt(-2 * np.log(((w0 >> np.uint64(1)).astype(np.float64) + 0.5) * 2.0**-31))
+        # Only the last bits of the angle depend on how it is split into a quarter turn and a rest.
+        angle = 2 * math.pi * w1.astype(np.float64) * 2.0**-32
+        out[:, f] = r * (np.cos(angle) if f % 2 == 0 else np.sin(angle))
+    return out
+
+
+def permutation(seed: int, epoch: int, n: int) -> Array:
+    """The keyed permutation of ``range(n)``."""
+    if n <= 1:
+        return np.arange(n)
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    words = [philox(seed, (epoch & 0xFFFFFFFF, epoch >> 32, block, 4)) for block in (0, 1)]
+    keys = [int(w) for w in words[0]] + [int(w) for w in words[1][:2]]
+
+    def mix(r: int, key: int) -> int:
+        h = ((r ^ key) * 0x9E3779B1) & 0xFFFFFFFF
+        h ^= h >> 15
+        h = (h * 0x85EBCA77) & 0xFFFFFFFF
+        h ^= h >> 13
+        h = (h * 0xC2B2AE3D) & 0xFFFFFFFF
+        return h ^ (h >> 16)
+
+    out = []
+    for v in range(n):
+        while True:
+            left, right = v >> half, v & mask
+            for key in keys:
+                left, right = right, left ^ (mix(right, key) & mask)
+            v = (left << half) | right
+            if v < n:
+                break
+        out.append(v)
+    return np.array(out)

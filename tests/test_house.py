@@ -1,0 +1,461 @@
+"""The rules of the house that a machine can hold: where code lives, what it may touch, which choice really runs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penstock as ps
+from cases import BACKENDS, CASES, built
+from helpers import ROOT, each_backend, python
+from penstock.layers import LAYERS
+from penstock.transforms import TRANSFORMS
+
+PACKAGE = ROOT / "src" / "penstock"
+CPP = ROOT / "cpp"
+NUMBA = PACKAGE / "_numba"
+
+pytestmark = pytest.mark.skipif(not CPP.is_dir() or not PACKAGE.is_dir(), reason="needs the source tree")
+
+
+def sources(*patterns: str) -> list[Path]:
+    """Files of the repository, none of them generated."""
+    found = sorted(
+        path for pattern in patterns for path in ROOT.glob(pattern) if "build" not in path.relative_to(ROOT).parts[:1]
+    )
+    assert found, f"nothing matches {patterns}"
+    return found
+
+
+def without_comments(text: str) -> str:
+    """C++ without comments and strings; lines keep their numbers."""
+    text = re.sub(r"/\*.*?\*/", lambda m: "\n" * m[0].count("\n"), text, flags=re.S)
+    text = re.sub(r"//[^\n]*", "", text)
+    return re.sub(r'"(\\.|[^"\\\n])*"', '""', text)
+
+
+def findings(pattern: str, paths: list[Path]) -> list[str]:
+    """``file:line: text`` of each match in C++ code."""
+    out = []
+    for path in paths:
+        for number, line in enumerate(without_comments(path.read_text()).splitlines(), 1):
+            if re.search(pattern, line):
+                out.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    return out
+
+
+# -- where code lives ---------------------------------------------------------------------------
+
+
+def test_only_the_bindings_know_python() -> None:
+    rooms = [path for path in sources("cpp/**/*.hpp", "cpp/**/*.cpp") if "bindings" not in path.parts]
+    assert findings(r"\bpybind11\b|Python\.h|\bPy_|\bPyObject|\bpy::|\bGIL", rooms) == []
+
+
+def test_bindings_hold_no_maths() -> None:
+    assert (
+        findings(r"<cmath>|\bstd::(exp|log|sqrt|tanh|pow|fma)\b|\bexpf?\(|\blogf?\(", sources("cpp/bindings/*")) == []
+    )
+
+
+KERNEL_ROOMS = (
+    "cpp/core/*.hpp",
+    "cpp/transforms/*.hpp",
+    "cpp/conditioners/*.hpp",
+    "cpp/layers/*.hpp",
+    "cpp/isa/kernels.cpp",
+)
+
+
+def test_kernels_never_allocate_throw_print_lock_or_look_at_the_clock() -> None:
+    forbidden = (
+        r"\bnew\b|\bdelete\b|\b(m|c|re)alloc\b|\bfree\(|\bthrow\b|\btry\b|\bcatch\b"
+        r"|printf|\bcout\b|\bcerr\b|mutex|\batomic|\bchrono\b|\bthread_local\b|\bclock"
+    )
+    assert findings(forbidden, sources(*KERNEL_ROOMS)) == []
+
+
+def test_kernels_touch_nothing_of_the_standard_library() -> None:
+    paths = sources(*KERNEL_ROOMS)
+    assert findings(r"\bstd::", paths) == []
+    included = {match for path in paths for match in re.findall(r"#include <([^>]+)>", path.read_text())}
+    assert included <= {"cstdint", "cstddef", "immintrin.h", "arm_neon.h"}
+
+
+def test_kernels_live_in_the_namespace_of_their_instruction_set() -> None:
+    # core/plan.hpp holds plain structures that the engine shares; it has no function that could leak.
+    for path in sources("cpp/core/*.hpp", "cpp/transforms/*.hpp", "cpp/conditioners/*.hpp", "cpp/layers/*.hpp"):
+        text = without_comments(path.read_text())
+        if path.name not in ("list.hpp", "plan.hpp"):
+            assert re.search(r"namespace penstock::PENSTOCK_ISA\b", text), path
+    plain = without_comments((CPP / "core" / "plan.hpp").read_text())
+    assert not re.search(r"\binline\b(?!\s+constexpr)|\btemplate\b[^;{]*\)\s*(const\s*)?\{", plain)
+
+
+def calls(path: Path) -> Iterator[tuple[str, int]]:
+    """Dotted names of the functions that a Python file calls."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node.lineno
+
+
+SHELL = ("src/penstock/*.py", "src/penstock/layers/*.py", "src/penstock/transforms/*.py")
+
+
+def test_user_arrays_are_converted_at_the_front_door_alone() -> None:
+    door = {"np.asarray", "np.asanyarray", "np.ascontiguousarray", "np.require", "np.asfortranarray"}
+    found = [
+        f"{path.name}:{line}"
+        for path in sources(*SHELL)
+        if path.name != "_validate.py"
+        for name, line in calls(path)
+        if name in door
+    ]
+    assert found == []
+
+
+def test_outputs_are_allocated_in_the_plan_alone() -> None:
+    found = [
+        f"{path.name}:{line}"
+        for path in sources(*SHELL)
+        if path.name != "plan.py"
+        for name, line in calls(path)
+        if name in ("np.empty", "np.empty_like")
+    ]
+    assert found == []
+
+
+def test_every_file_says_first_what_it_is() -> None:
+    for path in sources("src/penstock/**/*.py", "tests/*.py", "benchmarks/*.py", "examples/*.py"):
+        if path.read_text().strip():
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree) or path.read_text().startswith("# "), path
+    for path in sources("cpp/**/*.hpp", "cpp/**/*.cpp", "tests/cpp/*.cpp"):
+        assert path.read_text().startswith("// "), path
+
+
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    for path in sources(
+        "src/**/*.py",
+        "cpp/**/*.?pp",
+        "tests/**/*.py",
+        "benchmarks/*",
+        "examples/*.py",
+        "docs/*",
+        "*.md",
+        "*.toml",
+        "CMakeLists.txt",
+    ):
+        if path.is_file() and path.suffix != ".npz":
+            assert not re.search(r"(?<![\w.])/(work|root|home)/\w", path.read_text()), path
+
+
+def test_the_arithmetic_of_the_compiler_is_the_ieee_one() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    code = re.sub(r"#[^\n]*", "", text)
+    for flag in ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"):
+        assert flag in code
+    assert not re.search(r"-ffast-math|-Ofast|-funsafe|-fassociative|-freciprocal|-ffinite-math|openmp", code, re.I)
+    assert findings(r"#\s*pragma\s+(omp|GCC\s+(optimize|target))|fast.math", sources("cpp/**/*.?pp")) == []
+
+
+# -- one name in every room ---------------------------------------------------------------------
+
+
+def cpp_transforms() -> list[str]:
+    """The names in the list of the C++ room."""
+    text = (CPP / "transforms" / "list.hpp").read_text()
+    return re.findall(r"\bX\((\w+)\)", text.split("#define PENSTOCK_TRANSFORMS(X)")[1])
+
+
+def test_the_lists_of_transforms_agree() -> None:
+    names = list(TRANSFORMS)
+    assert cpp_transforms() == names
+    assert [case.name for case in CASES if case.kind == "transform"] == names
+    for module in (built(CASES[0], backend, "float32")._backend for backend in BACKENDS):
+        assert list(module.transform_names()) == names
+    for folder, suffix, others in (
+        (CPP, ".hpp", {"list"}),
+        (NUMBA, ".py", {"__init__"}),
+        (PACKAGE, ".py", {"__init__"}),
+    ):
+        assert {path.stem for path in (folder / "transforms").glob(f"*{suffix}")} - others == set(names)
+
+
+def test_every_layer_and_recipe_has_a_case() -> None:
+    used = {type(layer).__name__ for case in CASES for layer in built(case, BACKENDS[0], "float32").spec.layers}
+    assert used == set(LAYERS)
+    recipes = {
+        name
+        for name in ps.__all__
+        if callable(getattr(ps, name)) and getattr(getattr(ps, name), "__module__", "") == "penstock.recipes"
+    }
+    assert recipes == {case.name.split("_")[0] for case in CASES if case.kind == "recipe"}
+
+
+@pytest.mark.parametrize("room", ["transforms", "layers", "conditioners", "core"])
+def test_twins_have_the_same_names(room: str) -> None:
+    # core/plan.hpp describes structures in memory, which the twin reads from the table itself.
+    skip = {"list", "__init__", "plan", "jit", "theta", "coefficients"}
+    headers = {path.stem for path in (CPP / room).glob("*.hpp")} - skip
+    twins = {path.stem for path in (NUMBA / room).glob("*.py")} - skip
+    assert headers == twins
+
+
+def first_comment(path: Path) -> list[str]:
+    """The comment block at the top of a file, without its marks."""
+    mark = "//" if path.suffix == ".hpp" else "#"
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith(mark):
+            break
+        lines.append(line.removeprefix(mark))
+    return lines
+
+
+@pytest.mark.parametrize("name", list(TRANSFORMS))
+def test_the_formulas_of_header_and_twin_are_the_same(name: str) -> None:
+    header, twin = CPP / "transforms" / f"{name}.hpp", NUMBA / "transforms" / f"{name}.py"
+    block = first_comment(header)
+    assert [line.split()[0] for line in block[1:4]] == ["forward", "inverse", "backward"]
+    assert first_comment(twin) == block
+
+
+def test_twins_have_the_same_functions_in_the_same_order() -> None:
+    for name in TRANSFORMS:
+        tree = ast.parse((NUMBA / "transforms" / f"{name}.py").read_text())
+        twin = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        code = without_comments((CPP / "transforms" / f"{name}.hpp").read_text())
+        header = re.findall(r"PENSTOCK_INLINE static \w+ (\w+)\(", code)
+        assert header == twin
+
+
+# -- choosers -----------------------------------------------------------------------------------
+
+WHICH = """if True:
+    import penstock as ps
+    flow = ps.realnvp(2, rng=0)
+    flow.sample(3)
+    print(flow._backend.name, flow._backend.isa())
+    print(repr(flow))
+"""
+
+
+@each_backend
+def test_a_forced_backend_is_the_one_that_runs(backend: str) -> None:
+    out = python(WHICH, env={"PENSTOCK_BACKEND": backend, "PENSTOCK_ISA": ""}).stdout
+    assert out.split()[0] == backend
+    assert backend in out.split("\n", 1)[1]
+    assert ps.realnvp(2, backend=backend)._backend.name == backend
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="instruction sets are a choice of the compiled backend")
+def test_a_forced_instruction_set_is_the_one_that_runs() -> None:
+    from penstock import _core
+
+    for isa in _core.isas():
+        out = python(WHICH, env={"PENSTOCK_BACKEND": "cpp", "PENSTOCK_ISA": isa}).stdout
+        assert out.split()[:2] == ["cpp", isa]
+        assert isa in out.split("\n", 1)[1]
+
+
+# A copy of the package without its extension, put before everything that may know another one.
+ELSEWHERE = """if True:
+    import sys
+    sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", "").startswith(("_frozen", "_distutils"))]
+    sys.path.insert(0, sys.argv[1])
+    import penstock as ps
+    assert ps.__file__.startswith(sys.argv[1]), ps.__file__
+    flow = ps.realnvp(2, rng=0)
+    print(flow.sample(3, rng=0).shape)
+    print(repr(flow))
+"""
+
+
+@pytest.fixture
+def package_without_core(tmp_path: Path) -> Path:
+    """A folder that holds the pure-Python part of the installed package."""
+    shutil.copytree(
+        Path(ps.__file__).parent, tmp_path / "penstock", ignore=shutil.ignore_patterns("*.so", "_core*", "__pycache__")
+    )
+    return tmp_path
+
+
+CLEAN = {"PENSTOCK_BACKEND": "", "PENSTOCK_ISA": ""}
+
+
+def test_a_broken_extension_raises_and_nothing_falls_back(package_without_core: Path) -> None:
+    (package_without_core / "penstock" / "_core.py").write_text("raise ImportError('undefined symbol: frobnicate')\n")
+    done = python(ELSEWHERE, str(package_without_core), env=CLEAN, check=False)
+    assert done.returncode != 0
+    assert "frobnicate" in done.stderr
+    assert "(3, 2)" not in done.stdout
+
+
+def test_an_extension_of_another_version_raises(package_without_core: Path) -> None:
+    (package_without_core / "penstock" / "_core.py").write_text(
+        "version = '0.0.0.stale'\ndef usable(): return ''\ndef isa(): return 'avx2'\ndef isas(): return ['avx2']\n"
+    )
+    done = python(ELSEWHERE, str(package_without_core), env=CLEAN, check=False)
+    assert done.returncode != 0
+    assert "0.0.0.stale" in done.stderr
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="what is selected in place of the extension is Numba")
+def test_a_missing_extension_selects_numba_and_says_so(package_without_core: Path) -> None:
+    out = python(ELSEWHERE, str(package_without_core), env=CLEAN).stdout
+    assert out.startswith("(3, 2)")
+    assert "numba" in out
+    assert "not installed" in out
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="what is selected in place of the extension is Numba")
+def test_an_extension_that_cannot_run_here_selects_numba_and_says_why(package_without_core: Path) -> None:
+    from penstock._backend import package_version
+
+    (package_without_core / "penstock" / "_core.py").write_text(
+        f"version = {package_version()!r}\ndef usable(): return 'this processor is from 1997'\n"
+        "def isa(): return ''\ndef isas(): return []\n"
+    )
+    out = python(ELSEWHERE, str(package_without_core), env=CLEAN).stdout
+    assert out.startswith("(3, 2)")
+    assert "from 1997" in out
+
+
+def test_a_forced_but_missing_extension_is_an_error(package_without_core: Path) -> None:
+    done = python(ELSEWHERE, str(package_without_core), env={"PENSTOCK_BACKEND": "cpp"}, check=False)
+    assert done.returncode != 0
+    assert "PENSTOCK_BACKEND=cpp" in done.stderr
+
+
+def test_without_any_backend_flows_can_be_built_saved_and_inspected(package_without_core: Path) -> None:
+    (package_without_core / "numba.py").write_text("")
+    code = """if True:
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        known = ("_frozen", "_distutils")
+        sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", "").startswith(known)]
+        import importlib.util
+        real = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, package=None: None if name == "numba" else real(name, package)
+        import penstock as ps
+        flow = ps.realnvp(2, rng=0)
+        again = ps.from_bytes(flow.to_bytes())
+        assert (again.params == flow.params).all() and again.spec == flow.spec
+        print(repr(again))
+        flow.log_prob([[0.0, 0.0]])
+    """
+    done = python(code, str(package_without_core), env=CLEAN, check=False)
+    assert "realnvp" in done.stdout.lower() or "Coupling" in done.stdout
+    assert done.returncode != 0
+    assert "ImportError" in done.stderr
+    assert "pip install" in done.stderr
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="the compiled backend is not installed")
+def test_the_extension_states_its_version_and_its_instruction_sets() -> None:
+    from penstock import _core
+
+    assert _core.version == ps.__version__
+    assert _core.isa() == _core.isas()[0] or os.environ.get("PENSTOCK_ISA")
+    assert len(set(_core.isas())) == len(_core.isas())
+
+
+# -- what the compiler made of it ---------------------------------------------------------------
+
+
+def object_files(kind: str) -> dict[str, Path]:
+    """Objects of cpp/isa/kernels.cpp in a build of this kind, below the folder that ``PENSTOCK_BUILD`` names."""
+    named = os.environ.get("PENSTOCK_BUILD")
+    if not named:
+        pytest.skip("PENSTOCK_BUILD names no build folder; .ci/run gives one")
+    found = {}
+    for path in Path(named, kind).rglob("*.o"):
+        match = re.search(r"(avx2|avx512|fma128|neon)", str(path.relative_to(named)))
+        if match and "kernels" in path.name:
+            found[match[1]] = path
+    assert found, f"{named}/{kind} holds no object of cpp/isa/kernels.cpp"
+    return found
+
+
+# What a freestanding compiler may call by itself.
+RUNTIME = {"memcpy", "memset", "memmove", "memcmp", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail", "fma", "fmaf"}
+
+
+@pytest.mark.parametrize("kind", ["release", "debug"])
+def test_an_instruction_set_exports_its_tables_and_nothing_weak(kind: str) -> None:
+    for isa, path in object_files(kind).items():
+        lines = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True).stdout.splitlines()
+        symbols = [(m[1], m[2]) for line in lines if (m := re.match(r"[0-9a-f ]{16} (\w) (.*)", line))]
+        assert symbols
+        for letter, name in symbols:
+            if letter == "U":
+                assert name in RUNTIME, f"{path.name} calls {name}"
+            elif letter.isupper() or letter in "vwu":
+                assert f"penstock::{isa}::" in name, f"{path.name} exports {letter} {name}"
+        exported = {name for letter, name in symbols if letter.isupper() and letter not in "UWV"}
+        assert {f"penstock::{isa}::kernels_float", f"penstock::{isa}::kernels_double"} == exported
+
+
+def innermost_loops(assembly: str) -> Iterator[list[str]]:
+    """Instructions between a backward jump and its target, where nothing else jumps in between."""
+    lines = [(int(m[1], 16), m[2].strip()) for m in re.finditer(r"^ *([0-9a-f]+):\t(.*)$", assembly, re.M)]
+    index = {address: i for i, (address, _) in enumerate(lines)}
+    for i, (address, text) in enumerate(lines):
+        jump = re.match(r"j\w+ +([0-9a-f]+)", text)
+        if jump and int(jump[1], 16) < address and int(jump[1], 16) in index:
+            body = [t for _, t in lines[index[int(jump[1], 16)] : i]]
+            if not any(re.match(r"j|ret|call", t) for t in body):
+                yield body
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "fma128"])
+def test_the_microkernel_keeps_its_accumulators_in_registers(isa: str) -> None:
+    if not shutil.which("objdump"):
+        pytest.skip("there is no objdump")
+    objects = object_files("release")
+    if isa not in objects:
+        pytest.skip(f"this processor family has no {isa}")
+    assembly = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", str(objects[isa])], capture_output=True, text=True, check=True
+    ).stdout
+    loops = [
+        body
+        for body in innermost_loops(assembly)
+        if sum("vfmadd" in t for t in body) >= (20 if isa == "avx512" else 12)
+    ]
+    for letter in ("s", "d"):
+        products = [body for body in loops if sum(bool(re.match(rf"vfmadd\w+p{letter}", t)) for t in body) >= 12]
+        assert products, f"no loop of at least 12 vfmadd..p{letter}"
+        for body in products:
+            spills = [t for t in body if re.search(r"\(%r[sb]p", t) and re.search(r"%[xyz]mm", t)]
+            assert not spills, "\n".join(body)
+
+
+# -- settings -----------------------------------------------------------------------------------
+
+
+def test_the_test_settings_are_strict(request: pytest.FixtureRequest) -> None:
+    config = request.config
+    assert config.getini("xfail_strict") is True
+    assert "error" in [line.strip() for line in config.getini("filterwarnings")]
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "--strict-markers" in text or re.search(r"^strict(_markers)? *= *true", text, re.M)
+    assert "--strict-config" in text or re.search(r"^strict(_config)? *= *true", text, re.M)
+
+
+def test_the_package_states_one_version() -> None:
+    import tomllib
+
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == ps.__version__
+    assert sys.version_info[:2] >= tuple(int(n) for n in re.findall(r"\d+", project["requires-python"])[:2])

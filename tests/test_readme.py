@@ -1,0 +1,85 @@
+"""What README and the guides print runs as printed, and what they promise is what CI calls."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import penstock as ps
+from helpers import ROOT, python
+
+README = ROOT / "README.md"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a language in a Markdown file."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_the_python_of_the_readme_runs_as_printed(number: int, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(blocks(README, "python")[number])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_the_readme_has_python_to_run() -> None:
+    assert blocks(README, "python")
+
+
+def test_ci_calls_the_test_command_of_the_readme_verbatim() -> None:
+    commands = [line for block in blocks(README, "sh") for line in block.splitlines() if "pytest" in line]
+    assert len(commands) == 1
+    assert commands[0] in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert commands[0].startswith("python3 -m venv .venv && .venv/bin/pip install '.[test]' && ")
+
+
+def test_every_public_name_in_the_readme_exists() -> None:
+    text = README.read_text()
+    for name in set(re.findall(r"\bps\.(\w+)", text)):
+        assert hasattr(ps, name), f"ps.{name}"
+    flow = ps.realnvp(2)
+    # score needs no fit; history does, and is None or a record before.
+    for name in set(re.findall(r"\bflow\.(\w+)", text)):
+        assert hasattr(flow, name), f"flow.{name}"
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    for path in (README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
+            if not re.match(r"\w+:", target):
+                assert (path.parent / target).exists(), f"{path.name} -> {target}"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_info_names_version_and_engine() -> None:
+    out = python("import sys; from penstock.cli import main; sys.exit(main(['info']))").stdout
+    assert ps.__version__ in out
+    assert "backend: " in out
+    assert "backend: none" not in out
+
+
+def test_info_tells_about_a_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
+    path = tmp_path / "flow.safetensors"
+    ps.realnvp(3, rng=0).save(path)
+    code = "import sys; from penstock.cli import main; sys.exit(main(['info', sys.argv[1]]))"
+    assert "dim 3" in python(code, str(path)).stdout
+    path.write_bytes(b"nothing")
+    done = python(code, str(path), check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "flow.safetensors" in done.stderr

@@ -1,0 +1,323 @@
+"""Bad input: a clear error that names the argument, what was expected and what came, and nothing lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import penstock as ps
+from cases import BACKENDS, BY_NAME, built, fresh, points, rng
+from helpers import assert_same_bits, each_backend, python
+
+Array = np.ndarray[Any, Any]
+
+CASE = BY_NAME["coupling"]  # dim 5
+
+
+@pytest.fixture(params=BACKENDS)
+def flow(request: pytest.FixtureRequest) -> ps.Flow:
+    return built(CASE, request.param, "float32")
+
+
+ROWS_VERBS: dict[str, Callable[[ps.Flow, Any], Any]] = {
+    "log_prob": lambda flow, x: flow.log_prob(x),
+    "score": lambda flow, x: flow.score(x),
+    "to_latent": lambda flow, x: flow.to_latent(x),
+    "to_data": lambda flow, x: flow.to_data(x),
+    "log_prob_and_grad": lambda flow, x: flow.log_prob_and_grad(x),
+    "loss_and_grad": lambda flow, x: flow.loss_and_grad(x),
+    "fit": lambda flow, x: flow.copy().fit(x, epochs=1),
+}
+
+BAD_ROWS: dict[str, tuple[Any, type[Exception], str]] = {
+    "too narrow": (np.zeros((17, 2)), ValueError, r"5.*\(17, 2\)"),
+    "too wide": (np.zeros((17, 6)), ValueError, r"5.*\(17, 6\)"),
+    "a scalar": (np.float64(3), ValueError, r"5.*\(\)"),
+    "four axes": (np.zeros((2, 2, 2, 5)), ValueError, r"5.*\(2, 2, 2, 5\)"),
+    "rows as columns": (np.zeros((5, 17)), ValueError, r"5.*\(5, 17\)"),
+    "complex": (np.zeros((3, 5), complex), TypeError, "complex"),
+    "object": (np.full((3, 5), None), TypeError, "object"),
+    "strings": (np.full((3, 5), "1.0"), TypeError, "str|<U"),
+    "bytes": (np.full((3, 5), b"1.0"), TypeError, r"bytes|\|S"),
+    "dates": (np.zeros((3, 5), "datetime64[s]"), TypeError, "datetime"),
+    "records": (np.zeros((3, 5), [("a", "f4")]), TypeError, "."),
+    "ragged list": ([[1.0] * 5, [1.0] * 4], (ValueError, TypeError), "."),  # type: ignore[dict-item]
+    "a word": ("hello", TypeError, "."),
+    "None": (None, TypeError, "."),
+    "a dict": ({"a": 1}, TypeError, "."),
+}
+
+
+@pytest.mark.parametrize("verb", ROWS_VERBS)
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_bad_rows_are_refused_by_name(flow: ps.Flow, verb: str, bad: str) -> None:
+    value, kind, what = BAD_ROWS[bad]
+    with pytest.raises(kind, match=rf"(?s)\b[Xxz]\b.*({what})"):
+        ROWS_VERBS[verb](flow, value)
+
+
+@pytest.mark.parametrize("verb", ROWS_VERBS)
+def test_a_context_for_a_flow_without_one_is_refused(flow: ps.Flow, verb: str) -> None:
+    x = np.zeros((4, 5), np.float32)
+    with pytest.raises(ValueError, match="context"):
+        getattr(flow.copy(), verb)(x, context=np.zeros(2))
+    with pytest.raises(ValueError, match="context"):
+        flow.sample(3, context=np.zeros(2))
+
+
+def test_a_flow_with_a_context_says_that_it_is_not_available() -> None:
+    with pytest.raises(ValueError, match="context"):
+        ps.realnvp(3, context_dim=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "what"),
+    [
+        ({"dim": 0}, ValueError, "dim.*0"),
+        ({"dim": -1}, ValueError, "dim.*-1"),
+        ({"dim": 2.5}, TypeError, "dim.*float"),
+        ({"dim": "3"}, TypeError, "dim.*str"),
+        ({"dim": 3, "layers": 0}, ValueError, "layers"),
+        ({"dim": 3, "layers": "two"}, TypeError, "layers"),
+        ({"dim": 3, "hidden": (0,)}, ValueError, "hidden.*0"),
+        ({"dim": 3, "hidden": (8.5,)}, TypeError, "hidden.*float"),
+        ({"dim": 3, "activation": "sine"}, ValueError, "activation.*sine"),
+        ({"dim": 3, "dtype": "float16"}, (ValueError, TypeError), "dtype.*float16"),
+        ({"dim": 3, "dtype": "int"}, (ValueError, TypeError), "dtype.*int"),
+        ({"dim": 3, "backend": "cuda"}, ValueError, "backend.*cuda"),
+        ({"dim": 3, "scale_bound": 0.0}, ValueError, "scale_bound.*0"),
+        ({"dim": 3, "scale_bound": float("nan")}, ValueError, "scale_bound.*nan"),
+        ({"dim": 3, "rng": "seed"}, (TypeError, ValueError), "."),
+    ],
+)
+def test_bad_recipe_arguments_are_refused_by_name(arguments: dict[str, Any], kind: Any, what: str) -> None:
+    with pytest.raises(kind, match=what):
+        ps.realnvp(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("build", "what"),
+    [
+        (lambda: ps.Coupling(split="middle"), "split.*middle"),
+        (lambda: ps.Coupling(explicit="sideways"), "explicit.*sideways"),
+        (lambda: ps.Coupling(split=(0, -1)), "split.*-1"),
+        (lambda: ps.Flow(ps.StandardNormal(3), [ps.Coupling(split=(0, 1, 2))]), "split"),
+        (lambda: ps.Flow(ps.StandardNormal(3), [ps.Coupling(split=(0, 3))]), "split"),
+        (lambda: ps.Flow(ps.StandardNormal(3), [ps.Coupling(split=(0, 0))]), "split"),
+        (lambda: ps.Flow(ps.StandardNormal(3), [ps.Permutation((0, 1))]), "order"),
+        (lambda: ps.Flow(ps.StandardNormal(3), [ps.Permutation((0, 1, 1))]), "order"),
+        (lambda: ps.Flow(ps.StandardNormal(1), [ps.Coupling()]), "dim=1"),
+        (lambda: ps.MLP((8, 16), residual=True), "hidden.*equal"),
+    ],
+)
+def test_bad_specs_are_refused_by_name(build: Callable[[], Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        build()
+
+
+@pytest.mark.parametrize("n", [-1, 2.5, "3"])
+def test_a_bad_number_of_samples_is_refused(flow: ps.Flow, n: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"\bn\b"):
+        flow.sample(n)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.zeros(3, np.float32), np.zeros(4, np.float64), np.zeros(8, np.float32)[::2], np.zeros(4, np.int32), [0.0] * 4],
+    ids=["too short", "another dtype", "strided", "integers", "a list"],
+)
+def test_an_unfit_out_is_refused(flow: ps.Flow, out: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="out"):
+        flow.log_prob(np.zeros((4, 5), np.float32), out=out)
+
+
+def test_a_read_only_out_is_refused(flow: ps.Flow) -> None:
+    out = np.zeros(4, np.float32)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out"):
+        flow.log_prob(np.zeros((4, 5), np.float32), out=out)
+    assert (out == 0).all()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda n: np.zeros(n - 1),
+        lambda n: np.zeros((n, 1)),
+        lambda n: np.full(n, np.nan),
+        lambda n: np.zeros(n, complex),
+    ],
+    ids=["too short", "two axes", "NaN", "complex"],
+)
+def test_bad_parameters_are_refused_and_the_flow_keeps_its_own(flow: ps.Flow, value: Callable[[int], Array]) -> None:
+    own = flow.copy()
+    x = points(CASE, 10, own)
+    before, log_prob = own.params.copy(), own.log_prob(x)
+    with pytest.raises((ValueError, TypeError), match="params"):
+        own.params = value(own.n_params)
+    assert_same_bits(own.params, before)
+    assert_same_bits(own.log_prob(x), log_prob)
+
+
+def test_the_parameters_one_reads_cannot_be_written(flow: ps.Flow) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        flow.params[0] = 1.0
+    for value in dict(flow.named_params()).values():
+        assert not value.flags.writeable
+
+
+# -- fit ----------------------------------------------------------------------------------------
+
+
+def _unchanged(flow: ps.Flow, call: Callable[[ps.Flow], Any], kind: Any, what: str) -> None:
+    """``call`` raises, and the flow is what it was."""
+    own = fresh(CASE, flow._backend.name, "float32")
+    before, buffers = own.params.copy(), np.array(own._snapshot.buffers)
+    with pytest.raises(kind, match=what):
+        call(own)
+    assert_same_bits(own.params, before)
+    assert_same_bits(np.array(own._snapshot.buffers), buffers)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_fit_says_how_many_rows_are_not_finite_and_where_the_first_is(flow: ps.Flow, value: float) -> None:
+    x = points(CASE, 100, flow)
+    x[17, 3] = x[17, 4] = x[60, 0] = value
+    _unchanged(flow, lambda own: own.fit(x), ValueError, r"2 rows.*row 17.*column 3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "what"),
+    [
+        ({"epochs": 0}, ValueError, "epochs"),
+        ({"epochs": 1.5}, TypeError, "epochs"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate"),
+        ({"schedule": "linear"}, ValueError, "schedule.*linear"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay"),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm"),
+        ({"patience": 0, "schedule": "plateau"}, ValueError, "patience"),
+        ({"validation": 1.0}, ValueError, "validation"),
+        ({"validation": -0.1}, ValueError, "validation"),
+        ({"validation": np.zeros((3, 4))}, ValueError, r"validation.*\(3, 4\)"),
+        ({"validation": np.full((3, 5), np.nan)}, ValueError, "validation.*3 rows"),
+        ({"validation": np.zeros((0, 5))}, ValueError, "validation"),
+        ({"standardize": "median"}, ValueError, "standardize.*median"),
+        ({"sample_weight": np.ones(99)}, ValueError, "sample_weight.*99"),
+        ({"sample_weight": np.ones((100, 1))}, ValueError, "sample_weight"),
+        ({"sample_weight": np.zeros(100)}, ValueError, "sum.*sample_weight"),
+        ({"sample_weight": -np.ones(100)}, ValueError, "sample_weight"),
+        ({"sample_weight": np.full(100, np.nan)}, ValueError, "sample_weight"),
+        ({"sample_weight": np.full(100, np.inf)}, ValueError, "sample_weight"),
+        ({"sample_weight": np.full(100, "1")}, TypeError, "sample_weight"),
+        ({"checkpoint": "no/such/folder/model.safetensors"}, OSError, "no/such/folder"),
+        ({"checkpoint": "."}, OSError, "folder|directory"),
+    ],
+)
+def test_bad_fit_arguments_are_refused_before_anything_is_trained(
+    flow: ps.Flow, arguments: dict[str, Any], kind: Any, what: str
+) -> None:
+    x = points(CASE, 100, flow)
+    _unchanged(flow, lambda own: own.fit(x, **{"epochs": 1, **arguments}), kind, what)
+
+
+def test_fit_refuses_zero_rows(flow: ps.Flow) -> None:
+    _unchanged(flow, lambda own: own.fit(np.zeros((0, 5))), ValueError, r"rows.*\(0, 5\)")
+
+
+def test_fit_on_one_row_says_what_to_do_and_works_without_validation(flow: ps.Flow) -> None:
+    _unchanged(flow, lambda own: own.fit(np.zeros((1, 5))), ValueError, "1 row.*validation")
+    own = flow.copy()
+    own.fit(np.ones((1, 5)), validation=0, epochs=3)
+    assert np.isfinite(own.log_prob(np.ones((1, 5)))).all()
+
+
+def test_fewer_rows_than_a_batch_are_one_batch(flow: ps.Flow) -> None:
+    x = points(CASE, 20, flow)
+    own = flow.copy().fit(x, batch_size=1000, epochs=3, validation=0)
+    assert own.history.step[-1] == 3
+    assert not np.array_equal(own.params, flow.params)
+
+
+@each_backend
+@pytest.mark.parametrize("how", [True, "robust"])
+def test_constant_columns_are_named_and_survived(backend: str, how: Any) -> None:
+    flow = ps.realnvp(3, layers=2, hidden=(8,), rng=0, backend=backend)
+    x = rng("constant").standard_normal((100, 3))
+    x[:, 1] = 7
+    with pytest.warns(UserWarning, match="column 1.*constant"):
+        flow.fit(x, epochs=2, batch_size=50, standardize=how)
+    assert np.isfinite(flow.log_prob(x)).all()
+    assert np.isfinite(flow.sample(100, rng=0)).all()
+
+
+@each_backend
+def test_a_column_of_zeros_and_an_actnorm_do_not_divide_by_zero(backend: str) -> None:
+    flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm()], rng=0, backend=backend)
+    x = np.stack([rng("zeros").standard_normal(50), np.zeros(50)], 1)
+    flow.fit(x, epochs=1, batch_size=10, standardize=False)
+    assert np.isfinite(flow.params).all()
+
+
+# -- choosers -----------------------------------------------------------------------------------
+
+
+def test_an_unknown_forced_backend_is_an_error_that_names_it() -> None:
+    done = python("import penstock as ps; ps.realnvp(2)", env={"PENSTOCK_BACKEND": "abacus"}, check=False)
+    assert done.returncode != 0
+    assert "abacus" in done.stderr
+    assert "PENSTOCK_BACKEND" in done.stderr
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="instruction sets are a choice of the compiled backend")
+@pytest.mark.parametrize("isa", ["z80", "AVX2", "neon", "avx512"])
+def test_an_absent_forced_instruction_set_is_an_error_that_lists_the_present_ones(isa: str) -> None:
+    from penstock import _core
+
+    if isa in _core.isas():
+        done = python(
+            "import penstock as ps; print(ps.realnvp(2)._backend.isa())",
+            env={"PENSTOCK_ISA": isa, "PENSTOCK_BACKEND": "cpp"},
+        )
+        assert done.stdout.strip() == isa
+        return
+    done = python(
+        "import penstock as ps; ps.realnvp(2)", env={"PENSTOCK_ISA": isa, "PENSTOCK_BACKEND": "cpp"}, check=False
+    )
+    assert done.returncode != 0
+    assert f"PENSTOCK_ISA={isa}" in done.stderr
+    assert all(present in done.stderr for present in _core.isas())
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, "two"])
+def test_a_bad_number_of_threads_is_refused(n: Any) -> None:
+    before = ps.num_threads()
+    with pytest.raises((ValueError, TypeError), match=r"thread|\bn\b"):
+        ps.set_num_threads(n)
+    with pytest.raises((ValueError, TypeError), match=r"thread|\bn\b"), ps.threads(n):
+        pass
+    assert ps.num_threads() == before
+
+
+def test_the_context_manager_restores_the_threads_after_an_error() -> None:
+    before = ps.num_threads()
+
+    def fail() -> None:
+        with ps.threads(before + 1):
+            assert ps.num_threads() == before + 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert ps.num_threads() == before
+
+
+@pytest.mark.parametrize("name", ["no/such/file.safetensors", "."])
+def test_a_file_that_is_not_there_is_an_os_error_with_its_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"such|irectory|folder"):
+        ps.load(tmp_path / name)

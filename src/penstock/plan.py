@@ -136,7 +136,9 @@ class PlanBuilder:
             transform=list(TRANSFORMS).index(transform.name),
             n_theta=n_theta,
             options=transform.options,
-            conditioner=CONDITIONERS.index("external" if external else "free" if conditioner is None else conditioner.kind),
+            conditioner=CONDITIONERS.index(
+                "external" if external else "free" if conditioner is None else conditioner.kind
+            ),
             activation=0 if conditioner is None else ACTIVATIONS.index(conditioner.activation),
             widths=widths,
         )
@@ -215,6 +217,14 @@ def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str) -> Plan:
         builder.table(dtype, base), tuple(builder.tensors), dtype, builder.dim, builder.context_dim,
         builder.n_params, builder.n_buffers, len(builder.steps),
     )  # fmt: skip
+
+
+def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
+    """``external_plan`` with the standardisation that every table ends with; towards the data it runs the transform."""
+    builder = PlanBuilder(dim, 0)
+    builder.transform_step("elementwise", (), tuple(range(dim)), transform, None, "to_data", external=True)
+    builder.standardize_step()
+    return _finish(builder, dtype, "standard_normal")
 
 
 class Runner:

@@ -322,7 +322,8 @@ def _build(
     base = decode(spec.get("base"), "base", BASE_TYPES)
     table = entries.get("plan")
     _need(table is not None, "tensors are missing: plan")
-    assert table is not None and isinstance(records, list)
+    assert table is not None
+    assert isinstance(records, list)
     # The plan has at least one entry a dimension for each step and the two ends; more is not worth compiling.
     room = math.prod(table.shape)
     fits = (len(records) + 2) * base.dim <= room

@@ -42,4 +42,6 @@ class Permutation:
 
     def compile(self, builder: PlanBuilder) -> None:
         """Rename the slots of a plan."""
-        builder.permutation_step(tuple(reversed(range(builder.dim))) if self.order == "reverse" else tuple(map(int, self.order)))
+        builder.permutation_step(
+            tuple(reversed(range(builder.dim))) if self.order == "reverse" else tuple(map(int, self.order))
+        )

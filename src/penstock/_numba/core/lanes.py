@@ -305,9 +305,7 @@ def polynomial(typingctx: Any, x: Any, c: Any) -> Any:
     """``c[0] + c[1] x + ...`` by Horner's rule, for a tuple of constants."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        terms = [
-            _as_lanes(context, builder, builder.extract_value(args[1], i), c.dtype, x) for i in range(c.count)
-        ]
+        terms = [_as_lanes(context, builder, builder.extract_value(args[1], i), c.dtype, x) for i in range(c.count)]
         p = terms.pop()
         while terms:
             p = _fma(builder, p, args[0], terms.pop())

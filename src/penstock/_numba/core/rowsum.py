@@ -20,5 +20,3 @@ def sum_rows(x: Any, at: int, rows: int, partial: Any) -> Any:
             partial[i] += partial[i + stride]
         stride *= 2
     return partial[0]
-
-

@@ -183,9 +183,7 @@ class Engine:
             self._theta(kind, theta, begin, end, space)
             space.d_out[:n] = 0 if d_out is None else d_out[begin:end]
             space.d_log_det[:n] = 0 if d_log_det is None else d_log_det[begin:end]
-            self._vjp(
-                packed, to_data, first, last, base, kind, False, d_params is not None, n, space, *gradients, sums
-            )
+            self._vjp(packed, to_data, first, last, base, kind, False, d_params is not None, n, space, *gradients, sums)
             if d_x is not None:
                 d_x[begin:end] = space.out[:n]
             if d_theta is not None and kind == ROWS_OF_THETA:
@@ -334,7 +332,9 @@ class Engine:
                 raise ValueError("theta must be given: the range has a step with external theta")
             return NO_THETA
         if theta.dtype != self._dtype or theta.shape not in ((rows, n), (n,)) or not n:
-            raise ValueError(f"theta must be {self._dtype} of shape ({rows}, {n}) or ({n},), got {theta.dtype} of {theta.shape}")
+            raise ValueError(
+                f"theta must be {self._dtype} of shape ({rows}, {n}) or ({n},), got {theta.dtype} of {theta.shape}"
+            )
         return ROWS_OF_THETA if theta.ndim == 2 else SHARED_THETA
 
     def _external(self, first: int, last: int) -> bool:

@@ -163,7 +163,10 @@ def _checked(table: Any) -> Array:
         if kind == STANDARDIZE:
             need(s == n_steps - 1 and n_in_buffers == 2 * dim, name + "standardisation must come last")
         if kind in (PERMUTATION, STANDARDIZE):
-            need(n_a == n_b == n_theta == n_linear == count == n_options == 0, name + "sizes of a step without parameters")
+            need(
+                n_a == n_b == n_theta == n_linear == count == n_options == 0,
+                name + "sizes of a step without parameters",
+            )
             continue
         need(inside(a, n_a) and inside(b, n_b), name + "slots beyond the table's end")
         need(are_slots(table[a : a + n_a]) and are_slots(table[b : b + n_b]), name + "slots")
@@ -180,6 +183,9 @@ def _checked(table: Any) -> Array:
         need(all(0 < w < 2**31 for w in widths[1:]), name + "widths")
         need(widths[0] == n_a and widths[-1] == n_b * n_theta, name + "widths of input or output")
         need(conditioner == MLP or len(set(widths[1:-1])) <= 1, name + "widths of a residual network")
-        need(count == sum((i + 1) * o for i, o in zip(widths[:-1], widths[1:], strict=True)), name + "number of parameters")
+        need(
+            count == sum((i + 1) * o for i, o in zip(widths[:-1], widths[1:], strict=True)),
+            name + "number of parameters",
+        )
     need(used == n_params, f"n_params {n_params}, its steps use {used}")
     return table

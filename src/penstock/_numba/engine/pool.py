@@ -102,7 +102,7 @@ _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 
 
 def _after_fork() -> None:
-    global _pool  # noqa: PLW0603
+    global _pool
     _pool = Pool()  # the threads and the state of the locks stayed with the parent
 
 
@@ -121,7 +121,7 @@ def parallel(job: Callable[[int], None], n_jobs: int, n_threads: int) -> None:
 
 def set_num_threads(n: int) -> None:
     """How many threads a call may use, the caller's included."""
-    global _threads  # noqa: PLW0603
+    global _threads
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     _threads = int(n)

@@ -33,7 +33,15 @@ def _transform_forward(transform: Any) -> Any:
 
     @jit
     def transform_forward(
-        step: Any, slots: Any, all_options: Any, inverse: bool, n_vectors: int, theta: Any, at: int, tile: Any, keep: bool
+        step: Any,
+        slots: Any,
+        all_options: Any,
+        inverse: bool,
+        n_vectors: int,
+        theta: Any,
+        at: int,
+        tile: Any,
+        keep: bool,
     ) -> None:
         options = all_options[step[OPTIONS] : step[OPTIONS] + step[N_OPTIONS]]
         state, log_det, kept = tile.state, tile.log_det, tile.kept

@@ -294,7 +294,7 @@ def test_saving_replaces_a_file_atomically_and_leaves_nothing_beside_it(
     path.write_bytes(b"the old one")
 
     def broken(*args: Any, **kwargs: Any) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", broken)

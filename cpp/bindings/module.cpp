@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cmath>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -35,6 +34,13 @@ std::string shape(std::initializer_list<int64_t> sizes) {
   return text.substr(0, text.size() - (sizes.size() > 1 ? 2 : 1)) + ")";
 }
 
+// Whether an array holds native numbers of this type; dtypes that are equal may be different objects.
+template <class T>
+bool holds(const py::array &array) {
+  const py::dtype wanted = py::dtype::of<T>();
+  return array.dtype().is(wanted) || array.dtype().equal(wanted);
+}
+
 // The data of a C-ordered array of exactly this type and shape; null for None.
 template <class T, bool writable>
 auto lent(const py::object &object, const char *name, std::initializer_list<int64_t> sizes) {
@@ -46,7 +52,7 @@ auto lent(const py::object &object, const char *name, std::initializer_list<int6
     wrong(name, "be an array");
   }
   auto array = py::reinterpret_borrow<py::array>(object);
-  bool fits = array.dtype().is(py::dtype::of<T>()) && array.ndim() == static_cast<int64_t>(sizes.size()) &&
+  bool fits = holds<T>(array) && array.ndim() == static_cast<int64_t>(sizes.size()) &&
               (array.flags() & py::array::c_style) != 0 && (!writable || array.writeable());
   int64_t axis = 0;
   for (const int64_t n : sizes) {
@@ -54,17 +60,17 @@ auto lent(const py::object &object, const char *name, std::initializer_list<int6
     axis++;
   }
   if (!fits || reinterpret_cast<uintptr_t>(array.data()) % alignof(T) != 0) {
-    wrong(name, std::string("be a ") + (writable ? "writable, " : "") + "aligned C-ordered array of shape " + shape(sizes) +
+    wrong(name, std::string("be ") + (writable ? "a writable, " : "an ") + "aligned C-ordered array of shape " + shape(sizes) +
                     " and of " + std::to_string(sizeof(T)) + "-byte " + (std::is_integral_v<T> ? "integers" : "floats"));
   }
   return static_cast<Pointer>(const_cast<void *>(array.data()));
 }
 
 int item_size(const py::array &array, const char *name) {
-  if (array.dtype().is(py::dtype::of<float>())) {
+  if (holds<float>(array)) {
     return 4;
   }
-  if (array.dtype().is(py::dtype::of<double>())) {
+  if (holds<double>(array)) {
     return 8;
   }
   wrong(name, "hold native float32 or float64 numbers");
@@ -120,7 +126,7 @@ struct PackedHandle {
 class EngineHandle {
  public:
   explicit EngineHandle(const py::array &table) {
-    if (table.ndim() != 1 || !table.dtype().is(py::dtype::of<int64_t>()) || (table.flags() & py::array::c_style) == 0) {
+    if (table.ndim() != 1 || !holds<int64_t>(table) || (table.flags() & py::array::c_style) == 0) {
       wrong("table", "be a contiguous one-dimensional array of int64");
     }
     const auto *numbers = static_cast<const int64_t *>(table.data());
@@ -284,9 +290,7 @@ class EngineHandle {
       if (p == nullptr || g == nullptr || mean == nullptr || square == nullptr || step < 1) {
         wrong("params, grad, m, v", "be arrays, and step at least 1");
       }
-      const auto t = static_cast<double>(step);
-      const AdamSettings settings{learning_rate, beta1,    beta2, epsilon, weight_decay, 1 - std::pow(beta1, t),
-                                  1 - std::pow(beta2, t), decoupled};
+      const AdamSettings settings = adam_settings(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled, step);
       without_gil([&] { engine->adam(settings, g, p, mean, square); });
     });
   }
@@ -418,7 +422,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.attr("name") = "cpp";
   m.def("isa", [] { return isa(); }, "The instruction set in use.");
   m.def("isas", &isas, "The instruction sets that can be used here, best first.");
-  m.def("unusable", &unusable, "Why this processor cannot run the extension; empty if it can.");
+  m.def("usable", &unusable, "Why this processor cannot run the extension; empty if it can.");
   m.def(
       "transform_names", [] { return std::vector<std::string>(transform_names().begin(), transform_names().end()); },
       "Names of the transforms, in the order of their codes.");

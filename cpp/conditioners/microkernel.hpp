@@ -93,21 +93,21 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
   }
 }
 
-// All outputs of one column of MR vectors. panels: w holds panels; otherwise w is a tile, [n][tile_rows].
+// All outputs of one column of MR vectors. panels: w holds panels; otherwise w is a tile, [n][tile_stride].
 template <class V, int MR, bool panels, Start start, Finish finish>
 void column(int n_outputs, const Operands<Element<V>> &whole) {
   const int blocks = block_count(n_outputs);
   for (int i = 0; i < blocks; i++) {
     const int n0 = block_start(n_outputs, i), nr = block_start(n_outputs, i + 1) - n0;
     Operands<Element<V>> o = whole;
-    o.w += static_cast<int64_t>(n0) * (panels ? whole.k : tile_rows);
+    o.w += static_cast<int64_t>(n0) * (panels ? whole.k : tile_stride);
     o.out += n0 * whole.out_stride;
     o.bias += start == Start::bias ? n0 : 0;
     o.mask += finish == Finish::relu_gradient ? n0 * whole.out_stride : 0;
     switch (nr) {
 #define PENSTOCK_BLOCK(NR)                                                                         \
   case NR:                                                                                         \
-    register_block<V, NR, MR, panels ? 1 : tile_rows, panels ? NR : 1, start, finish>(o);          \
+    register_block<V, NR, MR, panels ? 1 : tile_stride, panels ? NR : 1, start, finish>(o);          \
     break;
       PENSTOCK_BLOCK(1)
       PENSTOCK_BLOCK(2)
@@ -189,7 +189,7 @@ void transpose_tile(const Element<V> *in, int n, int rows, Element<V> *out, int 
       V block[L];
 #pragma GCC unroll 16
       for (int i = 0; i < L; i++) {
-        block[i] = load<V>(in + static_cast<int64_t>(c + i) * tile_rows + r);
+        block[i] = load<V>(in + static_cast<int64_t>(c + i) * tile_stride + r);
       }
       transpose_block(block);
 #pragma GCC unroll 16

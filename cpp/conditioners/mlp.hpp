@@ -19,7 +19,7 @@ void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, int n_v
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     T *out = area + linear.output;
-    Operands<T> o{packed.panels + linear.panels, in,     tile_rows, out, tile_rows, packed.params + linear.bias,
+    Operands<T> o{packed.panels + linear.panels, in,     tile_stride, out, tile_stride, packed.params + linear.bias,
                   nullptr,                       linear.n_in};
     if (i + 1 == step.n_linear) {
       product<V, true, Start::bias, Finish::none>(linear.n_out, n_vectors, o);
@@ -30,8 +30,8 @@ void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, int n_v
       T *derivative = keep && linear.derivative >= 0 ? area + linear.derivative : nullptr;
       const int n = n_vectors * lanes<V>;
       for (int64_t j = 0; j < linear.n_out; j++) {
-        activate_all<V>(step.activation, n, out + j * tile_rows, residual && i > 0 ? in + j * tile_rows : nullptr,
-                        derivative != nullptr ? derivative + j * tile_rows : nullptr);
+        activate_all<V>(step.activation, n, out + j * tile_stride, residual && i > 0 ? in + j * tile_stride : nullptr,
+                        derivative != nullptr ? derivative + j * tile_stride : nullptr);
       }
     }
     in = out;
@@ -43,9 +43,10 @@ template <class V>
 void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const Element<V> *in, const Element<V> *d) {
   using T = Element<V>;
   const int stride = linear.grad_stride;
-  transpose_tile<V>(d, linear.n_out, tile.rows, tile.transposed, stride);
+  const int t_stride = stride / pad_columns % 2 == 0 ? stride + pad_columns : stride;  // odd, as tile_stride
+  transpose_tile<V>(d, linear.n_out, tile.rows, tile.transposed, t_stride);
   T *weight = tile.params_gradient + linear.grad_weight, *bias = tile.params_gradient + linear.grad_bias;
-  const Operands<T> o{in, tile.transposed, stride, weight, stride, nullptr, nullptr, tile.rows};
+  const Operands<T> o{in, tile.transposed, t_stride, weight, stride, nullptr, nullptr, tile.rows};
   const int n_vectors = (linear.n_out + lanes<V> - 1) / lanes<V>;
   if (tile.first) {
     product<V, false, Start::zero, Finish::none>(linear.n_in, n_vectors, o);
@@ -55,7 +56,7 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
   for (int v = 0; v < n_vectors; v++) {  // a bias is the weight of a constant input
     V sum = tile.first ? V{} : load<V>(bias + v * lanes<V>);
     for (int r = 0; r < tile.rows; r++) {
-      sum = sum + load<V>(tile.transposed + static_cast<int64_t>(r) * stride + v * lanes<V>);
+      sum = sum + load<V>(tile.transposed + static_cast<int64_t>(r) * t_stride + v * lanes<V>);
     }
     store(bias + v * lanes<V>, sum);
   }
@@ -65,7 +66,7 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
 template <class V, Start start, Finish finish>
 PENSTOCK_INLINE void input_gradient(const Linear &linear, const PackedView<Element<V>> &packed, int n_vectors,
                                     const Element<V> *d, const Element<V> *mask, Element<V> *out) {
-  const Operands<Element<V>> o{packed.panels_t + linear.panels, d,    tile_rows,    out, tile_rows, nullptr,
+  const Operands<Element<V>> o{packed.panels_t + linear.panels, d,    tile_stride,    out, tile_stride, nullptr,
                                mask,                            linear.n_out};
   product<V, true, start, finish>(linear.n_in, n_vectors, o);
 }
@@ -83,8 +84,8 @@ Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed,
     const Linear &linear = step.linear[i];
     if (residual && i + 1 < step.n_linear) {
       for (int64_t j = 0; j < linear.n_out; j++) {
-        scale_by_derivative<V>(step.activation, n, hidden + j * tile_rows, nullptr,
-                               area + linear.derivative + j * tile_rows, other + j * tile_rows);
+        scale_by_derivative<V>(step.activation, n, hidden + j * tile_stride, nullptr,
+                               area + linear.derivative + j * tile_stride, other + j * tile_stride);
       }
       d = other;
     }
@@ -114,9 +115,9 @@ Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed,
     } else {
       input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, out);
       for (int64_t j = 0; j < below.n_out; j++) {
-        scale_by_derivative<V>(step.activation, n, out + j * tile_rows, area + below.output + j * tile_rows,
-                               below.derivative >= 0 ? area + below.derivative + j * tile_rows : nullptr,
-                               out + j * tile_rows);
+        scale_by_derivative<V>(step.activation, n, out + j * tile_stride, area + below.output + j * tile_stride,
+                               below.derivative >= 0 ? area + below.derivative + j * tile_stride : nullptr,
+                               out + j * tile_stride);
       }
     }
     d = out;
@@ -176,15 +177,15 @@ void linear_row(const Linear &linear, const Element<V> *params, const Element<V>
   }
 }
 
-// The area is used with one number a feature instead of a tile's run; offsets shrink by tile_rows.
+// The area is used with one number a feature instead of a tile's run; offsets shrink by tile_stride.
 template <class V>
 void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
-  const T *in = area + step.input / tile_rows;
+  const T *in = area + step.input / tile_stride;
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
-    T *out = area + linear.output / tile_rows;
+    T *out = area + linear.output / tile_stride;
     linear_row<V>(linear, params, in, out);
     if (i + 1 < step.n_linear) {
       const T *skip = residual && i > 0 ? in : nullptr;

@@ -8,6 +8,9 @@
 namespace penstock {
 
 inline constexpr int tile_rows = 64;     // rows of a tile, and of the smallest slice of a batch
+// Numbers from one feature of a tile to the next: an odd number of cache lines of floats, since a power of two would
+// crowd a column of features into a few sets of the cache.
+inline constexpr int tile_stride = 80;
 inline constexpr int block_outputs = 6;  // outputs of a register block, and of a panel of packed weights
 inline constexpr int pad_columns = 16;   // gradients of weights are stored with rows padded to this many numbers
 inline constexpr int max_options = 8;
@@ -64,7 +67,7 @@ struct RowsView {
   int item_size;
 };
 
-// A tile on its way through a flow. Every pointer leads to tile_rows numbers a feature.
+// A tile on its way through a flow. Features are tile_stride numbers apart.
 template <class T>
 struct Tile {
   int rows;         // 1 .. tile_rows

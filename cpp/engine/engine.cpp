@@ -1,3 +1,4 @@
+// Tiles, slices, workspaces and the training step: see engine.hpp.
 #include "engine/engine.hpp"
 
 #include <unistd.h>
@@ -57,9 +58,9 @@ enum class Use { evaluation, training, training_recompute };
 template <class T>
 void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
   const int64_t dim = plan.dim;
-  tile.state = carver.take<T>(dim * tile_rows);
+  tile.state = carver.take<T>(dim * tile_stride);
   tile.log_det = carver.take<double>(tile_rows);
-  tile.theta = plan.external_theta > 0 ? carver.take<T>(plan.external_theta * tile_rows) : nullptr;
+  tile.theta = plan.external_theta > 0 ? carver.take<T>(plan.external_theta * tile_stride) : nullptr;
   tile.kept = carver.take<T>(use == Use::evaluation ? plan.evaluation_area
                              : use == Use::training ? plan.training_kept
                                                     : plan.recompute_kept);
@@ -67,12 +68,12 @@ void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
     return;
   }
   const int64_t widest = whole(std::max({plan.layer_widest, plan.theta_widest, int64_t{1}}));
-  tile.gradient = carver.take<T>(dim * tile_rows);
+  tile.gradient = carver.take<T>(dim * tile_stride);
   tile.log_det_bar = carver.take<T>(tile_rows);
-  tile.d_theta = carver.take<T>(widest * tile_rows);
-  tile.d_hidden[0] = carver.take<T>(widest * tile_rows);
-  tile.d_hidden[1] = carver.take<T>(widest * tile_rows);
-  tile.transposed = carver.take<T>(widest * tile_rows);
+  tile.d_theta = carver.take<T>(widest * tile_stride);
+  tile.d_hidden[0] = carver.take<T>(widest * tile_stride);
+  tile.d_hidden[1] = carver.take<T>(widest * tile_stride);
+  tile.transposed = carver.take<T>((widest + pad_columns) * tile_rows);
 }
 
 // The calling thread's workspace, cut for a plan.
@@ -105,11 +106,12 @@ void load_theta(const Plan &plan, const T *theta, bool shared, int64_t first_row
     return kernels<T>().load_columns(theta + first_row * plan.external_theta, plan.external_theta, tile.rows, tile.theta);
   }
   for (int64_t i = 0; i < plan.external_theta; i++) {
-    std::fill_n(tile.theta + i * tile_rows, tile_rows, theta[i]);
+    std::fill_n(tile.theta + i * tile_stride, tile_rows, theta[i]);
   }
 }
 
-bool standardises(const Plan &plan, const Range &range) { return range.last == plan.n_steps; }
+// The standardisation is the last step; an empty range beside it does not hold it.
+bool standardises(const Plan &plan, const Range &range) { return range.first < range.last && range.last == plan.n_steps; }
 
 // log_det of the standardisation in this direction.
 template <class T>
@@ -152,6 +154,12 @@ double combine_numbers(double *x, int n) {
 }  // namespace
 
 double Weights::at(int64_t i) const { return data == nullptr ? 1.0 : read_number(data + i * stride, item_size); }
+
+AdamSettings adam_settings(double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
+                           bool decoupled, int64_t step) {
+  const auto t = static_cast<double>(step);
+  return {learning_rate, beta1, beta2, epsilon, weight_decay, 1 - std::pow(beta1, t), 1 - std::pow(beta2, t), decoupled};
+}
 
 template <class T>
 Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
@@ -221,7 +229,7 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Rows
     const int64_t first_row = t * tile_rows;
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     const bool single = rows == 1 && theta == nullptr;  // lanes over outputs instead of rows
-    const int stride = single ? 1 : tile_rows;
+    const int stride = single ? 1 : tile_stride;
     kernel.load(plan, in_slots, in_scale, x, nullptr, first_row, tile.rows, stride, tile.state);
     double base[tile_rows] = {};
     if (range.base && range.to_data) {
@@ -262,7 +270,7 @@ void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_
     Tile<T> tile = lend<T>(plan_, Use::evaluation);
     const int64_t first_row = t * tile_rows;
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
-    const int stride = rows == 1 ? 1 : tile_rows;
+    const int stride = rows == 1 ? 1 : tile_stride;
     kernel.normals(plan, seed, context_row, first_draw + static_cast<uint32_t>(first_row), tile.rows, stride, tile.state);
     double base[tile_rows] = {};
     if (log_prob != nullptr) {
@@ -316,7 +324,7 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView 
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     tile.params_gradient = gradient;
     tile.first = first;
-    kernel.load(plan, in_slots, in_scaled ? &view : nullptr, x, nullptr, first_row, tile.rows, tile_rows, tile.state);
+    kernel.load(plan, in_slots, in_scaled ? &view : nullptr, x, nullptr, first_row, tile.rows, tile_stride, tile.state);
     load_theta(plan_, theta, theta_shared, first_row, tile);
     std::fill_n(tile.log_det, tile_rows, 0.0);
     kernel.forward(plan, view, pass, tile);
@@ -327,10 +335,10 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView 
       tile.log_det_bar[r] = range.base && range.to_data ? -bar[r] : bar[r];
     }
     if (cotangents.out != nullptr) {
-      kernel.load(plan, out_slots, out_scaled ? &scales : nullptr, d_out, nullptr, first_row, tile.rows, tile_rows,
+      kernel.load(plan, out_slots, out_scaled ? &scales : nullptr, d_out, nullptr, first_row, tile.rows, tile_stride,
                   tile.gradient);
     } else {
-      std::fill_n(tile.gradient, plan.dim * tile_rows, T{0});
+      std::fill_n(tile.gradient, plan.dim * tile_stride, T{0});
     }
     if (range.base && !range.to_data) {
       kernel.base_backward(plan, tile.state, bar, tile.rows, tile.gradient);
@@ -340,7 +348,7 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView 
       kernel.base_backward(plan, tile.state, bar, tile.rows, tile.gradient);
     }
     if (cotangents.x != nullptr) {
-      kernel.store(plan, in_slots, in_scaled ? &scales : nullptr, tile.gradient, tile.rows, tile_rows,
+      kernel.store(plan, in_slots, in_scaled ? &scales : nullptr, tile.gradient, tile.rows, tile_stride,
                    cotangents.x + first_row * plan.dim);
     }
     if (cotangents.theta != nullptr) {
@@ -398,10 +406,10 @@ void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64
       if (tile.rows == 0) {
         continue;
       }
-      kernel.load(plan, plan_.boundary(plan_.n_steps), &view, x, index, 0, tile.rows, tile_rows, tile.state);
+      kernel.load(plan, plan_.boundary(plan_.n_steps), &view, x, index, 0, tile.rows, tile_stride, tile.state);
       std::fill_n(tile.log_det, tile_rows, -packed.log_scale());
       kernel.forward(plan, view, pass, tile);
-      kernel.base(plan, tile.state, tile.rows, tile_rows, 1.0, tile.log_det);
+      kernel.base(plan, tile.state, tile.rows, tile_stride, 1.0, tile.log_det);
       for (int r = 0; r < tile_rows; r++) {
         tile.log_det_bar[r] = static_cast<T>(-w[std::min(r, tile.rows - 1)]);
       }
@@ -410,7 +418,7 @@ void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64
       }
       losses[s] += kernel.sum_rows(loss_rows, tile.rows);
       losses[n + s] += kernel.sum_rows(w, tile.rows);
-      std::fill_n(tile.gradient, plan.dim * tile_rows, T{0});
+      std::fill_n(tile.gradient, plan.dim * tile_stride, T{0});
       kernel.base_backward(plan, tile.state, tile.log_det_bar, tile.rows, tile.gradient);
       kernel.backward(plan, view, pass, false, tile);
       tile.first = false;
@@ -518,15 +526,8 @@ int64_t Trainer<T>::run(const RowsView &x, int64_t n_rows, const Weights &weight
     }
     const double clip = norms[k] > settings_.clip_norm ? settings_.clip_norm / norms[k] : 1.0;
     step_++;
-    const auto t = static_cast<double>(step_);
-    const AdamSettings adam{learning_rates[k],
-                            settings_.beta1,
-                            settings_.beta2,
-                            settings_.epsilon,
-                            settings_.weight_decay,
-                            1 - std::pow(settings_.beta1, t),
-                            1 - std::pow(settings_.beta2, t),
-                            settings_.decoupled};
+    const AdamSettings adam = adam_settings(learning_rates[k], settings_.beta1, settings_.beta2, settings_.epsilon,
+                                            settings_.weight_decay, settings_.decoupled, step_);
     parallel(n_segments, update_threads, nullptr, [&](int64_t i) {
       const Segment &segment = plan.segments[static_cast<size_t>(i)];
       for (int64_t r = 0; r < segment.rows; r++) {

@@ -83,6 +83,9 @@ struct Weights {
   double at(int64_t i) const;
 };
 
+AdamSettings adam_settings(double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
+                           bool decoupled, int64_t step);
+
 template <class T>
 class Engine {
  public:

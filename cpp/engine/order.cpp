@@ -1,3 +1,4 @@
+// The keyed permutation: see order.hpp.
 #include "engine/order.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Checks a plan table and lays out workspaces and gradients: see plan.hpp.
 #include "engine/plan.hpp"
 
 #include <algorithm>
@@ -134,12 +135,12 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     const int64_t n_theta = static_cast<int64_t>(step.n_b) * step.n_theta;
     theta_widest = std::max(theta_widest, n_theta);
     step.kept = old_values;
-    old_values += static_cast<int64_t>(step.n_b) * tile_rows;
+    old_values += static_cast<int64_t>(step.n_b) * tile_stride;
 
     int64_t area = 0;
     const auto claim = [&area](int64_t features) {
       const int64_t offset = area;
-      area += features * tile_rows;
+      area += features * tile_stride;
       return offset;
     };
     const bool network = step.conditioner == conditioner_mlp || step.conditioner == conditioner_residual_mlp;

@@ -1,3 +1,4 @@
+// The thread pool: see pool.hpp.
 #include "engine/pool.hpp"
 
 #include <pthread.h>

@@ -1,3 +1,4 @@
+// Chooser 2, the instruction set: see dispatch.hpp.
 #include "isa/dispatch.hpp"
 
 #include <cstdlib>

@@ -42,7 +42,7 @@ void pad_rows(int64_t features, int rows, T *tile) {
   }
   for (int64_t f = 0; f < features; f++) {
     for (int r = rows; r < whole; r++) {
-      tile[f * tile_rows + r] = tile[f * tile_rows + rows - 1];
+      tile[f * tile_stride + r] = tile[f * tile_stride + rows - 1];
     }
   }
 }
@@ -53,7 +53,7 @@ void load_tile(const PlanView &plan, const int64_t *slots, const PackedView<T> *
   const auto run = packed != nullptr ? (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)
                                      : (in.item_size == 4 ? load_rows<T, float, false> : load_rows<T, double, false>);
   run(plan, slots, packed, in, index, first_row, rows, stride, state);
-  if (stride == tile_rows) {
+  if (stride == tile_stride) {
     pad_rows(plan.dim, rows, state);
   }
 }
@@ -74,7 +74,7 @@ template <class T>
 void load_columns(const T *in, int64_t n, int rows, T *tile) {
   for (int64_t r = 0; r < rows; r++) {
     for (int64_t i = 0; i < n; i++) {
-      tile[i * tile_rows + r] = in[r * n + i];
+      tile[i * tile_stride + r] = in[r * n + i];
     }
   }
   pad_rows(n, rows, tile);
@@ -84,7 +84,7 @@ template <class T>
 void store_columns(const T *tile, int64_t n, int rows, T *out) {
   for (int64_t r = 0; r < rows; r++) {
     for (int64_t i = 0; i < n; i++) {
-      out[r * n + i] = tile[i * tile_rows + r];
+      out[r * n + i] = tile[i * tile_stride + r];
     }
   }
 }
@@ -190,7 +190,7 @@ void base_backward(const PlanView &plan, const T *state, const T *bar, int rows,
   const int whole = vectors<T>(rows) * lanes_native<T>;
   for (int64_t d = 0; d < plan.dim; d++) {
     for (int r = 0; r < whole; r++) {
-      gradient[d * tile_rows + r] = gradient[d * tile_rows + r] - state[d * tile_rows + r] * bar[r];
+      gradient[d * tile_stride + r] = gradient[d * tile_stride + r] - state[d * tile_stride + r] * bar[r];
     }
   }
 }

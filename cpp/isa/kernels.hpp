@@ -17,7 +17,7 @@ template <class T>
 struct Kernels {
   int lanes;
 
-  // Rows of the input into the tile's state (stride tile_rows, or 1 for one row), by slots, in float64 where the
+  // Rows of the input into the tile's state (stride tile_stride, or 1 for one row), by slots, in float64 where the
   // standardisation applies (packed not null); index, if given, names the rows, otherwise they follow from first_row.
   void (*load)(const PlanView &, const int64_t *slots, const PackedView<T> *packed, const RowsView &, const int64_t *index,
                int64_t first_row, int rows, int stride, T *state);

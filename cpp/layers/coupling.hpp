@@ -13,7 +13,7 @@ void gather_features(const Step &step, int n_vectors, const Element<V> *state, E
   Element<V> *u = area + step.input;
   for (int64_t i = 0; i < step.n_a; i++) {
     for (int v = 0; v < n_vectors; v++) {
-      store(u + i * tile_rows + v * lanes<V>, load<V>(state + step.a[i] * tile_rows + v * lanes<V>));
+      store(u + i * tile_stride + v * lanes<V>, load<V>(state + step.a[i] * tile_stride + v * lanes<V>));
     }
   }
 }
@@ -41,10 +41,10 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
     return;
   }
   for (int64_t i = 0; i < step.n_a; i++) {
-    Element<V> *gradient = tile.gradient + step.a[i] * tile_rows;
+    Element<V> *gradient = tile.gradient + step.a[i] * tile_stride;
     for (int v = 0; v < n_vectors; v++) {
       const int lane = v * lanes<V>;
-      store(gradient + lane, load<V>(gradient + lane) + load<V>(du + i * tile_rows + lane));
+      store(gradient + lane, load<V>(gradient + lane) + load<V>(du + i * tile_stride + lane));
     }
   }
 }
@@ -52,12 +52,12 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
 template <class V>
 void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, Element<V> *state,
                   double *log_det, Element<V> *area) {
-  Element<V> *u = area + step.input / tile_rows;
+  Element<V> *u = area + step.input / tile_stride;
   for (int64_t i = 0; i < step.n_a; i++) {
     u[i] = state[step.a[i]];
   }
   mlp_row<V>(step, packed.params, area);
-  transform_row(step, inverse, area + step.theta / tile_rows, state, log_det);
+  transform_row(step, inverse, area + step.theta / tile_stride, state, log_det);
 }
 
 }  // namespace penstock::PENSTOCK_ISA

@@ -12,7 +12,7 @@ namespace penstock::PENSTOCK_ISA {
 template <class V>
 struct TileTheta {
   const Element<V> *p;
-  PENSTOCK_INLINE V operator()(int i) const { return load<V>(p + i * tile_rows); }
+  PENSTOCK_INLINE V operator()(int i) const { return load<V>(p + i * tile_stride); }
 };
 template <class V>
 struct FreeTheta {
@@ -22,7 +22,7 @@ struct FreeTheta {
 template <class V>
 struct TileThetaGradient {
   Element<V> *p;
-  PENSTOCK_INLINE void operator()(int i, V v) const { store(p + i * tile_rows, v); }
+  PENSTOCK_INLINE void operator()(int i, V v) const { store(p + i * tile_stride, v); }
 };
 
 template <class T>
@@ -43,7 +43,7 @@ void transform_forward(const Step &step, bool inverse, int n_vectors, const Elem
   using T = Element<V>;
   const Options<T> options(step);
   for (int64_t d = 0; d < step.n_b; d++) {
-    T *x = state + step.b[d] * tile_rows;
+    T *x = state + step.b[d] * tile_stride;
     for (int v = 0; v < n_vectors; v++) {
       const int lane = v * lanes<V>;
       const V old = load<V>(x + lane);
@@ -58,10 +58,10 @@ void transform_forward(const Step &step, bool inverse, int n_vectors, const Elem
       if constexpr (free) {
         apply(FreeTheta<V>{theta + d * step.n_theta});
       } else {
-        apply(TileTheta<V>{theta + d * step.n_theta * tile_rows + lane});
+        apply(TileTheta<V>{theta + d * step.n_theta * tile_stride + lane});
       }
       if (kept != nullptr) {
-        store(kept + d * tile_rows + lane, old);
+        store(kept + d * tile_stride + lane, old);
       }
       store(x + lane, now);
       accumulate<V>(log_det + lane, log_slope);
@@ -79,14 +79,14 @@ void transform_backward(const Step &step, bool inverse, int n_vectors, const Ele
   using T = Element<V>;
   const Options<T> options(step);
   for (int64_t d = 0; d < step.n_b; d++) {
-    T *state = tile.state + step.b[d] * tile_rows;
-    T *gradient = tile.gradient + step.b[d] * tile_rows;
+    T *state = tile.state + step.b[d] * tile_stride;
+    T *gradient = tile.gradient + step.b[d] * tile_stride;
     for (int v = 0; v < n_vectors; v++) {
       const int lane = v * lanes<V>;
-      const V old = load<V>(kept + d * tile_rows + lane);
+      const V old = load<V>(kept + d * tile_stride + lane);
       const V upstream = load<V>(gradient + lane);
       const V bar = load<V>(tile.log_det_bar + lane);
-      const TileThetaGradient<V> write{d_theta + d * step.n_theta * tile_rows + lane};
+      const TileThetaGradient<V> write{d_theta + d * step.n_theta * tile_stride + lane};
       V down;
       const auto apply = [&](auto read) __attribute__((always_inline)) {
         if (inverse) {
@@ -104,7 +104,7 @@ void transform_backward(const Step &step, bool inverse, int n_vectors, const Ele
       if constexpr (free) {
         apply(FreeTheta<V>{theta + d * step.n_theta});
       } else {
-        apply(TileTheta<V>{theta + d * step.n_theta * tile_rows + lane});
+        apply(TileTheta<V>{theta + d * step.n_theta * tile_stride + lane});
       }
       store(gradient + lane, down);
       store(state + lane, old);
@@ -187,7 +187,7 @@ void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed
   if (tile.params_gradient != nullptr) {
     Element<V> *sum = tile.params_gradient + step.grad;
     for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {
-      const Element<V> rows = sum_rows(tile.d_theta + i * tile_rows, tile.rows);
+      const Element<V> rows = sum_rows(tile.d_theta + i * tile_stride, tile.rows);
       sum[i] = tile.first ? rows : sum[i] + rows;
     }
   }

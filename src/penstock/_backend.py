@@ -95,7 +95,7 @@ def choose(name: str = "auto") -> Backend:
     forced = os.environ.get("PENSTOCK_ISA")
     if forced and module.isa() != forced:
         raise ValueError(f"PENSTOCK_ISA={forced}: not available here; this processor has: {', '.join(module.isas())}")
-    return Backend("cpp", "", module)
+    return Backend("cpp", "", _import("penstock._core"))
 
 
 def _without_core(reason: str) -> Backend:
@@ -118,8 +118,6 @@ def _installed(module: str) -> bool:
 
 def _core() -> ModuleType:
     """The extension, refused if it was built from another version of the package."""
-    if "penstock._core" in _modules:
-        return _modules["penstock._core"]
     module = importlib.import_module("penstock._core")
     version = package_version()
     if version and module.version != version:
@@ -127,7 +125,7 @@ def _core() -> ModuleType:
             f"the compiled extension is of penstock {module.version}, but the package is {version}: "
             "a stale build; install penstock again"
         )
-    return _import("penstock._core")
+    return module
 
 
 @cache

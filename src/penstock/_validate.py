@@ -157,8 +157,11 @@ def reals(values: Any, *, name: str) -> Array:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as an array of numbers: {error}") from None
     dtype = array.dtype
-    if dtype in (FLOAT32, FLOAT64):
-        return array
+    for native in (FLOAT32, FLOAT64):
+        if dtype is native:
+            return array
+        if dtype == native:  # an equal one that is another object, as pickles bring: the same bytes under the usual one
+            return array.view(native)
     if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize > 4):
         return array.astype(FLOAT64)
     if dtype.kind == "f":
@@ -229,7 +232,7 @@ def _finite(array: Array, *, name: str) -> None:
 def as_out(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, avoid: Array | None = None, name: str = "out"
 ) -> Array:
-    """``out`` if results can be written straight into it: an array of the very shape and dtype, C order, writeable."""
+    """A view of ``out`` that results can be written straight into: the very shape and dtype, C order, writeable."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype:
@@ -238,7 +241,7 @@ def as_out(
         raise ValueError(f"{name} must be a writeable, aligned array in C order")
     if avoid is not None and np.may_share_memory(out, avoid):
         raise ValueError(f"{name} must not overlap the input")
-    return out
+    return out.view(dtype, np.ndarray)
 
 
 def as_theta(theta: Any, shape: tuple[int, ...], n_theta: int, *, name: str = "theta") -> Array:

@@ -235,10 +235,9 @@ class Flow:
                     return self._made.log_prob_row(packed, X[None])[0]
                 return self._made.log_prob_row(packed, X)
         x, shape = self._batch(X, context, "X")
-        if out is not None:
-            _validate.as_out(out, shape, self.dtype, avoid=x)
+        into = None if out is None else _validate.as_out(out, shape, self.dtype, avoid=x).reshape(-1)
         runner = self._runner()
-        result = runner.log_prob(self._snapshot.pack(runner), x, None if out is None else out.reshape(-1))
+        result = runner.log_prob(self._snapshot.pack(runner), x, into)
         return _shaped(result, shape) if out is None else out
 
     def score(self, X: Any, context: Any = None) -> float:
@@ -314,11 +313,11 @@ class Flow:
         array of shape (n, dim)
         """
         rows = self._draws(n, context)
-        if out is not None:
-            _validate.as_out(out, (rows, self.dim), self.dtype)
+        into = None if out is None else _validate.as_out(out, (rows, self.dim), self.dtype)
         seed = _validate.seed(rng)
         runner = self._runner()
-        return runner.sample(self._snapshot.pack(runner), rows, seed, out)[0]
+        x, _ = runner.sample(self._snapshot.pack(runner), rows, seed, into)
+        return x if out is None else out
 
     def sample_and_log_prob(self, n: int | None, context: Any = None, *, rng: Any = None) -> tuple[Array, Array]:
         """Draw rows, and give their log-density, which costs next to nothing here.

@@ -12,7 +12,7 @@ import numpy as np
 
 from penstock import _backend, _validate
 from penstock.base import StandardNormal
-from penstock.plan import Runner, compile_plan, external_plan
+from penstock.plan import Plan, Runner, compile_plan, theta_plan
 from penstock.transforms import TRANSFORMS, Transform
 
 Array = np.ndarray[Any, Any]
@@ -205,21 +205,19 @@ def _prepare(
 
 @lru_cache(maxsize=64)
 def _runner(transform: Any, dim: int, dtype: np.dtype[Any], backend: str) -> tuple[Runner, Any]:
-    plan = external_plan(transform, dim, dtype, "to_data")
-    runner = Runner(plan, _engine(plan.table, backend))
-    return runner, runner.pack(np.zeros(0, dtype), np.zeros(0))
+    return _packed(theta_plan(transform, dim, dtype), backend)
 
 
 @lru_cache(maxsize=64)
 def _base_runner(base: StandardNormal, dtype: np.dtype[Any], backend: str) -> tuple[Runner, Any]:
-    plan = compile_plan(base, (), 0, dtype)
-    runner = Runner(plan, _engine(plan.table, backend))
-    return runner, runner.pack(np.zeros(0, dtype), np.concatenate([np.zeros(base.dim), np.ones(base.dim)]))
+    return _packed(compile_plan(base, (), 0, dtype), backend)
 
 
-def _engine(table: Array, backend: str) -> Any:
+def _packed(plan: Plan, backend: str) -> tuple[Runner, Any]:
+    """A runner, and what it packs: no parameters, and a standardisation that does nothing."""
     # "none" can only come from "auto", and says at this first computation what to install.
-    return _backend.choose("auto" if backend == "none" else backend).Engine(table)
+    runner = Runner(plan, _backend.choose("auto" if backend == "none" else backend).Engine(plan.table))
+    return runner, runner.pack(np.zeros(0, plan.dtype), np.concatenate([np.zeros(plan.dim), np.ones(plan.dim)]))
 
 
 def _shaped(values: Array, shape: tuple[int, ...]) -> Any:

@@ -213,7 +213,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
     def tensor(name: str) -> Array:
         code, shape, start, stop = entries[name]
         array = np.frombuffer(data[start:stop], DTYPES[code]).reshape(shape)
-        native: Array = array.astype(array.dtype.newbyteorder("="))
+        native: Array = array.astype(DTYPES[code].type)
         return native
 
     _need(bool((tensor("plan") == plan.table).all()), "its plan table does not belong to its spec")

@@ -14,6 +14,8 @@ from penstock._numba.engine.order import order
 
 def row_order(seed: int, epoch: int, n: int, first: int, out: Array) -> None:
     """``out[j] = P(first + j)`` with the keyed permutation of seed, epoch and n."""
+    if n < 0 or first < 0 or first + len(out) > n:
+        raise ValueError(f"first must name positions within the {n} rows")
     order(np.uint64(seed), np.uint64(epoch), int(n), np.arange(first, first + len(out)), out)
 
 
@@ -70,7 +72,8 @@ class Trainer:
         for name, array in (("learning_rates", learning_rates), ("losses", losses), ("norms", norms)):
             if array.shape != learning_rates.shape or array.ndim != 1 or array.dtype != np.float64:
                 raise ValueError(f"{name} must be float64 of shape {learning_rates.shape}")
-        if batch_size < 1 or first_step < 0 or (first_step + len(learning_rates) - 1) * batch_size >= n_train:
+        steps = len(learning_rates)
+        if batch_size < 1 or first_step < 0 or (steps and (first_step + steps - 1) * batch_size >= n_train):
             raise ValueError(f"first_step and batch_size must stay within the {n_train} rows of an epoch")
         for i, learning_rate in enumerate(learning_rates):
             begin = (first_step + i) * batch_size
@@ -85,7 +88,7 @@ class Trainer:
 
             packed, m, v, step = self._state
             gradient, sums = self._engine.batch_gradient(packed, rows, fill)
-            scale = weight_scale / batch_size
+            scale = weight_scale / rows
             gradient = gradient[self._layout.index]
             norm = math.sqrt(_sum_squares(gradient)) * scale
             losses[i], norms[i] = sums[0] / sums[1] if sums[1] else math.nan, norm

@@ -1,0 +1,57 @@
+"""penstock itself; training steps go through ``fit``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import penstock as ps
+from tasks import Flow, Task
+from worker import Work, serve
+
+BACKEND = os.environ.get("BENCH_BACKEND", "cpp")
+
+
+def prepare(flow: Flow, task: Task, threads: int) -> Work:
+    """The work of a task as a function of the number of repetitions."""
+    ps.set_num_threads(threads)
+    hidden = (flow.width, flow.width)
+    model = ps.realnvp(flow.dim, layers=flow.layers, hidden=hidden, mixing="none", rng=0, backend=BACKEND)
+    rng = np.random.default_rng(0)
+    model.params = model.params + 0.02 * rng.standard_normal(model.n_params)
+    if task.verb == "step":
+        # One epoch of ``repeats`` batches, from a table of random rows.
+        x = rng.standard_normal((task.rows * task.inner, flow.dim), dtype=np.float32)
+        model.fit(x[: task.rows], epochs=1, batch_size=task.rows, validation=0, learning_rate=1e-5, progress=False)
+
+        def step(repeats: int) -> None:
+            rows = x[: task.rows * repeats]
+            model.fit(rows, epochs=1, batch_size=task.rows, validation=0, learning_rate=1e-5, progress=False)
+
+        return step
+    x = rng.standard_normal((task.rows, flow.dim), dtype=np.float32)
+
+    def log_prob(repeats: int) -> None:
+        for _ in range(repeats):
+            model.log_prob(x)
+
+    def sample(repeats: int) -> None:
+        for seed in range(repeats):
+            model.sample(task.rows, rng=seed)
+
+    return sample if task.verb == "sample" else log_prob
+
+
+def versions() -> dict[str, str]:
+    """What was timed."""
+    from penstock import _backend
+
+    return {"penstock": ps.__version__, "numpy": np.__version__, "isa": _backend.choose(BACKEND).isa()}
+
+
+if __name__ == "__main__":
+    serve(prepare, versions)

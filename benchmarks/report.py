@@ -1,0 +1,131 @@
+"""Writes the figures of the README from benchmark results; with ``--check`` only compares."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks import FLOWS, TASKS
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+RESULTS = HERE / "results" / "latest.json"
+MARK = "<!-- figures -->"
+
+COLUMNS = {
+    "penstock": "penstock",
+    "jax": "plain JAX, jitted",
+    "torch_compiled": "plain torch, compiled",
+    "torch_eager": "plain torch, eager",
+}
+WORK = {
+    "log_prob": "log_prob of 1e5 rows",
+    "sample": "sample 1e5 rows",
+    "step_256": "training step of 256 rows",
+    "step_4096": "training step of 4096 rows",
+    "one_row": "log_prob of one row",
+}
+
+
+def time(seconds: float) -> str:
+    """Three digits, in the unit that suits."""
+    if seconds < 1e-3:
+        return f"{1e6 * seconds:.3g} µs"
+    return f"{1e3 * seconds:.3g} ms" if seconds < 10 else f"{seconds:.3g} s"
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The section between the marks."""
+    place = results["machine"]
+    names = [name for name in COLUMNS if name in results["versions"]]
+    versions = {k: v for peer in results["versions"].values() for k, v in peer.items()}
+    isa = versions.pop("isa")
+    lines = [
+        f"{place['processor']}, {results['threads']} threads, {isa}, float32; medians of {results['rounds']} rounds in turns; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + ". A peer's ratio to penstock stands in brackets.",
+        "",
+    ]
+    if "tasks" in results:
+        lines.append("| Real NVP | " + " | ".join(COLUMNS[name] for name in names) + " | share of FMA peak |")
+        lines.append("|---|" + "---|" * (len(names) + 1))
+        for flow, tasks in results["tasks"].items():
+            shape = FLOWS[flow]
+            for task, readings in tasks.items():
+                own = readings["penstock"]["median"]
+                cells = [time(own)]
+                for name in names[1:]:
+                    median = readings.get(name, {}).get("median")
+                    cells.append("–" if median is None else f"{time(median)} ({median / own:.2g})")
+                peaks = readings.get("fma_peak_gflops")
+                share = f"{shape.flops * TASKS[task].rows / own / 1e9 / max(peaks):.2f}" if peaks else ""
+                work = f"D{shape.dim}, {shape.layers} layers, {shape.width}×{shape.width}: {WORK[task]}"
+                lines.append(f"| {work} | " + " | ".join(cells) + f" | {share} |")
+        lines.append("")
+    rows = other(results)
+    if rows:
+        lines += ["| besides | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows), ""]
+    return "\n".join(lines)
+
+
+def other(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures that have no peer."""
+    rows = []
+    if "scaling" in results:
+        ratios = ", ".join(f"{flow} {value['ratio']:.2f}" for flow, value in results["scaling"].items())
+        rows.append(("two threads over one, log_prob of 1e5 rows", ratios))
+    if "footprint" in results:
+        f = results["footprint"]
+        if "fit_memory" in f:
+            megabytes = f["fit_memory"]["above_import"] / 1e6
+            rows.append(
+                ("memory of `fit` on 1e6 × 16 rows from a memmap, batch 1e5", f"{megabytes:.0f} MB above the import")
+            )
+        more, numpy = 1e3 * f["import_penstock_after_numpy"], 1e3 * f["import_numpy"]
+        rows.append(("`import penstock`", f"{more:.0f} ms after NumPy's own {numpy:.0f} ms"))
+        sizes = f["installed_bytes"]
+        rows.append(
+            (
+                "installed size without NumPy",
+                f"{sum(sizes.values()) / 1e6:.1f} MB, of which penstock {sizes['penstock'] / 1e6:.1f}",
+            )
+        )
+    if "numba" in results:
+        n = results["numba"]
+        timed = n["D16 log_prob"]
+        against = f", eager torch {time(timed['torch_eager']['median'])}" if "torch_eager" in timed else ""
+        rows.append(("Numba backend, D16, log_prob of 1e5 rows", time(timed["penstock_numba"]["median"]) + against))
+        rows.append(
+            (
+                "Numba backend, first log_prob / first `fit`, cold",
+                f"{n['cold']['log_prob']:.1f} s / {n['cold']['fit']:.1f} s",
+            )
+        )
+        rows.append(("… with a filled cache", f"{n['cached']['log_prob']:.2f} s / {n['cached']['fit']:.2f} s"))
+    return rows
+
+
+def main() -> int:
+    """Write or compare; 1 if the README says something else."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README differs")
+    check = parser.parse_args().check
+    text = README.read_text()
+    before, present, after = text.split(MARK)
+    section = "\n" + (tables(json.loads(RESULTS.read_text())) if RESULTS.exists() else "")
+    if check:
+        if present != section:
+            print(
+                "README.md does not show benchmarks/results/latest.json: run python benchmarks/report.py",
+                file=sys.stderr,
+            )
+        return int(present != section)
+    README.write_text(MARK.join([before, section, after]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,41 @@
+"""What is timed: flows of three sizes, and the work done with them. Standard library only: every peer's worker reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A Real NVP: ``layers`` affine couplings of halves, in turns, each with a relu network of two hidden layers."""
+
+    dim: int
+    layers: int
+    width: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations a row: two for each weight."""
+        half = self.dim // 2
+        return 2 * self.layers * (half * self.width + self.width * self.width + self.width * 2 * half)
+
+
+FLOWS = {"D16": Flow(16, 8, 64), "D64": Flow(64, 8, 128), "D6": Flow(6, 10, 256)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of work: ``rows`` at a call, ``inner`` calls (or training steps) between two readings of the clock."""
+
+    verb: str  # "log_prob", "sample" or "step": loss, gradient and Adam on a batch
+    rows: int
+    inner: int
+
+
+TASKS = {
+    "log_prob": Task("log_prob", 100_000, 1),
+    "sample": Task("sample", 100_000, 1),
+    "step_256": Task("step", 256, 200),
+    "step_4096": Task("step", 4096, 25),
+    "one_row": Task("log_prob", 1, 2000),
+}

@@ -31,7 +31,10 @@ for name in ("safetensors", "threadpoolctl", "tqdm"):
     sizes[name] = sum(os.path.getsize(f.locate()) for f in files if f.suffix != ".pyc" and os.path.exists(f.locate()))
 top = os.path.dirname(penstock.__file__)
 sizes["penstock"] = sum(
-    os.path.getsize(os.path.join(folder, f)) for folder, _, names in os.walk(top) for f in names if not f.endswith(".pyc")
+    os.path.getsize(os.path.join(folder, name))
+    for folder, _, names in os.walk(top)
+    for name in names
+    if "__pycache__" not in folder
 )
 print(json.dumps(sizes))
 """

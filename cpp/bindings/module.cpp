@@ -60,8 +60,9 @@ auto lent(const py::object &object, const char *name, std::initializer_list<int6
     axis++;
   }
   if (!fits || reinterpret_cast<uintptr_t>(array.data()) % alignof(T) != 0) {
-    wrong(name, std::string("be ") + (writable ? "a writable, " : "an ") + "aligned C-ordered array of shape " + shape(sizes) +
-                    " and of " + std::to_string(sizeof(T)) + "-byte " + (std::is_integral_v<T> ? "integers" : "floats"));
+    wrong(name, std::string("be ") + (writable ? "a writable, " : "an ") + "aligned C-ordered array of shape " +
+                    shape(sizes) + " and of " + std::to_string(sizeof(T)) + "-byte " +
+                    (std::is_integral_v<T> ? "integers" : "floats"));
   }
   return static_cast<Pointer>(const_cast<void *>(array.data()));
 }
@@ -280,7 +281,8 @@ class EngineHandle {
   }
 
   void adam(const py::object &params, const py::object &grad, const py::object &m, const py::object &v, int64_t step,
-            double learning_rate, double beta1, double beta2, double epsilon, double weight_decay, bool decoupled) const {
+            double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
+            bool decoupled) const {
     visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
       const int64_t n = plan().n_params;
       T *p = lent<T, true>(params, "params", {n});
@@ -325,9 +327,9 @@ class TrainerHandle {
     });
   }
 
-  int64_t run(const py::array &x, const py::object &context, const py::object &weight, double weight_scale, uint64_t seed,
-              uint64_t epoch, int64_t n_train, int64_t first_step, int64_t batch_size, const py::object &learning_rates,
-              const py::object &losses, const py::object &norms) {
+  int64_t run(const py::array &x, const py::object &context, const py::object &weight, double weight_scale,
+              uint64_t seed, uint64_t epoch, int64_t n_train, int64_t first_step, int64_t batch_size,
+              const py::object &learning_rates, const py::object &losses, const py::object &norms) {
     no_context(context);
     return std::visit(
         [&]<class T>(const std::shared_ptr<Trainer<T>> &trainer) {
@@ -349,8 +351,8 @@ class TrainerHandle {
             wrong("n_train, first_step and batch_size", "lie within the rows");
           }
           without_gil([&] {
-            done = trainer->run(view, rows, weights, weight_scale, seed, epoch, n_train, first_step, batch_size, n, rates,
-                                l, g, poll_signals);
+            done = trainer->run(view, rows, weights, weight_scale, seed, epoch, n_train, first_step, batch_size, n,
+                                rates, l, g, poll_signals);
           });
           return done;
         },
@@ -440,8 +442,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("flops", [](const EngineHandle &e) { return e.plan().flops; })
       .def_property("recompute", &EngineHandle::recompute, &EngineHandle::set_recompute)
       .def("pack", &EngineHandle::pack, py::arg("params"), py::arg("buffers"))
-      .def("evaluate", &EngineHandle::evaluate, py::arg("packed"), py::arg("to_data"), py::arg("first"), py::arg("last"),
-           py::arg("x"), py::arg("context"), py::arg("theta"), py::arg("base"), py::arg("out"), py::arg("log_det"))
+      .def("evaluate", &EngineHandle::evaluate, py::arg("packed"), py::arg("to_data"), py::arg("first"),
+           py::arg("last"), py::arg("x"), py::arg("context"), py::arg("theta"), py::arg("base"), py::arg("out"),
+           py::arg("log_det"))
       .def("sample", &EngineHandle::sample, py::arg("packed"), py::arg("seed"), py::arg("context_row"),
            py::arg("first_draw"), py::arg("context"), py::arg("out"), py::arg("log_prob"))
       .def("vjp", &EngineHandle::vjp, py::arg("packed"), py::arg("to_data"), py::arg("first"), py::arg("last"),

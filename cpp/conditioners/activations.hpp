@@ -68,18 +68,23 @@ void activate_all(int64_t n, Element<V> *h, const Element<V> *skip, Element<V> *
 template <class V>
 void activate_all(int kind, int64_t n, Element<V> *h, const Element<V> *skip, Element<V> *derivative) {
   switch (kind) {
-    case act_relu: return activate_all<act_relu, V>(n, h, skip, derivative);
-    case act_tanh: return activate_all<act_tanh, V>(n, h, skip, derivative);
-    case act_silu: return activate_all<act_silu, V>(n, h, skip, derivative);
-    case act_gelu: return activate_all<act_gelu, V>(n, h, skip, derivative);
-    default: return activate_all<act_leaky_relu, V>(n, h, skip, derivative);
+    case act_relu:
+      return activate_all<act_relu, V>(n, h, skip, derivative);
+    case act_tanh:
+      return activate_all<act_tanh, V>(n, h, skip, derivative);
+    case act_silu:
+      return activate_all<act_silu, V>(n, h, skip, derivative);
+    case act_gelu:
+      return activate_all<act_gelu, V>(n, h, skip, derivative);
+    default:
+      return activate_all<act_leaky_relu, V>(n, h, skip, derivative);
   }
 }
 
 // d = d * act'(x), from the kept derivative or else from the activation. d may be scaled into another array.
 template <class V>
-void scale_by_derivative(int kind, int64_t n, const Element<V> *d, const Element<V> *output, const Element<V> *derivative,
-                         Element<V> *scaled) {
+void scale_by_derivative(int kind, int64_t n, const Element<V> *d, const Element<V> *output,
+                         const Element<V> *derivative, Element<V> *scaled) {
   for (int64_t i = 0; i < n; i += lanes<V>) {
     const V v = load<V>(d + i);
     if (derivative != nullptr) {

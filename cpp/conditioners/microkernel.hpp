@@ -19,7 +19,7 @@ inline constexpr int block_vectors = 4;  // 24 accumulators in 32 registers
 inline constexpr int block_vectors = 2;  // 12 in 16
 #endif
 
-enum class Start { bias, zero, load };           // what an accumulator holds before the sum
+enum class Start { bias, zero, load };            // what an accumulator holds before the sum
 enum class Finish { none, relu, relu_gradient };  // what happens to it before the store
 
 // Outputs are dealt evenly to register blocks: block i of ceil(n / block_outputs) begins at output block_start(n, i).
@@ -105,9 +105,9 @@ void column(int n_outputs, const Operands<Element<V>> &whole) {
     o.bias += start == Start::bias ? n0 : 0;
     o.mask += finish == Finish::relu_gradient ? n0 * whole.out_stride : 0;
     switch (nr) {
-#define PENSTOCK_BLOCK(NR)                                                                         \
-  case NR:                                                                                         \
-    register_block<V, NR, MR, panels ? 1 : tile_stride, panels ? NR : 1, start, finish>(o);          \
+#define PENSTOCK_BLOCK(NR)                                                                  \
+  case NR:                                                                                  \
+    register_block<V, NR, MR, panels ? 1 : tile_stride, panels ? NR : 1, start, finish>(o); \
     break;
       PENSTOCK_BLOCK(1)
       PENSTOCK_BLOCK(2)

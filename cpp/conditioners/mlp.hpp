@@ -19,8 +19,8 @@ void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, int n_v
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     T *out = area + linear.output;
-    Operands<T> o{packed.panels + linear.panels, in,     tile_stride, out, tile_stride, packed.params + linear.bias,
-                  nullptr,                       linear.n_in};
+    Operands<T> o{packed.panels + linear.panels, in,      tile_stride, out, tile_stride,
+                  packed.params + linear.bias,   nullptr, linear.n_in};
     if (i + 1 == step.n_linear) {
       product<V, true, Start::bias, Finish::none>(linear.n_out, n_vectors, o);
     } else if (step.activation == act_relu && !residual) {
@@ -66,8 +66,8 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
 template <class V, Start start, Finish finish>
 PENSTOCK_INLINE void input_gradient(const Linear &linear, const PackedView<Element<V>> &packed, int n_vectors,
                                     const Element<V> *d, const Element<V> *mask, Element<V> *out) {
-  const Operands<Element<V>> o{packed.panels_t + linear.panels, d,    tile_stride,    out, tile_stride, nullptr,
-                               mask,                            linear.n_out};
+  const Operands<Element<V>> o{
+      packed.panels_t + linear.panels, d, tile_stride, out, tile_stride, nullptr, mask, linear.n_out};
   product<V, true, start, finish>(linear.n_in, n_vectors, o);
 }
 
@@ -191,7 +191,8 @@ void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
       const T *skip = residual && i > 0 ? in : nullptr;
       const int whole = linear.n_out / lanes<V> * lanes<V>;
       activate_all<V>(step.activation, whole, out, skip, nullptr);
-      activate_all<T>(step.activation, linear.n_out - whole, out + whole, skip != nullptr ? skip + whole : nullptr, nullptr);
+      activate_all<T>(step.activation, linear.n_out - whole, out + whole, skip != nullptr ? skip + whole : nullptr,
+                      nullptr);
     }
     in = out;
   }

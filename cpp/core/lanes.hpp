@@ -6,13 +6,13 @@
 #include <cstdint>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#  include <immintrin.h>
 #elif defined(__aarch64__)
-#include <arm_neon.h>
+#  include <arm_neon.h>
 #endif
 
 #ifndef PENSTOCK_ISA
-#error "compile with -DPENSTOCK_ISA=<namespace> -DPENSTOCK_LANE_BYTES=<16|32|64>"
+#  error "compile with -DPENSTOCK_ISA=<namespace> -DPENSTOCK_LANE_BYTES=<16|32|64>"
 #endif
 
 #define PENSTOCK_INLINE inline __attribute__((always_inline))
@@ -165,7 +165,8 @@ PENSTOCK_INLINE V fma(V a, V b, V c) {
     using H = typename Halves<V>::type;
     V r;
     H *out = reinterpret_cast<H *>(&r);
-    const H *x = reinterpret_cast<const H *>(&a), *y = reinterpret_cast<const H *>(&b), *z = reinterpret_cast<const H *>(&c);
+    const H *x = reinterpret_cast<const H *>(&a), *y = reinterpret_cast<const H *>(&b),
+            *z = reinterpret_cast<const H *>(&c);
     out[0] = fma<H>(x[0], y[0], z[0]);
     out[1] = fma<H>(x[1], y[1], z[1]);
     return r;

@@ -100,7 +100,8 @@ void normals(uint64_t seed, uint32_t context_row, uint32_t draw, int rows, int d
   for (int lane = 0; lane < rows; lane += lanes<V>) {
     for (int block = 0; 4 * block < dim; block++) {
       Bits<V> words[4];
-      philox<V>(seed, draw + static_cast<uint32_t>(lane), context_row, static_cast<uint32_t>(block), stream_base, words);
+      philox<V>(seed, draw + static_cast<uint32_t>(lane), context_row, static_cast<uint32_t>(block), stream_base,
+                words);
       V z[4];
       normal_pair<V>(words[0], words[1], z[0], z[1]);
       normal_pair<V>(words[2], words[3], z[2], z[3]);

@@ -7,7 +7,7 @@
 
 namespace penstock {
 
-inline constexpr int tile_rows = 64;     // rows of a tile, and of the smallest slice of a batch
+inline constexpr int tile_rows = 64;  // rows of a tile, and of the smallest slice of a batch
 // Numbers from one feature of a tile to the next: an odd number of cache lines of floats, since a power of two would
 // crowd a column of features into a few sets of the cache.
 inline constexpr int tile_stride = 80;
@@ -35,12 +35,12 @@ struct Step {
   const int64_t *a, *b;
   const Linear *linear;
   double options[max_options];
-  int64_t params;      // offset of free theta
-  int64_t grad;        // offset of its gradient in a padded gradient
-  int64_t kept;        // offset of the old values of B, (n_b, tile), in the kept store
-  int64_t area;        // offset of the activations in the kept store
-  int64_t input;       // offsets in the area: conditioner input (n_u, tile),
-  int64_t theta;       // theta (n_b n_theta, tile)
+  int64_t params;  // offset of free theta
+  int64_t grad;    // offset of its gradient in a padded gradient
+  int64_t kept;    // offset of the old values of B, (n_b, tile), in the kept store
+  int64_t area;    // offset of the activations in the kept store
+  int64_t input;   // offsets in the area: conditioner input (n_u, tile),
+  int64_t theta;   // theta (n_b n_theta, tile)
   int64_t area_size;
 };
 
@@ -76,21 +76,21 @@ struct Tile {
   T *theta;         // external theta (n_b n_theta, tile), or null
   T *kept;          // the kept store
   // the way back only
-  T *gradient;        // (dim, tile) by slot: cotangents of the state
-  T *log_det_bar;     // (tile): cotangent of the log-determinant
-  T *d_theta;         // (widest theta, tile)
-  T *d_hidden[2];     // (widest layer, tile) each
-  T *transposed;      // (tile, widest layer padded)
-  T *params_gradient; // padded gradient of this slice, or null
-  bool first;         // whether this is the slice's first tile: write the gradient instead of adding to it
+  T *gradient;         // (dim, tile) by slot: cotangents of the state
+  T *log_det_bar;      // (tile): cotangent of the log-determinant
+  T *d_theta;          // (widest theta, tile)
+  T *d_hidden[2];      // (widest layer, tile) each
+  T *transposed;       // (tile, widest layer padded)
+  T *params_gradient;  // padded gradient of this slice, or null
+  bool first;          // whether this is the slice's first tile: write the gradient instead of adding to it
 };
 
 // Which part of a flow, in which direction, and what is kept for the way back.
 struct Pass {
   int first, last;
   bool to_data;
-  bool keep;      // keep old values and activations
-  bool recompute; // activations share one area: run conditioners again on the way back
+  bool keep;       // keep old values and activations
+  bool recompute;  // activations share one area: run conditioners again on the way back
 };
 
 }  // namespace penstock

@@ -103,7 +103,8 @@ void load_theta(const Plan &plan, const T *theta, bool shared, int64_t first_row
     return;
   }
   if (!shared) {
-    return kernels<T>().load_columns(theta + first_row * plan.external_theta, plan.external_theta, tile.rows, tile.theta);
+    return kernels<T>().load_columns(theta + first_row * plan.external_theta, plan.external_theta, tile.rows,
+                                     tile.theta);
   }
   for (int64_t i = 0; i < plan.external_theta; i++) {
     std::fill_n(tile.theta + i * tile_stride, tile_rows, theta[i]);
@@ -111,7 +112,9 @@ void load_theta(const Plan &plan, const T *theta, bool shared, int64_t first_row
 }
 
 // The standardisation is the last step; an empty range beside it does not hold it.
-bool standardises(const Plan &plan, const Range &range) { return range.first < range.last && range.last == plan.n_steps; }
+bool standardises(const Plan &plan, const Range &range) {
+  return range.first < range.last && range.last == plan.n_steps;
+}
 
 // log_det of the standardisation in this direction.
 template <class T>
@@ -137,9 +140,8 @@ void add_gradient(const Plan &plan, const T *padded, double *params) {
 template <class T>
 void combine_gradients(const Plan &plan, T *gradients, int n, Poll poll) {
   const int64_t size = plan.padded_size, piece = 8192;
-  parallel((size + piece - 1) / piece, n > 1 ? 256 : 1, poll, [&](int64_t i) {
-    kernels<T>().combine(gradients + i * piece, size, n, std::min(piece, size - i * piece));
-  });
+  parallel((size + piece - 1) / piece, n > 1 ? 256 : 1, poll,
+           [&](int64_t i) { kernels<T>().combine(gradients + i * piece, size, n, std::min(piece, size - i * piece)); });
 }
 
 double combine_numbers(double *x, int n) {
@@ -158,12 +160,16 @@ double Weights::at(int64_t i) const { return data == nullptr ? 1.0 : read_number
 AdamSettings adam_settings(double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
                            bool decoupled, int64_t step) {
   const auto t = static_cast<double>(step);
-  return {learning_rate, beta1, beta2, epsilon, weight_decay, 1 - std::pow(beta1, t), 1 - std::pow(beta2, t), decoupled};
+  return {learning_rate,          beta1,    beta2, epsilon, weight_decay, 1 - std::pow(beta1, t),
+          1 - std::pow(beta2, t), decoupled};
 }
 
 template <class T>
 Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
-    : dim_(plan.dim), params_(plan.n_params), panels_(plan.panels_size), panels_t_(plan.panels_size),
+    : dim_(plan.dim),
+      params_(plan.n_params),
+      panels_(plan.panels_size),
+      panels_t_(plan.panels_size),
       standardisation_(4 * int64_t{plan.dim}) {
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
@@ -271,7 +277,8 @@ void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_
     const int64_t first_row = t * tile_rows;
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     const int stride = rows == 1 ? 1 : tile_stride;
-    kernel.normals(plan, seed, context_row, first_draw + static_cast<uint32_t>(first_row), tile.rows, stride, tile.state);
+    kernel.normals(plan, seed, context_row, first_draw + static_cast<uint32_t>(first_row), tile.rows, stride,
+                   tile.state);
     double base[tile_rows] = {};
     if (log_prob != nullptr) {
       kernel.base(plan, tile.state, tile.rows, stride, 0.0, base);
@@ -442,8 +449,8 @@ void Engine<T>::loss_and_grad(const Packed<T> &packed, const RowsView &x, int64_
   }
   Aligned<T> gradients(n * plan_.padded_size);
   std::vector<double> losses(static_cast<size_t>(2 * n));
-  batch_gradient(packed, x, rows, weights, [](int64_t i) { return i; }, gradients.data(), losses.data(), loss, weight,
-                 poll);
+  batch_gradient(
+      packed, x, rows, weights, [](int64_t i) { return i; }, gradients.data(), losses.data(), loss, weight, poll);
   combine_gradients(plan_, gradients.data(), n, poll);
   add_gradient(plan_, gradients.data(), params);
 }
@@ -462,9 +469,14 @@ void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *pa
 template <class T>
 Trainer<T>::Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, const double *buffers,
                     const Settings &settings)
-    : engine_(std::move(engine)), settings_(settings), buffers_(buffers, buffers + engine_->plan().n_buffers),
-      packed_(std::make_unique<Packed<T>>(engine_->plan(), params, buffers)), m_(engine_->plan().n_params),
-      v_(engine_->plan().n_params), losses_(2 * most_slices), squares_(engine_->plan().segments.size()) {
+    : engine_(std::move(engine)),
+      settings_(settings),
+      buffers_(buffers, buffers + engine_->plan().n_buffers),
+      packed_(std::make_unique<Packed<T>>(engine_->plan(), params, buffers)),
+      m_(engine_->plan().n_params),
+      v_(engine_->plan().n_params),
+      losses_(2 * most_slices),
+      squares_(engine_->plan().segments.size()) {
   std::fill_n(m_.data(), m_.size(), T{0});
   std::fill_n(v_.data(), v_.size(), T{0});
 }

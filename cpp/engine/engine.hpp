@@ -67,12 +67,12 @@ struct Range {
 
 template <class T>
 struct Cotangents {
-  const T *out = nullptr;      // (rows, dim) or null for zero
-  const T *log_det = nullptr;  // (rows) or null for zero
-  T *x = nullptr;              // results; null if unwanted
-  double *params = nullptr;    // (n_params), added to
-  T *theta = nullptr;          // (rows, external theta)
-  double *theta_sum = nullptr; // (external theta), summed over rows and added to
+  const T *out = nullptr;       // (rows, dim) or null for zero
+  const T *log_det = nullptr;   // (rows) or null for zero
+  T *x = nullptr;               // results; null if unwanted
+  double *params = nullptr;     // (n_params), added to
+  T *theta = nullptr;           // (rows, external theta)
+  double *theta_sum = nullptr;  // (external theta), summed over rows and added to
 };
 
 // Rows of a training batch: their numbers, and their weights if there are any.

@@ -25,7 +25,8 @@ Order::Order(uint64_t seed, uint64_t epoch, int64_t n) : n_(n) {
   constexpr uint32_t stream_shuffle = 4;
   uint32_t words[8];
   for (uint32_t block = 0; block < 2; block++) {
-    const uint32_t counter[4] = {static_cast<uint32_t>(epoch), static_cast<uint32_t>(epoch >> 32), block, stream_shuffle};
+    const uint32_t counter[4] = {static_cast<uint32_t>(epoch), static_cast<uint32_t>(epoch >> 32), block,
+                                 stream_shuffle};
     uint32_t four[4];
     philox(seed, counter, four);
     std::copy(four, four + 4, words + 4 * block);

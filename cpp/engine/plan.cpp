@@ -122,14 +122,13 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
         fail("A and B of step " + std::to_string(k) + " must hold different slots");
       }
     }
-    step.transform = static_cast<int32_t>(
-        table.at(at + 10, 0, static_cast<int64_t>(transform_names().size()) - 1, "transform"));
+    step.transform =
+        static_cast<int32_t>(table.at(at + 10, 0, static_cast<int64_t>(transform_names().size()) - 1, "transform"));
     step.n_theta = static_cast<int32_t>(table.at(at + 11, 1, 1 << 12, "n_theta"));
     const int64_t n_options = table.at(at + 12, 0, max_options, "n_options");
     std::memcpy(step.options, table.list(table_[at + 13], n_options, "options"),
                 static_cast<size_t>(n_options) * sizeof(double));
-    step.conditioner =
-        static_cast<int32_t>(table.at(at + 14, conditioner_free, conditioner_external, "conditioner"));
+    step.conditioner = static_cast<int32_t>(table.at(at + 14, conditioner_free, conditioner_external, "conditioner"));
     step.activation = static_cast<int32_t>(table.at(at + 15, act_relu, act_leaky_relu, "activation"));
     step.n_linear = static_cast<int32_t>(table_[at + 16]);
     const int64_t n_theta = static_cast<int64_t>(step.n_b) * step.n_theta;
@@ -179,7 +178,8 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
         padded_size += linear.grad_stride;
         linear.output = claim(linear.n_out);
         const bool hidden = i + 1 < step.n_linear;
-        const bool from_output = step.activation == act_relu || step.activation == act_tanh || step.activation == act_leaky_relu;
+        const bool from_output =
+            step.activation == act_relu || step.activation == act_tanh || step.activation == act_leaky_relu;
         linear.derivative = hidden && (residual || !from_output) ? claim(linear.n_out) : -1;
         layer_widest = std::max({layer_widest, static_cast<int64_t>(linear.n_in), static_cast<int64_t>(linear.n_out)});
         flops += 2.0 * linear.n_in * linear.n_out;
@@ -210,8 +210,8 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
       fail("only a conditioner reads A");
     }
     if (params - step.params != n_params_step) {
-      fail("step " + std::to_string(k) + " has " + std::to_string(params - step.params) + " parameters, the table says " +
-           std::to_string(n_params_step));
+      fail("step " + std::to_string(k) + " has " + std::to_string(params - step.params) +
+           " parameters, the table says " + std::to_string(n_params_step));
     }
     flops += 60.0 * step.n_b;
     step.area_size = area;

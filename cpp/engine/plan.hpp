@@ -31,15 +31,17 @@ class Plan {
 
   int dim = 0, context_dim = 0, n_steps = 0, item_size = 0;
   int64_t n_params = 0, n_buffers = 0;
-  int64_t panels_size = 0, padded_size = 0;                       // numbers
+  int64_t panels_size = 0, padded_size = 0;                            // numbers
   int64_t evaluation_area = 0, training_kept = 0, recompute_kept = 0;  // numbers of the kept store
-  int64_t theta_widest = 0, layer_widest = 0;                     // features
-  int64_t external_theta = 0;                                     // numbers of external theta a row, 0 if there is none
-  double flops = 0;                                               // a row, one direction
+  int64_t theta_widest = 0, layer_widest = 0;                          // features
+  int64_t external_theta = 0;  // numbers of external theta a row, 0 if there is none
+  double flops = 0;            // a row, one direction
   std::vector<Segment> segments;
 
  private:
-  PlanView view(const std::vector<Step> &steps) const { return {dim, context_dim, n_steps, steps.data(), boundary_.data()}; }
+  PlanView view(const std::vector<Step> &steps) const {
+    return {dim, context_dim, n_steps, steps.data(), boundary_.data()};
+  }
 
   std::vector<int64_t> table_;
   std::vector<int64_t> boundary_;

@@ -13,7 +13,7 @@
 #include <thread>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#  include <immintrin.h>
 #endif
 
 namespace penstock {
@@ -26,6 +26,7 @@ class DefaultFloatingPoint {
 #if defined(__x86_64__)
   DefaultFloatingPoint() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
   ~DefaultFloatingPoint() { _mm_setcsr(saved_); }
+
  private:
   unsigned saved_;
 #elif defined(__aarch64__)
@@ -34,6 +35,7 @@ class DefaultFloatingPoint {
     __asm__ __volatile__("msr fpcr, %0" : : "r"(uint64_t{0}));
   }
   ~DefaultFloatingPoint() { __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_)); }
+
  private:
   uint64_t saved_;
 #endif
@@ -67,7 +69,7 @@ struct Job {
   int64_t n_items;
   std::atomic<int64_t> next{0};
   std::atomic<bool> stop{false};
-  bool interrupted = false;  // by poll, which only the caller's thread asks
+  bool interrupted = false;    // by poll, which only the caller's thread asks
   std::exception_ptr error{};  // of the first body that threw, which is a workspace that memory had no room for
   std::mutex error_lock{};
 };

@@ -49,7 +49,7 @@ void pad_rows(int64_t features, int rows, T *tile) {
 
 template <class T>
 void load_tile(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const RowsView &in,
-          const int64_t *index, int64_t first_row, int rows, int stride, T *state) {
+               const int64_t *index, int64_t first_row, int rows, int stride, T *state) {
   const auto run = packed != nullptr ? (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)
                                      : (in.item_size == 4 ? load_rows<T, float, false> : load_rows<T, double, false>);
   run(plan, slots, packed, in, index, first_row, rows, stride, state);
@@ -142,7 +142,9 @@ void backward(const PlanView &plan, const PackedView<T> &packed, const Pass &pas
   using V = Native<T>;
   const int n = vectors<T>(tile.rows);
   int end = pass.last - pass.first;  // the last step to do on the way back is the first that moved anything
-  const auto step_of = [&](int i) -> const Step & { return plan.steps[pass.to_data ? pass.first + i : pass.last - 1 - i]; };
+  const auto step_of = [&](int i) -> const Step & {
+    return plan.steps[pass.to_data ? pass.first + i : pass.last - 1 - i];
+  };
   int first_moving = 0;
   while (first_moving < end && !moves(step_of(first_moving))) {
     first_moving++;
@@ -284,9 +286,9 @@ void adam(const AdamSettings &settings, bool decay, int64_t n, const T *gradient
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {lanes_native<T>, load_tile<T>,     store_tile<T>,    load_columns<T>, store_columns<T>, base_normals<T>,
-          forward<T>,      backward<T>,      base<T>,          base_backward<T>, row<T>,          pack<T>,
-          combine<T>,      sum_rows_double,  sum_squares<T>,   adam<T>};
+  return {lanes_native<T>, load_tile<T>,    store_tile<T>,  load_columns<T>,  store_columns<T>, base_normals<T>,
+          forward<T>,      backward<T>,     base<T>,        base_backward<T>, row<T>,           pack<T>,
+          combine<T>,      sum_rows_double, sum_squares<T>, adam<T>};
 }
 
 }  // namespace

@@ -19,11 +19,11 @@ struct Kernels {
 
   // Rows of the input into the tile's state (stride tile_stride, or 1 for one row), by slots, in float64 where the
   // standardisation applies (packed not null); index, if given, names the rows, otherwise they follow from first_row.
-  void (*load)(const PlanView &, const int64_t *slots, const PackedView<T> *packed, const RowsView &, const int64_t *index,
-               int64_t first_row, int rows, int stride, T *state);
+  void (*load)(const PlanView &, const int64_t *slots, const PackedView<T> *packed, const RowsView &,
+               const int64_t *index, int64_t first_row, int rows, int stride, T *state);
   // The state into rows of a C-ordered array.
-  void (*store)(const PlanView &, const int64_t *slots, const PackedView<T> *packed, const T *state, int rows, int stride,
-                T *out);
+  void (*store)(const PlanView &, const int64_t *slots, const PackedView<T> *packed, const T *state, int rows,
+                int stride, T *out);
   // Columns of a C-ordered (rows, n) array into (n, tile), and back.
   void (*load_columns)(const T *in, int64_t n, int rows, T *tile);
   void (*store_columns)(const T *tile, int64_t n, int rows, T *out);
@@ -48,9 +48,9 @@ struct Kernels {
   void (*adam)(const AdamSettings &, bool decay, int64_t n, const T *gradient, double scale, T *params, T *m, T *v);
 };
 
-#define PENSTOCK_DECLARE_ISA(name)           \
-  namespace name {                           \
-  extern const Kernels<float> kernels_float; \
+#define PENSTOCK_DECLARE_ISA(name)             \
+  namespace name {                             \
+  extern const Kernels<float> kernels_float;   \
   extern const Kernels<double> kernels_double; \
   }
 PENSTOCK_DECLARE_ISA(avx2)

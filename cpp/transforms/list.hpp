@@ -3,8 +3,8 @@
 #pragma once
 
 #ifdef PENSTOCK_ISA
-#include "transforms/additive.hpp"
-#include "transforms/affine.hpp"
+#  include "transforms/additive.hpp"
+#  include "transforms/affine.hpp"
 #endif
 
 #define PENSTOCK_TRANSFORMS(X) \

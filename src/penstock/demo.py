@@ -30,7 +30,7 @@ def galaxies() -> Array:
     """
     with (files("penstock") / "data" / "galaxies.npz").open("rb") as file, np.load(file) as table:
         columns: Array = table["data"]
-    return np.ascontiguousarray(columns.T)
+    return columns.T.copy()
 
 
 def demo(

@@ -103,16 +103,14 @@ def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_para
         if want_params:
             inputs = linears[step[LINEAR] + i - 1][OUTPUT] if i > 0 else step[INPUT]
             linear_gradient(linear, tile, inputs, d, d_at)
-        if residual:
-            keeps = not last and i > 0  # the skip connection: the gradient of h_i is part of that of h_{i-1}
-            input_gradient(LOAD if keeps else ZERO, linear, params, n_vectors, d, d_at, tile.d_hidden, hidden)
-            continue
-        out = other if not last and d_at == hidden else hidden
-        input_gradient(ZERO, linear, params, n_vectors, d, d_at, tile.d_hidden, out)
+        out = other if not residual and not last and d_at == hidden else hidden
+        # the skip connection: the gradient of h_i is part of that of h_{i-1}
+        start = LOAD if residual and not last and i > 0 else ZERO
+        input_gradient(start, linear, params, n_vectors, d, d_at, tile.d_hidden, out)
         d, d_at = tile.d_hidden, out
-        if i > 0:
+        if i > 0 and not residual:
             below = linears[step[LINEAR] + i - 1]
             source = below[DERIVATIVE] if below[DERIVATIVE] >= 0 else below[OUTPUT]
             for j in range(0, below[N_OUT] * TILE, TILE):
                 scale_by_derivative(step[ACTIVATION], n, d, out + j, tile.kept, source + j, d, out + j)
-    return hidden if residual else d_at
+    return d_at

@@ -43,25 +43,14 @@ def entry(function: F) -> F:
 
 
 def dispatch(functions: Sequence[Any]) -> Any:
-    """A compiled function of ``(code, *args)`` that calls ``functions[code]``; they all return nothing."""
-    head = functions[0]
-    if len(functions) == 1:
+    """A compiled function of ``(code, *args)`` that calls ``functions[code]``; they all return nothing.
 
-        @jit
-        def call(code: int, *args: Any) -> None:
-            head(*args)
-
-    else:
-        tail = dispatch(functions[1:])
-
-        @jit
-        def call(code: int, *args: Any) -> None:
-            if code == 0:
-                head(*args)
-            else:
-                tail(code - 1, *args)
-
-    return call
+    The chain of cases is written out as source, since a loop or a recursion over functions would compile for each.
+    """
+    cases = [f"    if code == {i}:\n        f{i}(*args)\n        return\n" for i in range(len(functions))]
+    names: dict[str, Any] = {f"f{i}": function for i, function in enumerate(functions)}
+    exec("def call(code, *args):\n" + "".join(cases), names)
+    return jit(names["call"])
 
 
 @cache

@@ -44,6 +44,15 @@ class Packed(NamedTuple):
     log_scale: float  # sum of log scale
 
 
+class Pass(NamedTuple):
+    """Which part of a flow, in which direction, and whether old values and derivatives are kept for the way back."""
+
+    first: int
+    last: int
+    to_data: bool
+    keep: bool
+
+
 class Tile(NamedTuple):
     """A tile on its way through a flow: flat arrays, 64 numbers a feature."""
 

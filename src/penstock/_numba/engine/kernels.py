@@ -88,8 +88,9 @@ def store_columns(tile: Any, index: Any, rows: int, array: Any) -> None:
 
 
 @jit
-def forward(plan: Any, packed: Any, first: int, last: int, to_data: bool, keep: bool, tile: Any) -> None:
-    """The steps of a range in one direction; with ``keep``, old values and derivatives stay in the kept store."""
+def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
+    """The steps of a pass in its direction."""
+    first, last, to_data, keep = through
     n = vectors(tile.rows, tile.state)
     for i in range(last - first):
         step = plan.steps[first + i if to_data else last - 1 - i]
@@ -101,8 +102,9 @@ def forward(plan: Any, packed: Any, first: int, last: int, to_data: bool, keep: 
 
 
 @jit
-def backward(plan: Any, packed: Any, first: int, last: int, to_data: bool, want_params: bool, tile: Any) -> None:
-    """The way back over the same range: tile.gradient from the cotangents of what came out to those of what went in."""
+def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any) -> None:
+    """The way back: tile.gradient from the cotangents of what came out to those of what went in."""
+    first, last, to_data, _ = through
     n = vectors(tile.rows, tile.state)
     for i in range(last - first - 1, -1, -1):
         step = plan.steps[first + i if to_data else last - 1 - i]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from penstock._numba.core.jit import entry
+from penstock._numba.core.jit import entry, jit
 from penstock._numba.core.philox import normals
-from penstock._numba.core.plan import TILE, Packed, Plan, Tile
+from penstock._numba.core.plan import TILE, Packed, Pass, Plan, Tile
 from penstock._numba.core.rowsum import sum_rows
 from penstock._numba.engine.kernels import (
     backward,
@@ -42,6 +42,7 @@ def evaluate_rows(
     dim = boundary.shape[1]
     plan = Plan(dim, steps, linear, boundary, slots, options)
     packed = Packed(params, loc, scale, inverse, log_scale)
+    through = Pass(first, last, to_data != 0, False)
     state, kept = work[sizes[0] : sizes[1]], work[sizes[1] : sizes[2]]
     tile_theta = work[sizes[2] : sizes[3]]
     tile_log_det, squares, density = doubles[:TILE], doubles[TILE : 2 * TILE], doubles[2 * TILE : 3 * TILE]
@@ -64,12 +65,23 @@ def evaluate_rows(
         tile = Tile(
             n, state, tile_log_det, tile_theta, kept, state, state, state, state, state, state, state
         )  # fmt: skip
-        forward(plan, packed, first, last, to_data != 0, False, tile)
+        forward(plan, packed, through, tile)
         store_tile(boundary[after], packed, standardize and to_data, state, index, n, out)
         if with_base and not to_data:
             base(dim, state, n, 1.0, tile_log_det, squares)
         for r in range(n):
             log_det[row + r] = density[r] - tile_log_det[r] if with_base and to_data else tile_log_det[r]
+
+
+@jit
+def counted_rows(first: int, last: int, weighted: bool, weight: Any, index: Any) -> int:
+    """Fill index with the rows of a tile, those of weight zero left out; how many they are."""
+    n = 0
+    for r in range(first, last):
+        if not weighted or weight[r] != 0:
+            index[n] = r
+            n += 1
+    return n
 
 
 @entry
@@ -90,6 +102,7 @@ def vjp_rows(
     dim = boundary.shape[1]
     plan = Plan(dim, steps, linear, boundary, slots, options)
     packed = Packed(params, loc, scale, inverse, log_scale)
+    through = Pass(first, last, to_data != 0, True)
     state, kept = work[sizes[0] : sizes[1]], work[sizes[1] : sizes[2]]
     tile_theta, gradient = work[sizes[2] : sizes[3]], work[sizes[3] : sizes[4]]
     bar, log_det_bar, partial = work[sizes[4] : sizes[5]], work[sizes[5] : sizes[6]], work[sizes[6] : sizes[7]]
@@ -100,11 +113,7 @@ def vjp_rows(
     before, after = (first, last) if to_data else (last, first)
     rows = x.shape[0]
     for row in range(0, rows, TILE):
-        n = 0
-        for r in range(row, min(row + TILE, rows)):
-            if not loss or weight[r] != 0:
-                index[n] = r
-                n += 1
+        n = counted_rows(row, min(row + TILE, rows), loss != 0, weight, index)
         if n == 0:
             continue
         load_tile(boundary[before], packed, standardize and not to_data, x, index, n, state)
@@ -115,7 +124,7 @@ def vjp_rows(
             n, state, tile_log_det, tile_theta, kept,
             gradient, log_det_bar, tile_d_theta, d_hidden, transposed, partial, params_gradient,
         )  # fmt: skip
-        forward(plan, packed, first, last, to_data != 0, True, tile)
+        forward(plan, packed, through, tile)
         for r in range(TILE):
             i = index[min(r, n - 1)]
             bar[r] = -weight[i] if loss else d_log_det[i]
@@ -133,7 +142,7 @@ def vjp_rows(
             load_cotangents(boundary[after], packed, standardize and to_data, d_out, index, n, gradient)
         if with_base and not to_data:
             base_backward(dim, state, bar, n, gradient)
-        backward(plan, packed, first, last, to_data != 0, want_params != 0, tile)
+        backward(plan, packed, through, want_params != 0, tile)
         if with_base and to_data:
             base_backward(dim, state, bar, n, gradient)
         store_cotangents(boundary[before], packed, standardize and not to_data, gradient, index, n, d_x)

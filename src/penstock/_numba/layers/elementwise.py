@@ -105,11 +105,13 @@ transform_backward = dispatch([_transform_backward(t) for t in TRANSFORMS])
 
 
 @jit
-def spread_theta(step: Any, params: Any, n_vectors: int, kept: Any) -> None:
-    """Free theta into a tile of its own, the same number for every row."""
+def gather_theta(step: Any, params: Any, n_vectors: int, theta: Any, kept: Any) -> None:
+    """Theta into the kept store: external as the tile brings it, or free, the same number for every row."""
+    external = step[CONDITIONER] == EXTERNAL
     for i in range(step[N_B] * step[N_THETA]):
         for lane in range(0, n_vectors * lanes(kept), lanes(kept)):
-            store(kept, step[THETA] + i * TILE + lane, broadcast(params, step[PARAMS] + i))
+            value = load(theta, i * TILE + lane) if external else broadcast(params, step[PARAMS] + i)
+            store(kept, step[THETA] + i * TILE + lane, value)
 
 
 @jit
@@ -117,13 +119,8 @@ def elementwise_forward(
     step: Any, slots: Any, options: Any, params: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool
 ) -> None:
     """The elementwise layer: theta free, or external where the tile brings one."""
-    if step[CONDITIONER] == EXTERNAL:
-        transform_forward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.theta, 0, tile, keep)
-    else:
-        spread_theta(step, params, n_vectors, tile.kept)
-        transform_forward(
-            step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile, keep
-        )  # fmt: skip
+    gather_theta(step, params, n_vectors, tile.theta, tile.kept)
+    transform_forward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile, keep)
 
 
 @jit
@@ -131,10 +128,7 @@ def elementwise_backward(
     step: Any, slots: Any, options: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
 ) -> None:
     """Its way back; gradients of free theta are added to the slice's."""
-    if step[CONDITIONER] == EXTERNAL:
-        transform_backward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.theta, 0, tile)
-        return
     transform_backward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile)
-    if want_params:
+    if want_params and step[CONDITIONER] != EXTERNAL:
         for i in range(step[N_B] * step[N_THETA]):
             tile.params_gradient[step[GRAD] + i] += sum_rows(tile.d_theta, i * TILE, tile.rows, tile.partial)

@@ -1,0 +1,166 @@
+"""
+The compiled backend of penstock. Internal: penstock/plan.py is its only caller.
+"""
+
+from __future__ import annotations
+
+import typing
+
+import numpy
+
+__all__: list[str] = [
+    "Engine",
+    "Packed",
+    "Trainer",
+    "isa",
+    "isas",
+    "name",
+    "num_threads",
+    "row_order",
+    "set_num_threads",
+    "transform_names",
+    "usable",
+    "version",
+]
+
+class Packed:
+    pass
+
+class Engine:
+    def __init__(self, table: numpy.ndarray) -> None: ...
+    def adam(
+        self,
+        params: typing.Any,
+        grad: typing.Any,
+        m: typing.Any,
+        v: typing.Any,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        learning_rate: typing.SupportsFloat | typing.SupportsIndex,
+        beta1: typing.SupportsFloat | typing.SupportsIndex,
+        beta2: typing.SupportsFloat | typing.SupportsIndex,
+        epsilon: typing.SupportsFloat | typing.SupportsIndex,
+        weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+        decoupled: bool,
+    ) -> None: ...
+    def evaluate(
+        self,
+        packed: Packed,
+        to_data: bool,
+        first: typing.SupportsInt | typing.SupportsIndex,
+        last: typing.SupportsInt | typing.SupportsIndex,
+        x: numpy.ndarray,
+        context: typing.Any,
+        theta: typing.Any,
+        base: bool,
+        out: typing.Any,
+        log_det: typing.Any,
+    ) -> None: ...
+    def loss_and_grad(
+        self, packed: Packed, x: numpy.ndarray, context: typing.Any, weight: typing.Any, d_params: typing.Any
+    ) -> tuple[float, float]: ...
+    def pack(self, params: typing.Any, buffers: typing.Any) -> Packed: ...
+    def sample(
+        self,
+        packed: Packed,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        context_row: typing.SupportsInt | typing.SupportsIndex,
+        first_draw: typing.SupportsInt | typing.SupportsIndex,
+        context: typing.Any,
+        out: numpy.ndarray,
+        log_prob: typing.Any,
+    ) -> None: ...
+    def vjp(
+        self,
+        packed: Packed,
+        to_data: bool,
+        first: typing.SupportsInt | typing.SupportsIndex,
+        last: typing.SupportsInt | typing.SupportsIndex,
+        x: numpy.ndarray,
+        context: typing.Any,
+        theta: typing.Any,
+        base: bool,
+        d_out: typing.Any,
+        d_log_det: typing.Any,
+        d_x: typing.Any,
+        d_params: typing.Any,
+        d_context: typing.Any,
+        d_theta: typing.Any,
+    ) -> None: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def n_buffers(self) -> int: ...
+    @property
+    def n_params(self) -> int: ...
+    @property
+    def recompute(self) -> int: ...
+    @recompute.setter
+    def recompute(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+
+class Trainer:
+    def __init__(
+        self,
+        engine: Engine,
+        params: typing.Any,
+        buffers: typing.Any,
+        beta1: typing.SupportsFloat | typing.SupportsIndex,
+        beta2: typing.SupportsFloat | typing.SupportsIndex,
+        epsilon: typing.SupportsFloat | typing.SupportsIndex,
+        weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+        decoupled: bool,
+        clip_norm: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
+    def get_params(self, out: typing.Any) -> None: ...
+    def packed(self) -> Packed: ...
+    def run(
+        self,
+        x: numpy.ndarray,
+        context: typing.Any,
+        weight: typing.Any,
+        weight_scale: typing.SupportsFloat | typing.SupportsIndex,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        epoch: typing.SupportsInt | typing.SupportsIndex,
+        n_train: typing.SupportsInt | typing.SupportsIndex,
+        first_step: typing.SupportsInt | typing.SupportsIndex,
+        batch_size: typing.SupportsInt | typing.SupportsIndex,
+        learning_rates: typing.Any,
+        losses: typing.Any,
+        norms: typing.Any,
+    ) -> int: ...
+    def set_params(self, params: typing.Any) -> None: ...
+    @property
+    def step(self) -> int: ...
+
+def isa() -> str:
+    """
+    The instruction set in use.
+    """
+
+def isas() -> list[str]:
+    """
+    The instruction sets that can be used here, best first.
+    """
+
+def num_threads() -> int: ...
+def row_order(
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    epoch: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    first: typing.SupportsInt | typing.SupportsIndex,
+    out: numpy.ndarray,
+) -> None: ...
+def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def transform_names() -> list[str]:
+    """
+    Names of the transforms, in the order of their codes.
+    """
+
+def usable() -> str:
+    """
+    Why this processor cannot run the extension; empty if it can.
+    """
+
+name: str = "cpp"
+version: str = "0.1.0"

@@ -1,0 +1,69 @@
+// Compiled once for each width of vectors: see math_lanes.hpp.
+#include "math_lanes.hpp"
+
+#include "core/philox.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+namespace {
+
+template <class V, class Function>
+void each(const Element<V> *x, Element<V> *out, int64_t n, Function function) {
+  for (int64_t i = 0; i < n; i += lanes<V>) {
+    store(out + i, function(load<V>(x + i)));
+  }
+}
+
+template <class V>
+void run_exp(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
+  each<V>(x, out, n, [](V v) { return exp<V>(v); });
+}
+template <class V>
+void run_log(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
+  each<V>(x, out, n, [](V v) { return log<V>(v); });
+}
+template <class V>
+void run_tanh(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
+  each<V>(x, out, n, [](V v) { return tanh<V>(v); });
+}
+template <class V>
+void run_sigmoid(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
+  each<V>(x, out, n, [](V v) { return sigmoid<V>(v); });
+}
+template <class V>
+void run_normal_cdf(const Element<V> *x, Element<V> *out, Element<V> *density, int64_t n) {
+  for (int64_t i = 0; i < n; i += lanes<V>) {
+    V slope;
+    store(out + i, normal_cdf<V>(load<V>(x + i), slope));
+    store(density + i, slope);
+  }
+}
+// The bits of x hold the words, in their low half where they are 64 bits wide.
+template <class V>
+void run_sincos(const Element<V> *x, Element<V> *out, Element<V> *cosine, int64_t n) {
+  for (int64_t i = 0; i < n; i += lanes<V>) {
+    V s, c;
+    sincos_turn<V>(bits<V>(load<V>(x + i)), s, c);
+    store(out + i, s);
+    store(cosine + i, c);
+  }
+}
+// Draws: n of three dimensions, one after the other in rows of n.
+template <class V>
+void run_normals(const Element<V> *, Element<V> *out, Element<V> *, int64_t n) {
+  if constexpr (lanes<V> > 1) {
+    penstock::PENSTOCK_ISA::normals<V>(0x123456789ABCDEFu, 3, 1000, static_cast<int>(n), 6, static_cast<int>(n), out);
+  }
+}
+
+template <class V>
+constexpr MathTable<Element<V>> table() {
+  return {run_exp<V>,        run_log<V>,    run_tanh<V>,   run_sigmoid<V>,
+          run_normal_cdf<V>, run_sincos<V>, run_normals<V>};
+}
+
+}  // namespace
+
+extern const MathTable<float> lanes_float = table<Native<float>>(), scalar_float = table<float>();
+extern const MathTable<double> lanes_double = table<Native<double>>(), scalar_double = table<double>();
+
+}  // namespace penstock::PENSTOCK_ISA

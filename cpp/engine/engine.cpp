@@ -88,9 +88,7 @@ Tile<T> lend(const Plan &plan, Use use) {
 }
 
 void put(const LogDetOut &out, int64_t row, double value, bool single) {
-  if (out.twice) {
-    static_cast<double *>(out.data)[row] = value;
-  } else if (single) {
+  if (single && !out.twice) {
     static_cast<float *>(out.data)[row] = static_cast<float>(value);
   } else {
     static_cast<double *>(out.data)[row] = value;

@@ -19,7 +19,8 @@ class History:
     train_loss : list of float
         Mean over the epoch's batches, each before its own step.
     validation_loss : list of float
-        After the epoch; empty without validation rows.
+        After the epoch, of its parameters or of their running mean, whichever is lower; empty without
+        validation rows.
     learning_rate : list of float
         Rate of the epoch's last step.
     seconds : list of float

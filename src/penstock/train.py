@@ -29,6 +29,8 @@ EPSILON = 1e-8
 STEPS = 8000  # the budget when epochs is not given,
 EPOCHS = 200  # and the most epochs it may become: a small table is learnt by then
 PATIENCE = 20
+AVERAGED = 0.05  # the running mean of the parameters looks back over this part of the run,
+AVERAGED_STEPS = 500  # and needs a run of at least so many steps
 EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
 
 
@@ -155,6 +157,9 @@ def fit(
     -----
     Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
     so far; ``flow.history.stopped`` is then ``"interrupted"``.
+
+    After each epoch both the present parameters and their running mean over the last twentieth of the
+    run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
 
     With the same rows, arguments and seed the parameters come out the same, bit for bit, whatever the
     number of threads.
@@ -286,6 +291,7 @@ class _Run:
                 self.weight_sum(n_train, len(x), "validation")
         self.history = History()
         self.best: tuple[float, Array] | None = None
+        self.mean = _Mean(rates.n_steps) if held_out is not None and rates.n_steps >= AVERAGED_STEPS else None
 
     def weight_sum(self, first: int, last: int, part: str) -> float:
         """Sum of the weights at some positions of the split permutation."""
@@ -334,21 +340,19 @@ class _Run:
                 began = time.perf_counter()
                 train_loss, rate = self.epoch(trainer, epoch, steps_per_epoch, bar)
                 trained = time.perf_counter() - began
-                loss = self.validate(trainer)
-                # A restart of the plateau is judged by validation alone; without it the last parameters count.
+                trainer.get_params(self.params)
+                loss, candidate = self.judge(trainer)
                 improved = self.held_out is None or loss < (self.best[0] if self.best else np.inf)
-                if improved:
-                    trainer.get_params(self.params)
-                    if self.held_out is not None:
-                        self.best = (loss, self.params.copy())
-                        self.history.best_epoch = epoch
+                if improved and self.held_out is not None:
+                    self.best = (loss, candidate.copy())
+                    self.history.best_epoch = epoch
                 self.record(epoch, trainer.step, train_loss, loss, rate, time.perf_counter() - start, trained)
                 if bar is not None:
                     bar.set_description_str(f"epoch {epoch}/{epochs}", refresh=False)
                     bar.set_postfix_str(_losses(train_loss, loss, self.best), refresh=False)
                 if improved and self.checkpoint is not None:
                     self.save()
-                if calls and self.ask(calls, trainer, epoch, train_loss, loss, rate):
+                if calls and self.ask(calls, epoch, trainer.step, train_loss, loss, rate):
                     self.history.stopped = "callback"
                     break
                 if self.rates.observe(improved):
@@ -365,6 +369,8 @@ class _Run:
                 trainer.get_params(self.params)
             self.flow._assign(params=self.params if self.best is None else self.best[1])
             self.flow.history = self.history
+        if self.held_out is not None and self.best is None and len(self.history):
+            warnings.warn("the validation loss was never finite; the flow keeps its last parameters", stacklevel=4)
         if self.history.stopped == "interrupted":
             kept = "the present parameters" if self.best is None else f"those of epoch {self.history.best_epoch}"
             warnings.warn(f"training was interrupted after {trainer.step} steps; the flow keeps {kept}", stacklevel=4)
@@ -374,8 +380,11 @@ class _Run:
         total, counted, first, count = 0.0, 0, 0, 16
         rates = np.zeros(0)
         while first < steps_per_epoch:
+            taken = (epoch - 1) * steps_per_epoch + first
             count = min(count, steps_per_epoch - first)
-            rates = self.rates.rates((epoch - 1) * steps_per_epoch + first, count)
+            if self.mean is not None:
+                count = min(count, self.mean.interval - taken % self.mean.interval)
+            rates = self.rates.rates(taken, count)
             losses, norms = np.zeros(count), np.zeros(count)
             began = time.perf_counter()
             done = trainer.run(
@@ -389,6 +398,9 @@ class _Run:
                     raise TrainingError(self.diagnose(trainer, epoch, first + done, losses[done], norms[done]))
                 done += 1
             first += done
+            if self.mean is not None and (taken + done) % self.mean.interval == 0:
+                trainer.get_params(self.params)
+                self.mean.add(self.params)
             if bar is not None:
                 bar.update(done * self.batch_size)
             # How steps are grouped into calls changes no bit; each call should last about a tenth of a second.
@@ -396,12 +408,20 @@ class _Run:
             count = int(np.clip(done * 0.1 / seconds, 1, min(4096, 2 * count)))
         return (total / counted if counted else float("nan")), float(rates[-1])
 
-    def validate(self, trainer: Any) -> float:
-        """Mean negative log-likelihood of the validation rows; NaN if there are none."""
+    def judge(self, trainer: Any) -> tuple[float, Array]:
+        """Validate the present parameters and their running mean: the better loss, and what reached it."""
         if self.held_out is None:
-            return float("nan")
-        x, weight, first = self.held_out.x, self.held_out.weight, self.held_out.first
-        packed = trainer.packed()
+            return float("nan"), self.params
+        loss = self.validate(self.held_out, trainer.packed())
+        if self.mean is None or self.mean.count == 0:
+            return loss, self.params
+        mean = self.mean.params.astype(self.params.dtype)
+        mean_loss = self.validate(self.held_out, self.engine.pack(mean, self.flow._snapshot.buffers))
+        return (mean_loss, mean) if mean_loss < loss or np.isnan(loss) else (loss, self.params)
+
+    def validate(self, held_out: _Validation, packed: Any) -> float:
+        """Mean negative log-likelihood of the validation rows."""
+        x, weight, first = held_out.x, held_out.weight, held_out.first
         size = max(64, EVALUATION // x.shape[1])
         log_p = np.zeros(min(size, len(x) - (first or 0)))
         total = mass = 0.0
@@ -438,14 +458,12 @@ class _Run:
         h.rows_per_second.append((self.n_train // self.batch_size) * self.batch_size / max(trained, 1e-9))
 
     def ask(
-        self, calls: tuple[Callback, ...], trainer: Any, epoch: int, train_loss: float, loss: float, rate: float
+        self, calls: tuple[Callback, ...], epoch: int, step: int, train_loss: float, loss: float, rate: float
     ) -> bool:
         """Call the callbacks with the flow at its present parameters; True if one wants to stop."""
-        present = self.params.copy()
-        trainer.get_params(present)
-        self.flow._assign(params=present)
+        self.flow._assign(params=self.params)
         self.flow.history = self.history
-        state = TrainingState(epoch, trainer.step, train_loss, loss, rate, self.flow)
+        state = TrainingState(epoch, step, train_loss, loss, rate, self.flow)
         # Every callback is called, also after one has asked to stop.
         answers = [call(state) for call in calls]
         return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
@@ -467,8 +485,8 @@ class _Run:
         return rows
 
     def batch_is_weightless(self, epoch: int, step: int) -> bool:
-        """Whether every row of a batch has weight 0: it has no loss, and nothing to learn from."""
-        return self.weight is not None and not self.weight[self.batch_rows(epoch, step)].any()
+        """Whether the weights of a batch sum to 0, so that it has no mean loss: such a batch is passed over."""
+        return self.weight is not None and self.weight[self.batch_rows(epoch, step)].sum(dtype=np.float64) == 0
 
     def diagnose(self, trainer: Any, epoch: int, step: int, loss: float, norm: float) -> str:
         """Say what went wrong in a step whose loss or gradient is not finite, and the likely cause."""
@@ -489,6 +507,25 @@ class _Run:
             cause = f"a learning rate that is too high (it was {rate:.3g}); lower learning_rate or clip_norm"
         where = f"at step {trainer.step + 1} (epoch {epoch})"
         return f"{what} {where}; likely cause: {cause}. The flow keeps its last good parameters"
+
+
+class _Mean:
+    """A running mean of the parameters, which forgets exponentially."""
+
+    def __init__(self, n_steps: int) -> None:
+        # Often enough for a smooth mean, seldom enough to cost nothing.
+        self.interval = max(16, n_steps // 500)
+        self.window = max(1, round(AVERAGED * n_steps / self.interval))
+        self.count = 0
+        self.params = np.zeros(0)
+
+    def add(self, params: Array) -> None:
+        """Take in the present parameters; the first few count alike, so that the start leaves no trace."""
+        self.count += 1
+        if self.count == 1:
+            self.params = params.astype(np.float64)
+        else:
+            self.params += (params - self.params) / min(self.count, self.window)
 
 
 def _bar(total: int) -> Any:

@@ -57,8 +57,7 @@ void run_normals(const Element<V> *, Element<V> *out, Element<V> *, int64_t n) {
 
 template <class V>
 constexpr MathTable<Element<V>> table() {
-  return {run_exp<V>,        run_log<V>,    run_tanh<V>,   run_sigmoid<V>,
-          run_normal_cdf<V>, run_sincos<V>, run_normals<V>};
+  return {run_exp<V>, run_log<V>, run_tanh<V>, run_sigmoid<V>, run_normal_cdf<V>, run_sincos<V>, run_normals<V>};
 }
 
 }  // namespace

@@ -11,10 +11,10 @@ struct MathTable {
   ArrayFunction<T> exp, log, tanh, sigmoid, normal_cdf, sincos, normals;
 };
 
-#define DECLARE_WIDTH(name)                                                    \
-  namespace penstock::name {                                                   \
-  extern const MathTable<float> lanes_float, scalar_float;                     \
-  extern const MathTable<double> lanes_double, scalar_double;                  \
+#define DECLARE_WIDTH(name)                                   \
+  namespace penstock::name {                                  \
+  extern const MathTable<float> lanes_float, scalar_float;    \
+  extern const MathTable<double> lanes_double, scalar_double; \
   }
 DECLARE_WIDTH(w16)
 DECLARE_WIDTH(w32)

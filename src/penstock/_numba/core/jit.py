@@ -60,11 +60,12 @@ def cache_folder(user: str) -> str:
     for path in sorted(ROOM.rglob("*.py")):
         digest.update(path.relative_to(ROOM).as_posix().encode() + b"\0" + path.read_bytes())
     name = f"twins-{digest.hexdigest()[:16]}"
-    system = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.path.expanduser("~"))
+    system = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     if sys.platform == "darwin":
-        system = Path.home() / "Library" / "Caches"
+        system = home / "Library" / "Caches"
     elif sys.platform == "win32":
-        system = Path(os.environ.get("LOCALAPPDATA") or Path.home())
+        system = Path(os.environ.get("LOCALAPPDATA") or home)
     for folder in [Path(user) / "penstock"] if user else [ROOM / "__pycache__", system / "penstock"]:
         if _writable(folder / name):
             return str(folder / name)

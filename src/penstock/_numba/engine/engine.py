@@ -13,7 +13,7 @@ import numpy as np
 from penstock._numba.core.plan import MAX_SLICES, PAD, TILE
 from penstock._numba.engine import adam as _adam
 from penstock._numba.engine.plan import Layout
-from penstock._numba.engine.pool import num_threads, parallel
+from penstock._numba.engine.pool import Job, Stopped, num_threads, parallel
 from penstock._numba.engine.rows import NO_THETA, ROWS_OF_THETA, SHARED_THETA, evaluate_rows, vjp_rows
 
 Array = np.ndarray[Any, Any]
@@ -22,6 +22,8 @@ Rows = Callable[[int, int, Array], None]  # fills a (rows, dim) float64 array wi
 CHUNK_TILES = 32  # of one call of an entry at most
 CHUNK_FLOPS = 5e8  # and about so much work, so that an interrupt is noticed soon
 FLOPS_WORTH_A_THREAD = 1e6
+
+_compiled: set[tuple[Any, bool]] = set()  # entries that have run, by dtype and whether they train
 
 
 def tiles_of(rows: int) -> int:
@@ -36,13 +38,19 @@ def slices_of(rows: int) -> list[tuple[int, int]]:
     return [(s * tiles // n * TILE, min(rows, (s + 1) * tiles // n * TILE)) for s in range(n)]
 
 
+def quiet() -> np.errstate:
+    """Overflow and NaN are results here, not news."""
+    return np.errstate(all="ignore")
+
+
 def combine(parts: Array) -> Array:
     """The sum over the first axis by a fixed binary tree; ``parts`` is used up."""
     stride = 1
-    while stride < len(parts):
-        for i in range(0, len(parts) - stride, 2 * stride):
-            parts[i] += parts[i + stride]
-        stride *= 2
+    with quiet():
+        while stride < len(parts):
+            for i in range(0, len(parts) - stride, 2 * stride):
+                parts[i] += parts[i + stride]
+            stride *= 2
     return parts[0]
 
 
@@ -114,7 +122,8 @@ class Engine:
         if self._layout.standardize >= 0:
             at = self._layout.buffers
             loc[:], scale[:] = buffers[at : at + self.dim], buffers[at + self.dim : at + 2 * self.dim]
-        return Packed(params, loc, scale, 1.0 / scale, float(np.sum(np.log(scale))))
+        with quiet():
+            return Packed(params, loc, scale, 1.0 / scale, float(np.sum(np.log(scale))))
 
     def evaluate(
         self, packed: Packed, to_data: bool, first: int, last: int, x: Array, context: None, theta: Array | None,
@@ -133,7 +142,8 @@ class Engine:
             if out is not None:
                 out[begin:end] = space.out[: end - begin]
             if log_det is not None:
-                log_det[begin:end] = space.log_det[: end - begin]
+                with quiet():
+                    log_det[begin:end] = space.log_det[: end - begin]
 
         self._chunks(rows, chunk)
 
@@ -154,7 +164,8 @@ class Engine:
             )
             out[begin:end] = space.out[: end - begin]
             if log_prob is not None:
-                log_prob[begin:end] = space.log_det[: end - begin]
+                with quiet():
+                    log_prob[begin:end] = space.log_det[: end - begin]
 
         self._chunks(rows, chunk)
 
@@ -190,10 +201,11 @@ class Engine:
                 d_theta[begin:end] = space.d_theta[:n]
 
         params_gradient, theta_gradient, _ = self._slices(rows, chunk, d_params is not None)
-        if d_params is not None and rows:
-            d_params += params_gradient[self._layout.index]
-        if d_theta is not None and kind == SHARED_THETA and rows:
-            d_theta += theta_gradient
+        with quiet():
+            if d_params is not None:
+                d_params += params_gradient[self._layout.index]
+            if d_theta is not None and kind == SHARED_THETA:
+                d_theta += theta_gradient
 
     def loss_and_grad(
         self, packed: Packed, x: Array, context: None, weight: Array | None, d_params: Array
@@ -210,7 +222,7 @@ class Engine:
             space.weight[: end - begin] = 1.0 if weight is None else weight[begin:end]
 
         gradient, sums = self.batch_gradient(packed, rows, fill)
-        if rows:
+        with quiet():
             d_params += gradient[self._layout.index]
         return float(sums[0]), float(sums[1])
 
@@ -252,11 +264,11 @@ class Engine:
         threads = self._threads(rows, self._layout.flops)
         size = min(self._chunk, TILE * max(1, -(-tiles_of(rows) // (4 * threads)))) if threads > 1 else self._chunk
 
-        def job(i: int) -> None:
+        def job(i: int, stopped: Stopped) -> None:
             with self._space(False) as space:
                 chunk(i * size, min(rows, (i + 1) * size), space)
 
-        parallel(job, -(-rows // size), threads)
+        self._share(job, -(-rows // size), threads, False)
 
     def _slices(self, rows: int, chunk: Callable[..., None], want_params: bool) -> tuple[Array, Array, Array]:
         slices = slices_of(rows)
@@ -265,15 +277,26 @@ class Engine:
         theta_gradients = np.zeros((n, self._layout.n_external), self._dtype)
         sums = np.zeros((n, 2))
 
-        def job(s: int) -> None:
+        def job(s: int, stopped: Stopped) -> None:
             begin, end = slices[s]
             with self._space(True) as space:
                 for at in range(begin, end, self._training_chunk):
+                    if stopped():
+                        return
                     gradients = params_gradients[s], theta_gradients[s]
                     chunk(at, min(end, at + self._training_chunk), space, gradients, sums[s])
 
-        parallel(job, len(slices), self._threads(rows, 3 * self._layout.flops))
+        self._share(job, len(slices), self._threads(rows, 3 * self._layout.flops), True)
         return combine(params_gradients), combine(theta_gradients), combine(sums)
+
+    def _share(self, job: Job, n_jobs: int, threads: int, training: bool) -> None:
+        first = 0
+        if n_jobs and (self._dtype, training) not in _compiled:
+            # the calling thread compiles, because it alone can be interrupted while it does
+            job(0, lambda: False)
+            _compiled.add((self._dtype, training))
+            first = 1
+        parallel(lambda i, stopped: job(first + i, stopped), n_jobs - first, threads)
 
     def _threads(self, rows: int, flops: int) -> int:
         return int(np.clip(rows * flops / FLOPS_WORTH_A_THREAD, 1, num_threads()))

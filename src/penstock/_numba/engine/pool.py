@@ -9,55 +9,62 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from itertools import count
 from queue import SimpleQueue
+
+Stopped = Callable[[], bool]
+Job = Callable[[int, Stopped], None]  # the job's number, and whether the call has been given up: then return soon
 
 POLL_SECONDS = 0.1
 
 
 class Task:
-    """Jobs 0 .. n_jobs - 1 of one call."""
+    """Jobs 0 .. n_jobs - 1 of one call.
 
-    def __init__(self, job: Callable[[int], None], n_jobs: int) -> None:
+    Only the caller can be interrupted, anywhere; so nothing here is a lock that it might keep, or a count that it might
+    leave wrong.
+    """
+
+    def __init__(self, job: Job, n_jobs: int) -> None:
         self.job = job
         self.n_jobs = n_jobs
-        self.next = 0
-        self.running = 0
+        self.numbers = count()
         self.error: BaseException | None = None
-        self.changed = threading.Condition()
+        self.helping: list[int] = []  # a number for every helper that may be in a job
+        self.changed = threading.Event()
+
+    def stopped(self) -> bool:
+        """Whether the call has been given up."""
+        return self.error is not None
 
     def work(self) -> None:
-        """Do jobs until none is left or one has failed."""
-        while True:
-            with self.changed:
-                if self.error is not None or self.next >= self.n_jobs:
-                    return
-                i = self.next
-                self.next += 1
-                self.running += 1
-            try:
-                self.job(i)
-            except BaseException as error:
-                self.stop(error)
-            finally:
-                with self.changed:
-                    self.running -= 1
-                    self.changed.notify_all()
+        """Do jobs until none is left."""
+        for i in self.numbers:
+            if i >= self.n_jobs or self.stopped():
+                return
+            self.job(i, self.stopped)
 
-    def stop(self, error: BaseException) -> None:
-        """Start no further job; the caller will raise ``error``."""
-        with self.changed:
-            self.error = self.error or error
+    def help(self) -> None:
+        """The same on another thread; what goes wrong is the caller's to raise."""
+        self.helping.append(1)  # before a look at what is left, so that the caller either sees this or has left nothing
+        try:
+            self.work()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.helping.pop()
+            self.changed.set()
 
     def wait(self) -> None:
-        """Until no job is running; an interrupt stops the task first."""
+        """Until no helper is in a job; an interrupt gives the call up first."""
         while True:
             try:
-                with self.changed:
-                    while self.running:
-                        self.changed.wait(POLL_SECONDS)
+                self.changed.clear()
+                if not self.helping:
                     return
+                self.changed.wait(POLL_SECONDS)
             except KeyboardInterrupt as error:
-                self.stop(error)
+                self.error = error
 
 
 class Pool:
@@ -68,24 +75,25 @@ class Pool:
         self.lock = threading.Lock()
         self.tasks: SimpleQueue[Task] = SimpleQueue()
 
-    def run(self, job: Callable[[int], None], n_jobs: int, n_threads: int) -> None:
-        """``job(i)`` for every i below ``n_jobs``, in any order, on at most so many threads, the caller's included."""
+    def run(self, job: Job, n_jobs: int, n_threads: int) -> None:
+        """Every job, in any order, on at most so many threads, the caller's included."""
         task = Task(job, n_jobs)
         helpers = min(n_threads, n_jobs) - 1
-        if helpers > 0:
-            self.start(helpers)
+        self.start(helpers)
         try:
             for _ in range(helpers):
                 self.tasks.put(task)
             task.work()
-        except KeyboardInterrupt as error:
-            task.stop(error)
+        except BaseException as error:
+            task.error = error
         task.wait()
         if task.error is not None:
             raise task.error
 
     def start(self, n: int) -> None:
         """At least ``n`` helpers."""
+        if self.n_helpers >= n:
+            return
         with self.lock:
             while self.n_helpers < n:
                 threading.Thread(target=self.help, name=f"penstock-{self.n_helpers + 1}", daemon=True).start()
@@ -94,7 +102,7 @@ class Pool:
     def help(self) -> None:
         """What a helper does all its life."""
         while True:
-            self.tasks.get().work()
+            self.tasks.get().help()
 
 
 _pool = Pool()
@@ -110,11 +118,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def parallel(job: Callable[[int], None], n_jobs: int, n_threads: int) -> None:
-    """``job(i)`` for every i below ``n_jobs`` on the shared pool."""
+def _never() -> bool:
+    return False
+
+
+def parallel(job: Job, n_jobs: int, n_threads: int) -> None:
+    """``job(i, stopped)`` for every i below ``n_jobs`` on the shared pool."""
     if n_jobs <= 1 or n_threads <= 1:
         for i in range(n_jobs):
-            job(i)
+            job(i, _never)
     else:
         _pool.run(job, n_jobs, n_threads)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from penstock._numba.engine import adam as _adam
-from penstock._numba.engine.engine import Array, Engine, Packed, Workspace
+from penstock._numba.engine.engine import Array, Engine, Packed, Workspace, quiet
 from penstock._numba.engine.order import order
 
 
@@ -91,7 +91,8 @@ class Trainer:
             scale = weight_scale / rows
             gradient = gradient[self._layout.index]
             norm = math.sqrt(_sum_squares(gradient)) * scale
-            losses[i], norms[i] = sums[0] / sums[1] if sums[1] else math.nan, norm
+            loss, weights = sums.tolist()
+            losses[i], norms[i] = loss / weights if weights else math.nan, norm
             if not (math.isfinite(losses[i]) and math.isfinite(norm)):
                 return i
             if norm > self._clip_norm:
@@ -105,5 +106,5 @@ class Trainer:
 
 
 def _sum_squares(x: Any) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
+    with quiet():
         return float(np.sum(np.square(x, dtype=np.float64)))

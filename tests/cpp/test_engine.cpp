@@ -1,0 +1,377 @@
+// The engine without Python: tables checked, every single number of one perturbed, batches of all sizes inside guard
+// bands, gradients against differences, the same bits for every number of threads, and calls that a poll stops.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "check.hpp"
+#include "engine/engine.hpp"
+
+namespace {
+
+using namespace penstock;
+
+struct Record {
+  int64_t kind, explicit_to_data, params, transform, n_theta, conditioner, activation;
+  std::vector<int64_t> a, b, widths;
+};
+
+// A table as src/penstock/plan.py writes it; affine steps have their one option.
+std::vector<int64_t> table_of(int64_t item_size, int64_t dim, const std::vector<Record> &steps,
+                              const std::vector<std::vector<int64_t>> &boundaries) {
+  const auto n_steps = static_cast<int64_t>(steps.size());
+  std::vector<int64_t> records, pool;
+  const int64_t start = 16 + 32 * n_steps;
+  const auto put = [&](const std::vector<int64_t> &values) {
+    pool.insert(pool.end(), values.begin(), values.end());
+    return start + static_cast<int64_t>(pool.size() - values.size());
+  };
+  const double bound = 2;
+  int64_t option, params = 0;
+  std::memcpy(&option, &bound, 8);
+  for (const Record &s : steps) {
+    const auto n_linear = static_cast<int64_t>(s.widths.empty() ? 0 : s.widths.size() - 1);
+    const int64_t n_options = s.kind != step_permutation && s.transform == 0 ? 1 : 0;
+    const int64_t a = put(s.a), b = put(s.b), options = put({option}), widths = put(s.widths);
+    std::vector<int64_t> record{s.kind,
+                                s.explicit_to_data,
+                                params,
+                                s.params,
+                                0,
+                                s.kind == step_standardize ? 2 * dim : 0,
+                                static_cast<int64_t>(s.a.size()),
+                                a,
+                                static_cast<int64_t>(s.b.size()),
+                                b,
+                                s.transform,
+                                s.n_theta,
+                                n_options,
+                                options,
+                                s.conditioner,
+                                s.activation,
+                                n_linear,
+                                widths};
+    record.resize(32);
+    records.insert(records.end(), record.begin(), record.end());
+    params += s.params;
+  }
+  std::vector<int64_t> flat;
+  for (const std::vector<int64_t> &row : boundaries) {
+    flat.insert(flat.end(), row.begin(), row.end());
+  }
+  const int64_t boundary = put(flat);
+  std::vector<int64_t> table{0x504E53544B,
+                             1,
+                             start + static_cast<int64_t>(pool.size()),
+                             item_size,
+                             dim,
+                             0,
+                             params,
+                             2 * dim,
+                             n_steps,
+                             32,
+                             0,
+                             boundary,
+                             0,
+                             0,
+                             0,
+                             0};
+  table.insert(table.end(), records.begin(), records.end());
+  table.insert(table.end(), pool.begin(), pool.end());
+  return table;
+}
+
+constexpr int dim = 3;
+
+// Every kind of step: free theta, a permutation, an MLP, and a residual MLP whose explicit direction is the other one.
+std::vector<int64_t> table(int64_t item_size) {
+  const std::vector<int64_t> plain{0, 1, 2}, turned{2, 0, 1};
+  return table_of(item_size, dim,
+                  {{step_elementwise, 0, 6, 0, 2, conditioner_free, 0, {}, {0, 1, 2}, {}},
+                   {step_permutation, 0, 0, 0, 0, 0, 0, {}, {}, {}},
+                   {step_coupling, 0, 2 * 7 + 7 + 7 * 2 + 2, 0, 2, conditioner_mlp, act_relu, {2, 0}, {1}, {2, 7, 2}},
+                   {step_coupling,
+                    1,
+                    5 + 5 + 2 * 30 + 5 * 2 + 2,
+                    1,
+                    1,
+                    conditioner_residual_mlp,
+                    act_silu,
+                    {1},
+                    {2, 0},
+                    {1, 5, 5, 5, 2}},
+                   {step_standardize, 0, 0, 0, 0, 0, 0, {}, {}, {}}},
+                  {plain, plain, turned, turned, turned, turned});
+}
+
+std::vector<int64_t> external_table(int64_t item_size) {
+  return table_of(item_size, dim,
+                  {{step_elementwise, 1, 0, 0, 2, conditioner_external, 0, {}, {0, 1, 2}, {}},
+                   {step_standardize, 0, 0, 0, 0, 0, 0, {}, {}, {}}},
+                  {{0, 1, 2}, {0, 1, 2}, {0, 1, 2}});
+}
+
+template <class T>
+std::vector<T> numbers(int64_t n, uint64_t seed, double size = 1) {
+  Random random{seed};
+  std::vector<T> x(static_cast<size_t>(n));
+  for (T &v : x) {
+    v = static_cast<T>(random.uniform(-size, size));
+  }
+  return x;
+}
+
+std::vector<double> buffers_of(int64_t n) {
+  std::vector<double> buffers(static_cast<size_t>(2 * n), 0.25);
+  for (size_t i = buffers.size() / 2; i < buffers.size(); i++) {
+    buffers[i] = 1.5 + 0.1 * static_cast<double>(i);
+  }
+  return buffers;
+}
+
+template <class T>
+RowsView rows_of(const std::vector<T> &x, int64_t columns) {
+  return {reinterpret_cast<const char *>(x.data()), columns * static_cast<int64_t>(sizeof(T)), sizeof(T), sizeof(T)};
+}
+
+// Everything an engine does with a batch; a hash of all the results.
+template <class T>
+uint64_t everything(const Engine<T> &engine, int64_t rows) {
+  const Plan &plan = engine.plan();
+  const int64_t d = plan.dim, n_theta = plan.external_theta;
+  const Packed<T> packed(plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers_of(d).data());
+  const std::vector<T> x = numbers<T>(rows * d, 2), theta = numbers<T>(rows * n_theta, 3),
+                       bar = numbers<T>(rows * d, 4), log_det_bar = numbers<T>(rows, 5);
+  const T *external = n_theta > 0 ? theta.data() : nullptr;
+  Hash all;
+  const auto take = [&](const auto &guarded) {
+    guarded.check();
+    for (const auto v : guarded.numbers()) {
+      all.add(v);
+    }
+  };
+  for (const bool to_data : {false, true}) {
+    const Range range{0, plan.n_steps, to_data, !to_data};
+    Guarded<T> out(rows * d), log_det(rows), d_x(rows * d), d_theta(rows * n_theta);
+    Guarded<double> twice(rows), d_params(plan.n_params), theta_sum(n_theta);
+    engine.evaluate(packed, range, rows_of(x, d), rows, external, false, out.data(), {log_det.data(), false}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), rows, external, false, nullptr, {twice.data(), true}, nullptr);
+    engine.vjp(packed, range, rows_of(x, d), rows, external, false,
+               {to_data ? bar.data() : nullptr, log_det_bar.data(), d_x.data(), d_params.data(),
+                n_theta > 0 ? d_theta.data() : nullptr, nullptr},
+               nullptr);
+    if (n_theta > 0) {
+      engine.vjp(packed, range, rows_of(x, d), rows, theta.data(), true,
+                 {nullptr, log_det_bar.data(), nullptr, nullptr, nullptr, theta_sum.data()}, nullptr);
+    }
+    take(out), take(log_det), take(twice), take(d_x), take(d_params), take(d_theta), take(theta_sum);
+  }
+  if (n_theta == 0) {
+    Guarded<T> draws(rows * d), density(rows);
+    Guarded<double> d_params(plan.n_params);
+    engine.sample(packed, 9, 0, 0, rows, draws.data(), density.data(), nullptr);
+    double loss, weight;
+    engine.loss_and_grad(packed, rows_of(x, d), rows, {}, d_params.data(), loss, weight, nullptr);
+    CHECK(weight == static_cast<double>(rows));
+    take(draws), take(density), take(d_params);
+    all.add(loss);
+  }
+  return all.value;
+}
+
+template <class T>
+uint64_t train(int64_t rows, int64_t steps, double &first, double &last) {
+  const auto engine =
+      std::make_shared<Engine<T>>(table(sizeof(T)).data(), static_cast<int64_t>(table(sizeof(T)).size()));
+  const std::vector<T> start = numbers<T>(engine->plan().n_params, 1, 0.7), x = numbers<T>(rows * dim, 2);
+  Trainer<T> trainer(engine, start.data(), buffers_of(dim).data(), {0.9, 0.999, 1e-8, 1e-4, 5.0, true});
+  const int64_t batch = (rows + steps - 1) / steps;
+  const std::vector<double> rates(static_cast<size_t>(steps), 1e-2);
+  Guarded<double> losses(steps), norms(steps);
+  for (uint64_t epoch = 1; epoch <= 3; epoch++) {
+    CHECK(trainer.run(rows_of(x, dim), rows, {}, 1.0, 7, epoch, rows, 0, batch, (rows + batch - 1) / batch,
+                      rates.data(), losses.data(), norms.data(), nullptr) == (rows + batch - 1) / batch);
+    first = epoch == 1 ? losses.data()[0] : first;
+    last = losses.data()[0];
+  }
+  losses.check();
+  norms.check();
+  return hash(std::vector<T>(trainer.params(), trainer.params() + engine->plan().n_params));
+}
+
+template <class T>
+void batches_and_threads() {
+  for (const std::vector<int64_t> &numbers : {table(sizeof(T)), external_table(sizeof(T))}) {
+    Engine<T> engine(numbers.data(), static_cast<int64_t>(numbers.size()));
+    for (const int64_t rows : {0, 1, 2, 63, 64, 65, 1000, 6000}) {
+      uint64_t wanted = 0;
+      for (const int n : {1, 2, 3, 5}) {
+        set_num_threads(n);
+        for (const int recompute : {0, 1}) {
+          engine.recompute = recompute;
+          const uint64_t got = everything(engine, rows);
+          CHECK((n == 1 && recompute == 0) || got == wanted);
+          wanted = got;
+        }
+      }
+    }
+  }
+  uint64_t wanted = 0;
+  for (const int n : {1, 2, 3, 5}) {
+    set_num_threads(n);
+    double first = 0, last = 0;
+    const uint64_t got = train<T>(4000, 4, first, last);
+    CHECK(last < first && (n == 1 || got == wanted));
+    wanted = got;
+  }
+}
+
+// Gradients of sum_i c_i log p(x_i) against differences, and the way there and back.
+void gradients() {
+  const std::vector<int64_t> numbers_ = table(8);
+  const Engine<double> engine(numbers_.data(), static_cast<int64_t>(numbers_.size()));
+  const Plan &plan = engine.plan();
+  const int64_t rows = 70;
+  std::vector<double> params = numbers<double>(plan.n_params, 1, 0.7), x = numbers<double>(rows * dim, 2);
+  const std::vector<double> c = numbers<double>(rows, 3), buffers = buffers_of(dim);
+  const Range range{0, plan.n_steps, false, true};
+  const auto value = [&] {
+    std::vector<double> log_p(rows);
+    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), rows, nullptr, false,
+                    nullptr, {log_p.data(), false}, nullptr);
+    double sum = 0;
+    for (size_t i = 0; i < log_p.size(); i++) {
+      sum += c[i] * log_p[i];
+    }
+    return sum;
+  };
+  std::vector<double> d_x(x.size()), d_params(params.size());
+  const Packed<double> packed(plan, params.data(), buffers.data());
+  engine.vjp(packed, range, rows_of(x, dim), rows, nullptr, false, {nullptr, c.data(), d_x.data(), d_params.data()},
+             nullptr);
+  const auto compare = [&](double &v, double gradient) {
+    const double old = v, h = 1e-6;
+    v = old + h;
+    const double above = value();
+    v = old - h;
+    const double below = value();
+    v = old;
+    CHECK(std::fabs((above - below) / (2 * h) - gradient) < 1e-5 * (1 + std::fabs(gradient)));
+  };
+  for (size_t i = 0; i < params.size(); i++) {
+    compare(params[i], d_params[i]);
+  }
+  for (size_t i = 0; i < x.size(); i += 11) {
+    compare(x[i], d_x[i]);
+  }
+
+  std::vector<double> z(x.size()), back(x.size()), there(rows), again(rows);
+  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), rows, nullptr, false, z.data(),
+                  {there.data(), true}, nullptr);
+  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), rows, nullptr, false, back.data(),
+                  {again.data(), true}, nullptr);
+  for (size_t i = 0; i < x.size(); i++) {
+    CHECK(std::fabs(back[i] - x[i]) < 1e-12 && std::fabs(there[i / dim] + again[i / dim]) < 1e-12);
+  }
+}
+
+// No single wrong number may do worse than be refused, or be another plan that runs.
+template <class T>
+void corrupt_tables() {
+  set_num_threads(1);
+  for (const std::vector<int64_t> &good : {table(sizeof(T)), external_table(sizeof(T))}) {
+    for (size_t i = 0; i < good.size(); i++) {
+      const int64_t v = good[i];
+      for (const int64_t bad :
+           {v + 1, v - 1, -v, int64_t{0}, int64_t{2}, int64_t{3}, int64_t{1} << 20, int64_t{1} << 33,
+            std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()}) {
+        std::vector<int64_t> table = good;
+        table[i] = bad;
+        bool refused = false;
+        try {
+          const Engine<T> engine(table.data(), static_cast<int64_t>(table.size()));
+          everything(engine, 3);
+        } catch (const std::invalid_argument &) {
+          refused = true;
+        }
+        CHECK(i != 0 || refused || bad == v);
+      }
+    }
+    for (size_t n = 0; n < good.size(); n++) {  // cut off, also with a length that fits
+      std::vector<int64_t> table(good.begin(), good.begin() + static_cast<int64_t>(n));
+      if (n > 2) {
+        table[2] = static_cast<int64_t>(n);
+      }
+      bool refused = false;
+      try {
+        const Engine<T> engine(table.data(), static_cast<int64_t>(n));
+      } catch (const std::invalid_argument &) {
+        refused = true;
+      }
+      CHECK(refused);
+    }
+  }
+}
+
+// A table whose last record would lie beyond its end.
+void short_records() {
+  std::vector<int64_t> table(64, 0);
+  const std::vector<int64_t> header{0x504E53544B, 1, 64, 8, 1, 0, 0, 2, 2, 32, 0, 20};
+  std::copy(header.begin(), header.end(), table.begin());
+  bool refused = false;
+  try {
+    const Engine<double> engine(table.data(), 64);
+  } catch (const std::invalid_argument &) {
+    refused = true;
+  }
+  CHECK(refused);
+}
+
+void stopped_by_a_poll() {
+  const std::vector<int64_t> numbers_ = table(8);
+  const auto engine = std::make_shared<Engine<double>>(numbers_.data(), static_cast<int64_t>(numbers_.size()));
+  const Plan &plan = engine->plan();
+  const int64_t rows = 1 << 20;
+  const std::vector<double> x(static_cast<size_t>(rows) * dim, 0.5), buffers = buffers_of(dim),
+                                                                     params = numbers<double>(plan.n_params, 1, 0.7);
+  const Packed<double> packed(plan, params.data(), buffers.data());
+  const Poll stop = [] { return true; };
+  const auto interrupted = [](auto &&call) {
+    try {
+      call();
+    } catch (const Interrupted &) {
+      return true;
+    }
+    return false;
+  };
+  double loss, weight;
+  std::vector<double> out(x.size()), d_params(params.size());
+  for (const int n : {1, 3}) {
+    set_num_threads(n);
+    CHECK(interrupted([&] { engine->sample(packed, 1, 0, 0, rows, out.data(), nullptr, stop); }));
+    CHECK(interrupted(
+        [&] { engine->loss_and_grad(packed, rows_of(x, dim), rows, {}, d_params.data(), loss, weight, stop); }));
+    Trainer<double> trainer(engine, params.data(), buffers.data(), {0.9, 0.999, 1e-8, 0, 5.0, false});
+    const double rate = 1e-3;
+    CHECK(interrupted(
+        [&] { trainer.run(rows_of(x, dim), rows, {}, 1.0, 1, 1, rows, 0, 64, 1, &rate, &loss, &weight, stop); }));
+    CHECK(trainer.step() == 0);
+  }
+  for (const double g : d_params) {
+    CHECK(g == 0);  // a stopped call adds nothing
+  }
+}
+
+}  // namespace
+
+int main() {
+  short_records();
+  gradients();
+  corrupt_tables<double>();
+  corrupt_tables<float>();
+  batches_and_threads<float>();
+  batches_and_threads<double>();
+  stopped_by_a_poll();
+  return 0;
+}

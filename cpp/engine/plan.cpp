@@ -70,7 +70,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
   context_dim = static_cast<int>(table.at(5, 0, 0, "context_dim"));
   n_params = table.at(6, 0, largest, "n_params");
   n_buffers = table.at(7, 2 * dim, 2 * dim, "n_buffers");
-  n_steps = static_cast<int>(table.at(8, 1, length / step_size, "n_steps"));
+  n_steps = static_cast<int>(table.at(8, 1, (length - header_size) / step_size, "n_steps"));
   table.at(9, step_size, step_size, "step size");
   table.at(10, 0, 0, "base");
   const int64_t *boundary = table.list(table_[11], static_cast<int64_t>(n_steps + 1) * dim, "boundary table");

@@ -55,7 +55,10 @@ def demo(
     train, validation, test = np.split(rows, [int(0.8 * len(rows)), int(0.9 * len(rows))])
     say(f"{len(train)} train, {len(validation)} choose, {len(test)} test.\n")
 
-    flow = ps.realnvp(len(COLUMNS), layers=LAYERS, hidden=HIDDEN, rng=seed, backend=backend)
+    # Smooth networks leave thinner tails between the data than relu does, and 7 columns need no further mixing.
+    flow = ps.realnvp(
+        len(COLUMNS), layers=LAYERS, hidden=HIDDEN, activation="silu", mixing="none", rng=seed, backend=backend
+    )
     networks = "x".join(map(str, HIDDEN))
     say(
         f"Real NVP: {LAYERS} affine couplings, networks {networks}, {flow.n_params} parameters, backend {flow.backend}."

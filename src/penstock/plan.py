@@ -219,6 +219,14 @@ def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str) -> Plan:
     )  # fmt: skip
 
 
+def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
+    """``external_plan`` with the standardisation that every table ends with; towards the data it runs the transform."""
+    builder = PlanBuilder(dim, 0)
+    builder.transform_step("elementwise", (), tuple(range(dim)), transform, None, "to_data", external=True)
+    builder.standardize_step()
+    return _finish(builder, dtype, "standard_normal")
+
+
 class Runner:
     """A plan on one backend: every method allocates its outputs and calls the engine once.
 

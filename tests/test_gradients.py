@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import penstock as ps
+import reference
 from cases import BY_NAME, ROWS, Case, built, fresh, points, rng
 from helpers import (
     assert_close,
@@ -277,18 +278,93 @@ def test_a_slice_that_starts_elsewhere_reads_the_same_rows(case: Case, backend: 
         assert_same_bits(flow.log_prob_and_grad(x[start:])[1], whole[start:])
 
 
+@each_engine_case
 @each_backend
-def test_ops_agree_with_their_formulas_and_with_differences(backend: str) -> None:
-    source = rng("ops")
-    x, theta = source.standard_normal((70, 3)), source.standard_normal((70, 3, 2))
-    bound = 3.0
-    s = theta[..., 0] / np.sqrt(1 + (theta[..., 0] / bound) ** 2)
-    y, log_det = ps.ops.forward(ps.Affine(scale_bound=bound), x, theta, backend=backend)
-    assert_close(y, np.exp(s) * x + theta[..., 1], 16, "float64")
-    assert_close(log_det, s.sum(axis=1), 16, "float64")
-    back, log_det_back = ps.ops.inverse(ps.Affine(scale_bound=bound), y, theta, backend=backend)
-    assert_close(back, x, 64, "float64")
-    assert_close(log_det_back, -log_det, 16, "float64")
+@each_dtype
+def test_recomputing_the_activations_changes_no_bit(case: Case, backend: str, dtype: str) -> None:
+    flow = fresh(case, backend, dtype)
+    engine = flow.engine
+    if not hasattr(engine, "recompute"):
+        pytest.skip("this backend has one way back")
+    x = points(case, 300, flow)
+    dz = rng("recompute").standard_normal(x.shape).astype(dtype)
+    results = []
+    before = engine.recompute
+    try:
+        for engine.recompute in (False, True):
+            results.append(
+                [*flow.to_latent_vjp(x, dz, None)[:2], *flow.to_data_vjp(x, dz, None)[:2], flow.loss_and_grad(x)[2]]
+            )
+    finally:
+        engine.recompute = before
+    for one, two in zip(*results, strict=True):
+        assert_same_bits(one, two)
+
+
+# -- the kernels by themselves ------------------------------------------------------------------
+
+KERNELS = (ps.Affine(), ps.Affine(scale_bound=0.7), ps.Affine(scale_bound=float("inf")), ps.Additive())
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["theta_a_row", "theta_shared"])
+@pytest.mark.parametrize("transform", KERNELS, ids=str)
+@each_backend
+@each_dtype
+def test_ops_agree_with_numpy(transform: Any, shared: bool, backend: str, dtype: str) -> None:
+    source = rng("ops", str(transform))
+    x = source.standard_normal((70, 3)).astype(dtype)
+    theta = source.standard_normal(((3,) if shared else (70, 3)) + (len(transform.theta_names),)).astype(dtype)
+    wide = np.broadcast_to(theta.astype(np.float64), (70, *theta.shape[-2:]))
+    for function, expected in (
+        (ps.ops.forward, reference.transform_forward),
+        (ps.ops.inverse, reference.transform_inverse),
+    ):
+        y, log_det = function(transform, x, theta, backend=backend)
+        want, slope = expected(transform, wide, x.astype(np.float64))
+        assert y.dtype == dtype
+        assert_close(y, want, 16, dtype, scale=np.exp(np.abs(slope)))
+        assert_close(log_det, slope.sum(axis=1), 16, dtype)
+        running = np.full(70, 5.0)
+        assert function(transform, x, theta, running, backend=backend)[1] is running
+        assert_close(running, 5 + slope.sum(axis=1), 16, dtype)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["theta_a_row", "theta_shared"])
+@pytest.mark.parametrize("transform", KERNELS, ids=str)
+@each_backend
+def test_ops_gradients_match_differences(transform: Any, shared: bool, backend: str) -> None:
+    source = rng("ops gradients", str(transform))
+    x = source.standard_normal((9, 3))
+    theta = source.standard_normal(((3,) if shared else (9, 3)) + (len(transform.theta_names),))
+    dy, dl = source.standard_normal((9, 3)), source.standard_normal(9)
+    for function, vjp in ((ps.ops.forward, ps.ops.backward), (ps.ops.inverse, ps.ops.inverse_backward)):
+        dx, dtheta = vjp(transform, x, theta, dy, dl, backend=backend)
+
+        def scalar(x: Array, theta: Array, function: Any = function) -> Array:
+            y, log_det = function(transform, x, theta, backend=backend)
+            return (y * dy).sum(axis=1) + log_det * dl
+
+        for j in range(3):
+            unit = np.eye(3)[j]
+            expected = derivative(lambda h, unit=unit, f=scalar: f(x + h * unit, theta), 1e-3)
+            np.testing.assert_allclose(dx[:, j], expected, rtol=1e-8, atol=1e-8)
+            for k in range(theta.shape[-1]):
+                unit = np.zeros((3, theta.shape[-1]))
+                unit[j, k] = 1
+                expected = derivative(lambda h, unit=unit, f=scalar: f(x, theta + h * unit), 1e-3)
+                got = dtheta[..., j, k]
+                np.testing.assert_allclose(got, expected.sum() if shared else expected, rtol=1e-8, atol=1e-8)
+        assert dtheta.shape == theta.shape
+
+
+@each_backend
+def test_ops_of_the_base_density_agree_with_its_formula(backend: str) -> None:
+    z, d = rng("base").standard_normal((70, 3)), rng("cotangent").standard_normal(70)
+    base = ps.StandardNormal(3)
+    assert_close(
+        ps.ops.log_prob(base, z, backend=backend), -0.5 * (z**2).sum(1) - 1.5 * np.log(2 * np.pi), 8, "float64"
+    )
+    assert_close(ps.ops.log_prob_backward(base, z, d, backend=backend), -z * d[:, None], 4, "float64")
 
 
 @pytest.mark.parametrize("name", ["coupling", "mixed_layers"])

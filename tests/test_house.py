@@ -278,8 +278,10 @@ ELSEWHERE = """if True:
     import penstock as ps
     assert ps.__file__.startswith(sys.argv[1]), ps.__file__
     flow = ps.realnvp(2, rng=0)
-    print(flow.sample(3, rng=0).shape)
     print(repr(flow))
+    if flow.backend != "numba":  # which would compile everything anew for this folder
+        flow.sample(3)
+    print("chosen:", flow.backend)
 """
 
 
@@ -300,7 +302,7 @@ def test_a_broken_extension_raises_and_nothing_falls_back(package_without_core: 
     done = python(ELSEWHERE, str(package_without_core), env=CLEAN, check=False)
     assert done.returncode != 0
     assert "frobnicate" in done.stderr
-    assert "(3, 2)" not in done.stdout
+    assert "chosen" not in done.stdout
 
 
 @installed
@@ -316,8 +318,7 @@ def test_an_extension_of_another_version_raises(package_without_core: Path) -> N
 @pytest.mark.skipif("numba" not in BACKENDS, reason="what is selected in place of the extension is Numba")
 def test_a_missing_extension_selects_numba_and_says_so(package_without_core: Path) -> None:
     out = python(ELSEWHERE, str(package_without_core), env=CLEAN).stdout
-    assert out.startswith("(3, 2)")
-    assert "numba" in out
+    assert "chosen: numba" in out
     assert "not installed" in out
 
 
@@ -328,7 +329,7 @@ def test_an_extension_that_cannot_run_here_selects_numba_and_says_why(package_wi
         "def isa(): return ''\ndef isas(): return []\n"
     )
     out = python(ELSEWHERE, str(package_without_core), env=CLEAN).stdout
-    assert out.startswith("(3, 2)")
+    assert "chosen: numba" in out
     assert "from 1997" in out
 
 

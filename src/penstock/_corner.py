@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 Array = np.ndarray[Any, Any]
 
@@ -32,6 +33,7 @@ def corner_plot(real: Array, sampled: Array) -> Figure:
                 _marginal(axes, real[:, row], sampled[:, row], spans[row])
             else:
                 _pair(axes, real[:, [column, row]], sampled[:, [column, row]], (spans[column], spans[row]))
+            axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
             axes.tick_params(labelsize=8, labelbottom=row == dim - 1, labelleft=column == 0 and row > 0, direction="in")
             if row == dim - 1:
                 axes.set_xlabel(LABELS[column])

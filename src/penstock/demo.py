@@ -116,6 +116,7 @@ def classical(parts: Sequence[Array], seed: int) -> dict[str, Array]:
     root = np.linalg.cholesky(np.cov(parts[0].T))
     white = [np.linalg.solve(root, part.T).T for part in parts]
     jacobian = float(np.log(np.diag(root)).sum())
+    say("Fitting mixtures of 4 to 64 normals and kernel estimates, to compare with ...")
     size, mixture_scores = _tuned(mixture, MIXTURE_SIZES, parts)
     bandwidth, kernel_scores = _tuned(kernel, BANDWIDTHS, white)
     return {
@@ -130,7 +131,7 @@ def _tuned(
     """Return the option that is best on validation, and its log-likelihoods on the test rows."""
     train, validation, test = parts
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a mixture that stops before full convergence is judged like the others
+        warnings.simplefilter("ignore")  # a mixture short of convergence is judged like the others
         models = [make(option, train) for option in options]
     best = int(np.argmax([model.score_samples(validation).mean() for model in models]))
     return options[best], models[best].score_samples(test)

@@ -83,7 +83,7 @@ def step(flow: ps.Flow, index: int, v: Array, to_data: bool) -> tuple[Array, Arr
         a, b = layer.split_sets(dim)
         transform, explicit = layer.transform, layer.explicit
         theta = network(params, f"layers.{index}.conditioner", layer.conditioner, v[:, list(a)])
-        theta = theta.reshape(len(v), len(b), -1)
+        theta = theta.reshape(len(v), len(b), theta.shape[1] // len(b))
     else:
         b = tuple(range(dim))
         if isinstance(layer, ps.ActNorm):

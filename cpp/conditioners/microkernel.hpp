@@ -2,10 +2,10 @@
 //
 // It serves the three products of a linear layer h = u W + b (W is (in, out)):
 //   forward          lanes are rows,    n outputs,  k inputs    w: panels of W
-//   input gradient   lanes are rows,    n inputs,   k outputs   w: panels of W transposed
+//   input gradient   lanes are rows,    n inputs,   k outputs   w: W as it lies
 //   weight gradient  lanes are outputs, n inputs,   k rows      w: the tile of inputs itself
-// A panel holds [k][n] for the outputs of one register block. The index that is summed over is never a lane, so a number's
-// arithmetic does not depend on the width of the vectors.
+// A panel holds [k][n] for the outputs of one register block; without panels w is [n][w_stride], k along its rows. The
+// index that is summed over is never a lane, so a number's arithmetic does not depend on the width of the vectors.
 #pragma once
 
 #include "core/lanes.hpp"
@@ -28,10 +28,10 @@ PENSTOCK_INLINE constexpr int block_start(int n, int i) {
   return static_cast<int>(static_cast<int64_t>(i) * n / block_count(n));
 }
 
-// w element (n, k): w[n * w_n + k * w_k].
 template <class T>
 struct Operands {
   const T *w;
+  int64_t w_stride;  // unused with panels
   const T *in;
   int64_t in_stride;
   T *out;
@@ -41,7 +41,7 @@ struct Operands {
   int k;
 };
 
-template <class V, int NR, int MR, int WN, int WK, Start start, Finish finish>
+template <class V, int NR, int MR, bool panels, Start start, Finish finish>
 PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
   using T = Element<V>;
   constexpr int L = lanes<V>;
@@ -61,6 +61,7 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
   }
   const T *w = o.w;
   const T *in = o.in;
+  const int64_t w_n = panels ? 1 : o.w_stride;
   for (int k = 0; k < o.k; k++) {
     V x[MR];
 #pragma GCC unroll 8
@@ -69,13 +70,13 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
     }
 #pragma GCC unroll 8
     for (int n = 0; n < NR; n++) {
-      const V weight = splat<V>(w[n * WN]);
+      const V weight = splat<V>(w[n * w_n]);
 #pragma GCC unroll 8
       for (int m = 0; m < MR; m++) {
         sum[n][m] = fma<V>(weight, x[m], sum[n][m]);
       }
     }
-    w += WK;
+    w += panels ? NR : 1;
     in += o.in_stride;
   }
 #pragma GCC unroll 8
@@ -93,21 +94,21 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
   }
 }
 
-// All outputs of one column of MR vectors. panels: w holds panels; otherwise w is a tile, [n][tile_stride].
+// All outputs of one column of MR vectors.
 template <class V, int MR, bool panels, Start start, Finish finish>
 void column(int n_outputs, const Operands<Element<V>> &whole) {
   const int blocks = block_count(n_outputs);
   for (int i = 0; i < blocks; i++) {
     const int n0 = block_start(n_outputs, i), nr = block_start(n_outputs, i + 1) - n0;
     Operands<Element<V>> o = whole;
-    o.w += static_cast<int64_t>(n0) * (panels ? whole.k : tile_stride);
+    o.w += static_cast<int64_t>(n0) * (panels ? whole.k : whole.w_stride);
     o.out += n0 * whole.out_stride;
     o.bias += start == Start::bias ? n0 : 0;
     o.mask += finish == Finish::relu_gradient ? n0 * whole.out_stride : 0;
     switch (nr) {
-#define PENSTOCK_BLOCK(NR)                                                                  \
-  case NR:                                                                                  \
-    register_block<V, NR, MR, panels ? 1 : tile_stride, panels ? NR : 1, start, finish>(o); \
+#define PENSTOCK_BLOCK(NR)                               \
+  case NR:                                               \
+    register_block<V, NR, MR, panels, start, finish>(o); \
     break;
       PENSTOCK_BLOCK(1)
       PENSTOCK_BLOCK(2)
@@ -142,7 +143,7 @@ void product(int n_outputs, int n_vectors, const Operands<Element<V>> &o) {
   columns<V, panels, start, finish, 1>(n_outputs, vector, n_vectors, o);
 }
 
-// W (n_in, n_out) into panels of outputs, or, transposed, into panels of inputs: rows [from, to) of W.
+// Rows [from, to) of W (n_in, n_out) into panels of outputs.
 template <class T>
 void pack_panels(const T *weight, int n_in, int n_out, int from, int to, T *panels) {
   const int blocks = block_count(n_out);
@@ -160,21 +161,6 @@ void pack_panels(const T *weight, int n_in, int n_out, int from, int to, T *pane
         for (int n = 0; n < nr; n++) {
           p[n] = row[n];
         }
-      }
-    }
-  }
-}
-
-template <class T>
-void pack_panels_transposed(const T *weight, int n_in, int n_out, int from, int to, T *panels) {
-  const int blocks = block_count(n_in);
-  for (int i = 0; i < blocks; i++) {
-    const int k0 = block_start(n_in, i), kr = block_start(n_in, i + 1) - k0;
-    T *panel = panels + static_cast<int64_t>(k0) * n_out;
-    const int first = from > k0 ? from : k0, last = to < k0 + kr ? to : k0 + kr;
-    for (int n = 0; n < n_out; n++) {
-      for (int k = first; k < last; k++) {
-        panel[static_cast<int64_t>(n) * kr + (k - k0)] = weight[static_cast<int64_t>(k) * n_out + n];
       }
     }
   }

@@ -23,7 +23,7 @@ enum ActivationKind : int32_t { act_relu, act_tanh, act_silu, act_gelu, act_leak
 struct Linear {
   int n_in, n_out;
   int64_t weight, bias;            // offsets into the flat parameters: W (n_in, n_out), b (n_out)
-  int64_t panels;                  // offset of both packed forms of W
+  int64_t panels;                  // offset of W in panels
   int64_t grad_weight, grad_bias;  // offsets into a padded gradient, rows of n_out padded to pad_columns
   int grad_stride;
   int64_t output, derivative;  // offsets into the step's area: (n_out, tile) each; derivative < 0: not kept
@@ -55,7 +55,6 @@ template <class T>
 struct PackedView {
   const T *params;                      // flat
   const T *panels;                      // W in panels of outputs, for products with inputs
-  const T *panels_t;                    // W transposed, in panels of inputs, for products with gradients
   const double *loc, *scale, *inverse;  // standardisation, and 1 / scale
   double log_scale;                     // sum of log scale
 };

@@ -164,11 +164,7 @@ AdamSettings adam_settings(double learning_rate, double beta1, double beta2, dou
 
 template <class T>
 Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
-    : dim_(plan.dim),
-      params_(plan.n_params),
-      panels_(plan.panels_size),
-      panels_t_(plan.panels_size),
-      standardisation_(4 * int64_t{plan.dim}) {
+    : dim_(plan.dim), params_(plan.n_params), panels_(plan.panels_size), standardisation_(4 * int64_t{plan.dim}) {
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
   std::copy_n(buffers, 2 * dim_, loc);
@@ -179,8 +175,7 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
   }
   for (const Segment &segment : plan.segments) {
     if (segment.linear != nullptr) {
-      kernels<T>().pack(*segment.linear, segment.from, segment.from + segment.rows, params_.data(), panels_.data(),
-                        panels_t_.data());
+      kernels<T>().pack(*segment.linear, segment.from, segment.from + segment.rows, params_.data(), panels_.data());
     }
   }
 }
@@ -188,7 +183,7 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
 template <class T>
 PackedView<T> Packed<T>::view() const {
   const double *loc = standardisation_.data();
-  return {params_.data(), panels_.data(), panels_t_.data(), loc, loc + dim_, loc + 2 * dim_, log_scale_};
+  return {params_.data(), panels_.data(), loc, loc + dim_, loc + 2 * dim_, log_scale_};
 }
 
 template <class T>
@@ -405,6 +400,7 @@ void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64
         const double wi = weights.at(row);
         if (wi != 0) {  // rows of weight zero are left out, whatever they hold
           index[tile.rows] = row;
+          __builtin_prefetch(x.data + row * x.row_stride);  // rows come in any order
           w[tile.rows++] = wi;
         }
       }
@@ -546,8 +542,7 @@ int64_t Trainer<T>::run(const RowsView &x, int64_t n_rows, const Weights &weight
                     scale * clip, packed_->params() + at, m_.data() + at, v_.data() + at);
       }
       if (segment.linear != nullptr) {
-        kernel.pack(*segment.linear, segment.from, segment.from + segment.rows, packed_->params(), packed_->panels(),
-                    packed_->panels_t());
+        kernel.pack(*segment.linear, segment.from, segment.from + segment.rows, packed_->params(), packed_->panels());
       }
     });
   }

@@ -44,11 +44,10 @@ class Packed {
   T *params() { return params_.data(); }
   const T *params() const { return params_.data(); }
   T *panels() { return panels_.data(); }
-  T *panels_t() { return panels_t_.data(); }
 
  private:
   int64_t dim_;
-  Aligned<T> params_, panels_, panels_t_;
+  Aligned<T> params_, panels_;
   Aligned<double> standardisation_;  // loc, scale, 1 / scale, 0
   double log_scale_ = 0;
 };

@@ -63,11 +63,18 @@ void wait_until(std::atomic<uint32_t> &word, Done done) {
   }
 }
 
+// A run of items that one thread does before it helps the others. The same thread gets the same items in every job of
+// a kind, so that what it wrote (gradients, parameters) is still in its cache when it comes back.
+struct alignas(64) Share {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
 struct Job {
   void (*body)(void *, int64_t);
   void *context;
-  int64_t n_items;
-  std::atomic<int64_t> next{0};
+  Share *shares;
+  int n_shares;
   std::atomic<bool> stop{false};
   bool interrupted = false;    // by poll, which only the caller's thread asks
   std::exception_ptr error{};  // of the first body that threw, which is a workspace that memory had no room for
@@ -83,18 +90,27 @@ struct Doing {
 };
 thread_local Doing *doing = nullptr;
 
-// Does items until none are left or the job is to stop.
-void work(Job &job, Poll poll) noexcept {
+void deal(Job &job, int64_t n_items) {
+  for (int i = 0; i < job.n_shares; i++) {
+    job.shares[i].next.store(i * n_items / job.n_shares, std::memory_order_relaxed);
+    job.shares[i].end = (i + 1) * n_items / job.n_shares;
+  }
+}
+
+// Does items, its own share first, until none are left or the job is to stop.
+void work(Job &job, int mine_first, Poll poll) noexcept {
   const DefaultFloatingPoint environment;
   Doing mine{&job, poll, {}, doing};
   if (poll != nullptr) {
     mine.asked = std::chrono::steady_clock::now();
   }
   doing = &mine;
-  while (!job.stop.load(std::memory_order_relaxed)) {
-    const int64_t item = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (item >= job.n_items) {
-      break;
+  for (int visited = 0; visited < job.n_shares && !job.stop.load(std::memory_order_relaxed);) {
+    Share &share = job.shares[(mine_first + visited) % job.n_shares];
+    const int64_t item = share.next.fetch_add(1, std::memory_order_relaxed);
+    if (item >= share.end) {
+      visited++;
+      continue;
     }
     try {
       job.body(job.context, item);
@@ -133,7 +149,11 @@ class Pool {
     return workers_;
   }
 
-  void open(Job &job, int workers) {
+  // The caller has share 0, worker i has share i + 1.
+  void open(Job &job, int64_t n_items, int workers) {
+    job.shares = shares_;
+    job.n_shares = workers + 1;
+    deal(job, n_items);
     job_ = &job;
     const uint32_t generation = (state_.load(std::memory_order_relaxed) >> generation_shift) + 1;
     state_.store(generation << generation_shift | open_bit | static_cast<uint32_t>(workers) << invited_shift,
@@ -158,7 +178,7 @@ class Pool {
       }
       seen = s >> generation_shift;
       if (in) {
-        work(*job_, nullptr);
+        work(*job_, static_cast<int>(id) + 1, nullptr);
         if ((state_.fetch_sub(1, std::memory_order_acq_rel) & inside) == 1) {
           state_.notify_all();
         }
@@ -169,6 +189,7 @@ class Pool {
   std::mutex busy_;
   int workers_ = 0;
   Job *job_ = nullptr;
+  Share shares_[most_workers + 1];
   std::atomic<uint32_t> state_{0};
 };
 
@@ -234,19 +255,21 @@ void *workspace(int64_t bytes) {
 }
 
 void parallel(int64_t n_items, int max_threads, void (*body)(void *, int64_t), void *context, Poll poll) {
-  Job job{body, context, n_items};
+  Share whole;
+  Job job{body, context, &whole, 1};
+  deal(job, n_items);
   const int64_t wanted = std::min<int64_t>({max_threads, num_threads(), n_items}) - 1;
   Pool *helped = nullptr;
   if (wanted > 0 && pool().try_enter()) {
     helped = &pool();
     if (const int workers = std::min(helped->grow(static_cast<int>(wanted)), static_cast<int>(wanted)); workers > 0) {
-      helped->open(job, workers);
+      helped->open(job, n_items, workers);
     } else {
       helped->leave();
       helped = nullptr;
     }
   }
-  work(job, n_items > 1 ? poll : nullptr);
+  work(job, 0, n_items > 1 ? poll : nullptr);
   if (helped != nullptr) {
     helped->close();
     helped->leave();

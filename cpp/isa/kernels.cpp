@@ -211,9 +211,8 @@ void row(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, T 
 }
 
 template <class T>
-void pack(const Linear &linear, int from, int to, const T *params, T *panels, T *panels_t) {
+void pack(const Linear &linear, int from, int to, const T *params, T *panels) {
   pack_panels(params + linear.weight, linear.n_in, linear.n_out, from, to, panels + linear.panels);
-  pack_panels_transposed(params + linear.weight, linear.n_in, linear.n_out, from, to, panels_t + linear.panels);
 }
 
 template <class T>

@@ -38,8 +38,8 @@ struct Kernels {
   // One row, state (dim): as forward, with lanes over outputs.
   void (*row)(const PlanView &, const PackedView<T> &, const Pass &, T *state, double *log_det, T *area);
 
-  // Panels of rows [from, to) of one linear layer's W, both forms.
-  void (*pack)(const Linear &, int from, int to, const T *params, T *panels, T *panels_t);
+  // Panels of rows [from, to) of one linear layer's W.
+  void (*pack)(const Linear &, int from, int to, const T *params, T *panels);
   // n padded gradients (count numbers each, stride apart) into the first, by the fixed tree.
   void (*combine)(T *gradients, int64_t stride, int n, int64_t count);
   double (*sum_rows)(const double *x, int64_t rows);

@@ -175,7 +175,7 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
   }
   for (const Segment &segment : plan.segments) {
     if (segment.linear != nullptr) {
-      kernels<T>().pack(*segment.linear, segment.from, segment.from + segment.rows, params_.data(), panels_.data());
+      kernels<T>().pack(*segment.linear, segment.from, segment.to, params_.data(), panels_.data());
     }
   }
 }
@@ -542,7 +542,7 @@ int64_t Trainer<T>::run(const RowsView &x, int64_t n_rows, const Weights &weight
                     scale * clip, packed_->params() + at, m_.data() + at, v_.data() + at);
       }
       if (segment.linear != nullptr) {
-        kernel.pack(*segment.linear, segment.from, segment.from + segment.rows, packed_->params(), packed_->panels());
+        kernel.pack(*segment.linear, segment.from, segment.to, packed_->params(), packed_->panels());
       }
     });
   }

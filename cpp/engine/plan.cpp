@@ -44,10 +44,14 @@ class Table {
   const std::vector<int64_t> &numbers_;
 };
 
+#define PENSTOCK_SIZE(name, n_theta) n_theta,
+constexpr int transform_sizes[] = {PENSTOCK_TRANSFORMS(PENSTOCK_SIZE)};
+#undef PENSTOCK_SIZE
+
 }  // namespace
 
 const std::vector<const char *> &transform_names() {
-#define PENSTOCK_NAME(name) #name,
+#define PENSTOCK_NAME(name, n_theta) #name,
   static const std::vector<const char *> names{PENSTOCK_TRANSFORMS(PENSTOCK_NAME)};
 #undef PENSTOCK_NAME
   return names;
@@ -124,7 +128,8 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     }
     step.transform =
         static_cast<int32_t>(table.at(at + 10, 0, static_cast<int64_t>(transform_names().size()) - 1, "transform"));
-    step.n_theta = static_cast<int32_t>(table.at(at + 11, 1, 1 << 12, "n_theta"));
+    const int n_theta_here = transform_sizes[step.transform];
+    step.n_theta = static_cast<int32_t>(table.at(at + 11, n_theta_here, n_theta_here, "n_theta"));
     const int64_t n_options = table.at(at + 12, 0, max_options, "n_options");
     std::memcpy(step.options, table.list(table_[at + 13], n_options, "options"),
                 static_cast<size_t>(n_options) * sizeof(double));
@@ -187,17 +192,20 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
         const Linear *home = &linears_.back();
         const int chunk = std::max(1, 8192 / linear.n_out);
         for (int from = 0; from < linear.n_in; from += chunk) {
+          const int to = std::min(from + chunk, linear.n_in);
+          const bool whole = linear.grad_stride == linear.n_out;
+          const int rows = whole ? 1 : to - from, longer = whole ? to - from : 1;
           segments.push_back({linear.weight + static_cast<int64_t>(from) * linear.n_out,
-                              linear.grad_weight + static_cast<int64_t>(from) * linear.grad_stride,
-                              std::min(chunk, linear.n_in - from), linear.n_out, linear.grad_stride, true, home, from});
+                              linear.grad_weight + static_cast<int64_t>(from) * linear.grad_stride, rows,
+                              longer * linear.n_out, longer * linear.grad_stride, true, home, from, to});
         }
-        segments.push_back({linear.bias, linear.grad_bias, 1, linear.n_out, linear.grad_stride, false, nullptr, 0});
+        segments.push_back({linear.bias, linear.grad_bias, 1, linear.n_out, linear.grad_stride, false, nullptr, 0, 0});
       }
       step.theta = linears_.back().output;
     } else if (step.conditioner == conditioner_free) {
       step.grad = padded_size;
       const auto columns = static_cast<int>(n_theta);
-      segments.push_back({params, padded_size, 1, columns, static_cast<int>(padded(columns)), false, nullptr, 0});
+      segments.push_back({params, padded_size, 1, columns, static_cast<int>(padded(columns)), false, nullptr, 0, 0});
       padded_size += padded(n_theta);
       params += n_theta;
     } else {

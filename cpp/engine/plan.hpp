@@ -8,13 +8,14 @@
 
 namespace penstock {
 
-// A run of rows of one parameter tensor: where it lies in the flat vector and in a padded gradient.
+// A piece of one parameter tensor: where it lies in the flat vector and in a padded gradient. Rows that need no padding
+// count as one long row.
 struct Segment {
   int64_t flat, padded;
   int rows, columns, stride;
   bool decay;
   const Linear *linear;  // the layer whose W this is part of, or null
-  int from;              // its first row of W
+  int from, to;          // the rows of W that it holds
 };
 
 class Plan {

@@ -1,5 +1,5 @@
-// The one list of transforms in C++: a header and a name each. Append only: the position is the code in plan tables and
-// files. Rooms outside the instruction sets read the names alone.
+// The one list of transforms in C++: a header, a name and the numbers of theta a dimension. Append only: the position is
+// the code in plan tables and files. Rooms outside the instruction sets read names and numbers alone.
 #pragma once
 
 #ifdef PENSTOCK_ISA
@@ -8,5 +8,5 @@
 #endif
 
 #define PENSTOCK_TRANSFORMS(X) \
-  X(affine)                    \
-  X(additive)
+  X(affine, 2)                 \
+  X(additive, 1)

@@ -34,7 +34,7 @@ def time(seconds: float) -> str:
     """Three digits, in the unit that suits."""
     if seconds < 1e-3:
         return f"{1e6 * seconds:.3g} µs"
-    return f"{1e3 * seconds:.3g} ms" if seconds < 10 else f"{seconds:.3g} s"
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def tables(results: dict[str, Any]) -> str:

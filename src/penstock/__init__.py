@@ -12,7 +12,7 @@ from penstock._backend import num_threads, set_num_threads, threads
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
-from penstock.layers import ActNorm, Coupling, Elementwise, Permutation
+from penstock.layers import ActNorm, Coupling, Elementwise, LULinear, Permutation
 from penstock.recipes import nice, realnvp
 from penstock.transforms import Additive, Affine
 
@@ -33,6 +33,7 @@ __all__ = [
     "Elementwise",
     "Flow",
     "FlowSpec",
+    "LULinear",
     "Permutation",
     "StandardNormal",
     "TrainingError",

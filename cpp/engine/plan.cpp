@@ -148,8 +148,8 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
       const int chunk = std::max(1, 8192 / columns);
       for (int from = 0; from < columns; from += chunk) {
         const int to = std::min(from + chunk, columns);
-        segments.push_back({params + from * n, step.grad + static_cast<int64_t>(from) * stride, to - from, columns, stride,
-                            false, nullptr, 0, 0});
+        segments.push_back({params + from * n, step.grad + static_cast<int64_t>(from) * stride, to - from, columns,
+                            stride, false, nullptr, 0, 0});
       }
       segments.push_back({step.bias, step.grad_bias, 1, columns, stride, false, nullptr, 0, 0});
       padded_size += (n + 1) * stride;

@@ -295,9 +295,9 @@ void adam(const AdamSettings &settings, bool decay, int64_t n, const T *gradient
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {lanes_native<T>, load_tile<T>,    store_tile<T>,  load_columns<T>,  store_columns<T>, base_normals<T>,
-          forward<T>,      backward<T>,     base<T>,        base_backward<T>, row<T>,           pack<T>,
-          pack_lu<T>, combine<T>,      sum_rows_double, sum_squares<T>, adam<T>};
+  return {lanes_native<T>, load_tile<T>, store_tile<T>,   load_columns<T>,  store_columns<T>, base_normals<T>,
+          forward<T>,      backward<T>,  base<T>,         base_backward<T>, row<T>,           pack<T>,
+          pack_lu<T>,      combine<T>,   sum_rows_double, sum_squares<T>,   adam<T>};
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 //   U upper, U_ii = sign_i e^(M_ii), U_ij = M_ij;  L unit lower, L_ij = M_ij;  P: y_j = (L U x)_order[j] + b_j
 //   forward    v = U x,  c = L v,  y = P c + b                    log_det = sum_i M_ii
 //   inverse    c = P'(y - b),  v = L^-1 c,  x = U^-1 v            log_det = -sum_i M_ii
-//   backward   dc = P' dy,  dv = L' dc,  dx = U' dv               db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
+//   backward   dc = P' dy,  dv = L' dc,  dx = U' dv
+//              db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
 // A triangle is a product over less than all inputs, in register blocks whose corners are filled with zeros; its inverse
 // is one too: the blocks on the diagonal are inverted, and multiplied into the rest, when the triangle is packed. So all of
 // it runs on the microkernel, in place if need be, and P is a name for slots.
@@ -113,9 +114,9 @@ void triangle_column(int t, int n, int stride, const Element<V> *panels, const E
     const auto [first, count] = reach(upper, n, n0, n1);
     const int64_t size = static_cast<int64_t>(count) * (n1 - n0);
     panel -= ascending ? 0 : size;
-    block_of<V, MR, true, Start::zero, Finish::none>(n1 - n0, {panel, 0, in + static_cast<int64_t>(first) * stride, stride,
-                                                               out + static_cast<int64_t>(n0) * stride, stride, nullptr,
-                                                               nullptr, count});
+    block_of<V, MR, true, Start::zero, Finish::none>(
+        n1 - n0, {panel, 0, in + static_cast<int64_t>(first) * stride, stride, out + static_cast<int64_t>(n0) * stride,
+                  stride, nullptr, nullptr, count});
     panel += ascending ? size : 0;
   }
 }
@@ -138,12 +139,15 @@ template <class T>
 struct LuArea {
   T *x, *v, *c;
   LuArea(const Step &step, int stride, T *area)
-      : x(area), v(area + static_cast<int64_t>(step.n_b) * stride), c(area + 2 * static_cast<int64_t>(step.n_b) * stride) {}
+      : x(area),
+        v(area + static_cast<int64_t>(step.n_b) * stride),
+        c(area + 2 * static_cast<int64_t>(step.n_b) * stride) {}
 };
 
 // state (dim, stride) by slot into (n, stride) in order, and back.
 template <class V>
-PENSTOCK_INLINE void gather_slots(const Step &step, int n_vectors, int stride, const Element<V> *state, Element<V> *to) {
+PENSTOCK_INLINE void gather_slots(const Step &step, int n_vectors, int stride, const Element<V> *state,
+                                  Element<V> *to) {
   for (int64_t i = 0; i < step.n_b; i++) {
     for (int v = 0; v < n_vectors; v++) {
       store(to + i * stride + v * lanes<V>, load<V>(state + step.b[i] * stride + v * lanes<V>));
@@ -152,7 +156,8 @@ PENSTOCK_INLINE void gather_slots(const Step &step, int n_vectors, int stride, c
 }
 
 template <class V>
-PENSTOCK_INLINE void scatter_slots(const Step &step, int n_vectors, int stride, const Element<V> *from, Element<V> *state) {
+PENSTOCK_INLINE void scatter_slots(const Step &step, int n_vectors, int stride, const Element<V> *from,
+                                   Element<V> *state) {
   for (int64_t i = 0; i < step.n_b; i++) {
     for (int v = 0; v < n_vectors; v++) {
       store(state + step.b[i] * stride + v * lanes<V>, load<V>(from + i * stride + v * lanes<V>));
@@ -220,7 +225,8 @@ void lu_forward(const Step &step, const PackedView<Element<V>> &packed, bool inv
 // Entries of dM on one side of the diagonal:  M_ij (+)= sum_r d_i(r) x_j(r). Vectors of j that the diagonal crosses are
 // computed aside, and only their part of this side is taken over.
 template <class V>
-void lu_side_gradient(const Step &step, bool upper, const Tile<Element<V>> &tile, const Element<V> *d, const Element<V> *x) {
+void lu_side_gradient(const Step &step, bool upper, const Tile<Element<V>> &tile, const Element<V> *d,
+                      const Element<V> *x) {
   using T = Element<V>;
   constexpr int L = lanes<V>;
   const int n = step.n_b, stride = (n + pad_columns - 1) / pad_columns * pad_columns;
@@ -230,8 +236,15 @@ void lu_side_gradient(const Step &step, bool upper, const Tile<Element<V>> &tile
   for (int i = 0; i < block_count(n); i++) {
     const int n0 = block_start(n, i), n1 = block_start(n, i + 1);
     const auto run = [&](T *out, int64_t out_stride, int vector, int count) __attribute__((always_inline)) {
-      const Operands<T> o{d + static_cast<int64_t>(n0) * tile_stride, tile_stride, tile.transposed + vector * L, t_stride,
-                          out, out_stride, nullptr, nullptr, tile.rows};
+      const Operands<T> o{d + static_cast<int64_t>(n0) * tile_stride,
+                          tile_stride,
+                          tile.transposed + vector * L,
+                          t_stride,
+                          out,
+                          out_stride,
+                          nullptr,
+                          nullptr,
+                          tile.rows};
       if (tile.first) {
         product<V, false, Start::zero, Finish::none>(n1 - n0, count, o);
       } else {

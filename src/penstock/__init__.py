@@ -13,7 +13,7 @@ from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
 from penstock.layers import ActNorm, Coupling, Elementwise, LULinear, Permutation
-from penstock.recipes import nice, realnvp
+from penstock.recipes import glow, nice, realnvp
 from penstock.transforms import Additive, Affine
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "from_bytes",
+    "glow",
     "load",
     "nice",
     "num_threads",

@@ -29,9 +29,9 @@ of the boundary table is the slot of logical dimension ``i`` between steps ``k -
 is a step that does nothing but rename the slots of the next boundary. Slots equal dimensions on the latent side.
 
 Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (n_b, n_theta) where it is free; ``M``
-(dim, dim) then ``b`` (dim) of an LU layer, whose B are the slots of its input, and whose outputs take other names of the same slots. The
-conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). The last step is the
-standardisation, ``x = loc + scale u``, whose buffers are ``loc`` (dim) and ``scale`` (dim).
+(dim, dim) then ``b`` (dim) of an LU layer, whose B are the slots of its input, and whose outputs are other names for the
+same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). The last step is
+the standardisation, ``x = loc + scale u``, whose buffers are ``loc`` (dim) and ``scale`` (dim).
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""The LU layer over a tile:  y = P L U x + b        params = (M, b)
-  U upper, U_ii = sign_i e^(M_ii), U_ij = M_ij;  L unit lower, L_ij = M_ij;  P: y_j = (L U x)_order[j] + b_j
-  forward    v = U x,  c = L v,  y = P c + b                    log_det = sum_i M_ii
-  inverse    c = P'(y - b),  v = L^-1 c,  x = U^-1 v            log_det = -sum_i M_ii
-  backward   dc = P' dy,  dv = L' dc,  dx = U' dv               db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
+"""The LU layer over a tile.
+
+y = P L U x + b        params = (M, b)
+U upper, U_ii = sign_i e^(M_ii), U_ij = M_ij;  L unit lower, L_ij = M_ij;  P: y_j = (L U x)_order[j] + b_j
+forward    v = U x,  c = L v,  y = P c + b                    log_det = sum_i M_ii
+inverse    c = P'(y - b),  v = L^-1 c,  x = U^-1 v            log_det = -sum_i M_ii
+backward   dc = P' dy,  dv = L' dc,  dx = U' dv
+db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
 """
 
 from __future__ import annotations
@@ -151,9 +154,7 @@ def lu_side_gradient(step: Any, upper: bool, tile: Any, d_at: int, x: int, grad:
 
 
 @jit
-def lu_gradient(
-    step: Any, slots: Any, params: Any, tile: Any, n_vectors: int, sign: float, dc: int, dv: int
-) -> None:
+def lu_gradient(step: Any, slots: Any, params: Any, tile: Any, n_vectors: int, sign: float, dc: int, dv: int) -> None:
     """dM and db from dc and dv; with sign -1 for the inverse direction, where both enter negated."""
     n, gradient, d = step[N_B], tile.params_gradient, tile.d_hidden
     stride = (n + PAD - 1) // PAD * PAD

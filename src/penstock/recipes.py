@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock import _validate
@@ -124,6 +124,10 @@ def nice(
     else:
         stack += _couplings(n_layers, Additive(), MLP(_hidden(hidden), activation, residual), mixing)
     return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
+# What ``penstock fit --recipe`` offers.
+RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp}
 
 
 def _base(dim: int, base: StandardNormal | None) -> StandardNormal:

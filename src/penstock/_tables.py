@@ -66,7 +66,7 @@ class Table:
         """The rows in order, a chunk at a time, with these columns."""
         every = list(columns) == list(range(self.n_columns))
         for rows in self._chunks():
-            yield rows if every else rows[:, list(columns)]
+            yield rows if every else rows.take(columns, axis=1)
 
     def _chunks(self) -> Iterator[Array]:
         raise NotImplementedError
@@ -107,7 +107,7 @@ class ArrayTable(Table):
         if len(steps) == 1 and min(steps) > 0:
             return self.rows[:, columns[0] : columns[-1] + 1 : min(steps)]
         if self.mapped is None:
-            return self.rows[:, list(columns)]
+            return self.rows.take(columns, axis=1)
         with tempfile.TemporaryFile() as file:  # without a name: it goes when the mapping does
             for rows in self.chunks(columns):
                 file.write(rows.tobytes())

@@ -29,6 +29,8 @@ def fit(arguments: argparse.Namespace) -> int:
     """Train a flow on a table, and write it. After Ctrl-C the best so far is written, if an epoch was done."""
     say: Callable[[str], object] = (lambda text: None) if arguments.quiet else print
     _check_output(arguments.output, arguments.data, arguments.weights)
+    if "checkpoint" in arguments.fit_options:
+        _check_output(arguments.fit_options["checkpoint"], arguments.data, arguments.weights)
     table = read_table(arguments.data, key=arguments.key)
     columns, weight = _fit_columns(arguments, table)
     rows = table.array(columns)
@@ -165,7 +167,7 @@ def _check_output(output: str, *inputs: str | None) -> None:
     check_writable(output)
     for path in inputs:
         if path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
-            raise ValueError(f"-o: {output} is also the input")
+            raise ValueError(f"cannot write {output!r}: it is also the input")
 
 
 def _progress(arguments: argparse.Namespace) -> bool | None:

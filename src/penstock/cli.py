@@ -57,7 +57,7 @@ def _message(error: Exception) -> str:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
-    print(f"penstock: warning: {message}", file=sys.stderr)
+    print(f"penstock: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -251,7 +251,7 @@ def _info(arguments: argparse.Namespace) -> int:
         print(f"backend: {flow.backend}")
         if flow.backend == "cpp":
             print(f"instruction sets: {', '.join(flow._backend.isas())}; used: {flow._backend.isa()}")
-        else:
+        elif flow.backend == "numba":
             print("instruction sets: those that Numba finds")
         print(f"threads: {ps.num_threads()}")
     except (ImportError, RuntimeError, ValueError) as error:

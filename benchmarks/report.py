@@ -93,6 +93,14 @@ def other(results: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{sum(sizes.values()) / 1e6:.1f} MB, of which penstock {sizes['penstock'] / 1e6:.1f}",
             )
         )
+    if "score" in results:
+        f = results["score"]
+        rows.append(
+            (
+                f"`penstock score` of a {f['rows']:.0e} × 7 float32 file".replace("e+07", "e7"),
+                f"{f['anonymous'] / 1e6:.0f} MB anonymous memory; {f['ratio']:.2f} times the time of log_prob in memory",
+            )
+        )
     if "numba" in results:
         n = results["numba"]
         timed = n["D16 log_prob"]

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    groups = ("tasks", "lu", "threads", "numba", "footprint")
+    groups = ("tasks", "lu", "threads", "numba", "footprint", "score")
     parser.add_argument("--groups", nargs="+", choices=groups, default=list(groups))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "latest.json")
     given = parser.parse_args()
@@ -173,6 +173,8 @@ def main() -> None:
         peer.close()
     if "footprint" in given.groups:
         results["footprint"] = footprint.measure()
+    if "score" in given.groups:
+        results["score"] = footprint.score()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     if given.output.exists():  # groups that were not measured now keep their last results
         results = {**json.loads(given.output.read_text()), **results}

@@ -293,13 +293,13 @@ class Runner:
         return out, log_det
 
     def sample(
-        self, packed: Any, n: int, seed: int, out: Array | None = None, *, log_prob: bool = False
+        self, packed: Any, n: int, seed: int, out: Array | None = None, *, log_prob: bool = False, first: int = 0
     ) -> tuple[Array, Array | None]:
-        """``n`` draws, (n, dim), into ``out`` if given, and on demand their log-density."""
+        """``n`` draws from number ``first`` on, (n, dim), into ``out`` if given, and on demand their log-density."""
         if out is None:
             out = np.empty((n, self.plan.dim), self._dtype)
         density = np.empty(n, self._dtype) if log_prob else None
-        self.engine.sample(packed, seed, 0, 0, None, out, density)
+        self.engine.sample(packed, seed, 0, first, None, out, density)
         return out, density
 
     def vjp(

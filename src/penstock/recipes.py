@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock import _validate
@@ -187,6 +187,10 @@ def glow(
             split = "half_swapped" if mixing == "none" and i % 2 else "half"
             stack += [Coupling(affine, conditioner, split), *mixers[mixing], ActNorm()]
     return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
+# What ``penstock fit --recipe`` offers.
+RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow}
 
 
 def _base(dim: int, base: StandardNormal | None) -> StandardNormal:

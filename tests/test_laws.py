@@ -541,3 +541,21 @@ def test_a_large_offset_costs_a_float32_flow_nothing(backend: str) -> None:
     expected = flow.log_prob(u)
     flow._assign(buffers=np.concatenate([np.full(dim, offset), np.ones(dim)]))
     assert_same_bits(flow.log_prob(u + offset), expected)
+
+
+@each_backend
+def test_a_float64_number_beyond_float32_is_not_turned_into_nan(backend: str) -> None:
+    flow = ps.realnvp(3, rng=0, backend=backend)
+    far = flow.log_prob(np.array([[1e300, 0, 0], [-1e300, 1, 1], [0, 0, 0]]))
+    assert (far[:2] == -np.inf).all()
+    assert np.isfinite(far[2])
+
+
+@each_backend
+def test_the_gradient_beyond_the_clamp_of_the_scale_is_that_of_the_clamped_map(backend: str) -> None:
+    theta = np.array([[3e30, 0.5], [-3e30, 0.5], [0.7, 0.5]])
+    x = np.array([1e30, 1e30, 2.0])
+    dx, dtheta = ps.ops.backward(ps.Affine(), x, theta, np.ones(3), 1.0, backend=backend)
+    assert (dtheta[:2, 0] == 0).all()
+    assert dtheta[2, 0] != 0
+    np.testing.assert_allclose(dx[:2], np.exp([3.0, -3.0]), rtol=1e-12)

@@ -12,8 +12,11 @@ import pytest
 import penstock as ps
 from cases import BACKENDS, BY_NAME, built, points
 from helpers import assert_same_bits, each_backend, each_engine_case, python, python_json
+from penstock import _backend
 
 Array = np.ndarray[Any, Any]
+
+compiled = pytest.mark.skipif("cpp" not in BACKENDS, reason="the compiled backend is not installed")
 
 # -- threads of the caller's --------------------------------------------------------------------
 
@@ -203,13 +206,81 @@ def test_ctrl_c_ends_a_long_call(backend: str, verb: str) -> None:
     assert python_json(INTERRUPT, backend, verb) == ["interrupted", 2000]
 
 
-def test_a_worker_thread_does_not_inherit_flush_to_zero() -> None:
-    """Subnormals survive on every thread and in every order of calls."""
-    flow = ps.Flow(ps.StandardNormal(2), [], dtype="float32", rng=0, backend=BACKENDS[0])
-    tiny = np.full((3000, 2), 1e-41, np.float32)
-    assert tiny[0, 0] != 0
-    with ps.threads(3):
-        assert (flow.to_latent(tiny)[0] == tiny).all()
+AGAIN = """
+import json, signal
+import numpy as np, penstock as ps
+x = np.random.default_rng(0).normal(size=(200_000, 16)).astype(np.float32)
+small = ps.realnvp(16, layers=4, rng=0, backend="cpp")
+wide = ps.realnvp(64, layers=2, hidden=(512, 512), rng=0, backend="cpp")
+z = np.ones((64, 64), np.float32)
+with ps.threads(1):
+    expected = small.loss_and_grad(x)[2]
+    calls = []
+    signal.signal(signal.SIGALRM, lambda *_: calls.append(wide.log_prob_vjp(z, np.ones(64))))
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    while not calls:
+        got = small.loss_and_grad(x)[2]
+print(json.dumps(bool((got == expected).all())))
+"""
+
+
+@compiled
+def test_a_signal_handler_may_call_in_again() -> None:
+    """The poll in the middle of a call runs it, while the outer call's tiles are in use."""
+    assert python_json(AGAIN) is True
+
+
+LEFT_RUNNING = """
+import threading, time
+import numpy as np, penstock as ps
+flow, x = ps.realnvp(16, rng=0, backend={backend!r}), np.ones(({rows}, 16), np.float32)
+def forever():
+    while True:
+        flow.log_prob(x)
+flow.log_prob(x)
+threading.Thread(target=forever, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("rows", [2, 100_000])
+@each_backend
+def test_the_interpreter_ends_while_a_daemon_thread_computes(backend: str, rows: int) -> None:
+    python(LEFT_RUNNING.format(backend=backend, rows=rows))
+
+
+@each_backend
+def test_a_number_of_threads_within_a_block_is_of_one_python_thread(backend: str) -> None:
+    engine = ps.realnvp(2, backend=backend).engine  # loads the backend
+    assert engine is not None
+    module = _backend.choose(backend).load()
+    inside, seen = threading.Event(), []
+
+    def other() -> None:
+        inside.wait(10)
+        seen.append(module.num_threads())
+        with ps.threads(2):
+            seen.append(module.num_threads())
+
+    before = module.num_threads()
+    thread = threading.Thread(target=other)
+    thread.start()
+    with ps.threads(7):
+        inside.set()
+        thread.join(10)
+        assert module.num_threads() == 7
+    assert seen == [before, 2]
+    assert module.num_threads() == before
+
+
+@compiled
+def test_numbers_packed_for_another_plan_are_refused() -> None:
+    engines = [ps.realnvp(4, layers=n, hidden=(8,), rng=0, backend="cpp") for n in (1, 2)]
+    small, large = (flow.engine for flow in engines)
+    packed = small.pack(engines[0].params, engines[0]._snapshot.buffers)
+    x, out = np.zeros((3, 4), np.float32), np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="packed must come from an engine of the same plan"):
+        large.evaluate(packed, False, 0, 1, x, None, None, False, None, out)
 
 
 # -- importing ----------------------------------------------------------------------------------

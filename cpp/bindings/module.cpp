@@ -4,9 +4,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
+#include <chrono>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <variant>
 
 #include "engine/engine.hpp"
@@ -16,10 +20,50 @@ namespace py = pybind11;
 namespace penstock {
 namespace {
 
+// The way back into Python. A thread that asks for the GIL of an interpreter that has ended is torn down by force, through
+// frames that do not expect it: so the door is closed before, and whoever comes later waits outside until the process is gone.
+class Door {
+ public:
+  // False once it is closed to this thread.
+  bool enter() {
+    entering_.fetch_add(1);
+    if (closed_.load() && std::this_thread::get_id() != closer_) {
+      entering_.fetch_sub(1);
+      return false;
+    }
+    return true;
+  }
+  void entered() { entering_.fetch_sub(1); }
+
+  void close() {
+    closer_ = std::this_thread::get_id();
+    closed_.store(true);
+    const py::gil_scoped_release release;
+    // a child of a fork may count threads that it does not have: not for ever
+    for (int i = 0; i < 10000 && entering_.load() != 0; i++) {
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
+
+ private:
+  std::atomic<int> entering_{0};
+  std::atomic<bool> closed_{false};
+  std::thread::id closer_{};
+};
+Door door;
+
 // Raises in Python what a signal handler raised, once the call is over.
 bool poll_signals() {
-  const py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
+  if (!door.enter()) {
+    return false;
+  }
+  bool raised = false;
+  {
+    const py::gil_scoped_acquire gil;
+    door.entered();
+    raised = PyErr_CheckSignals() != 0;
+  }
+  return raised;
 }
 
 [[noreturn]] void wrong(const char *name, const std::string &expected) {
@@ -105,13 +149,22 @@ void no_context(const py::object &context) {
 template <class Body>
 void without_gil(Body &&body) {
   bool interrupted = false;
-  {
-    const py::gil_scoped_release release;
-    try {
-      body();
-    } catch (const Interrupted &) {
-      interrupted = true;
-    }
+  std::exception_ptr error;
+  PyThreadState *state = PyEval_SaveThread();
+  try {
+    body();
+  } catch (const Interrupted &) {
+    interrupted = true;
+  } catch (...) {
+    error = std::current_exception();
+  }
+  while (!door.enter()) {
+    std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+  PyEval_RestoreThread(state);
+  door.entered();
+  if (error) {
+    std::rethrow_exception(error);
   }
   if (interrupted) {
     throw py::error_already_set();
@@ -153,8 +206,8 @@ class EngineHandle {
   void with(const PackedHandle &handle, Body &&body) const {
     visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
       const auto *packed = std::get_if<std::shared_ptr<Packed<T>>>(&handle.pair);
-      if (packed == nullptr) {
-        wrong("packed", "come from the same engine");
+      if (packed == nullptr || !(*packed)->fits(engine->plan())) {
+        wrong("packed", "come from an engine of the same plan");
       }
       body(*engine, **packed);
     });
@@ -347,7 +400,7 @@ class TrainerHandle {
             wrong("losses and norms", "be arrays");
           }
           const bool counts = n_train >= 1 && n_train <= rows && batch_size >= 1 && first_step >= 0;
-          if (!counts || (n > 0 && (first_step + n - 1) >= (n_train + batch_size - 1) / batch_size)) {
+          if (!counts || first_step > (n_train - 1) / batch_size + 1 - n) {
             wrong("n_train, first_step and batch_size", "lie within the rows");
           }
           without_gil([&] {
@@ -429,8 +482,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "transform_names", [] { return std::vector<std::string>(transform_names().begin(), transform_names().end()); },
       "Names of the transforms, in the order of their codes.");
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
+  m.def("set_local_num_threads", &set_local_num_threads, py::arg("n"));
   m.def("num_threads", &num_threads);
   m.def("row_order", &row_order, py::arg("seed"), py::arg("epoch"), py::arg("n"), py::arg("first"), py::arg("out"));
+
+  py::module_::import("atexit").attr("register")(py::cpp_function([] { door.close(); }));
 
   py::class_<PackedHandle>(m, "Packed");
 

@@ -41,6 +41,10 @@ class Packed {
   // Cotangents cross the standardisation by its scale alone: latent side = data side * scale, and back.
   PackedView<T> cotangents() const;
   double log_scale() const { return log_scale_; }
+  // Whether every offset of the plan lies within this.
+  bool fits(const Plan &plan) const {
+    return plan.dim == dim_ && plan.n_params == params_.size() && plan.panels_size == panels_.size();
+  }
   T *params() { return params_.data(); }
   const T *params() const { return params_.data(); }
   T *panels() { return panels_.data(); }

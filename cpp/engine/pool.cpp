@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <mutex>
 #include <new>
@@ -133,8 +134,8 @@ constexpr int most_workers = 255;
 class Pool {
  public:
   // Whether this thread may use the workers now. If not, it works alone.
-  bool try_enter() { return busy_.try_lock(); }
-  void leave() { busy_.unlock(); }
+  bool try_enter() { return !busy_.test_and_set(std::memory_order_acquire); }
+  void leave() { busy_.clear(std::memory_order_release); }
 
   // Starts workers as needed; how many there are (fewer than asked for if the system gives no more).
   int grow(int wanted) {
@@ -186,7 +187,7 @@ class Pool {
     }
   }
 
-  std::mutex busy_;
+  std::atomic_flag busy_;  // no mutex: a caller may come back from within its own job, by way of its poll
   int workers_ = 0;
   Job *job_ = nullptr;
   Share shares_[most_workers + 1];
@@ -194,6 +195,7 @@ class Pool {
 };
 
 std::atomic<int> threads{1};
+thread_local int local_threads = 0;  // 0: as the process
 std::atomic<Pool *> shared_pool{nullptr};
 
 // Workers do not survive a fork, and locks may have been held: the child starts afresh. The old pool is left alone, as
@@ -217,22 +219,37 @@ Pool &pool() {
 struct Block {
   void *memory = nullptr;
   int64_t size = 0;
+  Block() = default;
+  Block(const Block &) = delete;
+  Block &operator=(const Block &) = delete;
   ~Block() { std::free(memory); }
+};
+
+// How many polls this thread is inside of: one may run a signal handler that calls in again, while items of the call that
+// polled still use their workspace.
+thread_local size_t depth = 0;
+class Deeper {
+ public:
+  Deeper() { depth++; }
+  ~Deeper() { depth--; }
 };
 
 }  // namespace
 
 void set_num_threads(int n) { threads.store(std::clamp(n, 1, most_workers + 1)); }
-int num_threads() { return threads.load(); }
+void set_local_num_threads(int n) { local_threads = std::clamp(n, 0, most_workers + 1); }
+int num_threads() { return local_threads > 0 ? local_threads : threads.load(); }
 
 bool keep_going() {
   if (doing->poll != nullptr) {
     const auto now = std::chrono::steady_clock::now();
     if (now - doing->asked > std::chrono::milliseconds(100)) {
-      doing->asked = now;
-      if (doing->poll()) {
-        doing->job->interrupted = true;
-        doing->job->stop.store(true);
+      Doing *const mine = doing;
+      mine->asked = now;
+      const Deeper inside_poll;
+      if (mine->poll()) {
+        mine->job->interrupted = true;
+        mine->job->stop.store(true);
       }
     }
   }
@@ -240,7 +257,11 @@ bool keep_going() {
 }
 
 void *workspace(int64_t bytes) {
-  thread_local Block block;
+  thread_local std::deque<Block> blocks;
+  while (blocks.size() <= depth) {
+    blocks.emplace_back();
+  }
+  Block &block = blocks[depth];
   if (block.size < bytes) {
     std::free(block.memory);
     block.size = 0;

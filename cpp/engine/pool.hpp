@@ -11,7 +11,9 @@ using Poll = bool (*)();
 // Thrown out of a call that its poll stopped.
 struct Interrupted {};
 
+// For the process; for calls from the calling thread alone, 0 to follow the process again; what holds for this thread.
 void set_num_threads(int n);
+void set_local_num_threads(int n);
 int num_threads();
 
 // Runs body(context, item) for every item in [0, n_items), on at most max_threads threads, the caller's included, in any
@@ -30,7 +32,8 @@ void parallel(int64_t n_items, int max_threads, Poll poll, const Body &body) {
 // tenth of a second, and only on the caller's thread.
 bool keep_going();
 
-// Aligned memory of the calling thread, at least so many bytes; the same block is lent again by the next call.
+// Aligned memory of the calling thread, at least so many bytes; the same block is lent again by the next call, but for
+// calls from within a poll, which have blocks of their own.
 void *workspace(int64_t bytes);
 
 }  // namespace penstock

@@ -19,6 +19,17 @@ PENSTOCK_INLINE double read(const char *p) {
   return static_cast<double>(x);
 }
 
+// Rounded to T; what is finite stays so.
+template <class T>
+PENSTOCK_INLINE T narrow(double x) {
+  if constexpr (sizeof(T) == 4) {
+    constexpr double most = 3.4028234663852886e38, infinity = __builtin_inf();
+    x = x > most && x < infinity ? most : x;
+    x = x < -most && x > -infinity ? -most : x;
+  }
+  return static_cast<T>(x);
+}
+
 template <class T, class From, bool standardise>
 void load_rows(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const RowsView &in,
                const int64_t *index, int64_t first_row, int rows, int stride, T *state) {
@@ -29,7 +40,7 @@ void load_rows(const PlanView &plan, const int64_t *slots, const PackedView<T> *
       if constexpr (standardise) {
         x = (x - packed->loc[d]) * packed->inverse[d];
       }
-      state[slots[d] * stride + r] = static_cast<T>(x);
+      state[slots[d] * stride + r] = narrow<T>(x);
     }
   }
 }

@@ -2,6 +2,7 @@
 //   forward    y = e^s x + t             log_det = s,  slope = e^s
 //   inverse    x = (y - t) e^-s          log_det = -s
 //   backward   dx = e^s dy,              ds = e^s x dy + dlog_det,  dr = q^3 ds,  dt = dy
+//   r is clamped to 10^9 B, so that its square stays finite; beyond, dr = 0
 #pragma once
 
 #include "core/math.hpp"
@@ -42,7 +43,7 @@ struct affine {
     const V s = log_scale<V>(theta, options, q);
     dx = exp<V>(s) * dy;
     const V ds = fma<V>(dx, x, dlog_det);
-    dtheta(0, q * q * q * ds);
+    dtheta(0, select(absolute<V>(theta(0)) > splat<V>(1e9F * options[0]), V{}, q * q * q * ds));
     dtheta(1, dy);
   }
 };

@@ -169,14 +169,11 @@ def _import(name: str) -> ModuleType:
 
 
 def _apply() -> None:
-    """Tell every loaded backend. Those that keep a number for the calling thread leave the others' alone."""
+    """Tell every loaded backend: of the process, and of the calling thread, whose number leaves the others' alone."""
     local = getattr(_local, "n", 0)
     for module in _modules.values():
-        if hasattr(module, "set_local_num_threads"):
-            module.set_num_threads(_process_threads())
-            module.set_local_num_threads(local)
-        else:
-            module.set_num_threads(local or _process_threads())
+        module.set_num_threads(_process_threads())
+        module.set_local_num_threads(local)
 
 
 def _process_threads() -> int:

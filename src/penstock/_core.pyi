@@ -17,6 +17,7 @@ __all__: list[str] = [
     "name",
     "num_threads",
     "row_order",
+    "set_local_num_threads",
     "set_num_threads",
     "transform_names",
     "usable",
@@ -151,6 +152,7 @@ def row_order(
     first: typing.SupportsInt | typing.SupportsIndex,
     out: numpy.ndarray,
 ) -> None: ...
+def set_local_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def transform_names() -> list[str]:
     """

@@ -2,6 +2,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#if defined(__x86_64__)
+#  include <immintrin.h>
+#endif
+
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
@@ -94,9 +98,58 @@ void workspaces() {
   });
 }
 
+// A poll may run code that calls in again, and asks for more memory than the item that is being polled for holds.
+void calls_from_a_poll() {
+  static void *inner = nullptr;
+  auto *outer = static_cast<char *>(penstock::workspace(1000));
+  std::memset(outer, 7, 1000);
+  parallel(
+      2, 1,
+      [] {
+        inner = penstock::workspace(1 << 22);
+        std::memset(inner, 1, 1 << 22);
+        every_item_once(3, 4);
+        return false;
+      },
+      [&](int64_t) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(120));
+        penstock::keep_going();
+      });
+  CHECK(inner != nullptr && inner != outer);
+  CHECK(penstock::workspace(1000) == outer && outer[0] == 7 && outer[999] == 7);
+}
+
+void local_numbers() {
+  penstock::set_num_threads(3);
+  penstock::set_local_num_threads(1);
+  CHECK(penstock::num_threads() == 1);
+  std::thread([] { CHECK(penstock::num_threads() == 3); }).join();
+  penstock::set_local_num_threads(0);
+  CHECK(penstock::num_threads() == 3);
+}
+
+#if defined(__x86_64__)
+// Flush-to-zero of the thread that starts the pool reaches no item, and is its own again afterwards.
+void floating_point_environment() {
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);
+  parallel(64, 8, nullptr, [](int64_t) {
+    CHECK((_mm_getcsr() & 0x8040) == 0);
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  });
+  CHECK((_mm_getcsr() & 0x8040) == 0x8040);
+  _mm_setcsr(before);
+}
+#endif
+
 }  // namespace
 
 int main() {
+#if defined(__x86_64__)
+  penstock::set_num_threads(4);
+  floating_point_environment();  // first, since workers take what the thread had that started them
+#endif
+  local_numbers();
   for (const int n : {1, 2, 5, 300}) {
     penstock::set_num_threads(n);
     CHECK(penstock::num_threads() == (n > 256 ? 256 : n));
@@ -109,6 +162,7 @@ int main() {
     workspaces();
     interrupted();
   }
+  calls_from_a_poll();
   penstock::set_num_threads(4);
   many_callers();
   child_of_a_fork();

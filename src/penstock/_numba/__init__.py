@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
 from penstock._numba.engine.engine import Engine
-from penstock._numba.engine.pool import num_threads, set_num_threads
+from penstock._numba.engine.pool import num_threads, set_local_num_threads, set_num_threads
 from penstock._numba.engine.trainer import Trainer, row_order
 from penstock._numba.transforms import TRANSFORMS
 
@@ -41,6 +41,7 @@ def usable() -> str:
 
 
 __all__ = [
-    "Engine", "Trainer", "isa", "isas", "num_threads", "row_order", "set_num_threads", "transform_names", "usable",
+    "Engine", "Trainer", "isa", "isas", "num_threads", "row_order", "set_local_num_threads", "set_num_threads",
+    "transform_names", "usable",
     "version",
 ]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import accumulate_product, lanes, load, store
 from penstock._numba.core.plan import COUPLING, ELEMENTWISE, EXPLICIT_TO_DATA, KIND, LU_LINEAR, TILE
@@ -29,6 +31,15 @@ def pad_rows(features: int, rows: int, tile: Any) -> None:
 
 
 @jit
+def narrow(v: float, state: Any) -> float:
+    """v within the range of the state's numbers; what is finite stays so when it is rounded to them."""
+    most = 3.4028234663852886e38
+    if state.itemsize == 4 and abs(v) > most and abs(v) < np.inf:
+        return most if v > 0 else -most
+    return v
+
+
+@jit
 def load_tile(slots: Any, packed: Any, standardize: bool, x: Any, index: Any, rows: int, state: Any) -> None:
     """Rows of x, float64, into the state by slots, the standardisation applied before they are narrowed."""
     for r in range(rows):
@@ -36,7 +47,7 @@ def load_tile(slots: Any, packed: Any, standardize: bool, x: Any, index: Any, ro
             v = x[index[r], d]
             if standardize:
                 v = (v - packed.loc[d]) * packed.inverse[d]
-            state[slots[d] * TILE + r] = v
+            state[slots[d] * TILE + r] = narrow(v, state)
     pad_rows(slots.size, rows, state)
 
 

@@ -107,6 +107,7 @@ class Pool:
 
 _pool = Pool()
 _threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_local = threading.local()  # .n: what set_local_num_threads set
 
 
 def _after_fork() -> None:
@@ -132,13 +133,18 @@ def parallel(job: Job, n_jobs: int, n_threads: int) -> None:
 
 
 def set_num_threads(n: int) -> None:
-    """How many threads a call may use, the caller's included."""
+    """How many threads a call of this process may use, the caller's included."""
     global _threads
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     _threads = int(n)
 
 
+def set_local_num_threads(n: int) -> None:
+    """The same for calls from the calling thread alone; 0 to follow the process again."""
+    _local.n = int(n)
+
+
 def num_threads() -> int:
-    """How many threads a call may use."""
-    return _threads
+    """How many threads a call from the calling thread may use."""
+    return getattr(_local, "n", 0) or _threads

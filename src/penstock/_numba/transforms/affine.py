@@ -2,14 +2,15 @@
 #   forward    y = e^s x + t             log_det = s,  slope = e^s
 #   inverse    x = (y - t) e^-s          log_det = -s
 #   backward   dx = e^s dy,              ds = e^s x dy + dlog_det,  dr = q^3 ds,  dt = dy
+#   r is clamped to 10^9 B, so that its square stays finite; beyond, dr = 0
 
 from __future__ import annotations
 
 from typing import Any
 
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import fma, splat, sqrt
-from penstock._numba.core.math import clamp, exp
+from penstock._numba.core.lanes import fma, select, splat, sqrt
+from penstock._numba.core.math import absolute, clamp, exp
 from penstock._numba.core.theta import read, write
 
 
@@ -47,6 +48,7 @@ def backward(x: Any, theta: Any, at: int, options: Any, dy: Any, dlog_det: Any, 
     s, q = log_scale(theta, at, options)
     dx = exp(s) * dy
     ds = fma(dx, x, dlog_det)
-    write(dtheta, dat, 0, q * q * q * ds)
+    r = read(theta, at, 0)
+    write(dtheta, dat, 0, select(absolute(r) > 1e9 * options[0], splat(r, 0.0), q * q * q * ds))
     write(dtheta, dat, 1, dy)
     return dx

@@ -1,4 +1,4 @@
-"""What penstock takes besides time at work: import, installed size, memory of ``fit``, start of the Numba backend."""
+"""What penstock takes besides time at work: import, installed size, memory of ``fit``, ``score`` of a large file, Numba."""
 
 from __future__ import annotations
 
@@ -68,6 +68,57 @@ watcher.join()
 print(json.dumps({"above_import": peak - start, "backend": flow.backend}))
 """
 
+# Scores a file by the command line, and the same rows by log_prob in memory, in turns. The median of the ratios within
+# a turn is what counts; memory is the peak of the command alone, before anything else is in the process.
+SCORE = """
+import contextlib, io, json, os, statistics, sys, threading, time
+import numpy as np
+import penstock as ps
+from penstock.cli import main
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+data, model, out, turns = sys.argv[1:]
+
+def score():
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["score", model, data, "-o", out, "-q"]) == 0
+    return time.perf_counter() - began
+
+start = peak = anonymous()
+done = False
+
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+score()
+done = True
+watcher.join()
+x = np.load(data)
+flow = ps.load(model)
+flow.log_prob(x[:1000])
+command, memory = [], []
+for _ in range(int(turns)):
+    command.append(score())
+    began = time.perf_counter()
+    log_prob = flow.log_prob(x)
+    memory.append(time.perf_counter() - began)
+assert np.load(out).tobytes() == log_prob.tobytes()
+print(json.dumps({
+    "rows": len(x), "anonymous": peak, "above_import": peak - start, "seconds": command, "seconds_in_memory": memory,
+    "rows_per_second": len(x) / statistics.median(command), "in_memory": len(x) / statistics.median(memory),
+    "ratio": statistics.median(a / b for a, b in zip(command, memory)),
+}))
+"""
+
 FIRST_CALL = """
 import json, time
 import numpy as np
@@ -123,14 +174,39 @@ def measure() -> dict[str, Any]:
     return out
 
 
-def write_rows(path: Path) -> None:
-    """A million rows of 16 random numbers."""
+def write_rows(path: Path, rows: int = 1_000_000, dim: int = 16, header: bytes = b"") -> None:
+    """Random numbers in float32, a part at a time, after a header if any."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
-        for _ in range(10):
-            file.write(rng.standard_normal((100_000, 16), dtype=np.float32).tobytes())
+        file.write(header)
+        for first in range(0, rows, 100_000):
+            file.write(rng.standard_normal((min(100_000, rows - first), dim), dtype=np.float32).tobytes())
+
+
+def score(rows: int = 20_000_000, dim: int = 7, turns: int = 5) -> dict[str, Any]:
+    """``penstock score`` of a file: its anonymous memory, and its rows a second against ``log_prob`` in memory."""
+    import io
+
+    import numpy as np
+
+    import penstock as ps
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
+    with tempfile.TemporaryDirectory() as folder:
+        data, model = Path(folder) / "rows.npy", Path(folder) / "model.safetensors"
+        write_rows(data, rows, dim, header.getvalue())
+        ps.realnvp(dim, layers=8, hidden=(64, 64), rng=0).save(model)
+        out = child(SCORE, str(data), str(model), str(Path(folder) / "log_prob.npy"), str(turns))
+    print(
+        f"score of {rows:.3g} x {dim} rows: {out['anonymous'] / 1e6:.0f} MB anonymous, "
+        f"{out['above_import'] / 1e6:.0f} MB above the import; {out['rows_per_second']:.3g} rows/s, "
+        f"{out['in_memory']:.3g} by log_prob in memory, time over time {out['ratio']:.3f}",
+        flush=True,
+    )
+    return out
 
 
 def numba_start() -> dict[str, Any]:

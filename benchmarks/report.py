@@ -34,7 +34,7 @@ def time(seconds: float) -> str:
     """Three digits, in the unit that suits."""
     if seconds < 1e-3:
         return f"{1e6 * seconds:.3g} µs"
-    return f"{1e3 * seconds:.3g} ms" if seconds < 10 else f"{seconds:.3g} s"
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -91,6 +91,14 @@ def other(results: dict[str, Any]) -> list[tuple[str, str]]:
             (
                 "installed size without NumPy",
                 f"{sum(sizes.values()) / 1e6:.1f} MB, of which penstock {sizes['penstock'] / 1e6:.1f}",
+            )
+        )
+    if "score" in results:
+        f = results["score"]
+        rows.append(
+            (
+                f"`penstock score` of a {f['rows']:.0e} × 7 float32 file".replace("e+07", "e7"),
+                f"{f['anonymous'] / 1e6:.0f} MB anonymous memory; {f['ratio']:.2f} times the time of log_prob in memory",
             )
         )
     if "numba" in results:

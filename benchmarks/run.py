@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import footprint
-from tasks import FLOWS, TASKS
+from tasks import FLOWS, LU_LAYERS, LU_TASKS, TASKS
 
 HERE = Path(__file__).resolve().parent
 
@@ -73,7 +73,7 @@ def in_turns(peers: list[Peer], flow: str, task: str, threads: int, rounds: int,
     peaks = []
     for _ in range(rounds):
         for peer in ready:
-            answer = peer.ask(do="time", inner=TASKS[task].inner)
+            answer = peer.ask(do="time", inner={**TASKS, **LU_TASKS}[task].inner)
             out[peer.name]["seconds"].append(answer["seconds"])
         if peak is not None:
             done = subprocess.run([peak, str(threads)], capture_output=True, text=True, check=True)
@@ -109,11 +109,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python-torch", metavar="PYTHON", help="interpreter of an environment that has torch")
     parser.add_argument("--peer-python-jax", metavar="PYTHON", help="interpreter of an environment that has jax")
+    parser.add_argument("--peer-python-nflows", metavar="PYTHON", help="interpreter of an environment that has nflows")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    groups = ("tasks", "threads", "numba", "footprint")
+    groups = ("tasks", "lu", "threads", "numba", "footprint", "score")
     parser.add_argument("--groups", nargs="+", choices=groups, default=list(groups))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "latest.json")
     given = parser.parse_args()
@@ -145,6 +146,19 @@ def main() -> None:
                 }
                 for flow in given.flows
             }
+        if "lu" in given.groups:
+            rivals = [peer for peer in peers if peer.name == "torch_eager"]
+            if given.peer_python_nflows:
+                rivals.append(Peer("nflows", given.peer_python_nflows, "nflows_.py", given.threads))
+                results["versions"]["nflows"] = rivals[-1].ask(do="versions")["versions"]
+            results["lu"] = {
+                layer: {
+                    task: in_turns([peers[0], *rivals], layer, task, given.threads, given.rounds, None)
+                    for task in LU_TASKS
+                }
+                for layer in LU_LAYERS
+            }
+            results["glow"] = glow(peers[0], given.threads, given.rounds)
         if "threads" in given.groups:
             results["scaling"] = scaling(peers[0], given.flows, given.rounds)
         if "numba" in given.groups:
@@ -159,6 +173,8 @@ def main() -> None:
         peer.close()
     if "footprint" in given.groups:
         results["footprint"] = footprint.measure()
+    if "score" in given.groups:
+        results["score"] = footprint.score()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     if given.output.exists():  # groups that were not measured now keep their last results
         results = {**json.loads(given.output.read_text()), **results}
@@ -179,6 +195,20 @@ def scaling(penstock: Peer, flows: list[str], rounds: int) -> dict[str, Any]:
         out[flow] = {"one": seconds[1], "two": seconds[2], "ratio": one / two}
         print(f"{flow} log_prob: two threads over one {one / two:.3f}", flush=True)
     return out
+
+
+def glow(penstock: Peer, threads: int, rounds: int) -> dict[str, Any]:
+    """log_prob of 1e5 rows through the D16 flow of ``realnvp`` and through ``glow`` of the same size, in turns."""
+    seconds: dict[str, list[float]] = {"realnvp": [], "glow": []}
+    for _ in range(rounds):
+        for recipe, readings in seconds.items():
+            penstock.ask(
+                do="prepare", flow="D16" if recipe == "realnvp" else "glow16", task="log_prob", threads=threads
+            )
+            readings.append(penstock.ask(do="time", inner=1)["seconds"])
+    plain, mixed = (statistics.median(readings) for readings in seconds.values())
+    print(f"glow over realnvp, D16 log_prob: {mixed / plain:.3f}", flush=True)
+    return {**seconds, "ratio": mixed / plain}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ class Flow:
     dim: int
     layers: int
     width: int
+    recipe: str = "realnvp"
 
     @property
     def flops(self) -> int:
@@ -20,14 +21,28 @@ class Flow:
         return 2 * self.layers * (half * self.width + self.width * self.width + self.width * 2 * half)
 
 
+GLOW = {"glow16": Flow(16, 8, 64, "glow")}  # with ActNorm and LU in every step; penstock only
 FLOWS = {"D16": Flow(16, 8, 64), "D64": Flow(64, 8, 128), "D6": Flow(6, 10, 256)}
+
+
+@dataclass(frozen=True)
+class Lu:
+    """One linear layer ``W = P L U`` of ``dim`` dimensions by itself, over ``rows`` rows."""
+
+    dim: int
+    rows: int
+
+
+LU_LAYERS = {"LU64": Lu(64, 100_000), "LU256": Lu(256, 20_000)}
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of work: ``rows`` at a call, ``inner`` calls (or training steps) between two readings of the clock."""
 
-    verb: str  # "log_prob", "sample" or "step": loss, gradient and Adam on a batch
+    verb: (
+        str  # "log_prob", "sample", "step" (loss, gradient and Adam on a batch); "forward" and "inverse" of an LU layer
+    )
     rows: int
     inner: int
 
@@ -39,3 +54,4 @@ TASKS = {
     "step_4096": Task("step", 4096, 25),
     "one_row": Task("log_prob", 1, 2000),
 }
+LU_TASKS = {"lu_forward": Task("forward", 0, 5), "lu_inverse": Task("inverse", 0, 5)}  # the layer says how many rows

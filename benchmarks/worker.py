@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tasks import FLOWS, TASKS, Flow, Task
+from tasks import FLOWS, GLOW, LU_LAYERS, LU_TASKS, TASKS, Task
 
 Work = Callable[[int], None]
+SUBJECTS = {**FLOWS, **GLOW, **LU_LAYERS}
+WORK = {**TASKS, **LU_TASKS}
 
 
-def serve(prepare: Callable[[Flow, Task, int], Work], versions: Callable[[], dict[str, Any]]) -> None:
+def serve(prepare: Callable[[Any, Task, int], Work], versions: Callable[[], dict[str, Any]]) -> None:
     """Answer orders until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
@@ -30,7 +32,7 @@ def serve(prepare: Callable[[Flow, Task, int], Work], versions: Callable[[], dic
             if order["do"] == "prepare":
                 work = None
                 started = time.perf_counter()
-                work = prepare(FLOWS[order["flow"]], TASKS[order["task"]], order["threads"])
+                work = prepare(SUBJECTS[order["flow"]], WORK[order["task"]], order["threads"])
                 work(1)
                 answer["first"] = time.perf_counter() - started
                 work(1)

@@ -60,6 +60,8 @@ ONE = "one affine map: a product, a sum and an exponential, times the slope of t
 NET = "an affine map of a network's output: the rounding of sums over the hidden units, times the slope"
 CHAIN = "several couplings: each widens what the ones before it rounded by its slope, up to e^|s|"
 
+SOLVE = "sums over the dimensions, times the condition of the triangles, which random ones have in plenty"
+
 AFFINE, ADDITIVE = ps.Affine(), ps.Additive()
 RESIDUAL = ps.MLP((8, 8, 8), "silu", residual=True)
 # Widths that are no multiple of a register block or a vector.
@@ -78,6 +80,12 @@ CASES = (
     Case("permutation_random", "layer", _flow(6, ps.Permutation("random")), 8, "only the standardisation rounds"),
     Case("permutation_given", "layer", _flow(3, ps.Permutation((2, 0, 1))), 8, "only the standardisation rounds"),
     Case("no_layers", "layer", _flow(2), 8, "only the standardisation rounds"),
+    Case("lu_linear", "layer", _flow(5, ps.LULinear()), 256, SOLVE, gain=0.5, identity=False),
+    Case("lu_linear_to_data", "layer", _flow(3, ps.LULinear("identity", explicit="to_data")), 256, SOLVE, gain=0.5),
+    Case("lu_linear_signs", "layer", _flow(2, ps.LULinear((1, 0), (1, -1))), 256, SOLVE, gain=0.5, identity=False),
+    Case("lu_linear_one_dim", "layer", _flow(1, ps.LULinear()), 32, SOLVE, gain=0.5),
+    # more than one register block and vector, and neither a multiple of one
+    Case("lu_linear_wide", "layer", _flow(37, ps.LULinear()), 4096, SOLVE, gain=0.3, identity=False),
     Case("coupling", "layer", _coupling(5, AFFINE, ps.MLP((16, 8), "tanh")), 64, NET),
     Case("coupling_to_data", "layer", _coupling(5, AFFINE, ps.MLP((16,), "tanh"), explicit="to_data"), 64, NET),
     Case("coupling_relu", "layer", _coupling(4, AFFINE, ps.MLP((8, 8), "relu")), 64, NET, kinks=True),
@@ -100,16 +108,20 @@ CASES = (
             ps.Permutation("random"),
             ps.Coupling(ADDITIVE, ps.MLP((12, 12), "gelu", residual=True), explicit="to_data"),
             ps.ActNorm(),
+            ps.LULinear(),
             ps.Permutation((1, 2, 3, 4, 5, 0)),
+            ps.LULinear(explicit="to_data"),
             ps.Coupling(AFFINE, ps.MLP((12,), "tanh"), split=(5, 1, 3)),
         ),
         256,
         CHAIN,
         gain=0.5,
+        identity=False,
     ),
     # recipes
     Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
     Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 512, CHAIN, gain=0.5),
+    Case("glow", "recipe", _recipe("glow", 5, 3, (16,), "silu"), 1024, CHAIN, gain=0.3, identity=False),
     Case("realnvp_relu", "recipe", _recipe("realnvp", 2, 4, (16,), "relu"), 512, CHAIN, gain=0.5, kinks=True),
     Case("realnvp_wide", "recipe", _recipe("realnvp", 16, 8, (64, 64), "relu"), 1024, CHAIN, gain=0.4, kinks=True),
 )  # fmt: skip
@@ -141,9 +153,9 @@ def randomise(flow: ps.Flow, gain: float, *key: Any) -> ps.Flow:
     """Random parameters and a random standardisation, the same for every backend and dtype."""
     source = rng("parameters", *key)
     params = []
-    for value in dict(flow.named_params()).values():
+    for name, value in dict(flow.named_params()).items():
         fan = value.shape[0] if value.ndim == 2 else 4
-        if value.ndim == 2 and value.shape[1] == 2 and value.shape[0] == flow.dim:  # theta
+        if value.ndim == 2 and value.shape[1] == 2 and value.shape[0] == flow.dim and not name.endswith("lu"):  # theta
             fan = 2
         params.append((gain * source.standard_normal(value.shape) * math.sqrt(2 / max(fan, 1))).ravel())
     loc, scale = source.normal(0, 3, flow.dim), np.exp(source.normal(0, 0.5, flow.dim))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,8 @@ def python(
 def python_json(code: str, *args: str, env: dict[str, str] | None = None) -> Any:
     """The JSON that a piece of Python prints last."""
     return json.loads(python(code, *args, env=env).stdout.splitlines()[-1])
+
+
+def derivative(f: Callable[[float], Array], h: float) -> Array:
+    """Fourth-order central difference at zero."""
+    return np.asarray((f(-2 * h) - 8 * f(-h) + 8 * f(h) - f(2 * h)) / (12 * h))

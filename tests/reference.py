@@ -79,6 +79,15 @@ def step(flow: ps.Flow, index: int, v: Array, to_data: bool) -> tuple[Array, Arr
         out = np.empty_like(v)
         out[:, order] = v
         return out, zero
+    if isinstance(layer, ps.LULinear):
+        lower, upper, bias = lu(layer, dim, params, index)
+        order = list(range(dim)) if isinstance(layer.order, str) else list(layer.order)
+        log_det = zero + np.trace(params[f"layers.{index}.lu"])
+        if (layer.explicit == "to_data") == to_data:
+            return (v @ upper.T @ lower.T)[:, order] + bias, log_det
+        c = np.empty_like(v)
+        c[:, order] = v - bias
+        return np.linalg.solve(upper, np.linalg.solve(lower, c.T)).T, -log_det
     if isinstance(layer, ps.Coupling):
         a, b = layer.split_sets(dim)
         transform, explicit = layer.transform, layer.explicit
@@ -95,6 +104,14 @@ def step(flow: ps.Flow, index: int, v: Array, to_data: bool) -> tuple[Array, Arr
     out = v.copy()
     out[:, list(b)], slope = move(transform, theta, v[:, list(b)])
     return out, np.broadcast_to(slope, (len(v), len(b))).sum(axis=1)
+
+
+def lu(layer: ps.LULinear, dim: int, params: dict[str, Array], index: int) -> tuple[Array, Array, Array]:
+    """L, U and b of an LU layer."""
+    matrix = params[f"layers.{index}.lu"]
+    signs = np.ones(dim) if isinstance(layer.signs, str) else np.array(layer.signs)
+    upper = np.triu(matrix, 1) + np.diag(signs * np.exp(np.diag(matrix)))
+    return np.tril(matrix, -1) + np.eye(dim), upper, params[f"layers.{index}.bias"]
 
 
 def loc_scale(flow: ps.Flow) -> tuple[Array, Array]:

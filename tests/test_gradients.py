@@ -5,7 +5,6 @@ In both directions, for arbitrary cotangents, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cases import BY_NAME, ROWS, Case, built, fresh, points, rng
 from helpers import (
     assert_close,
     assert_same_bits,
+    derivative,
     each_backend,
     each_case,
     each_dtype,
@@ -31,11 +31,6 @@ Array = np.ndarray[Any, Any]
 # of the fixed rows changes sides, and what is left is eps f / h.
 STEP = {False: 2e-3, True: 1e-6}
 ALLOWED = {False: 1e-7, True: 1e-6}
-
-
-def derivative(f: Callable[[float], Array], h: float) -> Array:
-    """Fourth-order central difference at zero."""
-    return np.asarray((f(-2 * h) - 8 * f(-h) + 8 * f(h) - f(2 * h)) / (12 * h))
 
 
 def assert_gradient(actual: Array, expected: Array, case: Case) -> None:

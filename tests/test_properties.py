@@ -37,7 +37,7 @@ def layers(draw: st.DrawFn, dim: int) -> Any:
     """Any layer of this width."""
     kind = draw(
         st.sampled_from(
-            ["coupling", "elementwise", "permutation", "actnorm"] if dim > 1 else ["elementwise", "actnorm"]
+            ["coupling", "elementwise", "permutation", "actnorm", "lu"] if dim > 1 else ["elementwise", "actnorm", "lu"]
         )
     )
     explicit = draw(st.sampled_from(["to_latent", "to_data"]))
@@ -49,6 +49,10 @@ def layers(draw: st.DrawFn, dim: int) -> Any:
         return ps.Permutation(
             draw(st.one_of(st.sampled_from(["reverse", "random"]), st.permutations(range(dim)).map(tuple)))
         )
+    if kind == "lu":
+        order = draw(st.one_of(st.sampled_from(["identity", "random"]), st.permutations(range(dim)).map(tuple)))
+        signs = draw(st.one_of(st.just("positive"), st.tuples(*[st.sampled_from([1, -1])] * dim)))
+        return ps.LULinear(order, signs, explicit)
     residual = draw(st.booleans())
     depth = draw(st.integers(0, 3))
     width = draw(st.integers(1, 9))

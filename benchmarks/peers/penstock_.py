@@ -10,17 +10,35 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import penstock as ps
-from tasks import Flow, Task
+from tasks import Flow, Lu, Task
 from worker import Work, serve
 
 BACKEND = os.environ.get("BENCH_BACKEND", "cpp")
 
 
-def prepare(flow: Flow, task: Task, threads: int) -> Work:
+def prepare_lu(layer: Lu, task: Task) -> Work:
+    """One LU layer with random triangles."""
+    model = ps.Flow(ps.StandardNormal(layer.dim), [ps.LULinear()], rng=0, backend=BACKEND)
+    rng = np.random.default_rng(0)
+    model.params = 0.1 * rng.standard_normal(model.n_params) / np.sqrt(layer.dim)
+    x = rng.standard_normal((layer.rows, layer.dim), dtype=np.float32)
+    apply = model.to_latent if task.verb == "forward" else model.to_data
+
+    def work(repeats: int) -> None:
+        for _ in range(repeats):
+            apply(x)
+
+    return work
+
+
+def prepare(flow: Flow | Lu, task: Task, threads: int) -> Work:
     """The work of a task as a function of the number of repetitions."""
     ps.set_num_threads(threads)
+    if isinstance(flow, Lu):
+        return prepare_lu(flow, task)
     hidden = (flow.width, flow.width)
-    model = ps.realnvp(flow.dim, layers=flow.layers, hidden=hidden, mixing="none", rng=0, backend=BACKEND)
+    mixing, recipe = ("lu", ps.glow) if flow.recipe == "glow" else ("none", ps.realnvp)
+    model = recipe(flow.dim, layers=flow.layers, hidden=hidden, mixing=mixing, rng=0, backend=BACKEND)
     rng = np.random.default_rng(0)
     model.params = model.params + 0.02 * rng.standard_normal(model.n_params)
     if task.verb == "step":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tasks import Flow, Task
+from tasks import Flow, Lu, Task
 from worker import Work, serve
 
 COMPILED = os.environ.get("BENCH_COMPILED") == "1"
@@ -51,11 +51,33 @@ class RealNVP(nn.Module):
         return torch.cat(halves, 1)
 
 
-def prepare(flow: Flow, task: Task, threads: int) -> Work:
+def prepare_lu(layer: Lu, task: Task) -> Work:
+    """What the layer comes down to: a bare product, or two triangular solves."""
+    lower = torch.tril(torch.randn(layer.dim, layer.dim), -1) * 0.1 / math.sqrt(layer.dim) + torch.eye(layer.dim)
+    upper = torch.triu(torch.randn(layer.dim, layer.dim), 1) * 0.1 / math.sqrt(layer.dim) + torch.eye(layer.dim)
+    weight, x = lower @ upper, torch.randn(layer.rows, layer.dim)
+
+    @torch.no_grad()
+    def product(repeats: int) -> None:
+        for _ in range(repeats):
+            x @ weight.T
+
+    @torch.no_grad()
+    def solves(repeats: int) -> None:
+        for _ in range(repeats):
+            half = torch.linalg.solve_triangular(lower, x.T, upper=False, unitriangular=True)
+            torch.linalg.solve_triangular(upper, half, upper=True)
+
+    return product if task.verb == "forward" else solves
+
+
+def prepare(flow: Flow | Lu, task: Task, threads: int) -> Work:
     """The work of a task as a function of the number of repetitions."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     torch._dynamo.reset()
+    if isinstance(flow, Lu):
+        return prepare_lu(flow, task)
     model = RealNVP(flow)
     log_prob = torch.compile(model.log_prob, dynamic=False) if COMPILED else model.log_prob
     to_data = torch.compile(model.to_data, dynamic=False) if COMPILED else model.to_data

@@ -94,6 +94,24 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
   }
 }
 
+// One register block of nr outputs.
+template <class V, int MR, bool panels, Start start, Finish finish>
+PENSTOCK_INLINE void block_of(int nr, const Operands<Element<V>> &o) {
+  switch (nr) {
+#define PENSTOCK_BLOCK(NR)                               \
+  case NR:                                               \
+    register_block<V, NR, MR, panels, start, finish>(o); \
+    break;
+    PENSTOCK_BLOCK(1)
+    PENSTOCK_BLOCK(2)
+    PENSTOCK_BLOCK(3)
+    PENSTOCK_BLOCK(4)
+    PENSTOCK_BLOCK(5)
+    PENSTOCK_BLOCK(6)
+#undef PENSTOCK_BLOCK
+  }
+}
+
 // All outputs of one column of MR vectors.
 template <class V, int MR, bool panels, Start start, Finish finish>
 void column(int n_outputs, const Operands<Element<V>> &whole) {
@@ -105,19 +123,7 @@ void column(int n_outputs, const Operands<Element<V>> &whole) {
     o.out += n0 * whole.out_stride;
     o.bias += start == Start::bias ? n0 : 0;
     o.mask += finish == Finish::relu_gradient ? n0 * whole.out_stride : 0;
-    switch (nr) {
-#define PENSTOCK_BLOCK(NR)                               \
-  case NR:                                               \
-    register_block<V, NR, MR, panels, start, finish>(o); \
-    break;
-      PENSTOCK_BLOCK(1)
-      PENSTOCK_BLOCK(2)
-      PENSTOCK_BLOCK(3)
-      PENSTOCK_BLOCK(4)
-      PENSTOCK_BLOCK(5)
-      PENSTOCK_BLOCK(6)
-#undef PENSTOCK_BLOCK
-    }
+    block_of<V, MR, panels, start, finish>(nr, o);
   }
 }
 

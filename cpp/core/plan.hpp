@@ -14,8 +14,9 @@ inline constexpr int tile_stride = 80;
 inline constexpr int block_outputs = 6;  // outputs of a register block, and of a panel of packed weights
 inline constexpr int pad_columns = 16;   // gradients of weights are stored with rows padded to this many numbers
 inline constexpr int max_options = 8;
+inline constexpr int lu_triangles = 8;  // packed triangles of an LU step
 
-enum StepKind : int32_t { step_permutation, step_elementwise, step_coupling, step_standardize };
+enum StepKind : int32_t { step_permutation, step_elementwise, step_coupling, step_standardize, step_lu_linear };
 enum ConditionerKind : int32_t { conditioner_free, conditioner_mlp, conditioner_residual_mlp, conditioner_external };
 enum ActivationKind : int32_t { act_relu, act_tanh, act_silu, act_gelu, act_leaky_relu };
 
@@ -42,6 +43,10 @@ struct Step {
   int64_t input;   // offsets in the area: conditioner input (n_u, tile),
   int64_t theta;   // theta (n_b n_theta, tile)
   int64_t area_size;
+  // lu_linear: P as the row of L U x that each output takes, signs of the diagonal of U, and the packed triangles
+  const int64_t *order, *signs;
+  int64_t bias, grad_bias;  // as params and grad, of b
+  int64_t panels, panel_size;
 };
 
 struct PlanView {

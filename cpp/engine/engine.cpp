@@ -178,6 +178,11 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
       kernels<T>().pack(*segment.linear, segment.from, segment.to, params_.data(), panels_.data());
     }
   }
+  for (const int k : plan.lu_steps) {
+    for (int t = 0; t < lu_triangles; t++) {
+      kernels<T>().pack_lu(plan.evaluation().steps[k], t, params_.data(), panels_.data());
+    }
+  }
 }
 
 template <class T>
@@ -544,6 +549,13 @@ int64_t Trainer<T>::run(const RowsView &x, int64_t n_rows, const Weights &weight
       if (segment.linear != nullptr) {
         kernel.pack(*segment.linear, segment.from, segment.to, packed_->params(), packed_->panels());
       }
+    });
+    // training reads the four triangles of one direction: products, or solves
+    const auto n_lu = static_cast<int64_t>(plan.lu_steps.size());
+    parallel(4 * n_lu, n_lu > 0 ? update_threads : 1, nullptr, [&](int64_t i) {
+      const Step &step = plan.evaluation().steps[plan.lu_steps[static_cast<size_t>(i / 4)]];
+      const int first = step.explicit_to_data != 0 ? lu_triangles / 2 : 0;
+      kernel.pack_lu(step, first + static_cast<int>(i % 4), packed_->params(), packed_->panels());
     });
   }
   return n;

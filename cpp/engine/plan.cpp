@@ -2,6 +2,7 @@
 #include "engine/plan.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -102,7 +103,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
   for (int k = 0; k < n_steps; k++) {
     const int64_t at = header_size + k * step_size;
     Step step{};
-    step.kind = static_cast<int32_t>(table.at(at, step_permutation, step_standardize, "step kind"));
+    step.kind = static_cast<int32_t>(table.at(at, step_permutation, step_lu_linear, "step kind"));
     if ((step.kind == step_standardize) != (k == n_steps - 1)) {
       fail("the standardisation must be the last step and only there");
     }
@@ -125,6 +126,49 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
       if (slot < 0 || slot >= dim || seen[static_cast<size_t>(slot)]++ != 0) {
         fail("A and B of step " + std::to_string(k) + " must hold different slots");
       }
+    }
+    if (step.kind == step_lu_linear) {
+      const int64_t n = step.n_b;
+      if (step.n_a != 0 || n != dim) {
+        fail("an LU step moves every dimension");
+      }
+      step.order = table.list(table_[at + 18], n, "order");
+      step.signs = table.list(table_[at + 19], n, "signs");
+      std::fill(seen.begin(), seen.end(), 0);
+      for (int64_t i = 0; i < n; i++) {
+        const int64_t row = step.order[i];
+        if (row < 0 || row >= n || seen[static_cast<size_t>(row)]++ != 0 || std::abs(step.signs[i]) != 1) {
+          fail("order of step " + std::to_string(k) + " is not a permutation, or a sign is not 1 or -1");
+        }
+      }
+      const auto columns = static_cast<int>(n), stride = static_cast<int>(padded(n));
+      step.bias = params + n * n;
+      step.grad = padded_size;
+      step.grad_bias = padded_size + n * stride;
+      const int chunk = std::max(1, 8192 / columns);
+      for (int from = 0; from < columns; from += chunk) {
+        const int to = std::min(from + chunk, columns);
+        segments.push_back({params + from * n, step.grad + static_cast<int64_t>(from) * stride, to - from, columns,
+                            stride, false, nullptr, 0, 0});
+      }
+      segments.push_back({step.bias, step.grad_bias, 1, columns, stride, false, nullptr, 0, 0});
+      padded_size += (n + 1) * stride;
+      params += n * (n + 1);
+      step.panels = panels_size;
+      step.panel_size = padded(n * (n + 2 * block_outputs - 1) / 2 + 1);  // corners of blocks included
+      panels_size += lu_triangles * step.panel_size;
+      step.kept = old_values;
+      old_values += n * tile_stride;
+      step.area_size = (3 * n + pad_columns) * tile_stride;  // x, v, c; transposes read whole vectors of features
+      evaluation_area = std::max(evaluation_area, step.area_size);
+      layer_widest = std::max(layer_widest, n);
+      flops += 2.0 * static_cast<double>(n) * static_cast<double>(n);
+      if (params - step.params != n_params_step) {
+        fail("step " + std::to_string(k) + " must have dim (dim + 1) parameters");
+      }
+      lu_steps.push_back(k);
+      evaluation_steps_.push_back(step);
+      continue;
     }
     step.transform =
         static_cast<int32_t>(table.at(at + 10, 0, static_cast<int64_t>(transform_names().size()) - 1, "transform"));

@@ -38,6 +38,7 @@ class Plan {
   int64_t external_theta = 0;  // numbers of external theta a row, 0 if there is none
   double flops = 0;            // a row, one direction
   std::vector<Segment> segments;
+  std::vector<int> lu_steps;  // numbers of the LU steps
 
  private:
   PlanView view(const std::vector<Step> &steps) const {

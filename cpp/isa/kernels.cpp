@@ -7,6 +7,7 @@
 #include "core/philox.hpp"
 #include "layers/coupling.hpp"
 #include "layers/elementwise.hpp"
+#include "layers/lu_linear.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 namespace {
@@ -109,7 +110,9 @@ void base_normals(const PlanView &plan, uint64_t seed, uint32_t context_row, uin
   }
 }
 
-PENSTOCK_INLINE bool moves(const Step &step) { return step.kind == step_elementwise || step.kind == step_coupling; }
+PENSTOCK_INLINE bool moves(const Step &step) {
+  return step.kind == step_elementwise || step.kind == step_coupling || step.kind == step_lu_linear;
+}
 
 template <class T>
 PENSTOCK_INLINE int vectors(int rows) {
@@ -133,6 +136,9 @@ void forward(const PlanView &plan, const PackedView<T> &packed, const Pass &pass
                           kept(step, pass, tile));
     } else if (step.kind == step_elementwise) {
       elementwise_forward<V>(step, packed, inverse, n, tile, kept(step, pass, tile));
+    } else if (step.kind == step_lu_linear) {
+      lu_forward<V>(step, packed, inverse, n, tile_stride, tile.state, tile.log_det, tile.kept + step.area,
+                    kept(step, pass, tile));
     }
   }
 }
@@ -157,6 +163,8 @@ void backward(const PlanView &plan, const PackedView<T> &packed, const Pass &pas
                            tile.kept + step.area, tile.kept + step.kept);
     } else if (step.kind == step_elementwise) {
       elementwise_backward<V>(step, packed, inverse, n, tile, tile.kept + step.kept);
+    } else if (step.kind == step_lu_linear) {
+      lu_backward<V>(step, packed, inverse, pass.recompute, n, tile, tile.kept + step.area, tile.kept + step.kept);
     }
   }
 }
@@ -206,6 +214,8 @@ void row(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, T 
       coupling_row<Native<T>>(step, packed, inverse, state, log_det, area);
     } else if (step.kind == step_elementwise) {
       transform_row(step, inverse, packed.params + step.params, state, log_det);
+    } else if (step.kind == step_lu_linear) {
+      lu_forward<T>(step, packed, inverse, 1, 1, state, log_det, area, static_cast<T *>(nullptr));
     }
   }
 }
@@ -285,9 +295,9 @@ void adam(const AdamSettings &settings, bool decay, int64_t n, const T *gradient
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {lanes_native<T>, load_tile<T>,    store_tile<T>,  load_columns<T>,  store_columns<T>, base_normals<T>,
-          forward<T>,      backward<T>,     base<T>,        base_backward<T>, row<T>,           pack<T>,
-          combine<T>,      sum_rows_double, sum_squares<T>, adam<T>};
+  return {lanes_native<T>, load_tile<T>, store_tile<T>,   load_columns<T>,  store_columns<T>, base_normals<T>,
+          forward<T>,      backward<T>,  base<T>,         base_backward<T>, row<T>,           pack<T>,
+          pack_lu<T>,      combine<T>,   sum_rows_double, sum_squares<T>,   adam<T>};
 }
 
 }  // namespace

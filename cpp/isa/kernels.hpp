@@ -40,6 +40,8 @@ struct Kernels {
 
   // Panels of rows [from, to) of one linear layer's W.
   void (*pack)(const Linear &, int from, int to, const T *params, T *panels);
+  // One of the lu_triangles packed triangles of an LU step.
+  void (*pack_lu)(const Step &, int triangle, const T *params, T *panels);
   // n padded gradients (count numbers each, stride apart) into the first, by the fixed tree.
   void (*combine)(T *gradients, int64_t stride, int n, int64_t count);
   double (*sum_rows)(const double *x, int64_t rows);

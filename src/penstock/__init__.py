@@ -12,8 +12,8 @@ from penstock._backend import num_threads, set_num_threads, threads
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
-from penstock.layers import ActNorm, Coupling, Elementwise, Permutation
-from penstock.recipes import nice, realnvp
+from penstock.layers import ActNorm, Coupling, Elementwise, LULinear, Permutation
+from penstock.recipes import glow, nice, realnvp
 from penstock.transforms import Additive, Affine
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ __all__ = [
     "Elementwise",
     "Flow",
     "FlowSpec",
+    "LULinear",
     "Permutation",
     "StandardNormal",
     "TrainingError",
     "__version__",
     "from_bytes",
+    "glow",
     "load",
     "nice",
     "num_threads",

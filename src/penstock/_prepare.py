@@ -92,7 +92,7 @@ def moments(x: Array, weight: Array | None) -> tuple[Array, Array]:
 def _weighted(x: Array, weight: Array | None) -> Iterator[tuple[Array, Array]]:
     """Chunks of rows in float64 with their weights as a column."""
     for part in chunks(*x.shape):
-        rows = x[part].astype(np.float64)
+        rows = x[part].astype(np.float64, order="C")  # sums over rows then round alike, however x lies in memory
         if weight is None:
             yield rows, np.ones((len(rows), 1))
         else:

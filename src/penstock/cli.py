@@ -1,4 +1,4 @@
-"""The command ``penstock``: ``demo`` trains on real galaxies, ``info`` tells about this installation or about a file.
+"""The command ``penstock``: ``fit``, ``sample`` and ``score`` tables in files, see the ``demo``, get ``info``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
@@ -7,41 +7,197 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
 import os
 import platform
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import penstock as ps
+from penstock._backend import NAMES as BACKENDS
+from penstock._tables import SUFFIXES
+from penstock.conditioners import ACTIVATIONS
+from penstock.optim import SCHEDULES
+from penstock.recipes import MIXINGS, RECIPES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parser().parse_args(argv)
+    number = getattr(arguments, "threads", None)
     try:
-        code = int(arguments.run(arguments))
+        with warnings.catch_warnings(), nullcontext() if number is None else ps.threads(number):
+            warnings.showwarning = _show_warning
+            code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        print("\npenstock: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader went away (``penstock info | head -1``): nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        print(f"penstock: {error}", file=sys.stderr)
+    except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
+        print(f"penstock: {_message(error)}", file=sys.stderr)
         return 1
+
+
+def _message(error: Exception) -> str:
+    """The error on one line, without a number that says nothing."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split())
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    print(f"penstock: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     top = argparse.ArgumentParser(
-        prog="penstock", description="Normalizing flows as a compiled engine for NumPy arrays."
+        prog="penstock",
+        description="Normalizing flows as a compiled engine for NumPy arrays.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"penstock {ps.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_demo_parser, _fit_parser, _sample_parser, _score_parser, _info_parser):
+        add(commands)
+    return top
 
+
+# --- fit, sample, score -----------------------------------------------------------------------------------------
+
+DATA = (
+    "a table: .npy (read where it lies, however large), .npz, or .csv with commas, where a first line without any "
+    "number names the columns"
+)
+
+
+def _fit_parser(commands: Any) -> None:
+    fit = commands.add_parser(
+        "fit",
+        help="train a flow on a table and write it to a file",
+        description="Trains a flow on the rows of DATA and writes it. Ctrl-C ends training early: the best parameters "
+        "so far are written if an epoch was done, and the exit code is 130.",
+    )
+    fit.add_argument("data", type=_table, metavar="DATA", help=DATA)
+    fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write, .safetensors")
+    _data_options(fit)
+    fit.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="weights of the rows: the name or index of a column of DATA, which then is not a data column, "
+        "or a file with one column",
+    )
+    fit.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="seed of split, start and order (default: %(default)s)"
+    )
+    _common_options(fit)
+    group = fit.add_argument_group("the flow")
+    group.add_argument("--recipe", choices=list(RECIPES), default="realnvp", help="(default: %(default)s)")
+    _add(group, RECIPE_OPTIONS, {})
+    group = fit.add_argument_group("training, as Flow.fit describes it")
+    _add(group, FIT_OPTIONS, {name: p.default for name, p in inspect.signature(ps.Flow.fit).parameters.items()})
+    fit.set_defaults(run=_fit)
+
+
+def _sample_parser(commands: Any) -> None:
+    sample = commands.add_parser(
+        "sample",
+        help="draw rows from a flow into a file",
+        description="Draws rows from the flow in MODEL into a file, in the precision of the flow, a chunk at a time.",
+    )
+    sample.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
+    sample.add_argument("-n", type=_many, required=True, metavar="N", help="how many rows; 1e6 is read as well")
+    sample.add_argument(
+        "-o", "--output", type=_table, required=True, metavar="FILE", help="the table to write: .npy, .npz or .csv"
+    )
+    sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
+    sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
+    _common_options(sample)
+    sample.set_defaults(run=_sample)
+
+
+def _score_parser(commands: Any) -> None:
+    score = commands.add_parser(
+        "score",
+        help="the log-density of the rows of a table, and their mean",
+        description="Prints the mean log-density of the rows of DATA, in nats, and writes that of each row to a file "
+        "if one is named. Rows go through a chunk at a time: DATA may be larger than memory.",
+    )
+    score.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
+    score.add_argument("data", type=_table, metavar="DATA", help=DATA)
+    score.add_argument(
+        "-o", "--output", type=_table, metavar="FILE", help="where log-densities go, one a row: .npy, .npz or .csv"
+    )
+    _data_options(score)
+    _common_options(score)
+    score.set_defaults(run=_score)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from penstock import _commands
+
+    given = vars(arguments)
+    arguments.recipe_options = {name: given[name] for name in RECIPE_OPTIONS if name in given}
+    arguments.fit_options = {name: given[name] for name in FIT_OPTIONS if name in given}
+    return _commands.fit(arguments)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from penstock import _commands
+
+    return _commands.sample(arguments)
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from penstock import _commands
+
+    return _commands.score(arguments)
+
+
+def _data_options(parser: Any) -> None:
+    parser.add_argument(
+        "--columns", type=_words, metavar="A,B,...", help="columns to use, by name or by index from 0 (default: all)"
+    )
+    parser.add_argument("--key", metavar="NAME", help="the array of an .npz file that holds several")
+
+
+def _common_options(parser: Any) -> None:
+    parser.add_argument("--threads", type=_positive, metavar="N", help="(default: the processors one may use)")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="engine (default: %(default)s)")
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument("-q", "--quiet", action="store_true", help="no progress bar, and print results only")
+    loud.add_argument("--progress", action="store_true", help="a progress bar also where no terminal is")
+
+
+def _add(group: Any, options: dict[str, tuple[Callable[[str], Any], str, str]], defaults: dict[str, Any]) -> None:
+    """Options that stay out of the namespace unless given, so that the function's own defaults hold."""
+    for keyword, (read, shape, meaning) in options.items():
+        default = "yes" if defaults.get(keyword) is True else defaults.get(keyword)
+        shown = "" if default is None else f" (default: {default})"
+        group.add_argument(
+            "--" + keyword.replace("_", "-"),
+            type=read,
+            metavar=shape,
+            default=argparse.SUPPRESS,
+            help=(meaning + shown).replace("%", "%%"),
+        )
+
+
+# --- demo, info -------------------------------------------------------------------------------------------------
+
+
+def _demo_parser(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="train a Real NVP on the joint density of 9509 galaxies, compare, sample, draw and save",
@@ -63,6 +219,8 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)
 
+
+def _info_parser(commands: Any) -> None:
     info = commands.add_parser(
         "info",
         help="tell about this installation, or about a model file",
@@ -70,7 +228,6 @@ def parser() -> argparse.ArgumentParser:
     )
     info.add_argument("file", nargs="?", metavar="FILE", help="a model file, as written by flow.save")
     info.set_defaults(run=_info)
-    return top
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -92,6 +249,10 @@ def _info(arguments: argparse.Namespace) -> int:
     try:
         flow = ps.realnvp(2)
         print(f"backend: {flow.backend}")
+        if flow.backend == "cpp":
+            print(f"instruction sets: {', '.join(flow._backend.isas())}; used: {flow._backend.isa()}")
+        elif flow.backend == "numba":
+            print("instruction sets: those that Numba finds")
         print(f"threads: {ps.num_threads()}")
     except (ImportError, RuntimeError, ValueError) as error:
         print(f"backend: none ({error})")
@@ -120,6 +281,9 @@ def _info_file(path: str) -> int:
     return 0
 
 
+# --- how words are read -----------------------------------------------------------------------------------------
+
+
 def _seed(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -132,3 +296,80 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+def _many(text: str) -> int:
+    """A count that may be written as 1e6."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not number.is_integer() or number < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(number) if "e" in text.lower() else int(text)
+
+
+def _steps(text: str) -> int | float:
+    """Digits alone are a number of steps, anything else a fraction."""
+    return int(text) if text.isdecimal() else float(text)
+
+
+def _number_or_none(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(map(_positive, text.split(",")))
+
+
+def _table(text: str) -> str:
+    if not text.lower().endswith(SUFFIXES):
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {text!r}")
+    return text
+
+
+def _one_of(values: Sequence[str]) -> tuple[Callable[[str], str], str]:
+    """A reader of one of some words, and how to print them."""
+
+    def word(text: str) -> str:
+        if text not in values:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(values)}, got {text!r}")
+        return text
+
+    return word, f"{{{','.join(values)}}}"
+
+
+def _standardize(text: str) -> bool | str:
+    return {"yes": True, "no": False}.get(text, _one_of(("yes", "no", "robust"))[0](text))
+
+
+# Keyword, how to read it, its shape, what it means.
+RECIPE_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "layers": (_positive, "N", "number of couplings"),
+    "hidden": (_widths, "N,N,...", "widths of the hidden layers of each network"),
+    "activation": (*_one_of(ACTIVATIONS), "of the networks"),
+    "mixing": (*_one_of(MIXINGS), "what stands between the couplings"),
+    "dtype": (*_one_of(("float32", "float64")), "precision of parameters and results"),
+}
+
+FIT_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "validation": (float, "FRACTION", "part of the rows that judges; 0 trains without"),
+    "epochs": (_positive, "N", "passes over the training rows"),
+    "batch_size": (_positive, "N", "rows a step"),
+    "learning_rate": (float, "RATE", "the highest rate of Adam"),
+    "schedule": (*_one_of(SCHEDULES), "of the rate"),
+    "warmup": (_steps, "N", "steps, or with a point the fraction of all steps, over which the rate rises"),
+    "weight_decay": (float, "DECAY", "decoupled decay of the weights of networks"),
+    "clip_norm": (_number_or_none, "NORM", "gradients longer than this are shortened to it; none leaves them"),
+    "patience": (_positive, "N", "epochs without a better validation loss before training stops"),
+    "standardize": (
+        _standardize,
+        "{yes,no,robust}",
+        "shift and scale columns first, by mean and deviation or by quantiles",
+    ),
+    "checkpoint": (str, "FILE", "a model file, replaced whenever the validation loss improves"),
+}

@@ -12,12 +12,25 @@ import numpy as np
 
 from penstock import _backend, _validate
 from penstock.base import StandardNormal
+from penstock.layers import LULinear
 from penstock.plan import Plan, Runner, compile_plan, theta_plan
 from penstock.transforms import TRANSFORMS, Transform
 
 Array = np.ndarray[Any, Any]
 
-__all__ = ["backward", "forward", "inverse", "inverse_backward", "log_prob", "log_prob_backward"]
+__all__ = [
+    "backward",
+    "forward",
+    "inverse",
+    "inverse_backward",
+    "log_prob",
+    "log_prob_backward",
+    "lu_backward",
+    "lu_forward",
+    "lu_inverse",
+    "lu_inverse_backward",
+    "lu_log_det",
+]
 
 
 def forward(
@@ -146,6 +159,191 @@ def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: 
     return dz.reshape(*shape, base.dim)
 
 
+def lu_forward(
+    x: Any,
+    lu: Any,
+    bias: Any = None,
+    order: str | tuple[int, ...] = "identity",
+    signs: str | tuple[int, ...] = "positive",
+    *,
+    backend: str = "auto",
+) -> tuple[Array, Any]:
+    """``y = P L U x + b``.
+
+    Parameters
+    ----------
+    x : array of shape (dim,), (rows, dim) or (m, n, dim)
+    lu : array of shape (dim, dim)
+        ``L`` below the diagonal (its own diagonal is 1), ``U`` above it, and on it the logarithms of the
+        absolute diagonal of ``U``.
+    bias : array of shape (dim,), optional
+        ``b``; zero by default.
+    order : "identity" or sequence of int, default "identity"
+        ``P``: output ``j`` takes row ``order[j]`` of ``L U x``.
+    signs : "positive" or sequence of int, default "positive"
+        The signs of the diagonal of ``U``.
+    backend : {"auto", "cpp", "numba"}, default "auto"
+
+    Returns
+    -------
+    y : array of the shape of x
+    log_det : scalar, or array with one number a row
+        The trace of ``lu``, for every row.
+    """
+    return _lu_map(True, x, lu, bias, order, signs, backend, "x")
+
+
+def lu_inverse(
+    y: Any,
+    lu: Any,
+    bias: Any = None,
+    order: str | tuple[int, ...] = "identity",
+    signs: str | tuple[int, ...] = "positive",
+    *,
+    backend: str = "auto",
+) -> tuple[Array, Any]:
+    """``x`` such that ``y = P L U x + b``, by two triangular solves, and the log_det of that inverse map.
+
+    Parameters
+    ----------
+    y : array of shape (dim,), (rows, dim) or (m, n, dim)
+    lu, bias, order, signs, backend
+        As for :func:`lu_forward`.
+
+    Returns
+    -------
+    x : array of the shape of y
+    log_det : scalar, or array with one number a row
+    """
+    return _lu_map(False, y, lu, bias, order, signs, backend, "y")
+
+
+def lu_log_det(lu: Any) -> float:
+    """``log|det P L U|``, the trace of ``lu``, summed in float64.
+
+    Parameters
+    ----------
+    lu : array of shape (dim, dim)
+        As for :func:`lu_forward`.
+    """
+    matrix = _validate.reals(lu, name="lu")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"lu must have shape (dim, dim), got {matrix.shape}")
+    return float(matrix.trace(dtype=np.float64))
+
+
+def lu_backward(
+    x: Any,
+    lu: Any,
+    dy: Any,
+    dlog_det: Any,
+    bias: Any = None,
+    order: str | tuple[int, ...] = "identity",
+    signs: str | tuple[int, ...] = "positive",
+    *,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """Vector-Jacobian product of :func:`lu_forward`.
+
+    Parameters
+    ----------
+    x, lu, bias, order, signs, backend
+        As for :func:`lu_forward`.
+    dy : array of the shape of x, or None for zeros
+    dlog_det : scalar, or array with one number a row, or None for zeros
+
+    Returns
+    -------
+    dx : array of the shape of x
+    dlu : float64 array of shape (dim, dim)
+    dbias : float64 array of shape (dim,)
+        Both summed over rows.
+    """
+    return _lu_vjp(True, x, lu, dy, dlog_det, bias, order, signs, backend, ("x", "dy"))
+
+
+def lu_inverse_backward(
+    y: Any,
+    lu: Any,
+    dx: Any,
+    dlog_det: Any,
+    bias: Any = None,
+    order: str | tuple[int, ...] = "identity",
+    signs: str | tuple[int, ...] = "positive",
+    *,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """Vector-Jacobian product of :func:`lu_inverse`.
+
+    Parameters
+    ----------
+    y, lu, bias, order, signs, backend
+        As for :func:`lu_inverse`.
+    dx : array of the shape of y, or None for zeros
+    dlog_det : scalar, or array with one number a row, or None for zeros
+
+    Returns
+    -------
+    dy : array of the shape of y
+    dlu : float64 array of shape (dim, dim)
+    dbias : float64 array of shape (dim,)
+        Both summed over rows.
+    """
+    return _lu_vjp(False, y, lu, dx, dlog_det, bias, order, signs, backend, ("y", "dx"))
+
+
+def _lu_map(
+    explicit: bool, x: Any, lu: Any, bias: Any, order: Any, signs: Any, backend: str, name: str
+) -> tuple[Array, Any]:
+    runner, packed, rows, shape = _lu_prepare(x, lu, bias, order, signs, backend, name)
+    y, log_det = runner.transform(packed, explicit, rows)
+    return y.reshape(*shape, y.shape[1]), _shaped(log_det, shape)
+
+
+def _lu_vjp(
+    explicit: bool, x: Any, lu: Any, d_out: Any, d_log_det: Any, bias: Any, order: Any, signs: Any, backend: str,
+    names: tuple[str, str],
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    runner, packed, rows, shape = _lu_prepare(x, lu, bias, order, signs, backend, names[0])
+    d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, runner.plan.dtype, names[1])
+    d_x, d_params, _ = runner.vjp(packed, explicit, rows, d_out, d_log_det)
+    assert d_params is not None
+    dim = rows.shape[1]
+    return d_x.reshape(*shape, dim), d_params[: dim * dim].reshape(dim, dim), d_params[dim * dim :]
+
+
+def _lu_prepare(
+    x: Any, lu: Any, bias: Any, order: Any, signs: Any, backend: str, name: str
+) -> tuple[Runner, Any, Array, tuple[int, ...]]:
+    """A runner for the layer, its packed parameters, the rows, and the shape of one number a row."""
+    matrix = _validate.reals(lu, name="lu")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise ValueError(f"lu must have shape (dim, dim), got {matrix.shape}")
+    dim = len(matrix)
+    rows, shape = _validate.as_batch(x, dim, name=name)
+    vector = np.zeros(dim, matrix.dtype) if bias is None else _validate.as_shaped(bias, (dim,), None, name="bias")
+    dtype = np.promote_types(np.promote_types(rows.dtype, matrix.dtype), vector.dtype)
+    if isinstance(order, str) and order == "random":
+        raise ValueError("order must be 'identity' or the permutation itself, got 'random'")
+    layer = LULinear(order, signs, explicit="to_data").resolve(dim, np.random.default_rng(0))
+    runner = _lu_runner(layer, dim, dtype, _backend.choose(backend).name)
+    params = _validate.as_params(
+        np.concatenate([matrix.ravel(), vector]), runner.plan.n_params, dtype, name="lu and bias"
+    )
+    return runner, runner.pack(params, _identity(dim)), rows, shape
+
+
+def _cotangents(
+    d_out: Any, d_log_det: Any, rows: Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
+) -> tuple[Array | None, Array | None]:
+    """Both as the engine reads them; None stays."""
+    if d_out is not None:
+        d_out = _validate.as_shaped(d_out, (*shape, rows.shape[1]), dtype, name=name).reshape(rows.shape)
+    if d_log_det is not None:
+        d_log_det = _validate.as_shaped(d_log_det, shape, dtype, name="dlog_det").reshape(len(rows))
+    return d_out, d_log_det
+
+
 def _apply(
     explicit: bool, transform: Transform, x: Any, theta: Any, log_det: Array | None, backend: str, name: str
 ) -> tuple[Array, Any]:
@@ -173,10 +371,7 @@ def _backward(
 ) -> tuple[Array, Array]:
     runner, packed, rows, shape, flat = _prepare(transform, x, theta, backend, names[0])
     dtype, dim = runner.plan.dtype, rows.shape[1]
-    if d_out is not None:
-        d_out = _validate.as_shaped(d_out, (*shape, dim), dtype, name=names[1]).reshape(rows.shape)
-    if d_log_det is not None:
-        d_log_det = _validate.as_shaped(d_log_det, shape, dtype, name="dlog_det").reshape(len(rows))
+    d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, dtype, names[1])
     d_x, _, d_theta = runner.vjp(packed, explicit, rows, d_out, d_log_det, params=False, theta=flat)
     assert d_theta is not None
     lead = shape if flat.ndim == 2 else ()
@@ -213,11 +408,22 @@ def _base_runner(base: StandardNormal, dtype: np.dtype[Any], backend: str) -> tu
     return _packed(compile_plan(base, (), 0, dtype), backend)
 
 
+@lru_cache(maxsize=64)
+def _lu_runner(layer: LULinear, dim: int, dtype: np.dtype[Any], backend: str) -> Runner:
+    plan = compile_plan(StandardNormal(dim), (layer,), 0, dtype)
+    return Runner(plan, _backend.choose("auto" if backend == "none" else backend).Engine(plan.table))
+
+
+def _identity(dim: int) -> Array:
+    """A standardisation that does nothing."""
+    return np.concatenate([np.zeros(dim), np.ones(dim)])
+
+
 def _packed(plan: Plan, backend: str) -> tuple[Runner, Any]:
     """A runner, and what it packs: no parameters, and a standardisation that does nothing."""
     # "none" can only come from "auto", and says at this first computation what to install.
     runner = Runner(plan, _backend.choose("auto" if backend == "none" else backend).Engine(plan.table))
-    return runner, runner.pack(np.zeros(0, plan.dtype), np.concatenate([np.zeros(plan.dim), np.ones(plan.dim)]))
+    return runner, runner.pack(np.zeros(0, plan.dtype), _identity(plan.dim))
 
 
 def _shaped(values: Array, shape: tuple[int, ...]) -> Any:

@@ -19,7 +19,8 @@ then ``n_steps`` records of 32 numbers, from latent to data::
    12 n_options               13 offset of the options (float64 bit patterns)
    14 conditioner code        15 activation code
    16 n_linear                17 offset of the n_linear + 1 widths (input, hidden, output)
-   18-31 zero
+   18 offset of the order     19 offset of the signs (lu_linear only)
+   20-31 zero
 
 then the pool: index lists, options, widths, and the boundary table of ``(n_steps + 1) * dim`` numbers.
 
@@ -27,9 +28,10 @@ A *slot* is where a dimension lives while a tile walks through the flow; it neve
 of the boundary table is the slot of logical dimension ``i`` between steps ``k - 1`` and ``k``; a permutation
 is a step that does nothing but rename the slots of the next boundary. Slots equal dimensions on the latent side.
 
-Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (n_b, n_theta) where it is free. The
-conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). The last step is the
-standardisation, ``x = loc + scale u``, whose buffers are ``loc`` (dim) and ``scale`` (dim).
+Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (n_b, n_theta) where it is free; ``M``
+(dim, dim) then ``b`` (dim) of an LU layer, whose B are the slots of its input, and whose outputs are other names for the
+same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). The last step is
+the standardisation, ``x = loc + scale u``, whose buffers are ``loc`` (dim) and ``scale`` (dim).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ MAGIC = 0x504E53544B
 VERSION = 1
 HEADER_SIZE = 16
 STEP_SIZE = 32
-STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize")
+STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize", "lu_linear")
 
 Array = np.ndarray[Any, Any]
 
@@ -144,6 +146,29 @@ class PlanBuilder:
         )
         self.boundaries.append(slots)
 
+    def lu_step(self, order: Sequence[int], signs: Sequence[int], explicit: str) -> None:
+        """``y = P L U x + b``: the triangles work slot by slot, and ``P`` renames the slots of the next boundary."""
+        before = self.boundaries[-1]
+        start = self.n_params
+        self.add_tensor("lu", (self.dim, self.dim))
+        self.add_tensor("bias", (self.dim,))
+        after = [0] * self.dim
+        for j, i in enumerate(order):
+            if explicit == "to_data":
+                after[j] = before[i]
+            else:
+                after[i] = before[j]
+        self.boundaries.append(tuple(after))
+        self.add_step(
+            kind="lu_linear",
+            explicit=int(explicit == "to_data"),
+            params_offset=start,
+            params_count=self.n_params - start,
+            b=before if explicit == "to_data" else after,
+            order=order,
+            signs=signs,
+        )
+
     def standardize_step(self) -> None:
         """``x = loc + scale u``, applied in float64 where rows are loaded and stored."""
         self.add_step(
@@ -173,6 +198,8 @@ class PlanBuilder:
                 step.get("transform", 0), step.get("n_theta", 0), len(options), put(options),
                 step.get("conditioner", 0), step.get("activation", 0), max(len(widths) - 1, 0), put(widths),
             ]  # fmt: skip
+            if step["kind"] == "lu_linear":
+                record += [put(step["order"]), put(step["signs"])]
             records += record + [0] * (STEP_SIZE - len(record))
         boundary = put([slot for row in self.boundaries for slot in row])
         header = [
@@ -266,13 +293,13 @@ class Runner:
         return out, log_det
 
     def sample(
-        self, packed: Any, n: int, seed: int, out: Array | None = None, *, log_prob: bool = False
+        self, packed: Any, n: int, seed: int, out: Array | None = None, *, log_prob: bool = False, first: int = 0
     ) -> tuple[Array, Array | None]:
-        """``n`` draws, (n, dim), into ``out`` if given, and on demand their log-density."""
+        """``n`` draws from number ``first`` on, (n, dim), into ``out`` if given, and on demand their log-density."""
         if out is None:
             out = np.empty((n, self.plan.dim), self._dtype)
         density = np.empty(n, self._dtype) if log_prob else None
-        self.engine.sample(packed, seed, 0, 0, None, out, density)
+        self.engine.sample(packed, seed, 0, first, None, out, density)
         return out, density
 
     def vjp(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock import _validate
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
-from penstock.layers import Coupling, Elementwise, Layer, Permutation
+from penstock.layers import ActNorm, Coupling, Elementwise, Layer, LULinear, Permutation
 from penstock.transforms import Additive, Affine, Transform
 
-MIXINGS = ("none", "reverse", "random")
+MIXINGS = ("none", "reverse", "random", "lu")
 
 
 def realnvp(
@@ -44,10 +44,11 @@ def realnvp(
     hidden : int or sequence of int, default (64, 64)
         Widths of the hidden layers of each conditioner.
     activation : {"relu", "tanh", "silu", "gelu", "leaky_relu"}, default "relu"
-    mixing : {"random", "reverse", "none"} or None, default "random"
-        Which permutations stand between the couplings. ``"random"``: one after each pair, and in a
-        pair either half is transformed once. ``"reverse"``: after each coupling. None or
-        ``"none"``: none; the couplings transform the two halves in turns.
+    mixing : {"random", "reverse", "lu", "none"} or None, default "random"
+        What stands between the couplings. ``"random"``: a permutation after each pair, and in a
+        pair either half is transformed once. ``"lu"``: an :class:`LULinear` after each pair, which starts as a
+        random permutation. ``"reverse"``: a reversal after each coupling. None or ``"none"``: nothing; the
+        couplings transform the two halves in turns.
     scale_bound : float, default 3.0
         Largest absolute log-scale of one coupling.
     residual : bool, default False
@@ -126,6 +127,72 @@ def nice(
     return Flow(density, stack, context_dim, dtype, rng, backend)
 
 
+def glow(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 8,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "lu",
+    scale_bound: float = 3.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Glow for vectors: each step is ActNorm, a mixing of all dimensions, and an affine coupling.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to couple: the flow is then a Gaussian, and a warning says so.
+    layers : int, default 8
+        Number of steps.
+    mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
+        What mixes the dimensions in each step: an :class:`LULinear` that starts as a random permutation, a fixed
+        permutation, a reversal, or nothing.
+    context_dim, hidden, activation, scale_bound, residual, base, dtype, rng, backend
+        As for :func:`realnvp`.
+
+    References
+    ----------
+    Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions" (2018).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.glow(3, layers=2, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    affine = Affine(scale_bound)
+    density = _base(dim, base)
+    mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
+    mixers: dict[str, list[Layer]] = {
+        "none": [],
+        "reverse": [Permutation("reverse")],
+        "random": [Permutation("random")],
+        "lu": [LULinear()],
+    }
+    conditioner = MLP(_hidden(hidden), activation, residual)
+    stack: list[Layer] = []
+    if density.dim == 1:
+        stack = [ActNorm(), Elementwise(affine)]
+        _warn_gaussian("glow")
+    else:
+        for i in range(n_layers):
+            # Without mixing, and with a reversal, which brings the other half forward by itself, the halves take turns.
+            split = "half_swapped" if mixing == "none" and i % 2 else "half"
+            stack += [Coupling(affine, conditioner, split), *mixers[mixing], ActNorm()]
+    return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
+# What ``penstock fit --recipe`` offers.
+RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow}
+
+
 def _base(dim: int, base: StandardNormal | None) -> StandardNormal:
     density = StandardNormal(dim)
     if base is not None:
@@ -144,8 +211,8 @@ def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | Non
     mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
     layers: list[Layer] = []
     for i in range(n):
-        if mixing == "random" and i and i % 2 == 0:
-            layers.append(Permutation("random"))
+        if mixing in ("random", "lu") and i and i % 2 == 0:
+            layers.append(Permutation("random") if mixing == "random" else LULinear())
         if mixing == "reverse" and i:
             layers.append(Permutation("reverse"))
         # A reversal exchanges the halves itself: with a split that did so too, one half would never be transformed.

@@ -14,13 +14,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from penstock import _backend
+from penstock._replace import replacing
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.layers import LAYERS
@@ -120,35 +120,9 @@ def _encode(spec: Any, name: str) -> dict[str, Any]:
 
 
 def save(path: str, data: bytes) -> None:
-    """Put ``data`` at ``path`` at once and for good: others see the old file or the new one, also after a crash."""
-    target = os.path.realpath(path)
-    folder, name = os.path.split(target)
-    if os.path.isdir(target):
-        raise IsADirectoryError(f"cannot write {path!r}: it is a folder")
-    beside = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with open(beside, "xb") as file:
-            with suppress(OSError):  # a file that is replaced keeps its permissions
-                os.chmod(beside, os.stat(target).st_mode & 0o7777)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise type(error)(error.errno, f"cannot write {path!r}: {error.strerror}") from error
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some network file systems cannot sync a folder
-                os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Put ``data`` at ``path`` at once and for good."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

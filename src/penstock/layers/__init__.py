@@ -9,6 +9,7 @@ import numpy as np
 from penstock.layers.actnorm import ActNorm
 from penstock.layers.coupling import Coupling
 from penstock.layers.elementwise import Elementwise
+from penstock.layers.lu_linear import LULinear
 from penstock.layers.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -27,6 +28,6 @@ class Layer(Protocol):
         ...
 
 
-LAYERS: dict[str, type] = {cls.__name__: cls for cls in (Coupling, Elementwise, Permutation, ActNorm)}
+LAYERS: dict[str, type] = {cls.__name__: cls for cls in (Coupling, Elementwise, Permutation, ActNorm, LULinear)}
 
-__all__ = ["LAYERS", "ActNorm", "Coupling", "Elementwise", "Layer", "Permutation"]
+__all__ = ["LAYERS", "ActNorm", "Coupling", "Elementwise", "LULinear", "Layer", "Permutation"]

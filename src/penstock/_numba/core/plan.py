@@ -8,16 +8,17 @@ TILE = 64  # rows of a tile, and of the smallest slice of a batch
 MAX_SLICES = 16  # of a batch, whatever its size
 PAD = 16  # gradients of weights are stored with rows padded to this many numbers
 
-PERMUTATION, ELEMENTWISE, COUPLING, STANDARDIZE = range(4)
+PERMUTATION, ELEMENTWISE, COUPLING, STANDARDIZE, LU_LINEAR = range(5)
 FREE, MLP, RESIDUAL_MLP, EXTERNAL = range(4)
 RELU, TANH, SILU, GELU, LEAKY_RELU, KEPT_DERIVATIVE = range(6)
 
 # Columns of Plan.steps. Positions in the kept store: KEPT of the old values of B, (n_b, tile); INPUT of the conditioner's
-# input, (n_u, tile); THETA of theta, (n_b n_theta, tile).
+# input, (n_u, tile); THETA of theta, (n_b n_theta, tile); in an LU layer, of x and of v, (n_b, tile), before c. ORDER and
+# SIGNS, of an LU layer, point into Plan.slots.
 (
     KIND, EXPLICIT_TO_DATA, TRANSFORM, N_THETA, CONDITIONER, ACTIVATION, N_LINEAR, N_A, N_B, N_U, A, B, LINEAR,
-    OPTIONS, N_OPTIONS, PARAMS, GRAD, KEPT, INPUT, THETA,
-) = range(20)  # fmt: skip
+    OPTIONS, N_OPTIONS, PARAMS, GRAD, KEPT, INPUT, THETA, ORDER, SIGNS,
+) = range(22)  # fmt: skip
 # Columns of Plan.linear, one row a linear layer: offsets into the parameters, into a padded gradient with rows of
 # GRAD_STRIDE, and of output and derivative, (n_out, tile) each, in the kept store; DERIVATIVE < 0: not kept.
 N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE = range(9)
@@ -27,10 +28,10 @@ class Plan(NamedTuple):
     """What is known of a flow but its parameters."""
 
     dim: int
-    steps: Any  # (n_steps, 20)
+    steps: Any  # (n_steps, 22)
     linear: Any  # (layers, 9)
     boundary: Any  # (n_steps + 1, dim): slot of each dimension
-    slots: Any  # the slots that A and B of the steps point to
+    slots: Any  # the slots that A and B of the steps point to; orders and signs
     options: Any  # of the transforms, in the dtype of the plan
 
 

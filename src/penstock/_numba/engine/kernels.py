@@ -6,9 +6,10 @@ from typing import Any
 
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import accumulate_product, lanes, load, store
-from penstock._numba.core.plan import COUPLING, ELEMENTWISE, EXPLICIT_TO_DATA, KIND, TILE
+from penstock._numba.core.plan import COUPLING, ELEMENTWISE, EXPLICIT_TO_DATA, KIND, LU_LINEAR, TILE
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward
 from penstock._numba.layers.elementwise import elementwise_backward, elementwise_forward
+from penstock._numba.layers.lu_linear import lu_backward, lu_forward
 
 HALF_LOG_2PI = 0.91893853320467274178
 
@@ -99,6 +100,8 @@ def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
             coupling_forward(step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, keep)
         elif step[KIND] == ELEMENTWISE:
             elementwise_forward(step, plan.slots, plan.options, packed.params, inverse, n, tile, keep)
+        elif step[KIND] == LU_LINEAR:
+            lu_forward(step, plan.slots, packed.params, inverse, n, tile)
 
 
 @jit
@@ -113,6 +116,8 @@ def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any)
             coupling_backward(step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, want_params)
         elif step[KIND] == ELEMENTWISE:
             elementwise_backward(step, plan.slots, plan.options, inverse, n, tile, want_params)
+        elif step[KIND] == LU_LINEAR:
+            lu_backward(step, plan.slots, packed.params, inverse, n, tile, want_params)
 
 
 @jit

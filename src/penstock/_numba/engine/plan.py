@@ -17,6 +17,7 @@ from penstock._numba.core.plan import (
     KEPT,
     KEPT_DERIVATIVE,
     LINEAR,
+    LU_LINEAR,
     MLP,
     N_LINEAR,
     OUTPUT,
@@ -82,6 +83,8 @@ class Layout:
         """One row of Plan.steps, and the numbers that it takes of the kept store; positions count from its own start."""
         kind, explicit, params, n_a, n_b, n_theta, conditioner, activation = (r[i] for i in (0, 1, 2, 6, 8, 11, 14, 15))
         n_linear, n_values = r[16], n_b * n_theta
+        if kind == LU_LINEAR:
+            return self._lu_step(table, r)
         a, b = len(self._slots), len(self._slots) + n_a
         first_linear, options, grad = len(self._linear), len(self._options), self.n_gradient
         self._slots += [*table[r[7] : r[7] + n_a].tolist(), *table[r[9] : r[9] + n_b].tolist()]
@@ -114,9 +117,28 @@ class Layout:
         size = at if n_linear else at + n_values * TILE
         step = [
             kind, explicit, r[10], n_theta, conditioner, activation, n_linear, n_a, n_b, n_a, a, b, first_linear,
-            options, r[12], params, grad, 0, n_b * TILE, theta,
+            options, r[12], params, grad, 0, n_b * TILE, theta, 0, 0,
         ]  # fmt: skip
         return step, size
+
+    def _lu_step(self, table: Array, r: list[int]) -> tuple[list[int], int]:
+        """The same for an LU layer. Its gradient: M above the diagonal, M below it, (n, stride) each, the diagonal, b."""
+        n, params, grad = r[8], r[2], self.n_gradient
+        b = len(self._slots)
+        for at in (r[9], r[18], r[19]):
+            self._slots += table[at : at + n].tolist()
+        stride = -(-n // PAD) * PAD
+        row, column = np.indices((n, n))
+        beside = grad + row * stride + column + np.where(column < row, n * stride, 0)
+        diagonal = grad + 2 * n * stride + column
+        self.index[params : params + n * n] = np.where(row == column, diagonal, beside).ravel()
+        self.index[params + n * n : params + n * n + n] = grad + (2 * n + 1) * stride + np.arange(n)
+        self.n_gradient += (2 * n + 2) * stride
+        self.widest = max(self.widest, n)
+        self.flops += 2 * n * n
+        step = [LU_LINEAR, r[1], 0, 0, 0, 0, 0, 0, n, 0, b, b, len(self._linear), len(self._options), 0, params, grad,
+                0, n * TILE, 2 * n * TILE, b + n, b + 2 * n]  # fmt: skip
+        return step, 4 * n * TILE
 
 
 def _checked(table: Any) -> Array:
@@ -156,7 +178,7 @@ def _checked(table: Any) -> Array:
         kind, explicit, params, count, buffers, n_in_buffers, n_a, a, n_b, b = r[:10]
         transform, n_theta, n_options, at_options, conditioner, activation, n_linear, at_widths = r[10:18]
         name = f"step {s}: "
-        need(kind in range(4) and explicit in (0, 1), name + "unknown kind")
+        need(kind in range(5) and explicit in (0, 1), name + "unknown kind")
         need(params == used and count >= 0 and params + count <= n_params, name + "parameters out of range")
         used += count
         need(buffers >= 0 and n_in_buffers >= 0 and buffers + n_in_buffers <= n_buffers, name + "buffers out of range")
@@ -171,6 +193,12 @@ def _checked(table: Any) -> Array:
         need(inside(a, n_a) and inside(b, n_b), name + "slots beyond the table's end")
         need(are_slots(table[a : a + n_a]) and are_slots(table[b : b + n_b]), name + "slots")
         need(not set(table[a : a + n_a].tolist()) & set(table[b : b + n_b].tolist()), name + "A and B overlap")
+        if kind == LU_LINEAR:
+            order, signs = r[18], r[19]
+            need(n_a == 0 and n_b == dim and count == dim * (dim + 1), name + "sizes of an LU layer")
+            need(inside(order, dim) and are_slots(table[order : order + dim]), name + "order")
+            need(inside(signs, dim) and bool(np.all(np.abs(table[signs : signs + dim]) == 1)), name + "signs")
+            continue
         need(transform in range(len(TRANSFORMS)) and 0 < n_theta < 2**20, name + "transform")
         need(0 <= n_options <= MAX_OPTIONS and inside(at_options, n_options), name + "options")
         need(conditioner in range(4) and activation in range(KEPT_DERIVATIVE), name + "conditioner")

@@ -1,0 +1,348 @@
+// The LU layer over a tile:  y = P L U x + b        params = (M, b)
+//   U upper, U_ii = sign_i e^(M_ii), U_ij = M_ij;  L unit lower, L_ij = M_ij;  P: y_j = (L U x)_order[j] + b_j
+//   forward    v = U x,  c = L v,  y = P c + b                    log_det = sum_i M_ii
+//   inverse    c = P'(y - b),  v = L^-1 c,  x = U^-1 v            log_det = -sum_i M_ii
+//   backward   dc = P' dy,  dv = L' dc,  dx = U' dv
+//              db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
+// A triangle is a product over less than all inputs, in register blocks whose corners are filled with zeros; its inverse
+// is one too: the blocks on the diagonal are inverted, and multiplied into the rest, when the triangle is packed. So all of
+// it runs on the microkernel, in place if need be, and P is a name for slots.
+#pragma once
+
+#include "conditioners/mlp.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+
+// The packed triangles of a step, panel_size numbers each. A solve takes the same shape as its triangle.
+enum Triangle { tri_upper, tri_lower, tri_upper_t, tri_lower_t, tri_solves };  // + tri_solves: the inverse of each
+
+PENSTOCK_INLINE constexpr bool is_upper(int triangle) {
+  return triangle % tri_solves == tri_upper || triangle % tri_solves == tri_lower_t;
+}
+
+// The inputs that a register block of outputs [n0, n1) reads.
+struct Reach {
+  int first, count;
+};
+PENSTOCK_INLINE constexpr Reach reach(bool upper, int n, int n0, int n1) {
+  return upper ? Reach{n0, n - n0} : Reach{0, n1};
+}
+
+// One triangle: entry(n, k) inside it, whatever outside. Inverses of the diagonal blocks are taken in float64.
+template <class T, class Entry>
+void pack_triangle(bool upper, bool solve, int n, Entry entry, T *panels) {
+  for (int i = 0; i < block_count(n); i++) {
+    const int n0 = block_start(n, i), n1 = block_start(n, i + 1), nr = n1 - n0;
+    const auto [first, count] = reach(upper, n, n0, n1);
+    const auto inside = [&](int a, int k) { return upper ? k >= a : k <= a; };
+    if (!solve) {
+      for (int k = first; k < first + count; k++) {
+        for (int a = n0; a < n1; a++) {
+          *panels++ = inside(a, k) ? static_cast<T>(entry(a, k)) : T{0};
+        }
+      }
+      continue;
+    }
+    double inverted[block_outputs][block_outputs] = {};  // by substitution, a column at a time
+    for (int column = 0; column < nr; column++) {
+      for (int s = 0; s < nr; s++) {
+        const int a = upper ? nr - 1 - s : s;
+        double sum = a == column ? 1.0 : 0.0;
+        for (int k = upper ? a + 1 : 0; k < (upper ? nr : a); k++) {
+          sum = sum - static_cast<double>(entry(n0 + a, n0 + k)) * inverted[k][column];
+        }
+        inverted[a][column] = sum / static_cast<double>(entry(n0 + a, n0 + a));
+      }
+    }
+    for (int k = first; k < first + count; k++) {
+      for (int a = 0; a < nr; a++) {
+        if (k >= n0 && k < n1) {
+          *panels++ = static_cast<T>(inverted[a][k - n0]);
+          continue;
+        }
+        double sum = 0;
+        for (int m = 0; m < nr; m++) {
+          sum = sum - inverted[a][m] * static_cast<double>(entry(n0 + m, k));
+        }
+        *panels++ = static_cast<T>(sum);
+      }
+    }
+  }
+}
+
+// Triangle number t of a step.
+template <class T>
+void pack_lu(const Step &step, int t, const T *params, T *panels) {
+  const int n = step.n_b;
+  const T *M = params + step.params;
+  const auto upper = [&](int i, int j) {
+    const T m = M[static_cast<int64_t>(i) * n + j];
+    return i == j ? static_cast<T>(step.signs[i]) * exp<T>(m) : m;
+  };
+  const auto lower = [&](int i, int j) { return i == j ? T{1} : M[static_cast<int64_t>(i) * n + j]; };
+  T *to = panels + step.panels + t * step.panel_size;
+  const bool solve = t >= tri_solves;
+  switch (t % tri_solves) {
+    case tri_upper:
+      return pack_triangle(true, solve, n, upper, to);
+    case tri_lower:
+      return pack_triangle(false, solve, n, lower, to);
+    case tri_upper_t:
+      return pack_triangle(false, solve, n, [&](int i, int j) { return upper(j, i); }, to);
+    default:
+      return pack_triangle(true, solve, n, [&](int i, int j) { return lower(j, i); }, to);
+  }
+}
+
+// The product or solve of one packed triangle for one column of MR vectors. A product may run in place, a solve must: a
+// block reads what is solved already, and its own inputs.
+template <class V, int MR>
+void triangle_column(int t, int n, int stride, const Element<V> *panels, const Element<V> *in, Element<V> *out) {
+  const bool upper = is_upper(t), solve = t >= tri_solves;
+  const int blocks = block_count(n);
+  const bool ascending = upper != solve;
+  const Element<V> *panel = panels;
+  if (!ascending) {
+    for (int i = 0; i < blocks; i++) {
+      const int n0 = block_start(n, i), n1 = block_start(n, i + 1);
+      panel += static_cast<int64_t>(reach(upper, n, n0, n1).count) * (n1 - n0);
+    }
+  }
+  for (int s = 0; s < blocks; s++) {
+    const int i = ascending ? s : blocks - 1 - s;
+    const int n0 = block_start(n, i), n1 = block_start(n, i + 1);
+    const auto [first, count] = reach(upper, n, n0, n1);
+    const int64_t size = static_cast<int64_t>(count) * (n1 - n0);
+    panel -= ascending ? 0 : size;
+    block_of<V, MR, true, Start::zero, Finish::none>(
+        n1 - n0, {panel, 0, in + static_cast<int64_t>(first) * stride, stride, out + static_cast<int64_t>(n0) * stride,
+                  stride, nullptr, nullptr, count});
+    panel += ascending ? size : 0;
+  }
+}
+
+template <class V>
+void triangle(const Step &step, int t, const PackedView<Element<V>> &packed, int n_vectors, int stride,
+              const Element<V> *in, Element<V> *out) {
+  const Element<V> *panels = packed.panels + step.panels + t * step.panel_size;
+  int v = 0;
+  for (; v + block_vectors <= n_vectors; v += block_vectors) {
+    triangle_column<V, block_vectors>(t, step.n_b, stride, panels, in + v * lanes<V>, out + v * lanes<V>);
+  }
+  for (; v < n_vectors; v++) {
+    triangle_column<V, 1>(t, step.n_b, stride, panels, in + v * lanes<V>, out + v * lanes<V>);
+  }
+}
+
+// Where a step's numbers lie in its area: x, v and c, (n, tile) each.
+template <class T>
+struct LuArea {
+  T *x, *v, *c;
+  LuArea(const Step &step, int stride, T *area)
+      : x(area),
+        v(area + static_cast<int64_t>(step.n_b) * stride),
+        c(area + 2 * static_cast<int64_t>(step.n_b) * stride) {}
+};
+
+// state (dim, stride) by slot into (n, stride) in order, and back.
+template <class V>
+PENSTOCK_INLINE void gather_slots(const Step &step, int n_vectors, int stride, const Element<V> *state,
+                                  Element<V> *to) {
+  for (int64_t i = 0; i < step.n_b; i++) {
+    for (int v = 0; v < n_vectors; v++) {
+      store(to + i * stride + v * lanes<V>, load<V>(state + step.b[i] * stride + v * lanes<V>));
+    }
+  }
+}
+
+template <class V>
+PENSTOCK_INLINE void scatter_slots(const Step &step, int n_vectors, int stride, const Element<V> *from,
+                                   Element<V> *state) {
+  for (int64_t i = 0; i < step.n_b; i++) {
+    for (int v = 0; v < n_vectors; v++) {
+      store(state + step.b[i] * stride + v * lanes<V>, load<V>(from + i * stride + v * lanes<V>));
+    }
+  }
+}
+
+// From what went in, (n, stride), to what comes out: c + b (forward) or x (inverse); x and v stay in the area.
+template <class V>
+Element<V> *lu_map(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors, int stride,
+                   const Element<V> *in, const LuArea<Element<V>> &area) {
+  using T = Element<V>;
+  const T *b = packed.params + step.bias;
+  const int64_t width = static_cast<int64_t>(n_vectors) * lanes<V>;
+  const auto shift = [&](const T *from, T *to, T sign) __attribute__((always_inline)) {
+    for (int64_t j = 0; j < step.n_b; j++) {
+      const int64_t i = step.order[j];
+      for (int64_t lane = 0; lane < width; lane += lanes<V>) {
+        store(to + i * stride + lane, load<V>(from + i * stride + lane) + splat<V>(sign * b[j]));
+      }
+    }
+  };
+  if (!inverse) {
+    triangle<V>(step, tri_upper, packed, n_vectors, stride, in, area.v);
+    triangle<V>(step, tri_lower, packed, n_vectors, stride, area.v, area.c);
+    shift(area.c, area.c, T{1});
+    return area.c;
+  }
+  shift(in, area.v, T{-1});
+  triangle<V>(step, tri_solves + tri_lower, packed, n_vectors, stride, area.v, area.v);
+  for (int64_t i = 0; i < step.n_b; i++) {
+    for (int64_t lane = 0; lane < width; lane += lanes<V>) {
+      store(area.x + i * stride + lane, load<V>(area.v + i * stride + lane));
+    }
+  }
+  triangle<V>(step, tri_solves + tri_upper, packed, n_vectors, stride, area.x, area.x);
+  return area.x;
+}
+
+// sum_i M_ii in float64, in order.
+template <class T>
+double lu_log_det(const Step &step, const T *params) {
+  double sum = 0;
+  for (int64_t i = 0; i < step.n_b; i++) {
+    sum = sum + static_cast<double>(params[step.params + i * (step.n_b + 1)]);
+  }
+  return sum;
+}
+
+// Tile or row (stride 1, V a plain number): changes the state, adds to log_det; what went in goes to kept if given.
+template <class V>
+void lu_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors, int stride,
+                Element<V> *state, double *log_det, Element<V> *area_memory, Element<V> *kept) {
+  using T = Element<V>;
+  const LuArea<T> area(step, stride, area_memory);
+  T *in = kept != nullptr ? kept : inverse ? area.c : area.x;
+  gather_slots<V>(step, n_vectors, stride, state, in);
+  scatter_slots<V>(step, n_vectors, stride, lu_map<V>(step, packed, inverse, n_vectors, stride, in, area), state);
+  const double change = inverse ? -lu_log_det(step, packed.params) : lu_log_det(step, packed.params);
+  for (int r = 0; r < n_vectors * lanes<V>; r++) {
+    log_det[r] = log_det[r] + change;
+  }
+}
+
+// Entries of dM on one side of the diagonal:  M_ij (+)= sum_r d_i(r) x_j(r). Vectors of j that the diagonal crosses are
+// computed aside, and only their part of this side is taken over.
+template <class V>
+void lu_side_gradient(const Step &step, bool upper, const Tile<Element<V>> &tile, const Element<V> *d,
+                      const Element<V> *x) {
+  using T = Element<V>;
+  constexpr int L = lanes<V>;
+  const int n = step.n_b, stride = (n + pad_columns - 1) / pad_columns * pad_columns;
+  const int t_stride = stride / pad_columns % 2 == 0 ? stride + pad_columns : stride;
+  transpose_tile<V>(x, n, tile.rows, tile.transposed, t_stride);
+  T *M = tile.params_gradient + step.grad;
+  for (int i = 0; i < block_count(n); i++) {
+    const int n0 = block_start(n, i), n1 = block_start(n, i + 1);
+    const auto run = [&](T *out, int64_t out_stride, int vector, int count) __attribute__((always_inline)) {
+      const Operands<T> o{d + static_cast<int64_t>(n0) * tile_stride,
+                          tile_stride,
+                          tile.transposed + vector * L,
+                          t_stride,
+                          out,
+                          out_stride,
+                          nullptr,
+                          nullptr,
+                          tile.rows};
+      if (tile.first) {
+        product<V, false, Start::zero, Finish::none>(n1 - n0, count, o);
+      } else {
+        product<V, false, Start::load, Finish::none>(n1 - n0, count, o);
+      }
+    };
+    // vectors [begin, end) hold some of this side; [whole_begin, whole_end) nothing else, or columns of padding
+    const int vectors = (n + L - 1) / L;
+    const int begin = upper ? (n0 + 1) / L : 0, end = upper ? vectors : (n1 - 1 + L - 1) / L;
+    const int whole_begin = upper ? (n1 + L - 1) / L : 0, whole_end = upper ? vectors : n0 / L;
+    T *rows = M + static_cast<int64_t>(n0) * stride;
+    if (whole_begin < whole_end) {
+      run(rows + whole_begin * L, stride, whole_begin, whole_end - whole_begin);
+    }
+    for (int v = upper ? begin : whole_end; v < (upper && whole_begin < end ? whole_begin : end); v++) {
+      T aside[block_outputs * L];
+      for (int a = 0; a < n1 - n0; a++) {
+        store(aside + a * L, tile.first ? V{} : load<V>(rows + static_cast<int64_t>(a) * stride + v * L));
+      }
+      run(aside, L, v, 1);
+      for (int a = 0; a < n1 - n0; a++) {
+        for (int lane = 0; lane < L; lane++) {
+          const int j = v * L + lane;
+          if (upper ? j > n0 + a : j < n0 + a) {
+            rows[static_cast<int64_t>(a) * stride + j] = aside[a * L + lane];
+          }
+        }
+      }
+    }
+  }
+}
+
+// dM and db from dc and dv; with sign -1 for the inverse direction, where both enter negated.
+template <class V>
+void lu_gradient(const Step &step, const PackedView<Element<V>> &packed, const Tile<Element<V>> &tile, int n_vectors,
+                 Element<V> sign, const LuArea<Element<V>> &area, const Element<V> *dc, const Element<V> *dv) {
+  using T = Element<V>;
+  lu_side_gradient<V>(step, true, tile, dv, area.x);
+  lu_side_gradient<V>(step, false, tile, dc, area.v);
+  const int n = step.n_b, stride = (n + pad_columns - 1) / pad_columns * pad_columns;
+  T *M = tile.params_gradient + step.grad, *b = tile.params_gradient + step.grad_bias;
+  const auto add = [&](T *sum, const T *rows) {
+    const T more = sum_rows(rows, tile.rows);
+    *sum = tile.first ? more : *sum + more;
+  };
+  T diagonal[tile_rows];
+  for (int64_t i = 0; i < n; i++) {
+    const T u = static_cast<T>(step.signs[i]) * exp<T>(packed.params[step.params + i * (n + 1)]);
+    for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
+      const V product = load<V>(dv + i * tile_stride + lane) * load<V>(area.x + i * tile_stride + lane);
+      store(diagonal + lane, fma<V>(u, product, splat<V>(sign) * load<V>(tile.log_det_bar + lane)));
+    }
+    add(M + i * (stride + 1), diagonal);
+    add(b + i, dc + step.order[i] * tile_stride);
+  }
+}
+
+// Puts the state back to what went in, and turns the gradient of what came out into that of what went in.
+template <class V>
+void lu_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute, int n_vectors,
+                 const Tile<Element<V>> &tile, Element<V> *area_memory, const Element<V> *kept) {
+  using T = Element<V>;
+  const LuArea<T> area(step, tile_stride, area_memory);
+  if (recompute) {
+    lu_map<V>(step, packed, inverse, n_vectors, tile_stride, kept, area);
+  }
+  const auto copy = [&](const T *from, T *to) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < step.n_b; i++) {
+      for (int64_t lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
+        store(to + i * tile_stride + lane, load<V>(from + i * tile_stride + lane));
+      }
+    }
+  };
+  T *first = tile.d_hidden[0], *second = tile.d_hidden[1];
+  gather_slots<V>(step, n_vectors, tile_stride, tile.gradient, first);
+  if (!inverse) {
+    copy(kept, area.x);
+    triangle<V>(step, tri_lower_t, packed, n_vectors, tile_stride, first, second);
+    triangle<V>(step, tri_upper_t, packed, n_vectors, tile_stride, second, area.c);
+    scatter_slots<V>(step, n_vectors, tile_stride, area.c, tile.gradient);
+    if (tile.params_gradient != nullptr) {
+      lu_gradient<V>(step, packed, tile, n_vectors, T{1}, area, first, second);
+    }
+  } else {
+    copy(first, second);
+    triangle<V>(step, tri_solves + tri_upper_t, packed, n_vectors, tile_stride, second, second);
+    copy(second, first);
+    triangle<V>(step, tri_solves + tri_lower_t, packed, n_vectors, tile_stride, first, first);
+    scatter_slots<V>(step, n_vectors, tile_stride, first, tile.gradient);
+    if (tile.params_gradient != nullptr) {
+      for (int64_t k = 0; k < static_cast<int64_t>(step.n_b) * tile_stride; k += lanes<V>) {
+        store(first + k, -load<V>(first + k));
+        store(second + k, -load<V>(second + k));
+      }
+      lu_gradient<V>(step, packed, tile, n_vectors, T{-1}, area, first, second);
+    }
+  }
+  scatter_slots<V>(step, n_vectors, tile_stride, kept, tile.state);
+}
+
+}  // namespace penstock::PENSTOCK_ISA

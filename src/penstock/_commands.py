@@ -1,0 +1,187 @@
+"""What ``penstock fit``, ``sample`` and ``score`` do once the command line is read: files in, one verb, a file out."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+import penstock as ps
+from penstock import _validate
+from penstock._sinks import table_file
+from penstock._tables import SUFFIXES, Table, chunk_rows, read_table
+from penstock.history import History
+from penstock.recipes import RECIPES
+from penstock.train import check_writable
+
+Array = np.ndarray[Any, Any]
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """Train a flow on a table, and write it. After Ctrl-C the best so far is written, if an epoch was done."""
+    say: Callable[[str], object] = (lambda text: None) if arguments.quiet else print
+    _check_output(arguments.output, arguments.data, arguments.weights)
+    if "checkpoint" in arguments.fit_options:
+        _check_output(arguments.fit_options["checkpoint"], arguments.data, arguments.weights)
+    table = read_table(arguments.data, key=arguments.key)
+    columns, weight = _fit_columns(arguments, table)
+    rows = table.array(columns)
+    flow = _new_flow(arguments, len(columns))
+    weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
+    say(f"{table.path}: {len(rows)} rows, {table.describe(columns)}{weighted}")
+    say(repr(flow))
+    began = time.perf_counter()
+    flow.fit(rows, sample_weight=weight, rng=arguments.seed, progress=_progress(arguments), **arguments.fit_options)
+    seconds = time.perf_counter() - began
+    interrupted = flow.history.stopped == "interrupted"
+    if interrupted and not len(flow.history):
+        raise KeyboardInterrupt
+    say(_outcome(flow.history))
+    say(f"trained for {seconds:.1f} s")
+    flow.save(arguments.output)
+    say(f"written: {arguments.output}")
+    return 130 if interrupted else 0
+
+
+def _new_flow(arguments: argparse.Namespace, dim: int) -> ps.Flow:
+    recipe = RECIPES[arguments.recipe]
+    known = inspect.signature(recipe).parameters
+    for name in arguments.recipe_options:
+        if name not in known:
+            raise ValueError(f"--{name}: the recipe {arguments.recipe} has no such option")
+    return recipe(dim, rng=arguments.seed, backend=arguments.backend, **arguments.recipe_options)
+
+
+def _fit_columns(arguments: argparse.Namespace, table: Table) -> tuple[list[int], Array | None]:
+    """The data columns, and the weights if any."""
+    given = arguments.weights
+    if given is None:
+        return _columns(arguments, table), None
+    if table.has(given):
+        place = table.index(given, option="--weights")
+        columns = _columns(arguments, table, without=place)
+        return columns, table.array([place])[:, 0]
+    if os.path.splitext(given)[1].lower() not in SUFFIXES:
+        raise ValueError(f"--weights: {given!r} is no file and no column of {table.path}, which has {table.describe()}")
+    own = read_table(given)
+    if own.n_columns != 1:
+        raise ValueError(f"--weights: {given} must have 1 column, got {own.describe()}")
+    return _columns(arguments, table), own.array([0])[:, 0]
+
+
+def _columns(arguments: argparse.Namespace, table: Table, without: int | None = None) -> list[int]:
+    """The indices of the columns that ``--columns`` names, or of all; ``without`` is not a data column."""
+    if arguments.columns is None:
+        columns = [i for i in range(table.n_columns) if i != without]
+    else:
+        columns = [table.index(name, option="--columns") for name in arguments.columns]
+        if without in columns:
+            raise ValueError(f"--weights: {arguments.weights!r} is also one of --columns")
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"--columns names a column twice: {','.join(arguments.columns)}")
+    if not columns:
+        raise ValueError(f"{table.path} has no data columns: {table.describe()}")
+    return columns
+
+
+def _outcome(history: History) -> str:
+    epochs = f"{len(history)} epoch{'' if len(history) == 1 else 's'}, {history.stopped}"
+    if history.best_epoch is None:
+        return f"no held-out score; training score {-history.train_loss[-1]:.4f} nats a row ({epochs})"
+    score = -history.validation_loss[history.best_epoch - 1]
+    return f"held-out score {score:.4f} nats a row, of epoch {history.best_epoch} ({epochs})"
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """Draw rows into a file. They are those of ``flow.sample(n, rng=seed)``, whatever the chunks."""
+    _check_output(arguments.output, arguments.model)
+    flow = ps.load(arguments.model, backend=arguments.backend)
+    number = secrets.randbits(32) if arguments.seed is None else arguments.seed
+    seed = _validate.seed(number)
+    runner = flow._runner()
+    packed = flow._snapshot.pack(runner)
+    names = [f"x{i}" for i in range(flow.dim)] + ["log_prob"] * arguments.log_prob
+    with (
+        table_file(arguments.output, flow.dtype, names, name="samples") as write,
+        _bar(arguments, arguments.n) as update,
+    ):
+        size = chunk_rows(flow.dim)
+        for first in range(0, arguments.n, size):
+            count = min(size, arguments.n - first)
+            rows, log_prob = runner.sample(packed, count, seed, log_prob=arguments.log_prob, first=first)
+            write(rows if log_prob is None else np.concatenate([rows, log_prob[:, None]], axis=1))
+            update(count)
+    if not arguments.quiet:
+        print(f"{arguments.n} rows, {len(names)} columns, seed {number}")
+        print(f"written: {arguments.output}")
+    return 0
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """The log-density of each row of a table into a file, and their mean on standard output."""
+    if arguments.output is not None:
+        _check_output(arguments.output, arguments.data, arguments.model)
+    flow = ps.load(arguments.model, backend=arguments.backend)
+    table = read_table(arguments.data, key=arguments.key)
+    columns = _columns(arguments, table)
+    if len(columns) != flow.dim:
+        has = f"{table.path} has" if arguments.columns is None else "--columns names"
+        raise ValueError(
+            f"{has} {len(columns)} column{'' if len(columns) == 1 else 's'}, but the flow in {arguments.model} has "
+            f"{flow.dim}" + ("; choose with --columns" if len(columns) > flow.dim else "")
+        )
+    n_rows = n_nan = 0
+    total = 0.0
+    with (
+        nullcontext(lambda rows: None)
+        if arguments.output is None
+        else table_file(arguments.output, flow.dtype, ["log_prob"], name="log_prob", flat=True) as write,
+        _bar(arguments, table.n_rows) as update,
+    ):
+        for rows in table.chunks(columns):
+            log_prob = flow.log_prob(rows)
+            write(log_prob)
+            nan = np.isnan(log_prob)
+            n_rows += len(rows)
+            n_nan += int(nan.sum())
+            total += float((log_prob[~nan] if nan.any() else log_prob).sum(dtype=np.float64))
+            update(len(rows))
+    print(f"rows: {n_rows}")
+    print(f"rows with log-density NaN: {n_nan}" + (", left out of the mean" if n_nan else ""))
+    print(f"mean log-density: {total / (n_rows - n_nan) if n_rows > n_nan else float('nan')!r}")
+    if arguments.output is not None and not arguments.quiet:
+        print(f"written: {arguments.output}")
+    return 0
+
+
+def _check_output(output: str, *inputs: str | None) -> None:
+    """Before any work: the output can be written, and takes the place of nothing that is read."""
+    check_writable(output)
+    for path in inputs:
+        if path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise ValueError(f"cannot write {output!r}: it is also the input")
+
+
+def _progress(arguments: argparse.Namespace) -> bool | None:
+    return True if arguments.progress else False if arguments.quiet else None
+
+
+@contextmanager
+def _bar(arguments: argparse.Namespace, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A function to tell about rows that are done."""
+    asked = _progress(arguments)
+    if not (sys.stderr.isatty() if asked is None else asked):
+        yield lambda rows: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="rows", unit_scale=True, dynamic_ncols=True, file=sys.stderr) as bar:
+        yield bar.update

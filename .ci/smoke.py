@@ -46,6 +46,11 @@ def main() -> None:
     assert f"penstock {ps.__version__}" in told
     assert backend in told
     assert "dim 3" in penstock("info", "flow.safetensors")
+    np.save("x.npy", x)
+    penstock("fit", "x.npy", "-o", "fitted.safetensors", "--epochs", "1")
+    penstock("sample", "fitted.safetensors", "-n", "10", "-o", "drawn.npy")
+    penstock("score", "fitted.safetensors", "drawn.npy", "-o", "log_prob.npy")
+    assert np.load("log_prob.npy").shape == (10,)
     penstock("demo", "--quiet", "--epochs", "1", "-o", "demo")  # its table comes with the package
     assert ps.load("demo/galaxies.safetensors").dim == 7
     print(f"penstock {ps.__version__} works, backend {backend}: {package.parent}")

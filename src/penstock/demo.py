@@ -217,7 +217,7 @@ def next_steps(model: Path, galaxy: Array) -> str:
     magnitudes = [round(float(magnitude), 2) for magnitude in galaxy[1:]]
     return f"""To go on, in a shell:
 
-penstock info {shlex.quote(str(model))}
+penstock sample {shlex.quote(str(model))} -n 100000 -o {shlex.quote(str(model.with_name("sampled.npy")))}
 
 or in Python, to guess the redshift of a test galaxy from its magnitudes (the true one is {galaxy[0]:.2f}):
 

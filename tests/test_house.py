@@ -137,7 +137,7 @@ def test_outputs_are_allocated_in_the_plan_alone() -> None:
 
 
 def test_every_file_says_first_what_it_is() -> None:
-    for path in sources("src/penstock/**/*.py", "tests/*.py", "benchmarks/*.py", "examples/*.py"):
+    for path in sources("src/penstock/**/*.py", "tests/*.py", "benchmarks/*.py", "examples/*.py", ".ci/*.py"):
         if path.read_text().strip():
             tree = ast.parse(path.read_text())
             assert ast.get_docstring(tree) or path.read_text().startswith("# "), path
@@ -155,7 +155,9 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
         "docs/*",
         "*.md",
         "*.toml",
+        "*.cff",
         "CMakeLists.txt",
+        ".ci/*",
     ):
         if path.is_file() and path.suffix != ".npz":
             assert not re.search(r"(?<![\w.])/(work|root|home)/\w", path.read_text()), path
@@ -463,3 +465,25 @@ def test_the_package_states_one_version() -> None:
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == ps.__version__
     assert sys.version_info[:2] >= tuple(int(n) for n in re.findall(r"\d+", project["requires-python"])[:2])
+
+
+def test_citation_and_changelog_are_of_this_version() -> None:
+    import tomllib
+
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = dict(re.findall(r"^([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(), re.M))
+    assert citation["title"] == project["name"]
+    assert citation["version"] == project["version"]
+    assert f"  - name: {project['authors'][0]['name']}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = re.findall(r"^## \[?([\w.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    # Until a release, its changes stand under Unreleased.
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert headings
+    assert released[:1] in ([], [project["version"]])
+
+
+def test_msvc_is_told_what_to_do_before_anything_else_can_fail() -> None:
+    lines = [line for line in (ROOT / "CMakeLists.txt").read_text().splitlines() if line and line[0] not in "# )"]
+    assert [re.split(r"[( ]", line)[0] for line in lines[: lines.index("if(MSVC)")]] == [
+        "cmake_minimum_required", "project", *["option"] * 3,
+    ]  # fmt: skip

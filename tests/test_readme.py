@@ -7,13 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import penstock as ps
-from helpers import ROOT, python
+from cases import BACKENDS, Case, built, latents, points
+from helpers import ROOT, assert_close, each_case, each_dtype, python, row_size
 
 README = ROOT / "README.md"
+FORMAT = ROOT / "docs" / "file-format.md"
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -35,6 +39,26 @@ def test_the_python_of_the_readme_runs_as_printed(number: int, tmp_path: Path) -
 
 def test_the_readme_has_python_to_run() -> None:
     assert blocks(README, "python")
+
+
+@each_case
+@each_dtype
+def test_the_reader_in_the_file_formats_description_agrees(case: Case, dtype: str, tmp_path: Path) -> None:
+    [code] = blocks(FORMAT, "python")
+    reader: dict[str, Any] = {}
+    exec(code, reader)
+    flow = built(case, BACKENDS[0], dtype)
+    flow.save(tmp_path / "flow.safetensors")
+    spec, tensors = reader["read"](tmp_path / "flow.safetensors")
+    x, z = points(case, 100, flow), latents(case, 100, flow.dim, dtype)
+    for rows, name in ((x, "to_latent"), (z, "to_data")):
+        want, want_log_det = reader[name](spec, tensors, rows.astype(np.float64))
+        out, log_det = getattr(flow, name)(rows)
+        size = np.maximum(row_size(want), row_size(rows))
+        assert_close(out, want, case.ulps, dtype, scale=size)
+        assert_close(log_det, want_log_det, case.ulps, dtype, scale=size[:, 0])
+    want = reader["log_prob"](spec, tensors, x.astype(np.float64))
+    assert_close(flow.log_prob(x), want, case.ulps, dtype, scale=row_size(x)[:, 0])
 
 
 def test_ci_calls_the_test_command_of_the_readme_verbatim() -> None:

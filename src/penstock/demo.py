@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import shlex
 import time
 import warnings
-from collections.abc import Callable, Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import penstock as ps
+from penstock import save
 from penstock.train import check_writable
 
 Array = np.ndarray[Any, Any]
 
 NOT_DETECTED = 99.0
 COLUMNS = ("redshift", "u", "g", "r", "i", "z", "y")
-LAYERS, HIDDEN = 8, (64, 64)
-MIXTURE_SIZES = (4, 8, 16, 32, 64)
-BANDWIDTHS = (0.04, 0.06, 0.09, 0.13, 0.19, 0.28, 0.4)
+NAME, LAYERS, HIDDEN = "Real NVP", 8, (64, 64)
+MANY = 1_000_000
+SHORT = 2  # epochs of the trainings with one and with two threads
+CLEAR = 2.0  # standard errors from which one density is said to be ahead of another
 
 
 def galaxies() -> Array:
@@ -36,7 +41,7 @@ def galaxies() -> Array:
 def demo(
     output: str | Path, *, seed: int = 0, backend: str = "auto", epochs: int | None = None, progress: bool | None = None
 ) -> int:
-    """Train, compare, sample, draw and save; returns the exit code."""
+    """Train, compare, sample, check, draw and save; returns the exit code."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     model, corner, loss = (
@@ -55,14 +60,9 @@ def demo(
     train, validation, test = np.split(rows, [int(0.8 * len(rows)), int(0.9 * len(rows))])
     say(f"{len(train)} train, {len(validation)} choose, {len(test)} test.\n")
 
-    # Smooth networks leave thinner tails between the data than relu does, and 7 columns need no further mixing.
-    flow = ps.realnvp(
-        len(COLUMNS), layers=LAYERS, hidden=HIDDEN, activation="silu", mixing="none", rng=seed, backend=backend
-    )
+    flow = new_flow(seed, backend)
     networks = "x".join(map(str, HIDDEN))
-    say(
-        f"Real NVP: {LAYERS} affine couplings, networks {networks}, {flow.n_params} parameters, backend {flow.backend}."
-    )
+    say(f"{NAME}: {LAYERS} affine couplings, networks {networks}, {flow.n_params} parameters, backend {flow.backend}.")
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an interruption is told below
@@ -76,20 +76,25 @@ def demo(
         say(f"Training was interrupted. The model so far is in {model}.")
         return 130
 
-    # Densities are compared in units in which every training column has standard deviation 1.
-    mean, std = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-    units = float(np.log(std).sum())
-    scores = {"Real NVP": flow.log_prob(test).astype(np.float64) + units}
-    parts = [(part - mean) / std for part in (train, validation, test)]
-    scores |= classical(parts, seed)
-    report(scores, units)
-
+    compare(flow, train, validation, test, seed)
     sampled = flow.sample(len(rows), rng=seed)
     below = float((sampled[:, 0] < 0).mean())
     say(f"Sampled {len(sampled)} galaxies. {100 * below:.2f} % have a redshift below 0: this flow knows no edges.")
+    check_speed(flow, seed)
+    check_round_trip(flow, rows)
+    check_threads(train, validation, seed, backend)
     pictures(flow, rows, sampled, corner, loss)
-    say(f"Model: {model}\n{time.perf_counter() - began:.0f} s in all.")
+    say(f"Model: {model}\n{time.perf_counter() - began:.0f} s in all.\n")
+    say(next_steps(model, test[0]))
     return 0
+
+
+def new_flow(seed: int, backend: str) -> ps.Flow:
+    """Build the flow of the demo, untrained."""
+    # Smooth networks leave thinner tails between the data than relu does, and 7 columns need no further mixing.
+    return ps.realnvp(
+        len(COLUMNS), layers=LAYERS, hidden=HIDDEN, activation="silu", mixing="none", rng=seed, backend=backend
+    )
 
 
 def say(text: str) -> None:
@@ -97,76 +102,127 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def classical(parts: Sequence[Array], seed: int) -> dict[str, Array]:
-    """Test log-likelihoods of a Gaussian mixture and a kernel density estimate, each tuned on the validation rows."""
-    try:
-        from sklearn.mixture import GaussianMixture
-        from sklearn.neighbors import KernelDensity
-    except ImportError:
-        say("scikit-learn is not installed, so there is nothing to compare with: pip install 'penstock[demo]'\n")
-        return {}
-
-    def mixture(size: float, rows: Array) -> Any:
-        return GaussianMixture(int(size), random_state=seed).fit(rows)
-
-    def kernel(bandwidth: float, rows: Array) -> Any:
-        return KernelDensity(bandwidth=float(bandwidth)).fit(rows)
-
-    # The kernel takes the shape of the data's covariance: magnitudes are too correlated for an isotropic one.
-    root = np.linalg.cholesky(np.cov(parts[0].T))
-    white = [np.linalg.solve(root, part.T).T for part in parts]
-    jacobian = float(np.log(np.diag(root)).sum())
-    say("Fitting mixtures of 4 to 64 normals and kernel estimates, to compare with ...")
-    size, mixture_scores = _tuned(mixture, MIXTURE_SIZES, parts)
-    bandwidth, kernel_scores = _tuned(kernel, BANDWIDTHS, white)
-    return {
-        f"Gaussian mixture, {size:g} components": mixture_scores,
-        f"kernel estimate, bandwidth {bandwidth:g}": kernel_scores - jacobian,
-    }
+def installed(package: str, name: str, without: str) -> bool:
+    """Whether a package is there; if not, say what is left out, and what to install."""
+    if find_spec(package) is not None:
+        return True
+    say(f"{name} is not installed, so {without}: pip install 'penstock[demo]'")
+    return False
 
 
-def _tuned(
-    make: Callable[[float, Array], Any], options: Sequence[float], parts: Sequence[Array]
-) -> tuple[float, Array]:
-    """Return the option that is best on validation, and its log-likelihoods on the test rows."""
-    train, validation, test = parts
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a mixture short of convergence is judged like the others
-        models = [make(option, train) for option in options]
-    best = int(np.argmax([model.score_samples(validation).mean() for model in models]))
-    return options[best], models[best].score_samples(test)
+def compare(flow: ps.Flow, train: Array, validation: Array, test: Array, seed: int) -> None:
+    """Hold the flow against other densities: by likelihood, and by a classifier that looks at samples."""
+    # Densities are told in units in which every training column has standard deviation 1.
+    units = float(np.log(train.std(axis=0, dtype=np.float64)).sum())
+    scores = {NAME: flow.log_prob(test).astype(np.float64) + units}
+    if not installed("sklearn", "scikit-learn", "there is nothing to compare with, and no classifier"):
+        report(scores, units)
+        return
+    from penstock._compare import FOLDS, MIXTURE_SIZES, rivals, two_sample
+
+    say(f"Fitting mixtures of {MIXTURE_SIZES[0]} to {MIXTURE_SIZES[-1]} normals and kernel estimates to compare with,")
+    say("each tuned on the galaxies that choose ...")
+    others = rivals(train, validation, test, seed)
+    report(scores | {other.name: other.log_prob + units for other in others}, units)
+
+    say(f"A classifier (boosted trees, {FOLDS}-fold cross-validation) tells test galaxies from as many sampled ones.")
+    say("How often it is right, +- its standard error; 0.5 is guessing, so indistinguishable to it:")
+    samples = {NAME: flow.sample(len(test), rng=seed)} | {other.name: other.sampled for other in others}
+    for name, rows in (samples | {"(real galaxies, as a check)": validation}).items():
+        accuracy, error = two_sample(test, rows, seed)
+        say(f"  {name:36s} {accuracy:7.3f} +- {error:.3f}")
+    say("")
 
 
 def report(scores: dict[str, Array], units: float) -> None:
-    """Print the held-out log-likelihoods, and how far the others are from the first."""
-    ours = next(iter(scores.values()))
+    """Print the held-out log-likelihoods, and how far the first is from the others."""
+    name, ours = next(iter(scores.items()))
     say(f"Held-out mean log-likelihood on the same {len(ours)} galaxies, nats a galaxy")
-    say("(columns in units of their standard deviation; with its standard error):")
-    for name, score in scores.items():
-        line = f"  {name:36s} {score.mean():7.3f} +- {_error(score):.3f}"
-        if score is not ours:
-            line += f"    Real NVP minus this: {(ours - score).mean():+.3f} +- {_error(ours - score):.3f}"
-        say(line)
-    say(f"In the units of the table, subtract {units:.3f}: Real NVP {ours.mean() - units:.3f}.\n")
+    say("(columns in units of their standard deviation; +- standard error):")
+    for other, score in scores.items():
+        say(f"  {other:36s} {score.mean():7.3f} +- {_error(score):.3f}")
+    say(f"In the units of the table, subtract {units:.3f}: {name} {ours.mean() - units:.3f}.")
+    if len(scores) > 1:
+        say(f"{name} minus the other, paired galaxy by galaxy, +- standard error:")
+    for other, score in list(scores.items())[1:]:
+        difference, error = float((ours - score).mean()), _error(ours - score)
+        say(f"  {other:36s} {difference:+7.3f} +- {error:.3f}   {verdict(name, difference, error)}")
+    say("")
+
+
+def verdict(name: str, difference: float, error: float) -> str:
+    """Say who is ahead, whoever that is."""
+    if abs(difference) <= CLEAR * error:
+        return f"no difference beyond {CLEAR:g} standard errors"
+    return f"{name} is {'better' if difference > 0 else 'worse'}"
 
 
 def _error(score: Array) -> float:
     return float(score.std() / np.sqrt(len(score)))
 
 
+def check_speed(flow: ps.Flow, seed: int) -> None:
+    """Time a large sample, in one call."""
+    start = time.perf_counter()
+    flow.sample(MANY, rng=seed)
+    seconds = time.perf_counter() - start
+    say(f"10^6 galaxies in {seconds:.2f} s; one call, number of threads {ps.num_threads()}.")
+
+
+def check_round_trip(flow: ps.Flow, rows: Array) -> None:
+    """Print how well the two directions undo each other, for every number of the table."""
+    back = flow.to_data(flow.to_latent(rows)[0])[0]
+    error = np.abs(back.astype(np.float64) - rows) / rows.std(axis=0, dtype=np.float64)
+    most, all_of_them = np.quantile(error, 0.999), error.max()
+    say(f"abs(x - to_data(to_latent(x))), in standard deviations of its column, {flow.dtype}:")
+    say(f"99.9 % within {most:.1e}, all within {all_of_them:.1e}.")
+
+
+def check_threads(train: Array, validation: Array, seed: int, backend: str) -> None:
+    """Train for a moment with one and with two threads, and compare the parameters' bits."""
+    hashes = []
+    for threads in (1, 2):
+        with ps.threads(threads):
+            flow = new_flow(seed, backend)
+            flow.fit(train, validation=validation, epochs=SHORT, rng=seed, progress=False)
+        if flow.history.stopped == "interrupted":
+            raise KeyboardInterrupt
+        hashes.append(hashlib.sha256(flow.params.tobytes()).hexdigest()[:12])
+    one, two = hashes
+    judged = "identical" if one == two else "DIFFERENT, which is a bug of penstock"
+    say(f"Parameters after {flow.history.step[-1]} steps, by SHA-256: 1 thread {one}, 2 threads {two}: {judged}.")
+
+
 def pictures(flow: ps.Flow, rows: Array, sampled: Array, corner: Path, loss: Path) -> None:
     """Draw the corner plot and the loss curve, if matplotlib is there."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        say("matplotlib is not installed, so there are no pictures: pip install 'penstock[demo]'")
+    if not installed("matplotlib", "matplotlib", "there are no pictures"):
         return
+    from matplotlib.figure import Figure
+
     from penstock._corner import corner_plot
 
-    corner_plot(rows, sampled).savefig(corner, dpi=130)
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     flow.history.plot(axes)
-    axes.set_title("Real NVP on 7 galaxy columns", fontsize=10)
-    figure.savefig(loss, dpi=130)
+    axes.set_title(f"{NAME} on {len(COLUMNS)} galaxy columns", fontsize=10)
+    for path, picture in ((corner, corner_plot(rows, sampled)), (loss, figure)):
+        data = io.BytesIO()
+        picture.savefig(data, format="png", dpi=130)
+        save.save(str(path), data.getvalue())  # at once, so that nothing half-drawn is left
     say(f"Pictures: {corner} and {loss}")
+
+
+def next_steps(model: Path, galaxy: Array) -> str:
+    """Write a shell command, and five lines of Python that run as printed."""
+    magnitudes = [round(float(magnitude), 2) for magnitude in galaxy[1:]]
+    return f"""To go on, in a shell:
+
+penstock sample {shlex.quote(str(model))} -n 100000 -o {shlex.quote(str(model.with_name("sampled.npy")))}
+
+or in Python, to guess the redshift of a test galaxy from its magnitudes (the true one is {galaxy[0]:.2f}):
+
+import numpy as np
+import penstock as ps
+flow, redshift = ps.load({str(model)!r}), np.linspace(0, 3, 301)
+rows = np.column_stack([redshift, np.tile({magnitudes}, (301, 1))])
+print(f"most likely redshift: {{redshift[flow.log_prob(rows).argmax()]:.2f}}")"""

@@ -61,7 +61,7 @@ class Coupling:
         return self
 
     def split_sets(self, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The index sets ``(A, B)``, each sorted."""
+        """The index sets ``(A, B)``, each sorted, but for an A that was given: its order is that of the network's inputs."""
         if isinstance(self.split, str):
             first = range(dim // 2) if self.split.startswith("half") else range(0, dim, 2)
             a = tuple(first)

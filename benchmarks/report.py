@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks import FLOWS, TASKS
+from tasks import FLOWS, LU_LAYERS, TASKS
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -74,6 +74,20 @@ def tables(results: dict[str, Any]) -> str:
 def other(results: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures that have no peer."""
     rows = []
+    for name, timed in results.get("lu", {}).items():
+        layer = LU_LAYERS[name]
+        there, back = timed["lu_forward"], timed["lu_inverse"]
+        own = f"{time(there['penstock']['median'])} / {time(back['penstock']['median'])}"
+        against = [
+            f"{label} {time(there[peer]['median'])} / {time(back[peer]['median'])}"
+            for peer, label in (("torch_eager", "torch's bare product / two solves"), ("nflows", "nflows"))
+            if "median" in there.get(peer, {})
+        ]
+        rows.append((f"LU layer, D{layer.dim}, {layer.rows} rows: forward / inverse", "; ".join([own, *against])))
+    if "glow" in results:
+        rows.append(
+            ("`glow` over `realnvp` of the same size, D16, log_prob of 1e5 rows", f"{results['glow']['ratio']:.2f}")
+        )
     if "scaling" in results:
         ratios = ", ".join(f"{flow} {value['ratio']:.2f}" for flow, value in results["scaling"].items())
         rows.append(("two threads over one, log_prob of 1e5 rows", ratios))

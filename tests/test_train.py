@@ -367,12 +367,78 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_good_parameters
     assert flow.history.stopped == "failed"
 
 
+@each_backend
+@pytest.mark.parametrize("validation", [0, 0.2])
+@pytest.mark.parametrize("batch_size", [20, 200])  # several steps an epoch, and one
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("learning_rate", [1e30, 1e39])
+def test_a_rate_that_blows_up_leaves_the_flow_as_it_was(
+    backend: str, learning_rate: float, epochs: int, batch_size: int, validation: float
+) -> None:
+    flow = ps.realnvp(3, layers=4, hidden=(8,), rng=0, backend=backend)
+    x = rng("blown up").standard_normal((200, 3))
+    before = flow.params.copy()
+    with pytest.raises(ps.TrainingError, match="learning rate"):
+        flow.fit(
+            x, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
+            schedule="constant", warmup=0, rng=0,
+        )  # fmt: skip
+    assert_same_bits(flow.params, before)
+    assert np.isfinite(flow.score(x))
+    assert not flow.initialised
+    assert flow.history.stopped == "failed"
+
+
+@each_backend
+def test_a_later_failure_leaves_the_end_of_the_last_good_epoch(backend: str) -> None:
+    flow = fresh(CASE, backend, "float32")
+    x = points(CASE, 200, flow)
+    ends: list[Array] = []
+
+    def spoil(state: Any) -> None:
+        ends.append(state.flow.params.copy())
+        if state.epoch == 3:
+            x[:] = np.nan  # read where it lies
+
+    with pytest.raises(ps.TrainingError):
+        flow.fit(x, epochs=9, batch_size=50, validation=0, callbacks=spoil, rng=0)
+    assert len(ends) == 3
+    assert any(flow.params.tobytes() == end.tobytes() for end in ends[1:])
+    assert flow.initialised
+
+
+@each_backend
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_a_first_fit_that_failed_has_not_happened(backend: str, validation: float) -> None:
+    flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm(), ps.Coupling()], rng=0, backend=backend)
+    x = rng("not happened").standard_normal((300, 2))
+    x[7] = 1e25
+    before, buffers = flow.params.copy(), np.array(flow._snapshot.buffers)
+
+    def fail(state: Any) -> None:
+        raise KeyError("mine")
+
+    for arguments, error in (
+        ({"learning_rate": 1e39, "warmup": 0}, ps.TrainingError),
+        ({"callbacks": fail}, KeyError),
+    ):
+        with pytest.raises(error):
+            flow.fit(x, epochs=2, batch_size=50, validation=validation, rng=0, **arguments)
+        assert not flow.initialised
+        assert_same_bits(flow.params, before)
+        assert_same_bits(np.array(flow._snapshot.buffers), buffers)
+    flow.fit(np.delete(x, 7, 0), epochs=2, batch_size=50, standardize="robust", rng=0)
+    assert flow.initialised
+    assert (np.split(np.array(flow._snapshot.buffers), 2)[1] < 2).all()
+
+
 INTERRUPTED = """if True:
     import json, os, signal, sys, threading, warnings
     import numpy as np
     import penstock as ps
     flow = ps.realnvp(16, layers=8, hidden=(64, 64), rng=0, backend=sys.argv[1])
     x = np.random.default_rng(0).standard_normal((20000, 16)).astype("float32")
+    x, held_out = x[2000:], x[:2000]
     before = flow.params.copy()
     seen = []
 
@@ -384,10 +450,10 @@ INTERRUPTED = """if True:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        flow.fit(x, epochs=100000, batch_size=1000, callbacks=watch)
-    same = abs(-flow.history.validation_loss[flow.history.best_epoch - 1]) > 0
+        flow.fit(x, epochs=100000, batch_size=1000, callbacks=watch, validation=held_out)
     print(json.dumps({
         "stopped": flow.history.stopped, "epochs": len(flow.history), "best": flow.history.best_epoch,
+        "best_loss": min(flow.history.validation_loss), "kept_loss": -flow.score(held_out),
         "argmin": int(np.argmin(flow.history.validation_loss)) + 1, "changed": bool((flow.params != before).any()),
         "finite": bool(np.isfinite(flow.params).all()), "warned": [str(w.message) for w in caught],
     }))
@@ -400,6 +466,7 @@ def test_ctrl_c_ends_training_and_keeps_the_best_parameters(backend: str) -> Non
     assert result["stopped"] == "interrupted"
     assert 2 <= result["epochs"] < 1000
     assert result["best"] == result["argmin"]
+    assert result["kept_loss"] == pytest.approx(result["best_loss"], rel=1e-12)
     assert result["changed"]
     assert result["finite"]
     assert any("interrupted" in message for message in result["warned"])

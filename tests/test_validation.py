@@ -217,6 +217,9 @@ def test_fit_says_how_many_rows_are_not_finite_and_where_the_first_is(flow: ps.F
         ({"sample_weight": np.full(100, "1")}, TypeError, "sample_weight"),
         ({"checkpoint": "no/such/folder/model.safetensors"}, OSError, "no/such/folder"),
         ({"checkpoint": "."}, OSError, "folder|directory"),
+        ({"callbacks": 3}, TypeError, "callbacks must be a callable.*got 3"),
+        ({"callbacks": [print, 3]}, TypeError, r"callbacks\[1\] must be a callable, got 3"),
+        ({"callbacks": "stop"}, TypeError, "callbacks.*'stop'"),
     ],
 )
 def test_bad_fit_arguments_are_refused_before_anything_is_trained(

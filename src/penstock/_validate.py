@@ -100,6 +100,19 @@ def sequence(values: Any, *, name: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
+def callables(values: Any, *, name: str) -> tuple[Any, ...]:
+    """``values``, one callable or several, as a tuple of them."""
+    if callable(values):
+        return (values,)
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a callable or a sequence of callables, got {values!r}")
+    calls = tuple(values)
+    for i, call in enumerate(calls):
+        if not callable(call):
+            raise TypeError(f"{name}[{i}] must be a callable, got {call!r}")
+    return calls
+
+
 def float_dtype(value: Any, *, name: str = "dtype") -> np.dtype[Any]:
     """``value`` as the native float32 or float64."""
     try:

@@ -190,7 +190,7 @@ def fit(
     rates = Schedule(schedule, learning_rate, warmup_steps(warmup, n_steps), n_steps, patience)
     if standardize is not True and standardize is not False and standardize != "robust":
         raise ValueError(f'standardize must be True, False or "robust", got {standardize!r}')
-    calls = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    calls = _validate.callables(callbacks, name="callbacks")
     seed = _validate.seed(rng)
     if checkpoint is not None:
         checkpoint = _validate.path(checkpoint, name="checkpoint")

@@ -81,6 +81,48 @@ def test_weights_are_as_good_as_copies_of_rows(backend: str) -> None:
 
 
 @each_backend
+@pytest.mark.parametrize("how", [True, False, "robust"])
+def test_what_rows_of_weight_zero_hold_changes_no_bit(backend: str, how: Any) -> None:
+    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), ps.Coupling(), ps.ActNorm()], rng=0, backend=backend)
+    x = rng("weightless").standard_normal((500, 3))
+    weight = np.where(np.arange(500) % 5 < 2, 0.0, 1.5)
+    own, own_weight = x[:50] + 0.1, weight[:50]
+    trained = []
+    for value in (0.5, np.nan, np.inf):
+        x[weight == 0] = value
+        own[own_weight == 0] = value
+        for validation in (0.2, (own, own_weight)):
+            flow = start.copy()
+            flow.fit(x, sample_weight=weight, validation=validation, epochs=3, batch_size=50, rng=0, standardize=how)
+            assert np.isfinite(flow.history.validation_loss).all()
+            trained.append(flow)
+    for i, flow in enumerate(trained):
+        twin = trained[i % 2]
+        assert_same_bits(flow.params, twin.params)
+        assert_same_bits(np.array(flow._snapshot.buffers), np.array(twin._snapshot.buffers))
+
+
+@each_backend
+def test_batches_that_weigh_nothing_are_passed_over_cheaply(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0, backend=backend)
+    x, weight = rng("passed over").standard_normal((4000, 2)), np.zeros(4000)
+    weight[::500] = 1.0
+    calls = 0
+    row_order = flow._backend.row_order
+
+    def count(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return row_order(*arguments)
+
+    monkeypatch.setattr(flow._backend, "row_order", count)
+    flow.fit(x, sample_weight=weight, validation=0, epochs=2, batch_size=100, rng=0)
+    assert np.isfinite(flow.history.train_loss).all()
+    # Eighty batches of a hundred rows: a call a row would be thousands, beside the one that judges the outcome.
+    assert calls < 300
+
+
+@each_backend
 def test_one_step_of_fit_is_adam_on_the_documented_rows(backend: str) -> None:
     """The first batch, its gradient, and Adam written out in NumPy."""
     flow = fresh(CASE, backend, "float64")

@@ -29,11 +29,13 @@ def chunks(n_rows: int, dim: int) -> Iterator[slice]:
         yield slice(first, min(first + size, n_rows))
 
 
-def check_finite(x: Array, *, name: str) -> None:
-    """Raise if ``x`` holds NaN or infinity, saying how many rows, and where the first one is."""
+def check_finite(x: Array, weight: Array | None = None, *, name: str) -> None:
+    """Raise if a row of ``x`` that counts holds NaN or infinity, saying how many do, and where the first one is."""
     count, where = 0, None
     for part in chunks(*x.shape):
         finite = np.isfinite(x[part])
+        if weight is not None:
+            finite |= (weight[part] == 0)[:, None]
         if finite.all():
             continue
         bad = np.flatnonzero(~finite.all(axis=1))
@@ -106,6 +108,8 @@ def quantiles(x: Array, weight: Array | None) -> tuple[Array, Array]:
     The scale is the interquartile range over that of a normal. Where half of the values agree it is
     the 2.5 to 97.5 % range, and where nearly all do, the standard deviation.
     """
+    if weight is not None:  # rows of weight 0 may hold anything
+        x, weight = x[weight != 0], weight[weight != 0]
     w = np.ones(len(x)) if weight is None else np.abs(weight.astype(np.float64))
     levels = np.array([0.5, 0.25, 0.75, 0.025, 0.975])
     loc, scale = np.zeros(x.shape[1]), np.zeros(x.shape[1])

@@ -104,7 +104,8 @@ def fit(
     flow : Flow
         The flow to train, in place.
     X : array of shape (rows, dim)
-        Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are.
+        Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
+        count must be finite; those of weight 0 may hold anything.
     context : None
         Conditional flows are not available in this version.
     sample_weight : array of shape (rows,), optional
@@ -195,9 +196,9 @@ def fit(
     if checkpoint is not None:
         checkpoint = _validate.path(checkpoint, name="checkpoint")
         check_writable(checkpoint)
-    _prepare.check_finite(x, name="X")
+    _prepare.check_finite(x, weight, name="X")
     if held_out is not None and held_out.first is None:
-        _prepare.check_finite(held_out.x, name="validation")
+        _prepare.check_finite(held_out.x, held_out.weight, name="validation")
 
     run = _Run(flow, x, weight, n_train, held_out, batch_size, seed, rates, checkpoint)
     if not flow.initialised:
@@ -292,6 +293,7 @@ class _Run:
         self.backend, self.engine, self.n_steps = flow._backend, flow.engine, flow._plan.n_steps
         self.before = flow._snapshot
         self.params = flow.params.copy()
+        self.split_weight: Array | None = None  # weights of the training rows in the order of the split, once needed
         self.weight_scale = 1.0
         if weight is not None:
             self.weight_scale = n_train / self.weight_sum(0, n_train, "training")
@@ -551,11 +553,24 @@ class _Run:
 
     def batch_is_weightless(self, epoch: int, step: int) -> bool:
         """Whether the weights of a batch sum to 0, so that it has no mean loss: such a batch is passed over."""
-        return self.weight is not None and self.weight[self.batch_rows(epoch, step)].sum(dtype=np.float64) == 0
+        if self.weight is None:
+            return False
+        if self.split_weight is None:  # where one such batch is, many are
+            self.split_weight = np.concatenate(
+                [
+                    _prepare.gather(self.backend, self.weight, self.seed, part.start, part.stop)
+                    for part in _prepare.chunks(self.n_train, 1)
+                ]
+            )
+        positions = np.zeros(self.batch_size, dtype=np.int64)
+        self.backend.row_order(self.seed, epoch, self.n_train, step * self.batch_size, positions)
+        return bool(self.split_weight[positions].sum(dtype=np.float64) == 0)
 
     def diagnose(self, trainer: Any, epoch: int, step: int, loss: float, norm: float) -> str:
         """Say what went wrong in a step whose loss or gradient is not finite, and the likely cause."""
         rows = self.batch_rows(epoch, step)
+        if self.weight is not None:
+            rows = rows[self.weight[rows] != 0]
         loc, scale = np.split(self.flow._snapshot.buffers, 2)
         u = np.abs((self.x[rows].astype(np.float64) - loc) / scale)
         i, j = np.unravel_index(int(np.argmax(u)), u.shape)

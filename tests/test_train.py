@@ -195,6 +195,25 @@ def test_an_optimiser_of_ones_own_is_adam_as_published(backend: str, dtype: str,
 
 
 @each_backend
+@pytest.mark.parametrize("kind", [ps.Adam, ps.AdamW])
+def test_a_step_of_ones_own_that_fails_changes_nothing(backend: str, kind: Any) -> None:
+    flows = [fresh(CASE, backend, "float32") for _ in range(2)]
+    optimisers = [kind(learning_rate=0.01) for _ in range(2)]
+    grads = rng("atomic").standard_normal((3, flows[0].n_params))
+    for grad in grads:
+        before = flows[0].params.copy()
+        optimisers[0].learning_rate = 1e39  # beyond float32
+        with pytest.raises(ValueError, match="params.*was changed"):
+            optimisers[0].step(flows[0], grad * 1e3)
+        assert_same_bits(flows[0].params, before)
+        optimisers[0].learning_rate = 0.01
+        for flow, optimiser in zip(flows, optimisers, strict=True):
+            optimiser.step(flow, grad)
+        assert_same_bits(flows[0].params, flows[1].params)
+    assert optimisers[0].steps == 3
+
+
+@each_backend
 def test_a_loop_of_ones_own_learns(backend: str) -> None:
     flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0, backend=backend)
     x = rng("loop").normal(1.0, 0.3, (500, 2))

@@ -260,6 +260,45 @@ def test_constant_columns_are_named_and_survived(backend: str, how: Any) -> None
 
 
 @each_backend
+@pytest.mark.parametrize("how", [True, "robust"])
+@pytest.mark.parametrize("spread", [1e-200, 1e-290])
+def test_a_very_narrow_column_is_not_called_constant(backend: str, how: Any, spread: float) -> None:
+    x = rng("narrow").standard_normal((200, 2))
+    flows = []
+    for width in (1.0, spread):
+        flow = ps.Flow(ps.StandardNormal(2), [ps.Coupling()], dtype="float64", rng=0, backend=backend)
+        flows.append(flow.fit(x * [1, width], epochs=2, batch_size=50, standardize=how, rng=0))
+    # The flow cannot tell: only the scale and the density have another unit.
+    np.testing.assert_allclose(
+        flows[1]._snapshot.buffers, flows[0]._snapshot.buffers * np.tile([1, spread], 2), rtol=1e-12
+    )
+    np.testing.assert_allclose(flows[1].params, flows[0].params, rtol=1e-6, atol=1e-9)
+    shifted = flows[1].log_prob(x * [1, spread]) + np.log(spread)
+    np.testing.assert_allclose(shifted, flows[0].log_prob(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [True, "robust"])
+def test_a_column_too_narrow_to_divide_by_is_named(flow: ps.Flow, how: Any) -> None:
+    x = rng("too narrow").standard_normal((200, 5))
+    x[:, 3] *= 1e-310
+    own = flow.copy().reset(0)
+    before = own.params.copy()
+    with pytest.raises(ValueError, match=r"column 3 of X.*too small"):
+        own.fit(x, standardize=how)
+    assert not own.initialised
+    assert_same_bits(own.params, before)
+
+
+@pytest.mark.parametrize("how", [True, "robust"])
+def test_a_column_of_one_odd_value_is_not_constant(flow: ps.Flow, how: Any) -> None:
+    x = rng("one odd").standard_normal((30_000, 5))
+    x[:, 2] = 1.0
+    x[17, 2] = 1.5  # "robust" sees a sample, with this row or without
+    own = flow.copy().reset().fit(x, epochs=1, batch_size=5000, validation=0, standardize=how, rng=1)
+    assert np.isfinite(own.log_prob(x)).all()
+
+
+@each_backend
 def test_a_column_of_zeros_and_an_actnorm_do_not_divide_by_zero(backend: str) -> None:
     flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm()], rng=0, backend=backend)
     x = np.stack([rng("zeros").standard_normal(50), np.zeros(50)], 1)

@@ -85,12 +85,18 @@ def test_a_flow_with_a_context_says_that_it_is_not_available() -> None:
         ({"dim": 3, "layers": "two"}, TypeError, "layers"),
         ({"dim": 3, "hidden": (0,)}, ValueError, "hidden.*0"),
         ({"dim": 3, "hidden": (8.5,)}, TypeError, "hidden.*float"),
+        ({"dim": 3, "hidden": 8.5}, TypeError, "hidden must be an integer or a sequence.*8.5"),
+        ({"dim": 3, "hidden": None}, TypeError, "hidden must be an integer or a sequence.*None"),
+        ({"dim": 3, "hidden": "64"}, TypeError, "hidden must be an integer or a sequence.*'64'"),
         ({"dim": 3, "activation": "sine"}, ValueError, "activation.*sine"),
         ({"dim": 3, "dtype": "float16"}, (ValueError, TypeError), "dtype.*float16"),
         ({"dim": 3, "dtype": "int"}, (ValueError, TypeError), "dtype.*int"),
         ({"dim": 3, "backend": "cuda"}, ValueError, "backend.*cuda"),
         ({"dim": 3, "scale_bound": 0.0}, ValueError, "scale_bound.*0"),
         ({"dim": 3, "scale_bound": float("nan")}, ValueError, "scale_bound.*nan"),
+        ({"dim": 3, "scale_bound": 1e-39}, ValueError, "scale_bound must be at least 1e-06, got 1e-39"),
+        ({"dim": 3, "scale_bound": True}, TypeError, "scale_bound must be a number, got True"),
+        ({"dim": 3, "scale_bound": np.True_}, TypeError, "scale_bound must be a number"),
         ({"dim": 3, "rng": "seed"}, (TypeError, ValueError), "."),
     ],
 )
@@ -117,6 +123,26 @@ def test_bad_recipe_arguments_are_refused_by_name(arguments: dict[str, Any], kin
 def test_bad_specs_are_refused_by_name(build: Callable[[], Any], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         build()
+
+
+@pytest.mark.parametrize("hidden", [None, 3.5, "64"])
+def test_hidden_widths_of_another_kind_are_refused_by_name(hidden: Any) -> None:
+    with pytest.raises(TypeError, match=r"hidden must be an integer or a sequence of integers"):
+        ps.MLP(hidden)
+
+
+@pytest.mark.parametrize("hidden", [8, np.int64(8), [8], np.array([8]), (np.int32(8),)], ids=repr)
+def test_hidden_widths_are_any_integers(hidden: Any) -> None:
+    assert ps.MLP(hidden) == ps.MLP((8,))
+    for recipe in (ps.realnvp, ps.nice, ps.glow):
+        assert recipe(3, layers=2, hidden=hidden, rng=0).spec == recipe(3, layers=2, hidden=(8,), rng=0).spec
+
+
+@each_backend
+def test_the_smallest_scale_bound_gives_densities(backend: str) -> None:
+    flow = ps.realnvp(3, layers=2, hidden=(8,), scale_bound=1e-6, rng=0, backend=backend)
+    flow.params = rng("bound").standard_normal(flow.n_params)
+    assert np.isfinite(flow.log_prob(rng("bound rows").standard_normal((100, 3)))).all()
 
 
 @pytest.mark.parametrize("n", [-1, 2.5, "3"])

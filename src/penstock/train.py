@@ -114,7 +114,7 @@ def fit(
         A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
         ``(X_val, weight)``. 0 or None trains without; the last parameters are then kept.
     epochs : int, optional
-        Passes over the training rows. By default as many as make 8000 steps, but at most 200.
+        Passes over the training rows. By default as many as make about 8000 steps, at least 1 and at most 200.
     batch_size : int, optional
         Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
         incomplete last batch is left out; the order changes every epoch.

@@ -463,3 +463,13 @@ def test_the_package_states_one_version() -> None:
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == ps.__version__
     assert sys.version_info[:2] >= tuple(int(n) for n in re.findall(r"\d+", project["requires-python"])[:2])
+
+
+def test_what_the_package_requires_is_what_it_imports() -> None:
+    import tomllib
+
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = "\n".join(path.read_text() for path in sources("src/penstock/**/*.py"))
+    for requirement in project["dependencies"]:
+        name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+        assert re.search(rf'^ *(?:import|from) {name}\b|import_module\("{name}"\)', text, re.M), name

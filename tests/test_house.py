@@ -487,3 +487,13 @@ def test_msvc_is_told_what_to_do_before_anything_else_can_fail() -> None:
     assert [re.split(r"[( ]", line)[0] for line in lines[: lines.index("if(MSVC)")]] == [
         "cmake_minimum_required", "project", *["option"] * 3,
     ]  # fmt: skip
+
+
+def test_what_the_package_requires_is_what_it_imports() -> None:
+    import tomllib
+
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = "\n".join(path.read_text() for path in sources("src/penstock/**/*.py"))
+    for requirement in project["dependencies"]:
+        name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+        assert re.search(rf'^ *(?:import|from) {name}\b|import_module\("{name}"\)', text, re.M), name

@@ -73,7 +73,7 @@ def test_every_public_name_in_the_readme_exists() -> None:
     for name in set(re.findall(r"\bps\.(\w+)", text)):
         assert hasattr(ps, name), f"ps.{name}"
     flow = ps.realnvp(2)
-    # score needs no fit; history does, and is None or a record before.
+    # Of a flow that was never fitted: history is then an empty record.
     for name in set(re.findall(r"\bflow\.(\w+)", text)) - {"py"}:
         assert hasattr(flow, name), f"flow.{name}"
 

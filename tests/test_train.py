@@ -81,6 +81,48 @@ def test_weights_are_as_good_as_copies_of_rows(backend: str) -> None:
 
 
 @each_backend
+@pytest.mark.parametrize("how", [True, False, "robust"])
+def test_what_rows_of_weight_zero_hold_changes_no_bit(backend: str, how: Any) -> None:
+    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), ps.Coupling(), ps.ActNorm()], rng=0, backend=backend)
+    x = rng("weightless").standard_normal((500, 3))
+    weight = np.where(np.arange(500) % 5 < 2, 0.0, 1.5)
+    own, own_weight = x[:50] + 0.1, weight[:50]
+    trained = []
+    for value in (0.5, np.nan, np.inf):
+        x[weight == 0] = value
+        own[own_weight == 0] = value
+        for validation in (0.2, (own, own_weight)):
+            flow = start.copy()
+            flow.fit(x, sample_weight=weight, validation=validation, epochs=3, batch_size=50, rng=0, standardize=how)
+            assert np.isfinite(flow.history.validation_loss).all()
+            trained.append(flow)
+    for i, flow in enumerate(trained):
+        twin = trained[i % 2]
+        assert_same_bits(flow.params, twin.params)
+        assert_same_bits(np.array(flow._snapshot.buffers), np.array(twin._snapshot.buffers))
+
+
+@each_backend
+def test_batches_that_weigh_nothing_are_passed_over_cheaply(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0, backend=backend)
+    x, weight = rng("passed over").standard_normal((4000, 2)), np.zeros(4000)
+    weight[::500] = 1.0
+    calls = 0
+    row_order = flow._backend.row_order
+
+    def count(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return row_order(*arguments)
+
+    monkeypatch.setattr(flow._backend, "row_order", count)
+    flow.fit(x, sample_weight=weight, validation=0, epochs=2, batch_size=100, rng=0)
+    assert np.isfinite(flow.history.train_loss).all()
+    # Eighty batches of a hundred rows: a call a row would be thousands, beside the one that judges the outcome.
+    assert calls < 300
+
+
+@each_backend
 def test_one_step_of_fit_is_adam_on_the_documented_rows(backend: str) -> None:
     """The first batch, its gradient, and Adam written out in NumPy."""
     flow = fresh(CASE, backend, "float64")
@@ -150,6 +192,25 @@ def test_an_optimiser_of_ones_own_is_adam_as_published(backend: str, dtype: str,
     np.testing.assert_allclose(
         flow.params, params, rtol=0, atol=100 * np.finfo(dtype).eps * max(1, np.abs(params).max())
     )
+
+
+@each_backend
+@pytest.mark.parametrize("kind", [ps.Adam, ps.AdamW])
+def test_a_step_of_ones_own_that_fails_changes_nothing(backend: str, kind: Any) -> None:
+    flows = [fresh(CASE, backend, "float32") for _ in range(2)]
+    optimisers = [kind(learning_rate=0.01) for _ in range(2)]
+    grads = rng("atomic").standard_normal((3, flows[0].n_params))
+    for grad in grads:
+        before = flows[0].params.copy()
+        optimisers[0].learning_rate = 1e39  # beyond float32
+        with pytest.raises(ValueError, match=r"params.*was changed"):
+            optimisers[0].step(flows[0], grad * 1e3)
+        assert_same_bits(flows[0].params, before)
+        optimisers[0].learning_rate = 0.01
+        for flow, optimiser in zip(flows, optimisers, strict=True):
+            optimiser.step(flow, grad)
+        assert_same_bits(flows[0].params, flows[1].params)
+    assert optimisers[0].steps == 3
 
 
 @each_backend
@@ -367,27 +428,96 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_good_parameters
     assert flow.history.stopped == "failed"
 
 
+@each_backend
+@pytest.mark.parametrize("validation", [0, 0.2])
+@pytest.mark.parametrize("batch_size", [20, 200])  # several steps an epoch, and one
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("learning_rate", [1e30, 1e39])
+def test_a_rate_that_blows_up_leaves_the_flow_as_it_was(
+    backend: str, learning_rate: float, epochs: int, batch_size: int, validation: float
+) -> None:
+    flow = ps.realnvp(3, layers=4, hidden=(8,), rng=0, backend=backend)
+    x = rng("blown up").standard_normal((200, 3))
+    before = flow.params.copy()
+    with pytest.raises(ps.TrainingError, match="learning rate"):
+        flow.fit(
+            x, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, validation=validation,
+            schedule="constant", warmup=0, rng=0,
+        )  # fmt: skip
+    assert_same_bits(flow.params, before)
+    assert np.isfinite(flow.score(x))
+    assert not flow.initialised
+    assert flow.history.stopped == "failed"
+
+
+@each_backend
+def test_a_later_failure_leaves_the_end_of_the_last_good_epoch(backend: str) -> None:
+    flow = fresh(CASE, backend, "float32")
+    x = points(CASE, 200, flow)
+    ends: list[Array] = []
+
+    def spoil(state: Any) -> None:
+        ends.append(state.flow.params.copy())
+        if state.epoch == 3:
+            x[:] = np.nan  # read where it lies
+
+    with pytest.raises(ps.TrainingError):
+        flow.fit(x, epochs=9, batch_size=50, validation=0, callbacks=spoil, rng=0)
+    assert len(ends) == 3
+    assert any(flow.params.tobytes() == end.tobytes() for end in ends[1:])
+    assert flow.initialised
+
+
+@each_backend
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_a_first_fit_that_failed_has_not_happened(backend: str, validation: float) -> None:
+    flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm(), ps.Coupling()], rng=0, backend=backend)
+    x = rng("not happened").standard_normal((300, 2))
+    x[7] = 1e25
+    before, buffers = flow.params.copy(), np.array(flow._snapshot.buffers)
+
+    def fail(state: Any) -> None:
+        raise KeyError("mine")
+
+    for arguments, error in (
+        ({"learning_rate": 1e39, "warmup": 0}, ps.TrainingError),
+        ({"callbacks": fail}, KeyError),
+    ):
+        with pytest.raises(error):
+            flow.fit(x, epochs=2, batch_size=50, validation=validation, rng=0, **arguments)
+        assert not flow.initialised
+        assert_same_bits(flow.params, before)
+        assert_same_bits(np.array(flow._snapshot.buffers), buffers)
+    flow.fit(np.delete(x, 7, 0), epochs=2, batch_size=50, standardize="robust", rng=0)
+    assert flow.initialised
+    assert (np.split(np.array(flow._snapshot.buffers), 2)[1] < 2).all()
+
+
 INTERRUPTED = """if True:
     import json, os, signal, sys, threading, warnings
     import numpy as np
     import penstock as ps
     flow = ps.realnvp(16, layers=8, hidden=(64, 64), rng=0, backend=sys.argv[1])
     x = np.random.default_rng(0).standard_normal((20000, 16)).astype("float32")
+    x, held_out = x[:500], x[500:2500]  # so few that it soon learns them by heart, and the held-out rows ever worse
     before = flow.params.copy()
-    seen = []
+    seen, timer = [], []
 
     def watch(state):
         seen.append(state.validation_loss)
-        if state.epoch == 2:
+        if state.validation_loss > min(seen) + 0.5 and len(timer) == 0:
             # From another thread and later, so that it arrives inside a step.
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            timer.append(threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)))
+            timer[0].start()
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        flow.fit(x, epochs=100000, batch_size=1000, callbacks=watch)
-    same = abs(-flow.history.validation_loss[flow.history.best_epoch - 1]) > 0
+        flow.fit(
+            x, epochs=100000, batch_size=250, callbacks=watch, validation=held_out, schedule="constant", warmup=0, rng=0
+        )
     print(json.dumps({
         "stopped": flow.history.stopped, "epochs": len(flow.history), "best": flow.history.best_epoch,
+        "best_loss": min(flow.history.validation_loss), "kept_loss": -flow.score(held_out),
         "argmin": int(np.argmin(flow.history.validation_loss)) + 1, "changed": bool((flow.params != before).any()),
         "finite": bool(np.isfinite(flow.params).all()), "warned": [str(w.message) for w in caught],
     }))
@@ -400,6 +530,7 @@ def test_ctrl_c_ends_training_and_keeps_the_best_parameters(backend: str) -> Non
     assert result["stopped"] == "interrupted"
     assert 2 <= result["epochs"] < 1000
     assert result["best"] == result["argmin"]
+    assert result["kept_loss"] == pytest.approx(result["best_loss"], rel=1e-12)
     assert result["changed"]
     assert result["finite"]
     assert any("interrupted" in message for message in result["warned"])

@@ -85,12 +85,18 @@ def test_a_flow_with_a_context_says_that_it_is_not_available() -> None:
         ({"dim": 3, "layers": "two"}, TypeError, "layers"),
         ({"dim": 3, "hidden": (0,)}, ValueError, "hidden.*0"),
         ({"dim": 3, "hidden": (8.5,)}, TypeError, "hidden.*float"),
+        ({"dim": 3, "hidden": 8.5}, TypeError, "hidden must be an integer or a sequence.*8.5"),
+        ({"dim": 3, "hidden": None}, TypeError, "hidden must be an integer or a sequence.*None"),
+        ({"dim": 3, "hidden": "64"}, TypeError, "hidden must be an integer or a sequence.*'64'"),
         ({"dim": 3, "activation": "sine"}, ValueError, "activation.*sine"),
         ({"dim": 3, "dtype": "float16"}, (ValueError, TypeError), "dtype.*float16"),
         ({"dim": 3, "dtype": "int"}, (ValueError, TypeError), "dtype.*int"),
         ({"dim": 3, "backend": "cuda"}, ValueError, "backend.*cuda"),
         ({"dim": 3, "scale_bound": 0.0}, ValueError, "scale_bound.*0"),
         ({"dim": 3, "scale_bound": float("nan")}, ValueError, "scale_bound.*nan"),
+        ({"dim": 3, "scale_bound": 1e-39}, ValueError, "scale_bound must be at least 1e-06, got 1e-39"),
+        ({"dim": 3, "scale_bound": True}, TypeError, "scale_bound must be a number, got True"),
+        ({"dim": 3, "scale_bound": np.True_}, TypeError, "scale_bound must be a number"),
         ({"dim": 3, "rng": "seed"}, (TypeError, ValueError), "."),
     ],
 )
@@ -117,6 +123,26 @@ def test_bad_recipe_arguments_are_refused_by_name(arguments: dict[str, Any], kin
 def test_bad_specs_are_refused_by_name(build: Callable[[], Any], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         build()
+
+
+@pytest.mark.parametrize("hidden", [None, 3.5, "64"])
+def test_hidden_widths_of_another_kind_are_refused_by_name(hidden: Any) -> None:
+    with pytest.raises(TypeError, match=r"hidden must be an integer or a sequence of integers"):
+        ps.MLP(hidden)
+
+
+@pytest.mark.parametrize("hidden", [8, np.int64(8), [8], np.array([8]), (np.int32(8),)], ids=repr)
+def test_hidden_widths_are_any_integers(hidden: Any) -> None:
+    assert ps.MLP(hidden) == ps.MLP((8,))
+    for recipe in (ps.realnvp, ps.nice, ps.glow):
+        assert recipe(3, layers=2, hidden=hidden, rng=0).spec == recipe(3, layers=2, hidden=(8,), rng=0).spec
+
+
+@each_backend
+def test_the_smallest_scale_bound_gives_densities(backend: str) -> None:
+    flow = ps.realnvp(3, layers=2, hidden=(8,), scale_bound=1e-6, rng=0, backend=backend)
+    flow.params = rng("bound").standard_normal(flow.n_params)
+    assert np.isfinite(flow.log_prob(rng("bound rows").standard_normal((100, 3)))).all()
 
 
 @pytest.mark.parametrize("n", [-1, 2.5, "3"])
@@ -217,6 +243,9 @@ def test_fit_says_how_many_rows_are_not_finite_and_where_the_first_is(flow: ps.F
         ({"sample_weight": np.full(100, "1")}, TypeError, "sample_weight"),
         ({"checkpoint": "no/such/folder/model.safetensors"}, OSError, "no/such/folder"),
         ({"checkpoint": "."}, OSError, "folder|directory"),
+        ({"callbacks": 3}, TypeError, "callbacks must be a callable.*got 3"),
+        ({"callbacks": [print, 3]}, TypeError, r"callbacks\[1\] must be a callable, got 3"),
+        ({"callbacks": "stop"}, TypeError, "callbacks.*'stop'"),
     ],
 )
 def test_bad_fit_arguments_are_refused_before_anything_is_trained(
@@ -254,6 +283,45 @@ def test_constant_columns_are_named_and_survived(backend: str, how: Any) -> None
         flow.fit(x, epochs=2, batch_size=50, standardize=how)
     assert np.isfinite(flow.log_prob(x)).all()
     assert np.isfinite(flow.sample(100, rng=0)).all()
+
+
+@each_backend
+@pytest.mark.parametrize("how", [True, "robust"])
+@pytest.mark.parametrize("spread", [1e-200, 1e-290])
+def test_a_very_narrow_column_is_not_called_constant(backend: str, how: Any, spread: float) -> None:
+    x = rng("narrow").standard_normal((200, 2))
+    flows = []
+    for width in (1.0, spread):
+        flow = ps.Flow(ps.StandardNormal(2), [ps.Coupling()], dtype="float64", rng=0, backend=backend)
+        flows.append(flow.fit(x * [1, width], epochs=2, batch_size=50, standardize=how, rng=0))
+    # The flow cannot tell: only the scale and the density have another unit.
+    np.testing.assert_allclose(
+        flows[1]._snapshot.buffers, flows[0]._snapshot.buffers * np.tile([1, spread], 2), rtol=1e-12
+    )
+    np.testing.assert_allclose(flows[1].params, flows[0].params, rtol=1e-6, atol=1e-9)
+    shifted = flows[1].log_prob(x * [1, spread]) + np.log(spread)
+    np.testing.assert_allclose(shifted, flows[0].log_prob(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [True, "robust"])
+def test_a_column_too_narrow_to_divide_by_is_named(flow: ps.Flow, how: Any) -> None:
+    x = rng("too narrow").standard_normal((200, 5))
+    x[:, 3] *= 1e-310
+    own = flow.copy().reset(0)
+    before = own.params.copy()
+    with pytest.raises(ValueError, match=r"column 3 of X.*too small"):
+        own.fit(x, standardize=how)
+    assert not own.initialised
+    assert_same_bits(own.params, before)
+
+
+@pytest.mark.parametrize("how", [True, "robust"])
+def test_a_column_of_one_odd_value_is_not_constant(flow: ps.Flow, how: Any) -> None:
+    x = rng("one odd").standard_normal((30_000, 5))
+    x[:, 2] = 1.0
+    x[17, 2] = 1.5  # "robust" sees a sample, with this row or without
+    own = flow.copy().reset().fit(x, epochs=1, batch_size=5000, validation=0, standardize=how, rng=1)
+    assert np.isfinite(own.log_prob(x)).all()
 
 
 @each_backend

@@ -187,11 +187,11 @@ class Pool {
     }
   }
 
-  std::atomic_flag busy_;  // no mutex: a caller may come back from within its own job, by way of its poll
-  int workers_ = 0;
-  Job *job_ = nullptr;
   Share shares_[most_workers + 1];
+  Job *job_ = nullptr;
+  int workers_ = 0;
   std::atomic<uint32_t> state_{0};
+  std::atomic_flag busy_;  // no mutex: a caller may come back from within its own job, by way of its poll
 };
 
 std::atomic<int> threads{1};

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 CHUNK = 1 << 18  # numbers of X looked at together
+SCALE_MIN = 1e-300  # what is below has no reciprocal
 SAMPLE_ROWS = 10_000  # rows that start ActNorm and give the robust location and scale
 
 
@@ -29,11 +30,13 @@ def chunks(n_rows: int, dim: int) -> Iterator[slice]:
         yield slice(first, min(first + size, n_rows))
 
 
-def check_finite(x: Array, *, name: str) -> None:
-    """Raise if ``x`` holds NaN or infinity, saying how many rows, and where the first one is."""
+def check_finite(x: Array, weight: Array | None = None, *, name: str) -> None:
+    """Raise if a row of ``x`` that counts holds NaN or infinity, saying how many do, and where the first one is."""
     count, where = 0, None
     for part in chunks(*x.shape):
         finite = np.isfinite(x[part])
+        if weight is not None:
+            finite |= (weight[part] == 0)[:, None]
         if finite.all():
             continue
         bad = np.flatnonzero(~finite.all(axis=1))
@@ -79,12 +82,17 @@ def moments(x: Array, weight: Array | None) -> tuple[Array, Array]:
             np.maximum(high, rows.max(axis=0), out=high)
     mean = total / mass
     squares, rest = np.zeros(dim), np.zeros(dim)
+    # The squares of a very narrow column would underflow: a power of two, which rounds nothing, widens it.
+    _, exponent = np.frexp(np.where(high > low, high - low, 1.0))
+    widened = np.where(exponent < -400, -exponent, 0)
     for rows, w in _weighted(x, weight):
         rows -= mean
+        if widened.any():
+            np.ldexp(rows, widened, out=rows)
         rest += (rows * w).sum(axis=0)
         rows *= rows
         squares += (rows * w).sum(axis=0)
-    std = np.sqrt(np.maximum(squares - rest * rest / mass, 0.0) / mass)
+    std = np.ldexp(np.sqrt(np.maximum(squares - rest * rest / mass, 0.0) / mass), -widened)
     # Rounding alone may give a constant column a tiny spread.
     return mean, np.where(low == high, 0.0, std)
 
@@ -106,6 +114,8 @@ def quantiles(x: Array, weight: Array | None) -> tuple[Array, Array]:
     The scale is the interquartile range over that of a normal. Where half of the values agree it is
     the 2.5 to 97.5 % range, and where nearly all do, the standard deviation.
     """
+    if weight is not None:  # rows of weight 0 may hold anything
+        x, weight = x[weight != 0], weight[weight != 0]
     w = np.ones(len(x)) if weight is None else np.abs(weight.astype(np.float64))
     levels = np.array([0.5, 0.25, 0.75, 0.025, 0.975])
     loc, scale = np.zeros(x.shape[1]), np.zeros(x.shape[1])
@@ -127,10 +137,16 @@ def standardisation(x: Array, weight: Array | None, how: bool | str, sample: tup
         return np.concatenate([np.zeros(dim), np.ones(dim)])
     with np.errstate(over="ignore", invalid="ignore"):
         loc, scale = quantiles(*sample) if how == "robust" else moments(x, weight)
+        if how == "robust" and not scale.all():  # what is constant in a sample need not be so in the table
+            scale = np.where(scale == 0, moments(x, weight)[1], scale)
     wild = np.flatnonzero(~(np.isfinite(loc) & np.isfinite(scale)))
     if len(wild):
         raise ValueError(f"the mean or standard deviation of column {wild[0]} of X overflows; rescale X")
-    constant = np.flatnonzero(scale < 1e-300)
+    narrow = np.flatnonzero((scale > 0) & (scale < SCALE_MIN))
+    if len(narrow):
+        j = narrow[0]
+        raise ValueError(f"the spread of column {j} of X, {scale[j]:.3g}, is too small to be divided by; rescale X")
+    constant = np.flatnonzero(scale == 0)
     if len(constant):
         names = ", ".join(map(str, constant[:10])) + (", ..." if len(constant) > 10 else "")
         which = f"column {names} of X is" if len(constant) == 1 else f"columns {names} of X are"
@@ -159,7 +175,8 @@ def start_actnorms(flow: Flow, params: Array, buffers: Array, sample: tuple[Arra
         flow.engine.evaluate(packed, False, k + 1, last, rows, None, None, False, inner, None)
         rows, last = inner, k + 1
         mean, std = moments(rows, weight)
-        log_scale = -np.log(np.where(std > 0, std, 1.0))
+        # A spread whose reciprocal may overflow in the flow's dtype counts as none.
+        log_scale = -np.log(np.where(std > np.finfo(flow.dtype).tiny, std, 1.0))
         tensor = tensors[f"layers.{k}.theta"]
         theta = np.stack([log_scale, -mean * np.exp(log_scale)], axis=1)
         params[tensor.offset : tensor.offset + tensor.size] = theta.ravel()

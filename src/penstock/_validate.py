@@ -55,6 +55,16 @@ def positive_number(value: Any, *, name: str, allow_inf: bool = False) -> float:
     return number
 
 
+def number_from(value: Any, minimum: float, *, name: str) -> float:
+    """``value`` as a float of at least ``minimum``, infinity included; True and False are no numbers here."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = positive_number(value, name=name, allow_inf=True)
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum:g}, got {number}")
+    return number
+
+
 def choice(value: Any, options: tuple[str, ...], *, name: str) -> str:
     """``value`` if it is one of ``options``."""
     if not isinstance(value, str) or value not in options:
@@ -98,6 +108,30 @@ def sequence(values: Any, *, name: str) -> tuple[Any, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence, got {type(values).__name__}")
     return tuple(values)
+
+
+def callables(values: Any, *, name: str) -> tuple[Any, ...]:
+    """``values``, one callable or several, as a tuple of them."""
+    if callable(values):
+        return (values,)
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a callable or a sequence of callables, got {values!r}")
+    calls = tuple(values)
+    for i, call in enumerate(calls):
+        if not callable(call):
+            raise TypeError(f"{name}[{i}] must be a callable, got {call!r}")
+    return calls
+
+
+def widths(value: Any, *, name: str) -> tuple[int, ...]:
+    """``value``, one positive int or several, as a tuple of them."""
+    try:
+        values: tuple[Any, ...] = (operator.index(value),)
+    except TypeError:
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}") from None
+        values = tuple(value)
+    return tuple(positive_int(number, name=name) for number in values)
 
 
 def float_dtype(value: Any, *, name: str = "dtype") -> np.dtype[Any]:

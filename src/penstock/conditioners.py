@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from penstock._validate import positive_int
+from penstock import _validate
 
 # Append only: the position is the code in plan tables and files.
 ACTIVATIONS = ("relu", "tanh", "silu", "gelu", "leaky_relu")
@@ -37,8 +37,7 @@ class MLP:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
-        object.__setattr__(self, "hidden", tuple(positive_int(h, name="hidden") for h in hidden))
+        object.__setattr__(self, "hidden", _validate.widths(self.hidden, name="hidden"))
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {ACTIVATIONS}, got {self.activation!r}")
         if self.residual and len(set(self.hidden)) > 1:

@@ -73,6 +73,11 @@ class Adam:
         grad : array of shape (n_params,)
             Gradient of the loss with respect to ``flow.params``. A mean over rows
             (``grad / weight_sum``) keeps the meaning of ``epsilon`` and ``weight_decay`` free of the batch size.
+
+        Raises
+        ------
+        ValueError
+            When ``grad`` is not finite, or the parameters would not be. Flow and optimiser are then unchanged.
         """
         gradient = np.array(grad, dtype=np.float64)
         if gradient.shape != (flow.n_params,):
@@ -81,9 +86,11 @@ class Adam:
             bad = int(np.flatnonzero(~np.isfinite(gradient))[0])
             raise ValueError(f"grad must be finite, but grad[{bad}] is {gradient[bad]}; the flow was not changed")
         params = flow.params.copy()
+        # On copies, so that a step that fails has not moved the optimiser either.
         if self._moments is None:
-            self._moments = (np.zeros_like(params), np.zeros_like(params))
-        first, second = self._moments
+            first, second = np.zeros_like(params), np.zeros_like(params)
+        else:
+            first, second = self._moments[0].copy(), self._moments[1].copy()
         if first.shape != params.shape or first.dtype != params.dtype:
             raise ValueError(f"this {type(self).__name__} belongs to another flow; make a new one")
         rate = positive_number(self.learning_rate, name="learning_rate")
@@ -91,8 +98,15 @@ class Adam:
             params, gradient, first, second, self.steps + 1, rate, *self.betas, self.epsilon, self.weight_decay,
             self._decoupled,
         )  # fmt: skip
-        self.steps += 1
+        if not np.isfinite(params).all():
+            bad = int(np.argmin(np.isfinite(params)))
+            raise ValueError(
+                f"this step would make params[{bad}] {params[bad]} (its grad is {gradient[bad]:.3g}, the learning_rate "
+                f"{rate:.3g}); neither the flow nor the optimiser was changed"
+            )
         flow.params = params
+        self._moments = (first, second)
+        self.steps += 1
 
     def __repr__(self) -> str:
         return (

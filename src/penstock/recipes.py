@@ -203,7 +203,7 @@ def _base(dim: int, base: StandardNormal | None) -> StandardNormal:
 
 
 def _hidden(hidden: int | Sequence[int]) -> tuple[int, ...]:
-    return (hidden,) if isinstance(hidden, int) else _validate.sequence(hidden, name="hidden")
+    return _validate.widths(hidden, name="hidden")
 
 
 def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | None) -> list[Layer]:

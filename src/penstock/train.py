@@ -31,6 +31,7 @@ EPOCHS = 200  # and the most epochs it may become: a small table is learnt by th
 PATIENCE = 20
 AVERAGED = 0.05  # the running mean of the parameters looks back over this part of the run,
 AVERAGED_STEPS = 500  # and needs a run of at least so many steps
+SOUND_ROWS = 4096  # rows that tell whether parameters are of use
 EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
 
 
@@ -103,7 +104,8 @@ def fit(
     flow : Flow
         The flow to train, in place.
     X : array of shape (rows, dim)
-        Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are.
+        Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
+        count must be finite; those of weight 0 may hold anything.
     context : None
         Conditional flows are not available in this version.
     sample_weight : array of shape (rows,), optional
@@ -112,7 +114,7 @@ def fit(
         A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
         ``(X_val, weight)``. 0 or None trains without; the last parameters are then kept.
     epochs : int, optional
-        Passes over the training rows. By default as many as make 8000 steps, but at most 200.
+        Passes over the training rows. By default as many as make about 8000 steps, at least 1 and at most 200.
     batch_size : int, optional
         Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
         incomplete last batch is left out; the order changes every epoch.
@@ -151,7 +153,8 @@ def fit(
     Raises
     ------
     TrainingError
-        When the loss or gradient of a step is NaN or infinite. The flow keeps its last good parameters.
+        When the loss or gradient of a step, or the outcome of the last one, is NaN or infinite. The flow
+        keeps its last good parameters: the best validated ones, without validation those of the end of an epoch.
 
     Notes
     -----
@@ -160,6 +163,9 @@ def fit(
 
     After each epoch both the present parameters and their running mean over the last twentieth of the
     run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
+
+    When anything fails before the first epoch is complete, a callback's own error included, the flow is as it
+    was before the call: parameters, standardisation and all.
 
     With the same rows, arguments and seed the parameters come out the same, bit for bit, whatever the
     number of threads.
@@ -185,14 +191,14 @@ def fit(
     rates = Schedule(schedule, learning_rate, warmup_steps(warmup, n_steps), n_steps, patience)
     if standardize is not True and standardize is not False and standardize != "robust":
         raise ValueError(f'standardize must be True, False or "robust", got {standardize!r}')
-    calls = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    calls = _validate.callables(callbacks, name="callbacks")
     seed = _validate.seed(rng)
     if checkpoint is not None:
         checkpoint = _validate.path(checkpoint, name="checkpoint")
         check_writable(checkpoint)
-    _prepare.check_finite(x, name="X")
+    _prepare.check_finite(x, weight, name="X")
     if held_out is not None and held_out.first is None:
-        _prepare.check_finite(held_out.x, name="validation")
+        _prepare.check_finite(held_out.x, held_out.weight, name="validation")
 
     run = _Run(flow, x, weight, n_train, held_out, batch_size, seed, rates, checkpoint)
     if not flow.initialised:
@@ -285,7 +291,9 @@ class _Run:
         self.held_out, self.batch_size, self.seed, self.rates = held_out, batch_size, seed, rates
         self.checkpoint = checkpoint
         self.backend, self.engine, self.n_steps = flow._backend, flow.engine, flow._plan.n_steps
+        self.before = flow._snapshot
         self.params = flow.params.copy()
+        self.split_weight: Array | None = None  # weights of the training rows in the order of the split, once needed
         self.weight_scale = 1.0
         if weight is not None:
             self.weight_scale = n_train / self.weight_sum(0, n_train, "training")
@@ -293,6 +301,10 @@ class _Run:
                 self.weight_sum(n_train, len(x), "validation")
         self.history = History()
         self.best: tuple[float, Array] | None = None
+        # Parameters at the ends of epochs, each with its last batch: the newest, and the newest but one. The former
+        # is judged only when it is needed; the latter has carried a whole epoch of finite losses.
+        self.ends: list[tuple[Array, int]] = []
+        self.completed = 0  # epochs whose callbacks have returned, too
         self.mean = _Mean(rates.n_steps) if held_out is not None and rates.n_steps >= AVERAGED_STEPS else None
 
     def weight_sum(self, first: int, last: int, part: str) -> float:
@@ -329,22 +341,28 @@ class _Run:
         calls: tuple[Callback, ...],
         progress: bool,
     ) -> None:
-        """All epochs. Whatever ends them, the flow is left with the best parameters so far."""
-        trainer = self.backend.Trainer(
-            self.engine, self.params, self.flow._snapshot.buffers, *BETAS, EPSILON, weight_decay, True, clip
-        )  # fmt: skip
+        """All epochs. Whatever ends them, the flow is left with the best parameters so far, and if there are none, as it was."""
         self.history.stopped = "failed"
-        bar = None
+        bar, trainer, last_step = None, None, steps_per_epoch - 1
         start = time.perf_counter()
+        kept = None
         try:
+            trainer = self.backend.Trainer(
+                self.engine, self.params, self.flow._snapshot.buffers, *BETAS, EPSILON, weight_decay, True, clip
+            )  # fmt: skip
             bar = _bar(epochs * steps_per_epoch * self.batch_size) if progress else None
             for epoch in range(1, epochs + 1):
                 began = time.perf_counter()
                 train_loss, rate = self.epoch(trainer, epoch, steps_per_epoch, bar)
                 trained = time.perf_counter() - began
                 trainer.get_params(self.params)
+                if not np.isfinite(self.params).all():
+                    raise TrainingError(self.blown_up("the parameters became NaN or infinite", epoch))
+                self.ends = [*self.ends[-1:], (self.params.copy(), epoch)]
                 loss, candidate = self.judge(trainer)
-                improved = self.held_out is None or loss < (self.best[0] if self.best else np.inf)
+                improved = self.held_out is None or (
+                    np.isfinite(loss) and loss < (self.best[0] if self.best else np.inf)
+                )
                 if improved and self.held_out is not None:
                     self.best = (loss, candidate.copy())
                     self.history.best_epoch = epoch
@@ -354,28 +372,75 @@ class _Run:
                     bar.set_postfix_str(_losses(train_loss, loss, self.best), refresh=False)
                 if improved and self.checkpoint is not None:
                     self.save()
-                if calls and self.ask(calls, epoch, trainer.step, train_loss, loss, rate):
-                    self.history.stopped = "callback"
+                wants_to_stop = bool(calls) and self.ask(calls, epoch, trainer.step, train_loss, loss, rate)
+                self.completed = epoch
+                if wants_to_stop:
+                    stopped = "callback"
                     break
                 if self.rates.observe(improved):
-                    self.history.stopped = "patience"
+                    stopped = "patience"
                     break
             else:
-                self.history.stopped = "completed"
+                stopped = "completed"
+            # No step has seen the loss of the last parameters, and without validation nothing else has.
+            if self.best is None and not self.sound(self.params, epoch, last_step):
+                raise TrainingError(self.blown_up("the loss became NaN or infinite after the last step", epoch))
+            self.history.stopped = stopped
         except KeyboardInterrupt:
             self.history.stopped = "interrupted"
+            if self.best is None and trainer is not None:
+                trainer.get_params(self.params)
+                if self.sound(self.params, self.completed + 1, 0):
+                    kept = self.params
         finally:
             if bar is not None:
                 bar.close()
-            if self.best is None:
-                trainer.get_params(self.params)
-            self.flow._assign(params=self.params if self.best is None else self.best[1])
+            if self.best is not None:
+                kept = self.best[1]
+            elif kept is None:
+                kept = self.last_sound(last_step)
+            # A fit that failed in its first epoch, or kept nothing of the others, has not happened: the next one
+            # is again the one that standardises.
+            if kept is None or (self.history.stopped == "failed" and not self.completed):
+                before = self.before
+                self.flow._replace(before.params, before.buffers, before.initialised)
+            else:
+                self.flow._assign(params=kept)
             self.flow.history = self.history
         if self.held_out is not None and self.best is None and len(self.history):
             warnings.warn("the validation loss was never finite; the flow keeps its last parameters", stacklevel=4)
         if self.history.stopped == "interrupted":
-            kept = "the present parameters" if self.best is None else f"those of epoch {self.history.best_epoch}"
-            warnings.warn(f"training was interrupted after {trainer.step} steps; the flow keeps {kept}", stacklevel=4)
+            steps = 0 if trainer is None else trainer.step
+            if self.best is not None:
+                what = f"those of epoch {self.history.best_epoch}"
+            else:
+                what = "the present parameters" if kept is self.params else "its last good parameters"
+            warnings.warn(f"training was interrupted after {steps} steps; the flow keeps {what}", stacklevel=4)
+
+    def sound(self, params: Array, epoch: int, step: int) -> bool:
+        """Whether parameters are finite and give finite log-densities to the rows of a batch that count."""
+        if not np.isfinite(params).all():
+            return False
+        index = self.batch_rows(epoch, step, at_most=SOUND_ROWS)
+        if self.weight is not None:
+            index = index[self.weight[index] != 0]
+        log_p = np.zeros(len(index))
+        packed = self.engine.pack(params, self.flow._snapshot.buffers)
+        self.engine.evaluate(packed, False, 0, self.n_steps, self.x[index], None, None, True, None, log_p)
+        return bool(np.isfinite(log_p).all())
+
+    def last_sound(self, last_step: int) -> Array | None:
+        """The newest good parameters of an epoch's end, if there are any."""
+        if self.ends and self.sound(*self.ends[-1], last_step):
+            return self.ends[-1][0]
+        return self.ends[0][0] if len(self.ends) > 1 else None
+
+    def blown_up(self, what: str, epoch: int) -> str:
+        """Say that finite losses have led to parameters that are of no use."""
+        return (
+            f"{what} in epoch {epoch}; likely cause: a learning rate that is too high "
+            f"(at most {self.rates.learning_rate:.3g}); lower learning_rate. The flow keeps its last good parameters"
+        )
 
     def epoch(self, trainer: Any, epoch: int, steps_per_epoch: int, bar: Any) -> tuple[float, float]:
         """One pass over the training rows: mean loss, and the rate of the last step."""
@@ -476,9 +541,9 @@ class _Run:
         self.flow._assign(params=self.params if self.best is None else self.best[1])
         self.flow.save(self.checkpoint)
 
-    def batch_rows(self, epoch: int, step: int) -> Array:
-        """Row numbers of X in one batch."""
-        positions = np.zeros(self.batch_size, dtype=np.int64)
+    def batch_rows(self, epoch: int, step: int, at_most: int | None = None) -> Array:
+        """Row numbers of X in one batch, or in the beginning of it."""
+        positions = np.zeros(min(self.batch_size, at_most or self.batch_size), dtype=np.int64)
         self.backend.row_order(self.seed, epoch, self.n_train, step * self.batch_size, positions)
         rows, one = np.zeros_like(positions), np.zeros(1, dtype=np.int64)
         for i, position in enumerate(positions):
@@ -488,11 +553,24 @@ class _Run:
 
     def batch_is_weightless(self, epoch: int, step: int) -> bool:
         """Whether the weights of a batch sum to 0, so that it has no mean loss: such a batch is passed over."""
-        return self.weight is not None and self.weight[self.batch_rows(epoch, step)].sum(dtype=np.float64) == 0
+        if self.weight is None:
+            return False
+        if self.split_weight is None:  # where one such batch is, many are
+            self.split_weight = np.concatenate(
+                [
+                    _prepare.gather(self.backend, self.weight, self.seed, part.start, part.stop)
+                    for part in _prepare.chunks(self.n_train, 1)
+                ]
+            )
+        positions = np.zeros(self.batch_size, dtype=np.int64)
+        self.backend.row_order(self.seed, epoch, self.n_train, step * self.batch_size, positions)
+        return bool(self.split_weight[positions].sum(dtype=np.float64) == 0)
 
     def diagnose(self, trainer: Any, epoch: int, step: int, loss: float, norm: float) -> str:
         """Say what went wrong in a step whose loss or gradient is not finite, and the likely cause."""
         rows = self.batch_rows(epoch, step)
+        if self.weight is not None:
+            rows = rows[self.weight[rows] != 0]
         loc, scale = np.split(self.flow._snapshot.buffers, 2)
         u = np.abs((self.x[rows].astype(np.float64) - loc) / scale)
         i, j = np.unravel_index(int(np.argmax(u)), u.shape)

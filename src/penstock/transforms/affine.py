@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from penstock._validate import positive_number
+from penstock._validate import number_from
+
+# Below about 1e-39 the reciprocal overflows in float32; a bound of this size already leaves nothing but shifts.
+SCALE_BOUND_MIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Affine:
     Parameters
     ----------
     scale_bound : float, default 3.0
-        Largest absolute log-scale; ``float("inf")`` leaves it free.
+        Largest absolute log-scale, at least 1e-6; ``float("inf")`` leaves it free.
 
     References
     ----------
@@ -32,7 +35,7 @@ class Affine:
     name: ClassVar[str] = "affine"
 
     def __post_init__(self) -> None:
-        positive_number(self.scale_bound, name="scale_bound", allow_inf=True)
+        number_from(self.scale_bound, SCALE_BOUND_MIN, name="scale_bound")
 
     @property
     def theta_names(self) -> tuple[str, ...]:

@@ -177,7 +177,13 @@ def main() -> None:
         results["score"] = footprint.score()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     if given.output.exists():  # groups that were not measured now keep their last results
-        results = {**json.loads(given.output.read_text()), **results}
+        before = json.loads(given.output.read_text())
+        if "tasks" in results:
+            flows = {**before.get("tasks", {}), **results["tasks"]}
+            results["tasks"] = {
+                name: {**before.get("tasks", {}).get(name, {}), **tasks} for name, tasks in flows.items()
+            }
+        results = {**before, **results}
     given.output.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {given.output}")
 

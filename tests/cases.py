@@ -233,9 +233,7 @@ def randomise(flow: ps.Flow, gain: float, *key: Any) -> ps.Flow:
     for n in (flow.dim, flow.context_dim):
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     vector = np.concatenate(params) if params else np.zeros(0)
-    flow._assign(
-        params=vector.astype(np.float32).astype(flow.dtype), buffers=np.concatenate(buffers), initialised=True
-    )
+    flow._assign(params=vector.astype(np.float32).astype(flow.dtype), buffers=np.concatenate(buffers), initialised=True)
     return flow
 
 

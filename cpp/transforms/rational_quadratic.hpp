@@ -42,6 +42,12 @@ struct rational_quadratic {
     V xi, rest, q, p, N, D, E, slope;  // rest = 1 - xi
   };
 
+  // Gradients of what a bin is made of, and of xi over w.
+  template <class V>
+  struct Pull {
+    V dx, dw, dh, dd, de;
+  };
+
   template <class V, class Theta>
   PENSTOCK_INLINE static void axis(Theta theta, int first, const Element<V> *options, Element<V> m, Axis<V> &out) {
     const int K = static_cast<int>(options[0]);
@@ -70,14 +76,23 @@ struct rational_quadratic {
     return select(t > steepest, steepest, d) + splat<V>(options[4]);
   }
 
+  // t_j. On a circle the first knot is the last one, too.
+  template <class V, class Theta>
+  PENSTOCK_INLINE static V knot_number(Theta theta, int K, bool circle, int j) {
+    if (circle) {
+      return theta(2 * K + j % K);
+    }
+    return j == 0 || j == K ? V{} : theta(2 * K + j - 1);
+  }
+
   // Passes every knot and drops what lies left of it; number is an x, or a y.
   template <class V, class Theta>
-  PENSTOCK_INLINE static void search(V number, bool is_y, Theta theta, const Element<V> *options, const Axis<V> &u,
-                                     const Axis<V> &v, Bin<V> &bin) {
+  PENSTOCK_INLINE static void search(V number, bool is_y, bool circle, Theta theta, const Element<V> *options,
+                                     const Axis<V> &u, const Axis<V> &v, Bin<V> &bin) {
     const int K = static_cast<int>(options[0]);
-    V x = splat<V>(-options[1]), y = x, t = theta(2 * K);
+    V x = splat<V>(-options[1]), y = x, t = knot_number<V>(theta, K, circle, 1);
     V w = fma<V>(u.scale, u.e[0], splat<V>(u.least)), h = fma<V>(v.scale, v.e[0], splat<V>(v.least));
-    V t_left{}, t_right = t;
+    V t_left = knot_number<V>(theta, K, circle, 0), t_right = t;
     bin.k = V{};
     bin.x = x;
     bin.w = w;
@@ -95,7 +110,7 @@ struct rational_quadratic {
       bin.y = select(passed, y, bin.y);
       bin.h = select(passed, h, bin.h);
       t_left = select(passed, t, t_left);
-      t = j + 1 < K ? theta(2 * K + j) : V{};
+      t = knot_number<V>(theta, K, circle, j + 1);
       t_right = select(passed, t, t_right);
     }
     bin.s = bin.h / bin.w;
@@ -115,6 +130,23 @@ struct rational_quadratic {
     at.E = fma<V>(bin.e * at.xi, at.xi, fma<V>(bin.d * at.rest, at.rest, (bin.s + bin.s) * at.q));
     const V r = bin.s / at.D;
     at.slope = r * r * at.E;
+  }
+
+  template <class V>
+  PENSTOCK_INLINE static void pull(const Bin<V> &bin, const Place<V> &at, V dy, V dlog_det, Pull<V> &out) {
+    const V two = splat<V>(2), one = splat<V>(1);
+    const V s = bin.s, d = bin.d, e = bin.e, xi = at.xi, q = at.q, p = at.p, rest = at.rest;
+    const V over_D = one / at.D, over_E = one / at.E, over_w = one / bin.w;
+    const V ratio = at.N * over_D, rise = dy * bin.h * over_D;
+    const V T = d + e - two * s, turn = rest - xi;  // 1 - 2 xi
+    const V dlog_E = dlog_det * over_E, dlog_D = two * dlog_det * over_D;
+    const V dxi = fma<V>(rise, s * at.E * over_D, dlog_E * two * (e * xi + s * turn - d * rest) - dlog_D * T * turn);
+    const V ds = fma<V>(rise, xi * xi - p * ratio, two * dlog_det / s + two * dlog_E * q - dlog_D * p);
+    out.dx = dxi * over_w;
+    out.dw = -((dxi * xi + ds * s) * over_w);
+    out.dh = fma<V>(dy, ratio, ds * over_w);
+    out.dd = fma<V>(rise, q * (one - ratio), dlog_E * (rest * rest) - dlog_D * q) * bin.slope_d;
+    out.de = (dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio) * bin.slope_e;
   }
 
   // The gradients of K numbers from those of where bin k begins and of how wide it is.
@@ -138,7 +170,7 @@ struct rational_quadratic {
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     Bin<V> bin;
-    search<V>(inner, false, theta, options, u, v, bin);
+    search<V>(inner, false, false, theta, options, u, v, bin);
     Place<V> at;
     measure<V>(bin, (inner - bin.x) / bin.w, at);
     const auto inside = absolute(x) <= splat<V>(B);
@@ -156,7 +188,7 @@ struct rational_quadratic {
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     Bin<V> bin;
-    search<V>(inner, true, theta, options, u, v, bin);
+    search<V>(inner, true, false, theta, options, u, v, bin);
     const V rise = inner - bin.y, Y = select(rise > bin.h, bin.h, rise);
     const V T = bin.d + bin.e - (bin.s + bin.s);
     const V a = fma<V>(bin.h, bin.s - bin.d, Y * T), b = fma<V>(bin.h, bin.d, -(Y * T));
@@ -182,32 +214,20 @@ struct rational_quadratic {
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, K, options, options[3], v);
     Bin<V> bin;
-    search<V>(inner, false, theta, options, u, v, bin);
+    search<V>(inner, false, false, theta, options, u, v, bin);
     Place<V> at;
     measure<V>(bin, (inner - bin.x) / bin.w, at);
     const auto inside = absolute(x) <= splat<V>(B);
-    const V upstream = dy;
-    dy = select(inside, dy, V{});
-    dlog_det = select(inside, dlog_det, V{});
 
-    const V two = splat<V>(2), one = splat<V>(1);
-    const V s = bin.s, d = bin.d, e = bin.e, xi = at.xi, q = at.q, p = at.p, rest = at.rest;
-    const V over_D = one / at.D, over_E = one / at.E, over_w = one / bin.w;
-    const V ratio = at.N * over_D, rise = dy * bin.h * over_D;
-    const V T = d + e - two * s, turn = rest - xi;  // 1 - 2 xi
-    const V dlog_E = dlog_det * over_E, dlog_D = two * dlog_det * over_D;
-    const V dxi = fma<V>(rise, s * at.E * over_D, dlog_E * two * (e * xi + s * turn - d * rest) - dlog_D * T * turn);
-    const V ds = fma<V>(rise, xi * xi - p * ratio, two * dlog_det / s + two * dlog_E * q - dlog_D * p);
-    const V dd = fma<V>(rise, q * (one - ratio), dlog_E * (rest * rest) - dlog_D * q);
-    const V de = dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio;
-    const V dh = fma<V>(dy, ratio, ds * over_w);
-    dx = select(inside, dxi * over_w, upstream);
-    spread<V>(u, bin.k, bin.x + splat<V>(B), bin.w, -(dxi * over_w), -((dxi * xi + ds * s) * over_w), 0, K, dtheta);
-    spread<V>(v, bin.k, bin.y + splat<V>(B), bin.h, dy, dh, K, K, dtheta);
+    Pull<V> own;
+    pull<V>(bin, at, select(inside, dy, V{}), select(inside, dlog_det, V{}), own);
+    dx = select(inside, own.dx, dy);
+    spread<V>(u, bin.k, bin.x + splat<V>(B), bin.w, -own.dx, own.dw, 0, K, dtheta);
+    spread<V>(v, bin.k, bin.y + splat<V>(B), bin.h, select(inside, dy, V{}), own.dh, K, K, dtheta);
+    const V next = bin.k + splat<V>(1);
     for (int j = 1; j < K; j++) {
-      const V number = splat<V>(static_cast<Element<V>>(j)), next = bin.k + one;
-      const V left = select(number != bin.k, V{}, dd * bin.slope_d);
-      dtheta(2 * K + j - 1, select(number != next, left, de * bin.slope_e));
+      const V number = splat<V>(static_cast<Element<V>>(j));
+      dtheta(2 * K + j - 1, select(number != next, select(number != bin.k, V{}, own.dd), own.de));
     }
   }
 };

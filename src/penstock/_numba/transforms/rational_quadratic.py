@@ -53,18 +53,27 @@ def knot_slope(t: Any, options: Any) -> Any:
 
 
 @jit
-def search(number: Any, is_y: bool, theta: Any, at: int, options: Any, u: Any, v: Any) -> Any:
+def knot_number(theta: Any, at: int, K: int, circle: bool, j: int) -> Any:
+    """t_j. On a circle the first knot is the last one, too."""
+    if circle:
+        return read(theta, at, 2 * K + j % K)
+    first = read(theta, at, 0)
+    return splat(first, 0.0) if j in (0, K) else read(theta, at, 2 * K + j - 1)
+
+
+@jit
+def search(number: Any, is_y: bool, circle: bool, theta: Any, at: int, options: Any, u: Any, v: Any) -> Any:
     """The bin that a number lies in: k, x, w, y, h, s, d, e, and the slopes of d and e with respect to t."""
     K = int(options[0])
     u_top, u_scale, u_least, _ = u
     v_top, v_scale, v_least, _ = v
     x = splat(number, -options[1])
     y = x
-    t = read(theta, at, 2 * K)
+    t = knot_number(theta, at, K, circle, 1)
     w = fma(u_scale, exp(read(theta, at, 0) - u_top), u_least)
     h = fma(v_scale, exp(read(theta, at, K) - v_top), v_least)
-    zero = splat(number, 0.0)
-    k, bin_x, bin_w, bin_y, bin_h, t_left, t_right = zero, x, w, y, h, zero, t
+    k, bin_x, bin_w, bin_y, bin_h = splat(number, 0.0), x, w, y, h
+    t_left, t_right = knot_number(theta, at, K, circle, 0), t
     for j in range(1, K):
         x = x + w
         y = y + h
@@ -77,7 +86,7 @@ def search(number: Any, is_y: bool, theta: Any, at: int, options: Any, u: Any, v
         bin_y = select(passed, y, bin_y)
         bin_h = select(passed, h, bin_h)
         t_left = select(passed, t, t_left)
-        t = read(theta, at, 2 * K + j) if j + 1 < K else zero
+        t = knot_number(theta, at, K, circle, j + 1)
         t_right = select(passed, t, t_right)
     s = bin_h / bin_w
     d, slope_d = knot_slope(t_left, options)
@@ -101,6 +110,24 @@ def measure(bin: Any, xi: Any) -> Any:
 
 
 @jit
+def pull(bin: Any, at: Any, dy: Any, dlog_det: Any) -> Any:
+    """Gradients of what a bin is made of, dw, dh, dd, de, and before them dx, that of xi over w."""
+    _, _, bin_w, _, bin_h, s, d, e, slope_d, slope_e = bin
+    xi, rest, q, p, N, D, E, _ = at
+    over_D, over_E, over_w = 1.0 / D, 1.0 / E, 1.0 / bin_w
+    ratio, rise = N * over_D, dy * bin_h * over_D
+    T, turn = d + e - 2.0 * s, rest - xi  # 1 - 2 xi
+    dlog_E, dlog_D = dlog_det * over_E, 2.0 * dlog_det * over_D
+    dxi = fma(rise, s * E * over_D, dlog_E * 2.0 * (e * xi + s * turn - d * rest) - dlog_D * T * turn)
+    ds = fma(rise, xi * xi - p * ratio, 2.0 * dlog_det / s + 2.0 * dlog_E * q - dlog_D * p)
+    dw = -((dxi * xi + ds * s) * over_w)
+    dh = fma(dy, ratio, ds * over_w)
+    dd = fma(rise, q * (1.0 - ratio), dlog_E * (rest * rest) - dlog_D * q) * slope_d
+    de = (dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio) * slope_e
+    return dxi * over_w, dw, dh, dd, de
+
+
+@jit
 def spread(
     theta: Any, at: int, u: Any, k: Any, before: Any, own: Any, d_before: Any, d_own: Any, first: int, K: int,
     dtheta: Any, dat: int,
@@ -121,7 +148,7 @@ def forward(x: Any, theta: Any, at: int, options: Any) -> Any:
     inner = clamp(x, -B, B)
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, int(options[0]), options, options[3])
-    bin = search(inner, False, theta, at, options, u, v)
+    bin = search(inner, False, False, theta, at, options, u, v)
     _, bin_x, bin_w, bin_y, bin_h, _, _, _, _, _ = bin
     _, _, _, _, N, D, _, slope = measure(bin, (inner - bin_x) / bin_w)
     inside = absolute(x) <= B
@@ -138,7 +165,7 @@ def inverse(y: Any, theta: Any, at: int, options: Any) -> Any:
     inner = clamp(y, -B, B)
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, int(options[0]), options, options[3])
-    bin = search(inner, True, theta, at, options, u, v)
+    bin = search(inner, True, False, theta, at, options, u, v)
     _, bin_x, bin_w, bin_y, bin_h, s, d, e, _, _ = bin
     rise = inner - bin_y
     Y = select(rise > bin_h, bin_h, rise)
@@ -164,27 +191,16 @@ def backward(x: Any, theta: Any, at: int, options: Any, dy: Any, dlog_det: Any, 
     inner = clamp(x, -B, B)
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, K, options, options[3])
-    bin = search(inner, False, theta, at, options, u, v)
-    k, bin_x, bin_w, bin_y, bin_h, s, d, e, slope_d, slope_e = bin
-    xi, rest, q, p, N, D, E, _ = measure(bin, (inner - bin_x) / bin_w)
+    bin = search(inner, False, False, theta, at, options, u, v)
+    k, bin_x, bin_w, bin_y, bin_h, _, _, _, _, _ = bin
+    place = measure(bin, (inner - bin_x) / bin_w)
     inside = absolute(x) <= B
-    upstream = dy
-    dy = select(inside, dy, 0.0)
-    dlog_det = select(inside, dlog_det, 0.0)
-
-    over_D, over_E, over_w = 1.0 / D, 1.0 / E, 1.0 / bin_w
-    ratio, rise = N * over_D, dy * bin_h * over_D
-    T, turn = d + e - 2.0 * s, rest - xi  # 1 - 2 xi
-    dlog_E, dlog_D = dlog_det * over_E, 2.0 * dlog_det * over_D
-    dxi = fma(rise, s * E * over_D, dlog_E * 2.0 * (e * xi + s * turn - d * rest) - dlog_D * T * turn)
-    ds = fma(rise, xi * xi - p * ratio, 2.0 * dlog_det / s + 2.0 * dlog_E * q - dlog_D * p)
-    dd = fma(rise, q * (1.0 - ratio), dlog_E * (rest * rest) - dlog_D * q)
-    de = dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio
-    dh = fma(dy, ratio, ds * over_w)
-    spread(theta, at, u, k, bin_x + B, bin_w, -(dxi * over_w), -((dxi * xi + ds * s) * over_w), 0, K, dtheta, dat)
-    spread(theta, at, v, k, bin_y + B, bin_h, dy, dh, K, K, dtheta, dat)
+    dy_inside = select(inside, dy, 0.0)
+    dx, dw, dh, dd, de = pull(bin, place, dy_inside, select(inside, dlog_det, 0.0))
+    spread(theta, at, u, k, bin_x + B, bin_w, -dx, dw, 0, K, dtheta, dat)
+    spread(theta, at, v, k, bin_y + B, bin_h, dy_inside, dh, K, K, dtheta, dat)
+    next_k = k + 1.0
     for j in range(1, K):
-        number, next_k = splat(k, j), k + 1.0
-        left = select(number != k, 0.0, dd * slope_d)
-        write(dtheta, dat, 2 * K + j - 1, select(number != next_k, left, de * slope_e))
-    return select(inside, dxi * over_w, upstream)
+        number = splat(k, j)
+        write(dtheta, dat, 2 * K + j - 1, select(number != next_k, select(number != k, 0.0, dd), de))
+    return select(inside, dx, dy)

@@ -68,6 +68,9 @@ SPLINED = "knots are sums of bins; a narrow bin widens their rounding by its slo
 AFFINE, ADDITIVE = ps.Affine(), ps.Additive()
 # Second derivatives jump at the knots; a fresh spline is the identity up to the rounding of its knots.
 BENT: Any = {"kinks": True, "fresh_ulps": 32}
+# So wide a circle that no number of the table crosses its seam, where a map of numbers jumps by a turn.
+CIRCLE = ps.CircularRationalQuadratic(bins=5, bound=24.0)
+ON_CIRCLE: Any = {**BENT, "fresh_ulps": 128, "gain": 0.4}
 SPLINE, FINE = ps.RationalQuadratic(bins=5, bound=3.0), ps.RationalQuadratic(bins=64, bound=2.0)
 RESIDUAL = ps.MLP((8, 8, 8), "silu", residual=True)
 # Widths that are no multiple of a register block or a vector.
@@ -78,6 +81,7 @@ CASES = (
     Case("affine", "transform", _flow(3, ps.Elementwise(AFFINE)), 32, ONE),
     Case("additive", "transform", _flow(3, ps.Elementwise(ADDITIVE)), 16, "two sums"),
     Case("rational_quadratic", "transform", _flow(3, ps.Elementwise(SPLINE)), 512, SPLINED, **BENT),
+    Case("circular_rational_quadratic", "transform", _flow(3, ps.Elementwise(CIRCLE)), 512, SPLINED, **ON_CIRCLE),
     # layers
     Case("elementwise_to_data", "layer", _flow(3, ps.Elementwise(AFFINE, explicit="to_data")), 32, ONE),
     Case("elementwise_unbounded", "layer", _flow(5, ps.Elementwise(ps.Affine(scale_bound=math.inf))), 32, ONE),
@@ -109,6 +113,7 @@ CASES = (
     Case("spline_many_bins", "layer", _flow(2, ps.Elementwise(FINE)), 2048, SPLINED, **BENT),
     Case("spline_two_bins", "layer", _flow(1, ps.Elementwise(ps.RationalQuadratic(2, 1.5))), 512, SPLINED, **BENT),
     Case("spline_steep", "layer", _flow(2, ps.Elementwise(SPLINE)), 32768, SPLINED, gain=3.0, **BENT),
+    Case("coupling_circular", "layer", _coupling(4, CIRCLE, ps.MLP((8,), "tanh")), 4096, SPLINED, **ON_CIRCLE),
     Case("coupling_spline", "layer", _coupling(5, SPLINE, ps.MLP((16, 8), "tanh")), 4096, SPLINED, gain=0.5, **BENT),
     Case("coupling_spline_to_data", "layer", _coupling(4, SPLINE, RESIDUAL, explicit="to_data"), 4096, SPLINED, gain=0.4, **BENT),
     Case(

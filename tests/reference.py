@@ -50,6 +50,9 @@ def transform_forward(transform: Any, theta: Array, x: Array) -> tuple[Array, Ar
         return x + theta[..., 0], np.zeros_like(x)
     if transform.name == "rational_quadratic":
         return spline(transform, theta, x)
+    if transform.name == "circular_rational_quadratic":
+        y, slope = spline(transform, theta[..., :-1], wrap(transform, x))
+        return wrap(transform, y + theta[..., -1]), slope
     assert transform.name == "affine"
     s = log_scale(theta[..., 0], transform.scale_bound)
     return np.exp(s) * x + theta[..., 1], s
@@ -59,6 +62,9 @@ def transform_inverse(transform: Any, theta: Array, y: Array) -> tuple[Array, Ar
     """``x`` and the elementwise log slope of the inverse."""
     if transform.name == "additive":
         return y - theta[..., 0], np.zeros_like(y)
+    if transform.name == "circular_rational_quadratic":
+        x = bisect(transform, theta[..., :-1], wrap(transform, y - theta[..., -1]))
+        return x, -spline(transform, theta[..., :-1], x)[1]
     if transform.name == "rational_quadratic":
         x = bisect(transform, theta, y)
         return x, -spline(transform, theta, x)[1]
@@ -80,12 +86,18 @@ def knots(transform: ps.RationalQuadratic, theta: Array) -> tuple[Array, Array, 
     raw = theta[..., 2 * bins :] + math.log(math.expm1(1 - transform.slope_min))
     inner = transform.slope_min + np.minimum(np.logaddexp(0, raw), 1e6)
     one = np.ones((*inner.shape[:-1], 1))
-    slopes = np.concatenate([one, inner, one], axis=-1)
+    circle = transform.name == "circular_rational_quadratic"
+    slopes = np.concatenate([inner, inner[..., :1]] if circle else [one, inner, one], axis=-1)
     x, y = (
         along(theta[..., :bins], transform.bin_width_min),
         along(theta[..., bins : 2 * bins], transform.bin_height_min),
     )
     return x, y, slopes
+
+
+def wrap(transform: ps.CircularRationalQuadratic, x: Array) -> Array:
+    """x on the circle."""
+    return np.clip(x - 2 * transform.bound * np.round(x / (2 * transform.bound)), -transform.bound, transform.bound)
 
 
 def spline(transform: ps.RationalQuadratic, theta: Array, x: Array) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
 from penstock.layers import ActNorm, Coupling, Elementwise, LULinear, Permutation
 from penstock.recipes import glow, nice, nsf, realnvp
-from penstock.transforms import Additive, Affine, RationalQuadratic
+from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 
 if TYPE_CHECKING:
     from penstock.optim import Adam, AdamW
@@ -29,6 +29,7 @@ __all__ = [
     "AdamW",
     "Additive",
     "Affine",
+    "CircularRationalQuadratic",
     "Coupling",
     "Elementwise",
     "Flow",

@@ -11,7 +11,7 @@ from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
 from penstock.layers import ActNorm, Coupling, Elementwise, Layer, LULinear, Permutation
-from penstock.transforms import Additive, Affine, Transform
+from penstock.transforms import Additive, Affine, RationalQuadratic, Transform
 
 MIXINGS = ("none", "reverse", "random", "lu")
 
@@ -118,8 +118,9 @@ def nice(
         Number of dimensions. With one there is nothing to couple: the flow is then a Gaussian, and a warning says so.
     scale_bound : float, default 3.0
         Largest absolute log-scale of the scaling layer.
-    context_dim, layers, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, \
-backend
+    context_dim, layers, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim
+        As for :func:`realnvp`.
+    dtype, rng, backend
         As for :func:`realnvp`.
 
     References
@@ -174,8 +175,7 @@ def glow(
     mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
         What mixes the dimensions in each step: an :class:`LULinear` that starts as a random permutation, a fixed
         permutation, a reversal, or nothing.
-    context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype, rng, \
-backend
+    context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
         As for :func:`realnvp`.
 
     References
@@ -212,8 +212,65 @@ backend
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
 
 
+def nsf(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 5,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "random",
+    bins: int = 8,
+    bound: float = 5.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Neural spline flow: couplings whose transform is a rational-quadratic spline.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to couple: the flow is then a chain of splines, which are
+        free or depend on the context.
+    layers : int, default 5
+        Number of couplings, or of splines at dim=1.
+    bins : int, default 8
+        Intervals of each spline, 2 to 64.
+    bound : float, default 5.0
+        Half the width of the box in which splines act, in units of the standardised data.
+    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
+        As for :func:`realnvp`.
+
+    References
+    ----------
+    Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (2019).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.nsf(3, layers=2, bins=4, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    spline, conditioner = RationalQuadratic(bins, bound), MLP(_hidden(hidden), activation, residual)
+    density = _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
+    else:
+        stack = _couplings(n_layers, spline, conditioner, mixing)
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+
+
 # What ``penstock fit --recipe`` offers.
-RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow}
+RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow, "nsf": nsf}
 
 
 def _base(dim: int, base: StandardNormal | None) -> StandardNormal:

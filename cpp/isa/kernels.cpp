@@ -176,7 +176,7 @@ void base_normals(const PlanView &plan, uint64_t seed, const uint32_t *context_r
     for (int block = 0; 4 * block < plan.dim; block++) {
       using V = Vector<T, 16 / sizeof(T)>;
       Bits<V> words[4];
-      philox<V>(seed, draw, context_row, static_cast<uint32_t>(block), stream_base, words);
+      philox<V>(seed, Counters<V>(draw, context_row), static_cast<uint32_t>(block), stream_base, words);
       V z[4];
       normal_pair<V>(words[0], words[1], z[0], z[1]);
       normal_pair<V>(words[2], words[3], z[2], z[3]);

@@ -56,9 +56,17 @@ def _coupling(dim: int, transform: Any, mlp: ps.MLP, **kw: Any) -> Callable[...,
     return _flow(dim, ps.Coupling(transform, mlp, **kw))
 
 
+def _autoregressive(
+    dim: int, transform: Any, mlp: ps.MLP, order: Any = "identity", **kw: Any
+) -> Callable[..., ps.Flow]:
+    return _flow(dim, ps.Autoregressive(transform, mlp, order, **kw))
+
+
 ONE = "one affine map: a product, a sum and an exponential, times the slope of the inverse"
 NET = "an affine map of a network's output: the rounding of sums over the hidden units, times the slope"
 CHAIN = "several couplings: each widens what the ones before it rounded by its slope, up to e^|s|"
+
+STEPS = "as a coupling, but in the sequential direction a dimension carries what the ones before it rounded through the network"
 
 SOLVE = "sums over the dimensions, times the condition of the triangles, which random ones have in plenty"
 
@@ -98,6 +106,21 @@ CASES = (
     Case("coupling_additive", "layer", _coupling(5, ADDITIVE, ps.MLP((16, 8), "gelu")), 64, NET),
     Case("coupling_tight", "layer", _coupling(4, ps.Affine(scale_bound=0.5), ps.MLP((8,), "tanh")), 64, NET),
     Case("coupling_odd_widths", "layer", _coupling(37, AFFINE, ODD, split=tuple(range(36))), 128, NET, kinks=True),
+    # more hidden units than dimensions and fewer; units of a degree that fill no register block, and several
+    Case("autoregressive", "layer", _autoregressive(5, AFFINE, ps.MLP((16, 8), "tanh")), 128, STEPS),
+    Case("autoregressive_to_data", "layer", _autoregressive(5, AFFINE, ps.MLP((16,), "tanh"), "reverse", explicit="to_data"),
+         128, STEPS),
+    Case("autoregressive_one_dim", "layer", _autoregressive(1, AFFINE, ps.MLP((8, 8), "silu")), 32, ONE),
+    Case("autoregressive_two_dims", "layer", _autoregressive(2, AFFINE, ps.MLP((9, 7), "relu"), (1, 0)), 64, STEPS, kinks=True),
+    Case("autoregressive_linear", "layer", _autoregressive(6, AFFINE, ps.MLP(()), "random"), 512, STEPS, gain=0.4),
+    Case("autoregressive_narrow", "layer", _autoregressive(17, AFFINE, ps.MLP((5, 9, 3), "silu"), "random"), 512, STEPS),
+    Case("autoregressive_residual", "layer", _autoregressive(7, AFFINE, ps.MLP((20, 20, 20), "gelu", residual=True), "random"),
+         256, STEPS, gain=0.5),
+    Case("autoregressive_residual_relu", "layer", _autoregressive(4, AFFINE, ps.MLP((8, 8), "relu", residual=True)), 128, STEPS,
+         kinks=True),
+    Case("autoregressive_additive", "layer", _autoregressive(3, ADDITIVE, ps.MLP((16, 8), "leaky_relu"), "reverse"), 128, STEPS,
+         kinks=True),
+    Case("autoregressive_odd_widths", "layer", _autoregressive(37, AFFINE, ODD, "random"), 1024, STEPS, gain=0.4, kinks=True),
     Case(
         "mixed_layers",
         "layer",
@@ -111,6 +134,8 @@ CASES = (
             ps.LULinear(),
             ps.Permutation((1, 2, 3, 4, 5, 0)),
             ps.LULinear(explicit="to_data"),
+            ps.Autoregressive(AFFINE, ps.MLP((12, 9), "silu"), "random"),
+            ps.Autoregressive(ADDITIVE, ps.MLP((7,), "tanh"), explicit="to_data"),
             ps.Coupling(AFFINE, ps.MLP((12,), "tanh"), split=(5, 1, 3)),
         ),
         256,
@@ -122,12 +147,16 @@ CASES = (
     Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
     Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 512, CHAIN, gain=0.5),
     Case("glow", "recipe", _recipe("glow", 5, 3, (16,), "silu"), 1024, CHAIN, gain=0.3, identity=False),
+    Case("maf", "recipe", _recipe("maf", 5, 4, (16, 16), "silu"), 1024, CHAIN, gain=0.4),
+    Case("iaf", "recipe", _recipe("iaf", 5, 4, (16, 16), "tanh"), 1024, CHAIN, gain=0.4),
     Case("realnvp_relu", "recipe", _recipe("realnvp", 2, 4, (16,), "relu"), 512, CHAIN, gain=0.5, kinks=True),
     Case("realnvp_wide", "recipe", _recipe("realnvp", 16, 8, (64, 64), "relu"), 1024, CHAIN, gain=0.4, kinks=True),
 )  # fmt: skip
 
 BY_NAME = {case.name: case for case in CASES}
-SMALL = tuple(case for case in CASES if case.name not in ("realnvp_wide", "coupling_odd_widths"))
+SMALL = tuple(
+    case for case in CASES if case.name not in ("realnvp_wide", "coupling_odd_widths", "autoregressive_odd_widths")
+)
 # The flows on which whole-engine laws (threads, training, processes) are held: one plain, one with every kind of layer.
 ENGINE = (BY_NAME["realnvp_wide"], BY_NAME["mixed_layers"])
 

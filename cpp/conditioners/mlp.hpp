@@ -66,12 +66,39 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
   const int t_stride = stride / pad_columns % 2 == 0 ? stride + pad_columns : stride;  // odd, as tile_stride
   transpose_tile<V>(d, linear.n_out, tile.rows, tile.transposed, t_stride);
   T *weight = tile.params_gradient + linear.grad_weight, *bias = tile.params_gradient + linear.grad_bias;
-  const Operands<T> o{in, tile_stride, tile.transposed, t_stride, weight, stride, nullptr, nullptr, tile.rows};
   const int n_vectors = (linear.n_out + lanes<V> - 1) / lanes<V>;
-  if (tile.first) {
-    product<V, false, Start::zero, Finish::none>(linear.n_in, n_vectors, o);
-  } else {
-    product<V, false, Start::load, Finish::none>(linear.n_in, n_vectors, o);
+  // inputs [from, to), outputs from `column` on
+  const auto weights = [&](int64_t from, int64_t to, int column) __attribute__((always_inline)) {
+    const Operands<T> o{in + from * tile_stride,
+                        tile_stride,
+                        tile.transposed + column,
+                        t_stride,
+                        weight + from * stride + column,
+                        stride,
+                        nullptr,
+                        nullptr,
+                        tile.rows};
+    const int n_inputs = static_cast<int>(to - from), n = n_vectors - column / lanes<V>;
+    if (tile.first) {
+      product<V, false, Start::zero, Finish::none>(n_inputs, n, o);
+    } else {
+      product<V, false, Start::load, Finish::none>(n_inputs, n, o);
+    }
+  };
+  if (linear.mask == nullptr) {
+    weights(0, linear.n_in, 0);
+  } else {  // whole vectors from the first one that a register block of inputs enters; what is masked of them becomes 0
+    const int *first = linear.mask->first_output;
+    for (int i = 0; i < block_count(linear.n_in); i++) {
+      const int k0 = block_start(linear.n_in, i), k1 = block_start(linear.n_in, i + 1);
+      const int column = first[k0] / lanes<V> * lanes<V>;
+      weights(k0, k1, column);
+      for (int k = k0; k < k1; k++) {
+        for (int n = tile.first ? 0 : column; n < first[k]; n++) {
+          weight[static_cast<int64_t>(k) * stride + n] = 0;
+        }
+      }
+    }
   }
   int v = 0;  // a bias is the weight of a constant input
   for (; v + 4 <= n_vectors; v += 4) {
@@ -148,12 +175,12 @@ Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed,
 // One row: the lanes run over outputs and W is read as it lies in the flat parameters. Same order of additions, so the
 // same bits as a tile. in and out (n) are plain vectors.
 template <class V, int count>
-PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *bias, int n_in, int n_out, int from,
+PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *start, int n_in, int w_stride, int from,
                                const Element<V> *in, Element<V> *out) {
   V sum[count];
 #pragma GCC unroll 8
   for (int v = 0; v < count; v++) {
-    sum[v] = load<V>(bias + from + v * lanes<V>);
+    sum[v] = load<V>(start + from + v * lanes<V>);
   }
   const Element<V> *w = weight + from;
   for (int k = 0; k < n_in; k++) {
@@ -162,7 +189,7 @@ PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *bias,
     for (int v = 0; v < count; v++) {
       sum[v] = fma<V>(x, load<V>(w + v * lanes<V>), sum[v]);
     }
-    w += n_out;
+    w += w_stride;
   }
 #pragma GCC unroll 8
   for (int v = 0; v < count; v++) {
@@ -170,31 +197,40 @@ PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *bias,
   }
 }
 
+// out = start + in W for n_out outputs; rows of W are w_stride numbers apart.
 template <class V>
-void linear_row(const Linear &linear, const Element<V> *params, const Element<V> *in, Element<V> *out) {
+void row_product(const Element<V> *weight, int w_stride, const Element<V> *start, int n_in, int n_out,
+                 const Element<V> *in, Element<V> *out) {
   using T = Element<V>;
-  const T *weight = params + linear.weight, *bias = params + linear.bias;
   int n = 0;
-  for (; n + 8 * lanes<V> <= linear.n_out; n += 8 * lanes<V>) {
-    row_block<V, 8>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  for (; n + 8 * lanes<V> <= n_out; n += 8 * lanes<V>) {
+    row_block<V, 8>(weight, start, n_in, w_stride, n, in, out);
   }
-  for (; n + 2 * lanes<V> <= linear.n_out; n += 2 * lanes<V>) {
-    row_block<V, 2>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  for (; n + 2 * lanes<V> <= n_out; n += 2 * lanes<V>) {
+    row_block<V, 2>(weight, start, n_in, w_stride, n, in, out);
   }
-  for (; n + lanes<V> <= linear.n_out; n += lanes<V>) {
-    row_block<V, 1>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  for (; n + lanes<V> <= n_out; n += lanes<V>) {
+    row_block<V, 1>(weight, start, n_in, w_stride, n, in, out);
   }
   using Small = Vector<T, 16 / sizeof(T)>;
-  for (; n + lanes<Small> <= linear.n_out; n += lanes<Small>) {
-    row_block<Small, 1>(weight, bias, linear.n_in, linear.n_out, n, in, out);
+  for (; n + lanes<Small> <= n_out; n += lanes<Small>) {
+    row_block<Small, 1>(weight, start, n_in, w_stride, n, in, out);
   }
-  for (; n < linear.n_out; n++) {
-    T sum = bias[n];
-    for (int k = 0; k < linear.n_in; k++) {
-      sum = fma<T>(in[k], weight[static_cast<int64_t>(k) * linear.n_out + n], sum);
+  for (; n < n_out; n++) {
+    T sum = start[n];
+    for (int k = 0; k < n_in; k++) {
+      sum = fma<T>(in[k], weight[static_cast<int64_t>(k) * w_stride + n], sum);
     }
     out[n] = sum;
   }
+}
+
+// Activates n outputs of one row.
+template <class V>
+void activate_row(int kind, int n, Element<V> *h, const Element<V> *skip) {
+  const int whole = n / lanes<V> * lanes<V>;
+  activate_all<V>(kind, whole, h, skip, nullptr);
+  activate_all<Element<V>>(kind, n - whole, h + whole, skip != nullptr ? skip + whole : nullptr, nullptr);
 }
 
 // The area is used with one number a feature instead of a tile's run; offsets shrink by tile_stride.
@@ -206,13 +242,9 @@ void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     T *out = area + linear.output / tile_stride;
-    linear_row<V>(linear, params, in, out);
+    row_product<V>(params + linear.weight, linear.n_out, params + linear.bias, linear.n_in, linear.n_out, in, out);
     if (i + 1 < step.n_linear) {
-      const T *skip = residual && i > 0 ? in : nullptr;
-      const int whole = linear.n_out / lanes<V> * lanes<V>;
-      activate_all<V>(step.activation, whole, out, skip, nullptr);
-      activate_all<T>(step.activation, linear.n_out - whole, out + whole, skip != nullptr ? skip + whole : nullptr,
-                      nullptr);
+      activate_row<V>(step.activation, linear.n_out, out, residual && i > 0 ? in : nullptr);
     }
     in = out;
   }

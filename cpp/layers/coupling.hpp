@@ -23,7 +23,8 @@ void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bo
                       const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
   gather_features<V>(step, n_vectors, tile.state, area);
   mlp_forward<V>(step, packed, n_vectors, keep, area);
-  transform_forward<V, false>(step, inverse, n_vectors, area + step.theta, tile.state, tile.log_det, kept);
+  transform_forward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile.state, tile.log_det,
+                              kept);
 }
 
 // A is the same before and after, so with recompute the activations come back from the state as it is now.
@@ -35,7 +36,7 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
     gather_features<V>(step, n_vectors, tile.state, area);
     mlp_forward<V>(step, packed, n_vectors, true, area);
   }
-  transform_backward<V, false>(step, inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
+  transform_backward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
   const Element<V> *du = mlp_backward<V>(step, packed, n_vectors, want_input, tile, area);
   if (du == nullptr) {
     return;
@@ -57,7 +58,7 @@ void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool i
     u[i] = state[step.a[i]];
   }
   mlp_row<V>(step, packed.params, area);
-  transform_row(step, inverse, area + step.theta / tile_stride, state, log_det);
+  transform_row(step, all_of(step), inverse, area + step.theta / tile_stride, state, log_det);
 }
 
 }  // namespace penstock::PENSTOCK_ISA

@@ -12,8 +12,8 @@ from penstock._backend import num_threads, set_num_threads, threads
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
-from penstock.layers import ActNorm, Coupling, Elementwise, LULinear, Permutation
-from penstock.recipes import glow, nice, realnvp
+from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
+from penstock.recipes import glow, iaf, maf, nice, realnvp
 from penstock.transforms import Additive, Affine
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "AdamW",
     "Additive",
     "Affine",
+    "Autoregressive",
     "Coupling",
     "Elementwise",
     "Flow",
@@ -40,7 +41,9 @@ __all__ = [
     "__version__",
     "from_bytes",
     "glow",
+    "iaf",
     "load",
+    "maf",
     "nice",
     "num_threads",
     "ops",

@@ -53,12 +53,13 @@ def initial(plan: Plan, layers: Sequence[Layer], rng: np.random.Generator) -> Sn
     parts: list[Array] = [np.zeros(0)]
     for number, layer in enumerate(layers):
         conditioner = getattr(layer, "conditioner", None)
-        shapes = [t.shape for t in plan.tensors if t.name.startswith(f"layers.{number}.")]
+        tensors = [t for t in plan.tensors if t.name.startswith(f"layers.{number}.")]
         if isinstance(conditioner, MLP):
-            widths = (shapes[0][0], *(shape[0] for shape in shapes[1::2]))
-            parts += [array.ravel() for array in conditioner.initial(widths, rng)]
+            widths = (tensors[0].shape[0], *(t.shape[0] for t in tensors[1::2]))
+            masks = [t.mask for t in tensors[::2]]
+            parts += [array.ravel() for array in conditioner.initial(widths, rng, masks)]
         else:
-            parts += [np.zeros(shape).ravel() for shape in shapes]
+            parts += [np.zeros(t.size) for t in tensors]
     buffers = np.concatenate([np.zeros(plan.dim), np.ones(plan.dim)])
     return Snapshot(np.concatenate(parts).astype(plan.dtype), buffers, False)
 

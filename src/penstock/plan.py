@@ -20,6 +20,7 @@ then ``n_steps`` records of 32 numbers, from latent to data::
    14 conditioner code        15 activation code
    16 n_linear                17 offset of the n_linear + 1 widths (input, hidden, output)
    18 offset of the order     19 offset of the signs (lu_linear only)
+   18 offset of the degrees of all hidden units, layer by layer (autoregressive only)
    20-31 zero
 
 then the pool: index lists, options, widths, and the boundary table of ``(n_steps + 1) * dim`` numbers.
@@ -32,6 +33,11 @@ Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; the
 (dim, dim) then ``b`` (dim) of an LU layer, whose B are the slots of its input, and whose outputs are other names for the
 same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). The last step is
 the standardisation, ``x = loc + scale u``, whose buffers are ``loc`` (dim) and ``scale`` (dim).
+
+An autoregressive step has no A; its B are all dimensions, in its order, of which the conditioner reads all but the last. The
+degree of the context is 0, of dimension ``i`` as an input ``i + 1``, of its theta ``i``; those of hidden units rise within a
+layer and are less than ``dim``. An entry of ``W`` whose input has a higher degree than its output is masked: it is zero, and
+no engine reads it.
 """
 
 from __future__ import annotations
@@ -54,7 +60,7 @@ MAGIC = 0x504E53544B
 VERSION = 1
 HEADER_SIZE = 16
 STEP_SIZE = 32
-STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize", "lu_linear")
+STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize", "lu_linear", "autoregressive")
 
 Array = np.ndarray[Any, Any]
 
@@ -63,13 +69,24 @@ Array = np.ndarray[Any, Any]
 class Tensor:
     """A named piece of the flat parameter vector.
 
-    ``decay`` marks the weight matrices of conditioners, the only numbers that weight decay touches.
+    ``decay`` marks the weight matrices of conditioners, the only numbers that weight decay touches; ``degrees`` are those of
+    the inputs and outputs of a masked one.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int
     decay: bool = False
+    degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @property
+    def mask(self) -> Array | None:
+        """Of the shape of the tensor, whether each number is one at all; the others are zero. None: all of them are."""
+        if self.degrees is None:
+            return None
+        inputs, outputs = (np.array(degrees, np.int64) for degrees in self.degrees)
+        mask: Array = inputs[:, None] <= outputs
+        return mask
 
     @property
     def size(self) -> int:
@@ -90,9 +107,16 @@ class PlanBuilder:
         self.boundaries: list[tuple[int, ...]] = [tuple(range(dim))]
         self.layer = 0  # number of the layer being compiled, for the names of its tensors
 
-    def add_tensor(self, name: str, shape: tuple[int, ...], *, decay: bool = False) -> None:
+    def add_tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        decay: bool = False,
+        degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+    ) -> None:
         """Claim the next numbers of the flat vector."""
-        tensor = Tensor(f"layers.{self.layer}.{name}", shape, self.n_params, decay)
+        tensor = Tensor(f"layers.{self.layer}.{name}", shape, self.n_params, decay, degrees)
         self.tensors.append(tensor)
         self.n_params += tensor.size
 
@@ -116,15 +140,24 @@ class PlanBuilder:
         *,
         external: bool = False,
     ) -> None:
-        """Transform the dimensions ``b`` with theta that is free, external, or a function of the dimensions ``a``."""
+        """Transform the dimensions ``b`` with theta that is free, external, or a function of the dimensions ``a``.
+
+        In an autoregressive step it is a function of those before each in ``b``.
+        """
         slots = self.boundaries[-1]
         n_theta = len(transform.theta_names)
         start = self.n_params
         widths: tuple[int, ...] = ()
+        degrees: tuple[tuple[int, ...], ...] = ()
         if conditioner is not None:
-            widths = conditioner.widths(self.context_dim + len(a), len(b) * n_theta)
+            n_read = len(a)
+            if kind == "autoregressive":
+                degrees = conditioner.degrees(self.context_dim, len(b), n_theta)
+                n_read = len(b) - 1
+            widths = conditioner.widths(self.context_dim + n_read, len(b) * n_theta)
             for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-                self.add_tensor(f"conditioner.{i}.weight", (n_in, n_out), decay=True)
+                tied = (degrees[i], degrees[i + 1]) if degrees else None
+                self.add_tensor(f"conditioner.{i}.weight", (n_in, n_out), decay=True, degrees=tied)
                 self.add_tensor(f"conditioner.{i}.bias", (n_out,))
         elif not external:
             self.add_tensor("theta", (len(b), n_theta))
@@ -143,6 +176,7 @@ class PlanBuilder:
             ),
             activation=0 if conditioner is None else ACTIVATIONS.index(conditioner.activation),
             widths=widths,
+            degrees=[degree for layer in degrees[1:-1] for degree in layer],
         )
         self.boundaries.append(slots)
 
@@ -200,6 +234,8 @@ class PlanBuilder:
             ]  # fmt: skip
             if step["kind"] == "lu_linear":
                 record += [put(step["order"]), put(step["signs"])]
+            if step["kind"] == "autoregressive":
+                record += [put(step["degrees"])]
             records += record + [0] * (STEP_SIZE - len(record))
         boundary = put([slot for row in self.boundaries for slot in row])
         header = [
@@ -221,6 +257,14 @@ class Plan:
     n_params: int
     n_buffers: int
     n_steps: int
+
+    def clear_masked(self, params: Array) -> Array:
+        """``params``, with zeros put where masks are: what stands there has no meaning, and no engine reads it."""
+        for tensor in self.tensors:
+            if tensor.degrees is not None:
+                numbers = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+                numbers[~tensor.mask] = 0  # type: ignore[operator]
+        return params
 
 
 def compile_plan(base: StandardNormal, layers: Sequence[Layer], context_dim: int, dtype: np.dtype[Any]) -> Plan:

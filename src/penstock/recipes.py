@@ -10,7 +10,7 @@ from penstock import _validate
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
-from penstock.layers import ActNorm, Coupling, Elementwise, Layer, LULinear, Permutation
+from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, Layer, LULinear, Permutation
 from penstock.transforms import Additive, Affine, Transform
 
 MIXINGS = ("none", "reverse", "random", "lu")
@@ -189,8 +189,111 @@ def glow(
     return Flow(density, stack, context_dim, dtype, rng, backend)
 
 
+def maf(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 5,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "reverse",
+    scale_bound: float = 3.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Masked autoregressive flow: affine autoregressive layers whose networks read the data side.
+
+    Densities run each network once, in parallel over the dimensions; samples take the dimensions one by one, but evaluate each
+    unit of the network only once, so that they cost nearly the same.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to condition on: the flow is then a Gaussian, and a warning says so.
+    layers : int, default 5
+        Number of autoregressive layers.
+    mixing : {"reverse", "random", "lu", "none"} or None, default "reverse"
+        How the order of the dimensions changes from layer to layer: reversed in every second one, permuted at random before each
+        but the first, mixed by an :class:`LULinear` before each but the first, or the same in all.
+    residual : bool, default False
+        Conditioners with skip connections.
+    context_dim, hidden, activation, scale_bound, base, dtype, rng, backend
+        As for :func:`realnvp`.
+
+    References
+    ----------
+    Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation" (2017).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.maf(3, layers=2, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    affine, density = Affine(scale_bound), _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(affine)]
+        _warn_gaussian("maf")
+    else:
+        stack = _autoregressions(n_layers, affine, MLP(_hidden(hidden), activation, residual), mixing, "to_latent")
+    return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
+def iaf(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 5,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "reverse",
+    scale_bound: float = 3.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Inverse autoregressive flow: affine autoregressive layers whose networks read the latent side.
+
+    :func:`maf` the other way round: samples run each network once, in parallel over the dimensions, and densities take the
+    dimensions one by one, at nearly the same cost.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to condition on: the flow is then a Gaussian, and a warning says so.
+    context_dim, layers, hidden, activation, mixing, scale_bound, residual, base, dtype, rng, backend
+        As for :func:`maf`.
+
+    References
+    ----------
+    Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow" (2016).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.iaf(3, layers=2, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    affine, density = Affine(scale_bound), _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(affine, "to_data")]
+        _warn_gaussian("iaf")
+    else:
+        stack = _autoregressions(n_layers, affine, MLP(_hidden(hidden), activation, residual), mixing, "to_data")
+    return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
 # What ``penstock fit --recipe`` offers.
-RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow}
+RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow, "maf": maf, "iaf": iaf}
 
 
 def _base(dim: int, base: StandardNormal | None) -> StandardNormal:
@@ -217,6 +320,18 @@ def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | Non
             layers.append(Permutation("reverse"))
         # A reversal exchanges the halves itself: with a split that did so too, one half would never be transformed.
         layers.append(Coupling(transform, conditioner, "half_swapped" if i % 2 and mixing != "reverse" else "half"))
+    return layers
+
+
+def _autoregressions(n: int, transform: Transform, conditioner: MLP, mixing: str | None, explicit: str) -> list[Layer]:
+    """``n`` autoregressive layers, each with another order of the dimensions or with what mixes them in front of it."""
+    mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
+    layers: list[Layer] = []
+    for i in range(n):
+        order = {"reverse": "reverse" if i % 2 else "identity", "random": "random" if i else "identity"}
+        if mixing == "lu" and i:
+            layers.append(LULinear())
+        layers.append(Autoregressive(transform, conditioner, order.get(mixing, "identity"), explicit))
     return layers
 
 

@@ -198,6 +198,9 @@ def _read(file: BinaryIO, size: int) -> Contents:
     for name, array in {"standardize.loc": loc, "standardize.scale": scale, **numbers}.items():
         _need(bool(np.isfinite(array).all()), f"tensor {name} holds NaN or infinity")
     _need(bool((scale > 0).all()), "tensor standardize.scale must be positive")
+    for t in plan.tensors:
+        if t.mask is not None:
+            _need(not numbers[t.name][~t.mask].any(), f"tensor {t.name} holds numbers where its mask has none")
     flat = [array.ravel() for array in numbers.values()]
     params = np.concatenate(flat) if flat else np.zeros(0, plan.dtype)
     return Contents(base, layers, context_dim, plan, Snapshot(params, np.concatenate([loc, scale]), bool(flag)))

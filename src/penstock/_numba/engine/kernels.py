@@ -8,7 +8,8 @@ import numpy as np
 
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import accumulate_product, lanes, load, store
-from penstock._numba.core.plan import COUPLING, ELEMENTWISE, EXPLICIT_TO_DATA, KIND, LU_LINEAR, TILE
+from penstock._numba.core.plan import AUTOREGRESSIVE, COUPLING, ELEMENTWISE, EXPLICIT_TO_DATA, KIND, LU_LINEAR, TILE
+from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward
 from penstock._numba.layers.elementwise import elementwise_backward, elementwise_forward
 from penstock._numba.layers.lu_linear import lu_backward, lu_forward
@@ -113,6 +114,8 @@ def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
             elementwise_forward(step, plan.slots, plan.options, packed.params, inverse, n, tile, keep)
         elif step[KIND] == LU_LINEAR:
             lu_forward(step, plan.slots, packed.params, inverse, n, tile)
+        elif step[KIND] == AUTOREGRESSIVE:
+            autoregressive_forward(step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, keep)
 
 
 @jit
@@ -129,6 +132,10 @@ def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any)
             elementwise_backward(step, plan.slots, plan.options, inverse, n, tile, want_params)
         elif step[KIND] == LU_LINEAR:
             lu_backward(step, plan.slots, packed.params, inverse, n, tile, want_params)
+        elif step[KIND] == AUTOREGRESSIVE:
+            autoregressive_backward(
+                step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, want_params
+            )
 
 
 @jit

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from penstock._numba.core.plan import (
+    AUTOREGRESSIVE,
     COUPLING,
     DERIVATIVE,
     ELEMENTWISE,
@@ -45,6 +46,7 @@ class Layout:
         self.dim, self.n_params, self.n_buffers, self.n_steps = (int(table[i]) for i in (4, 6, 7, 8))
         self.n_external = 0  # numbers of theta a row in an external step
         self.widest_theta = self.widest = 1
+        self.widest_masked = 0  # input and all layers of a masked network
         self.flops = 2 * self.dim  # a row
         self.decay = np.zeros(self.n_params, np.bool_)
         self.index = np.zeros(self.n_params, np.int64)  # of each parameter in a padded gradient
@@ -60,7 +62,7 @@ class Layout:
             sizes.append(size)
         # every step its own area of the kept store for the way back; one area for all where nothing is kept
         self.steps = np.array(steps, np.int64)
-        self.linear = np.array(self._linear, np.int64).reshape(-1, 9)
+        self.linear = np.array(self._linear, np.int64).reshape(-1, 12)
         self.training_steps, self.training_linear = self.steps.copy(), self.linear.copy()
         start = 0
         for step, size in zip(self.training_steps, sizes, strict=True):
@@ -99,6 +101,10 @@ class Layout:
             self.n_gradient += -(-n_values // PAD) * PAD
         widths = table[r[17] : r[17] + n_linear + 1].tolist() if n_linear else []
         self.widest = max([self.widest, n_values, *widths])
+        masked = kind == AUTOREGRESSIVE
+        n_u = widths[0] if n_linear else 0
+        at += n_u * TILE - n_a * TILE if masked else 0
+        starts, gradient = self._degree_starts(table, r, widths) if masked else [-1] * (n_linear + 1), n_u * TILE
         offset = params
         for i in range(n_linear):
             n_in, n_out = widths[i], widths[i + 1]
@@ -106,20 +112,36 @@ class Layout:
             bias, grad_weight, grad_bias = offset + n_in * n_out, self.n_gradient, self.n_gradient + n_in * stride
             keeps = i + 1 < n_linear and (conditioner == RESIDUAL_MLP or activation in (SILU, GELU))
             derivative = at + n_out * TILE if keeps else -1
-            self._linear.append([n_in, n_out, offset, bias, grad_weight, grad_bias, stride, at, derivative])
+            self._linear.append([
+                n_in, n_out, offset, bias, grad_weight, grad_bias, stride, at, derivative, gradient, *starts[i : i + 2],
+            ])  # fmt: skip
+            gradient += n_out * TILE
             at += n_out * TILE * (2 if keeps else 1)
             self.index[offset:bias] = (grad_weight + np.arange(n_in)[:, None] * stride + np.arange(n_out)).ravel()
             self.index[bias : bias + n_out] = grad_bias + np.arange(n_out)
             self.decay[offset:bias] = True
             offset, self.n_gradient = bias + n_out, grad_bias + stride
             self.flops += 2 * n_in * n_out
+        if masked:
+            self.widest_masked = max(self.widest_masked, sum(widths[:-1]))
         theta = self._linear[-1][OUTPUT] if n_linear else at
         size = at if n_linear else at + n_values * TILE
         step = [
-            kind, explicit, r[10], n_theta, conditioner, activation, n_linear, n_a, n_b, n_a, a, b, first_linear,
+            kind, explicit, r[10], n_theta, conditioner, activation, n_linear, n_a, n_b, n_u, a, b, first_linear,
             options, r[12], params, grad, 0, n_b * TILE, theta, 0, 0,
         ]  # fmt: skip
         return step, size
+
+    def _degree_starts(self, table: Array, r: list[int], widths: list[int]) -> list[int]:
+        """Where in the slots stand the numbers of the first feature of each degree: of the input, hidden layers, theta."""
+        n_b, n_theta = r[8], r[11]
+        degrees = [*np.maximum(0, np.arange(widths[0]) + n_b - widths[0]).tolist(), *_hidden_degrees(table, r).tolist()]
+        degrees += [j // n_theta for j in range(widths[-1])]
+        starts = []
+        for end, width in zip(np.cumsum(widths).tolist(), widths, strict=True):
+            starts.append(len(self._slots))
+            self._slots += np.searchsorted(degrees[end - width : end], np.arange(n_b + 1)).tolist()
+        return starts
 
     def _lu_step(self, table: Array, r: list[int]) -> tuple[list[int], int]:
         """The same for an LU layer. Its gradient: M above the diagonal, M below it, (n, stride) each, the diagonal, b."""
@@ -139,6 +161,12 @@ class Layout:
         step = [LU_LINEAR, r[1], 0, 0, 0, 0, 0, 0, n, 0, b, b, len(self._linear), len(self._options), 0, params, grad,
                 0, n * TILE, 2 * n * TILE, b + n, b + 2 * n]  # fmt: skip
         return step, 4 * n * TILE
+
+
+def _hidden_degrees(table: Array, r: list[int]) -> Array:
+    """The degrees of all hidden units of an autoregressive step."""
+    degrees: Array = table[r[18] : r[18] + int(np.sum(table[r[17] + 1 : r[17] + r[16]]))]
+    return degrees
 
 
 def _checked(table: Any) -> Array:
@@ -178,7 +206,7 @@ def _checked(table: Any) -> Array:
         kind, explicit, params, count, buffers, n_in_buffers, n_a, a, n_b, b = r[:10]
         transform, n_theta, n_options, at_options, conditioner, activation, n_linear, at_widths = r[10:18]
         name = f"step {s}: "
-        need(kind in range(5) and explicit in (0, 1), name + "unknown kind")
+        need(kind in range(6) and explicit in (0, 1), name + "unknown kind")
         need(params == used and count >= 0 and params + count <= n_params, name + "parameters out of range")
         used += count
         need(buffers >= 0 and n_in_buffers >= 0 and buffers + n_in_buffers <= n_buffers, name + "buffers out of range")
@@ -206,11 +234,24 @@ def _checked(table: Any) -> Array:
             need(kind == ELEMENTWISE and n_a == n_linear == 0, name + "free or external theta belongs to elementwise")
             need(count == (n_b * n_theta if conditioner == FREE else 0), name + "number of parameters")
             continue
-        need(kind == COUPLING and 0 < n_linear < 2**16 and inside(at_widths, n_linear + 1), name + "widths")
+        masked = kind == AUTOREGRESSIVE
+        need(masked or kind == COUPLING, name + "a network belongs to a coupling or an autoregressive step")
+        need(0 < n_linear < 2**16 and inside(at_widths, n_linear + 1), name + "widths")
+        need(not masked or (n_a == 0 and n_b == dim), name + "an autoregressive step moves every dimension")
         widths = table[at_widths : at_widths + n_linear + 1].tolist()
         need(all(0 < w < 2**31 for w in widths[1:]), name + "widths")
-        need(widths[0] == n_a and widths[-1] == n_b * n_theta, name + "widths of input or output")
+        need(
+            widths[0] == (n_b - 1 if masked else n_a) and widths[-1] == n_b * n_theta,
+            name + "widths of input or output",
+        )
         need(conditioner == MLP or len(set(widths[1:-1])) <= 1, name + "widths of a residual network")
+        if masked:
+            need(inside(r[18], sum(widths[1:-1])), name + "degrees beyond the table's end")
+            layers = np.split(_hidden_degrees(table, r), np.cumsum(widths[1:-1])[:-1]) if n_linear > 1 else []
+            for degrees in layers:
+                rises = np.all(np.diff(degrees, prepend=0) >= 0) and np.all(degrees < n_b)
+                need(bool(rises), name + "degrees must rise and be less than dim")
+                need(conditioner == MLP or np.array_equal(degrees, layers[0]), name + "degrees of a residual network")
         need(
             count == sum((i + 1) * o for i, o in zip(widths[:-1], widths[1:], strict=True)),
             name + "number of parameters",

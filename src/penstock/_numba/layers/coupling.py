@@ -7,7 +7,7 @@ from typing import Any
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import lanes, load, store
-from penstock._numba.core.plan import INPUT, N_A, THETA, TILE, TRANSFORM, A
+from penstock._numba.core.plan import INPUT, N_A, N_B, THETA, TILE, TRANSFORM, A
 from penstock._numba.layers.elementwise import transform_backward, transform_forward
 
 
@@ -26,7 +26,9 @@ def coupling_forward(
     """Changes the state, adds to log_det."""
     gather_features(step, slots, n_vectors, tile.state, tile.kept)
     mlp_forward(step, linears, params, n_vectors, keep, tile.kept)
-    transform_forward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile, keep)
+    transform_forward(
+        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile, keep
+    )  # fmt: skip
 
 
 @jit
@@ -35,7 +37,9 @@ def coupling_backward(
     want_params: bool,
 ) -> None:  # fmt: skip
     """Puts the state back; gradients of parameters are added to the slice's."""
-    transform_backward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile)
+    transform_backward(
+        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile
+    )  # fmt: skip
     du = mlp_backward(step, linears, params, n_vectors, want_params, tile)
     for i in range(step[N_A]):
         gradient = slots[step[A] + i] * TILE

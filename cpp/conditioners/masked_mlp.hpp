@@ -144,7 +144,69 @@ void pack_pieces(const T *weight, int n_out, const Mask &mask, int from, int to,
   }
 }
 
-// One row, before its first degree: every sum starts at its bias.
+// One row: outputs [n0, n1), which begin at a vector, or end with the last output and share their first lanes with the
+// block before. Inputs [from, to) enter them, or those lanes that read them.
+template <class V, int count>
+PENSTOCK_INLINE void masked_row_block(const Element<V> *weight, int n_out, const int *first_output, int n0, int n1,
+                                      int from, int to, const Element<V> *in, Element<V> *out) {
+  using I = typename IntegerOf<Element<V>>::type;
+  constexpr int L = lanes<V>;
+  const int at = n1 - count * L;
+  Bits<V> output[count];  // number of each lane's
+  V sum[count];
+#pragma GCC unroll 4
+  for (int v = 0; v < count; v++) {
+    output[v] = lane_numbers<V>() + static_cast<I>(at + v * L);
+    sum[v] = load<V>(out + at + v * L);
+  }
+  int k = from;
+  const Element<V> *w = weight + static_cast<int64_t>(from) * n_out + at;
+  for (; k < to && first_output[k] <= n0; k++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < count; v++) {
+      sum[v] = fma<V>(splat<V>(in[k]), load<V>(w + v * L), sum[v]);
+    }
+    w += n_out;
+  }
+  for (; k < to && first_output[k] < n1; k++) {
+    const auto first = static_cast<I>(first_output[k]);
+#pragma GCC unroll 4
+    for (int v = 0; v < count; v++) {
+      sum[v] = select(output[v] >= first, fma<V>(splat<V>(in[k]), load<V>(w + v * L), sum[v]), sum[v]);
+    }
+    w += n_out;
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < count; v++) {
+    store(out + at + v * L, select(output[v] >= static_cast<I>(n0), sum[v], load<V>(out + at + v * L)));
+  }
+}
+
+// Sums of what has a degree in [from, to), in blocks of 4 vectors, then of one. A block whose first output has a lower
+// degree has the inputs of all lower degrees.
+template <class V>
+void masked_row_linear(const Linear &linear, int from, int to, const Element<V> *weight, const Element<V> *in,
+                       Element<V> *out) {
+  constexpr int L = lanes<V>;
+  const Mask &mask = *linear.mask;
+  const int n_out = linear.n_out, begin = mask.output_start[from], end = mask.output_start[to];
+  const int wide = n_out / (4 * L) * (4 * L);
+  int n0 = (begin < wide ? begin : wide) / (4 * L) * (4 * L);
+  while (n0 < end) {
+    const int size = n0 < wide ? 4 * L : L, n1 = n0 + size < n_out ? n0 + size : n_out;
+    if (n1 > begin) {
+      const int known = n0 < begin ? mask.input_start[from] : 0;
+      if (n0 < wide) {
+        masked_row_block<V, 4>(weight, n_out, mask.first_output, n0, n1, known, mask.input_start[to], in, out);
+      } else {
+        masked_row_block<V, 1>(weight, n_out, mask.first_output, n0, n1, known, mask.input_start[to], in, out);
+      }
+    }
+    n0 = n1;
+  }
+}
+
+// Before the first degree: every sum is its bias.
 template <class T>
 void masked_row_start(const Step &step, const T *params, T *area) {
   for (int i = 0; i < step.n_linear; i++) {
@@ -154,23 +216,27 @@ void masked_row_start(const Step &step, const T *params, T *area) {
   }
 }
 
-// One row, one degree: its inputs and units, once they are known, enter the sums of all outputs that read them, k
-// ascending as in a tile.
+// masked_forward of one row: the lanes run over outputs, as in mlp_row.
 template <class V>
-void masked_row(const Step &step, int degree, const Element<V> *params, Element<V> *area) {
+void masked_row(const Step &step, int from, int to, const Element<V> *params, Element<V> *area) {
   using T = Element<V>;
+  using Small = Vector<T, 16 / sizeof(T)>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const T *in = area + step.input / tile_stride;
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
-    const Mask &mask = *linear.mask;
+    const int *start = linear.mask->output_start;
     T *out = area + linear.output / tile_stride;
-    const int k0 = mask.input_start[degree], k1 = mask.input_start[degree + 1];
-    const int n0 = mask.output_start[degree], n1 = mask.output_start[degree + 1];
-    row_product<V>(params + linear.weight + static_cast<int64_t>(k0) * linear.n_out + n0, linear.n_out, out + n0,
-                   k1 - k0, linear.n_out - n0, in + k0, out + n0);
+    if (linear.n_out >= lanes<V>) {
+      masked_row_linear<V>(linear, from, to, params + linear.weight, in, out);
+    } else if (linear.n_out >= lanes<Small>) {
+      masked_row_linear<Small>(linear, from, to, params + linear.weight, in, out);
+    } else {
+      masked_row_linear<T>(linear, from, to, params + linear.weight, in, out);
+    }
     if (i + 1 < step.n_linear) {
-      activate_row<V>(step.activation, n1 - n0, out + n0, residual && i > 0 ? in + n0 : nullptr);
+      activate_row<V>(step.activation, start[to] - start[from], out + start[from],
+                      residual && i > 0 ? in + start[from] : nullptr);
     }
     in = out;
   }

@@ -175,12 +175,12 @@ Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed,
 // One row: the lanes run over outputs and W is read as it lies in the flat parameters. Same order of additions, so the
 // same bits as a tile. in and out (n) are plain vectors.
 template <class V, int count>
-PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *start, int n_in, int w_stride, int from,
+PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *bias, int n_in, int n_out, int from,
                                const Element<V> *in, Element<V> *out) {
   V sum[count];
 #pragma GCC unroll 8
   for (int v = 0; v < count; v++) {
-    sum[v] = load<V>(start + from + v * lanes<V>);
+    sum[v] = load<V>(bias + from + v * lanes<V>);
   }
   const Element<V> *w = weight + from;
   for (int k = 0; k < n_in; k++) {
@@ -189,7 +189,7 @@ PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *start
     for (int v = 0; v < count; v++) {
       sum[v] = fma<V>(x, load<V>(w + v * lanes<V>), sum[v]);
     }
-    w += w_stride;
+    w += n_out;
   }
 #pragma GCC unroll 8
   for (int v = 0; v < count; v++) {
@@ -197,29 +197,28 @@ PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *start
   }
 }
 
-// out = start + in W for n_out outputs; rows of W are w_stride numbers apart.
 template <class V>
-void row_product(const Element<V> *weight, int w_stride, const Element<V> *start, int n_in, int n_out,
-                 const Element<V> *in, Element<V> *out) {
+void linear_row(const Linear &linear, const Element<V> *params, const Element<V> *in, Element<V> *out) {
   using T = Element<V>;
+  const T *weight = params + linear.weight, *bias = params + linear.bias;
   int n = 0;
-  for (; n + 8 * lanes<V> <= n_out; n += 8 * lanes<V>) {
-    row_block<V, 8>(weight, start, n_in, w_stride, n, in, out);
+  for (; n + 8 * lanes<V> <= linear.n_out; n += 8 * lanes<V>) {
+    row_block<V, 8>(weight, bias, linear.n_in, linear.n_out, n, in, out);
   }
-  for (; n + 2 * lanes<V> <= n_out; n += 2 * lanes<V>) {
-    row_block<V, 2>(weight, start, n_in, w_stride, n, in, out);
+  for (; n + 2 * lanes<V> <= linear.n_out; n += 2 * lanes<V>) {
+    row_block<V, 2>(weight, bias, linear.n_in, linear.n_out, n, in, out);
   }
-  for (; n + lanes<V> <= n_out; n += lanes<V>) {
-    row_block<V, 1>(weight, start, n_in, w_stride, n, in, out);
+  for (; n + lanes<V> <= linear.n_out; n += lanes<V>) {
+    row_block<V, 1>(weight, bias, linear.n_in, linear.n_out, n, in, out);
   }
   using Small = Vector<T, 16 / sizeof(T)>;
-  for (; n + lanes<Small> <= n_out; n += lanes<Small>) {
-    row_block<Small, 1>(weight, start, n_in, w_stride, n, in, out);
+  for (; n + lanes<Small> <= linear.n_out; n += lanes<Small>) {
+    row_block<Small, 1>(weight, bias, linear.n_in, linear.n_out, n, in, out);
   }
-  for (; n < n_out; n++) {
-    T sum = start[n];
-    for (int k = 0; k < n_in; k++) {
-      sum = fma<T>(in[k], weight[static_cast<int64_t>(k) * w_stride + n], sum);
+  for (; n < linear.n_out; n++) {
+    T sum = bias[n];
+    for (int k = 0; k < linear.n_in; k++) {
+      sum = fma<T>(in[k], weight[static_cast<int64_t>(k) * linear.n_out + n], sum);
     }
     out[n] = sum;
   }
@@ -242,7 +241,7 @@ void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     T *out = area + linear.output / tile_stride;
-    row_product<V>(params + linear.weight, linear.n_out, params + linear.bias, linear.n_in, linear.n_out, in, out);
+    linear_row<V>(linear, params, in, out);
     if (i + 1 < step.n_linear) {
       activate_row<V>(step.activation, linear.n_out, out, residual && i > 0 ? in : nullptr);
     }

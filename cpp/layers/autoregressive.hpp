@@ -97,18 +97,24 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
   }
 }
 
-// One row goes the same way in both directions.
 template <class V>
 void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, Element<V> *state,
                         double *log_det, Element<V> *area) {
+  const int n = step.n_b;
   Element<V> *u = area + step.input / tile_stride + first_feature(step);
   masked_row_start(step, packed.params, area);
-  for (int i = 0; i < step.n_b; i++) {
-    masked_row<V>(step, i, packed.params, area);
-    const Element<V> old = state[step.b[i]];
-    transform_row(step, {i, i + 1}, inverse, area + step.theta / tile_stride, state, log_det);
-    if (i + 1 < step.n_b) {
-      u[i] = inverse ? state[step.b[i]] : old;
+  if (!inverse) {
+    for (int i = 0; i + 1 < n; i++) {
+      u[i] = state[step.b[i]];
+    }
+    masked_row<V>(step, 0, n, packed.params, area);
+    return transform_row(step, all_of(step), false, area + step.theta / tile_stride, state, log_det);
+  }
+  for (int i = 0; i < n; i++) {
+    masked_row<V>(step, i, i + 1, packed.params, area);
+    transform_row(step, {i, i + 1}, true, area + step.theta / tile_stride, state, log_det);
+    if (i + 1 < n) {
+      u[i] = state[step.b[i]];
     }
   }
 }

@@ -41,6 +41,7 @@ class Case:
     kinks: bool = False  # gradients jump somewhere: finite differences take smaller steps
     gain: float = 0.7  # how far random parameters go from their start
     identity: bool = True  # a fresh flow is the identity
+    fresh_ulps: float = 0  # up to this rounding
 
 
 def _flow(dim: int, *layers: Any) -> Callable[..., ps.Flow]:
@@ -70,7 +71,12 @@ STEPS = "as a coupling, but in the sequential direction a dimension carries what
 
 SOLVE = "sums over the dimensions, times the condition of the triangles, which random ones have in plenty"
 
+SPLINED = "knots are sums of bins; a narrow bin widens their rounding by its slope, and so does its inverse"
+
 AFFINE, ADDITIVE = ps.Affine(), ps.Additive()
+# Second derivatives jump at the knots; a fresh spline is the identity up to the rounding of its knots.
+BENT: Any = {"kinks": True, "fresh_ulps": 32}
+SPLINE, FINE = ps.RationalQuadratic(bins=5, bound=3.0), ps.RationalQuadratic(bins=64, bound=2.0)
 RESIDUAL = ps.MLP((8, 8, 8), "silu", residual=True)
 # Widths that are no multiple of a register block or a vector.
 ODD = ps.MLP((71, 33), "relu")
@@ -79,6 +85,7 @@ CASES = (
     # transforms by themselves; the name is the transform's
     Case("affine", "transform", _flow(3, ps.Elementwise(AFFINE)), 32, ONE),
     Case("additive", "transform", _flow(3, ps.Elementwise(ADDITIVE)), 16, "two sums"),
+    Case("rational_quadratic", "transform", _flow(3, ps.Elementwise(SPLINE)), 512, SPLINED, **BENT),
     # layers
     Case("elementwise_to_data", "layer", _flow(3, ps.Elementwise(AFFINE, explicit="to_data")), 32, ONE),
     Case("elementwise_unbounded", "layer", _flow(5, ps.Elementwise(ps.Affine(scale_bound=math.inf))), 32, ONE),
@@ -112,7 +119,8 @@ CASES = (
          128, STEPS),
     Case("autoregressive_one_dim", "layer", _autoregressive(1, AFFINE, ps.MLP((8, 8), "silu")), 32, ONE),
     Case("autoregressive_two_dims", "layer", _autoregressive(2, AFFINE, ps.MLP((9, 7), "relu"), (1, 0)), 64, STEPS, kinks=True),
-    Case("autoregressive_linear", "layer", _autoregressive(6, ps.Affine(scale_bound=0.5), ps.MLP(()), "random"), 512, STEPS, gain=0.3),
+    Case("autoregressive_linear", "layer", _autoregressive(6, ps.Affine(scale_bound=0.5), ps.MLP(()), "random"), 512, STEPS,
+         gain=0.3),
     Case("autoregressive_narrow", "layer", _autoregressive(17, AFFINE, ps.MLP((5, 9, 3), "silu"), "random"), 512, STEPS),
     Case("autoregressive_residual", "layer", _autoregressive(7, AFFINE, ps.MLP((20, 20, 20), "gelu", residual=True), "random"),
          256, STEPS, gain=0.5),
@@ -120,7 +128,17 @@ CASES = (
          kinks=True),
     Case("autoregressive_additive", "layer", _autoregressive(3, ADDITIVE, ps.MLP((16, 8), "leaky_relu"), "reverse"), 128, STEPS,
          kinks=True),
+    Case("autoregressive_spline", "layer", _autoregressive(5, SPLINE, ps.MLP((11, 16), "tanh"), "random"), 8192, SPLINED,
+         gain=0.4, **BENT),
+    Case("autoregressive_spline_to_data", "layer", _autoregressive(3, SPLINE, RESIDUAL, explicit="to_data"), 8192, SPLINED,
+         gain=0.4, **BENT),
     Case("autoregressive_odd_widths", "layer", _autoregressive(37, AFFINE, ODD, "random"), 1024, STEPS, gain=0.4, kinks=True),
+    Case("spline_to_data", "layer", _flow(3, ps.Elementwise(SPLINE, explicit="to_data")), 512, SPLINED, **BENT),
+    Case("spline_many_bins", "layer", _flow(2, ps.Elementwise(FINE)), 2048, SPLINED, **BENT),
+    Case("spline_two_bins", "layer", _flow(1, ps.Elementwise(ps.RationalQuadratic(2, 1.5))), 512, SPLINED, **BENT),
+    Case("spline_steep", "layer", _flow(2, ps.Elementwise(SPLINE)), 32768, SPLINED, gain=3.0, **BENT),
+    Case("coupling_spline", "layer", _coupling(5, SPLINE, ps.MLP((16, 8), "tanh")), 4096, SPLINED, gain=0.5, **BENT),
+    Case("coupling_spline_to_data", "layer", _coupling(4, SPLINE, RESIDUAL, explicit="to_data"), 4096, SPLINED, gain=0.4, **BENT),
     Case(
         "mixed_layers",
         "layer",
@@ -131,24 +149,28 @@ CASES = (
             ps.Permutation("random"),
             ps.Coupling(ADDITIVE, ps.MLP((12, 12), "gelu", residual=True), explicit="to_data"),
             ps.ActNorm(),
+            ps.Autoregressive(AFFINE, ps.MLP((12,), "tanh"), "random"),
             ps.LULinear(),
             ps.Permutation((1, 2, 3, 4, 5, 0)),
             ps.LULinear(explicit="to_data"),
-            ps.Autoregressive(ps.Affine(scale_bound=0.5), ps.MLP((12, 9), "silu"), "random"),
-            ps.Autoregressive(ADDITIVE, ps.MLP((7,), "tanh"), explicit="to_data"),
+            ps.Autoregressive(ps.Affine(scale_bound=1.0), ps.MLP((7, 7), "silu", residual=True), explicit="to_data"),
             ps.Coupling(AFFINE, ps.MLP((12,), "tanh"), split=(5, 1, 3)),
         ),
         256,
         CHAIN,
-        gain=0.5,
+        gain=0.4,
         identity=False,
     ),
     # recipes
     Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
     Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 512, CHAIN, gain=0.5),
     Case("glow", "recipe", _recipe("glow", 5, 3, (16,), "silu"), 1024, CHAIN, gain=0.3, identity=False),
+    Case("nsf_ar", "recipe", _recipe("nsf_ar", 4, 3, (16, 16), "silu"), 8192, SPLINED, gain=0.3, **BENT),
     Case("maf", "recipe", _recipe("maf", 5, 4, (16, 16), "silu"), 1024, CHAIN, gain=0.4),
     Case("iaf", "recipe", _recipe("iaf", 5, 4, (16, 16), "tanh"), 1024, CHAIN, gain=0.4),
+    Case("nsf", "recipe", _recipe("nsf", 3, 3, (16, 16), "silu"), 2048, SPLINED, gain=0.5, **BENT),
+    Case("nsf_relu", "recipe", _recipe("nsf", 2, 4, (16,), "relu"), 4096, SPLINED, gain=0.3, **BENT),
+    Case("nsf_one_dim", "recipe", _recipe("nsf", 1, 2, (16,), "relu"), 1024, SPLINED, **BENT),
     Case("realnvp_relu", "recipe", _recipe("realnvp", 2, 4, (16,), "relu"), 512, CHAIN, gain=0.5, kinks=True),
     Case("realnvp_wide", "recipe", _recipe("realnvp", 16, 8, (64, 64), "relu"), 1024, CHAIN, gain=0.4, kinks=True),
 )  # fmt: skip

@@ -13,8 +13,8 @@ from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
-from penstock.recipes import glow, iaf, maf, nice, realnvp
-from penstock.transforms import Additive, Affine
+from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
+from penstock.transforms import Additive, Affine, RationalQuadratic
 
 if TYPE_CHECKING:
     from penstock.optim import Adam, AdamW
@@ -36,6 +36,7 @@ __all__ = [
     "FlowSpec",
     "LULinear",
     "Permutation",
+    "RationalQuadratic",
     "StandardNormal",
     "TrainingError",
     "__version__",
@@ -45,6 +46,8 @@ __all__ = [
     "load",
     "maf",
     "nice",
+    "nsf",
+    "nsf_ar",
     "num_threads",
     "ops",
     "realnvp",

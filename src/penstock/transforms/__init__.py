@@ -6,6 +6,7 @@ from typing import Protocol
 
 from penstock.transforms.additive import Additive
 from penstock.transforms.affine import Affine
+from penstock.transforms.rational_quadratic import RationalQuadratic
 
 
 class Transform(Protocol):
@@ -28,6 +29,6 @@ class Transform(Protocol):
 
 
 # Append only: the position of a transform is its code in plan tables and files.
-TRANSFORMS: dict[str, type] = {cls.name: cls for cls in (Affine, Additive)}
+TRANSFORMS: dict[str, type] = {cls.name: cls for cls in (Affine, Additive, RationalQuadratic)}
 
-__all__ = ["TRANSFORMS", "Additive", "Affine", "Transform"]
+__all__ = ["TRANSFORMS", "Additive", "Affine", "RationalQuadratic", "Transform"]

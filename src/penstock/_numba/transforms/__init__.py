@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from penstock._numba.transforms import additive, affine
+from penstock._numba.transforms import additive, affine, rational_quadratic
 
-TRANSFORMS = (affine, additive)
+TRANSFORMS = (affine, additive, rational_quadratic)

@@ -1,13 +1,12 @@
-// Masked multilayer perceptron over a tile: mlp.hpp with every feature of a degree, sorted by it, and every output reading
-// the inputs whose degree is not above its own. The zeros of such a matrix are never multiplied. A register block of
-// outputs takes the inputs that all of them read at full width, then the rest in pieces, degree by degree:
-//
-//        inputs ->      . . . . . . . . a                      . all outputs of the block
-//        outputs        . . . . . . . . a                      a  without the first two ...
-//           |           . . . . . . . . a b
-//                       . . . . . . . . a b
-// (transposed). Whether degrees come one at a time, each when its inputs are known, or all at once: the same pieces, so the
-// same bits, k ascending. The way back does likewise with the outputs that an input enters, from the last degree down.
+// Masked multilayer perceptron over a tile: mlp.hpp with a degree for every feature, sorted by it, and every output reading
+// the inputs whose degree is not above its own. The zeros of such a matrix are never multiplied: a register block of outputs
+// takes the inputs that all of them read at full width, then the rest in pieces, degree by degree.
+//        outputs of the block      4 4 5 5 6 6
+//        inputs of degree <= 4     x x x x x x    a piece of 6 outputs
+//                            5         x x x x    of 4, which go on with their sums
+//                            6             x x    of 2
+// Whether degrees come one at a time, each when its inputs are known, or all at once: the same pieces, so the same bits, k
+// ascending. The way back does likewise with the outputs that an input enters, from the last degree down.
 #pragma once
 
 #include "conditioners/mlp.hpp"

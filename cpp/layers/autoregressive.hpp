@@ -28,17 +28,17 @@ void features_from_state(const Step &step, int from, int to, int n_vectors, cons
 template <class V>
 void autoregressive_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep,
                             int n_vectors, const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
-  const int n = step.n_b;
+  const int n = step.n_b, span = inverse ? 1 : n;
   if (!inverse) {
     features_from_state<V>(step, 0, n - 1, n_vectors, tile.state, area);
-    masked_forward<V>(step, 0, n, packed, n_vectors, keep, area);
-    return transform_forward<V, false>(step, all_of(step), false, n_vectors, area + step.theta, tile.state,
-                                       tile.log_det, kept);
   }
-  for (int i = 0; i < n; i++) {
-    masked_forward<V>(step, i, i + 1, packed, n_vectors, keep, area);
-    transform_forward<V, false>(step, {i, i + 1}, true, n_vectors, area + step.theta, tile.state, tile.log_det, kept);
-    features_from_state<V>(step, i, i + 1 < n ? i + 1 : i, n_vectors, tile.state, area);
+  for (int i = 0; i < n; i += span) {
+    masked_forward<V>(step, i, i + span, packed, n_vectors, keep, area);
+    transform_forward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile.state, tile.log_det,
+                                kept);
+    if (inverse && i + 1 < n) {
+      features_from_state<V>(step, i, i + 1, n_vectors, tile.state, area);
+    }
   }
 }
 
@@ -58,39 +58,25 @@ template <class V>
 void autoregressive_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute,
                              bool want_input, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area,
                              const Element<V> *kept) {
-  const int n = step.n_b;
-  const auto undo = [&](Dimensions dims) __attribute__((always_inline)) {
-    transform_backward<V, false>(step, dims, inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
-  };
-  const auto again = [&] __attribute__((always_inline)) {
+  const int n = step.n_b, span = inverse ? 1 : n;
+  if (recompute) {
+    for (int64_t i = 0; !inverse && i < n; i++) {
+      for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
+        store(tile.state + step.b[i] * tile_stride + lane, load<V>(kept + i * tile_stride + lane));
+      }
+    }
     features_from_state<V>(step, 0, n - 1, n_vectors, tile.state, area);
     masked_forward<V>(step, 0, n, packed, n_vectors, true, area);
-  };
-  if (!inverse) {
-    if (recompute) {
-      for (int64_t i = 0; i < n; i++) {
-        for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
-          store(tile.state + step.b[i] * tile_stride + lane, load<V>(kept + i * tile_stride + lane));
-        }
-      }
-      again();
-    }
-    undo(all_of(step));
-    masked_backward<V>(step, 0, n, packed, n_vectors, want_input, tile, area);
-    for (int i = 0; want_input && i + 1 < n; i++) {
+  }
+  for (int i = n - span; i >= 0; i -= span) {
+    if (inverse && i + 1 < n) {
       add_input_gradient<V>(step, i, n_vectors, tile);
     }
-  } else {
-    if (recompute) {
-      again();
-    }
-    for (int i = n - 1; i >= 0; i--) {
-      if (i + 1 < n) {
-        add_input_gradient<V>(step, i, n_vectors, tile);
-      }
-      undo({i, i + 1});
-      masked_backward<V>(step, i, i + 1, packed, n_vectors, true, tile, area);
-    }
+    transform_backward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
+    masked_backward<V>(step, i, i + span, packed, n_vectors, want_input || inverse, tile, area);
+  }
+  for (int i = 0; !inverse && want_input && i + 1 < n; i++) {
+    add_input_gradient<V>(step, i, n_vectors, tile);
   }
   if (tile.params_gradient != nullptr) {
     masked_gradient<V>(step, tile, area);
@@ -100,20 +86,16 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
 template <class V>
 void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, Element<V> *state,
                         double *log_det, Element<V> *area) {
-  const int n = step.n_b;
+  const int n = step.n_b, span = inverse ? 1 : n;
   Element<V> *u = area + step.input / tile_stride + first_feature(step);
   masked_row_start(step, packed.params, area);
-  if (!inverse) {
-    for (int i = 0; i + 1 < n; i++) {
-      u[i] = state[step.b[i]];
-    }
-    masked_row<V>(step, 0, n, packed.params, area);
-    return transform_row(step, all_of(step), false, area + step.theta / tile_stride, state, log_det);
+  for (int i = 0; !inverse && i + 1 < n; i++) {
+    u[i] = state[step.b[i]];
   }
-  for (int i = 0; i < n; i++) {
-    masked_row<V>(step, i, i + 1, packed.params, area);
-    transform_row(step, {i, i + 1}, true, area + step.theta / tile_stride, state, log_det);
-    if (i + 1 < n) {
+  for (int i = 0; i < n; i += span) {
+    masked_row<V>(step, i, i + span, packed.params, area);
+    transform_row(step, {i, i + span}, inverse, area + step.theta / tile_stride, state, log_det);
+    if (inverse && i + 1 < n) {
       u[i] = state[step.b[i]];
     }
   }

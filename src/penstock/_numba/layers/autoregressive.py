@@ -40,17 +40,16 @@ def autoregressive_forward(
 ) -> None:
     """Changes the state, adds to log_det."""
     n, theta = step[N_B], step[THETA]
+    span = 1 if inverse else n
     if not inverse:
         features_from_state(step, slots, 0, n - 1, n_vectors, tile.state, tile.kept)
-        masked_forward(step, linears, slots, 0, n, params, n_vectors, keep, tile.kept)
-        transform_forward(step[TRANSFORM], step, slots, options, 0, n, False, n_vectors, tile.kept, theta, tile, keep)
-        return
-    for i in range(n):
-        masked_forward(step, linears, slots, i, i + 1, params, n_vectors, keep, tile.kept)
+    for i in range(0, n, span):
+        masked_forward(step, linears, slots, i, i + span, params, n_vectors, keep, tile.kept)
         transform_forward(
-            step[TRANSFORM], step, slots, options, i, i + 1, True, n_vectors, tile.kept, theta, tile, keep
+            step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile, keep
         )  # fmt: skip
-        features_from_state(step, slots, i, min(i + 1, n - 1), n_vectors, tile.state, tile.kept)
+        if inverse and i + 1 < n:
+            features_from_state(step, slots, i, i + 1, n_vectors, tile.state, tile.kept)
 
 
 @jit
@@ -72,16 +71,16 @@ def autoregressive_backward(
     read it are done.
     """
     n, theta = step[N_B], step[THETA]
+    span = 1 if inverse else n
+    for i in range(n - span, -1, -span):
+        if inverse and i + 1 < n:
+            add_input_gradient(step, slots, i, n_vectors, tile)
+        transform_backward(
+            step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile
+        )  # fmt: skip
+        masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile)
     if not inverse:
-        transform_backward(step[TRANSFORM], step, slots, options, 0, n, False, n_vectors, tile.kept, theta, tile)
-        masked_backward(step, linears, slots, 0, n, params, n_vectors, tile)
         for i in range(n - 1):
             add_input_gradient(step, slots, i, n_vectors, tile)
-    else:
-        for i in range(n - 1, -1, -1):
-            if i + 1 < n:
-                add_input_gradient(step, slots, i, n_vectors, tile)
-            transform_backward(step[TRANSFORM], step, slots, options, i, i + 1, True, n_vectors, tile.kept, theta, tile)
-            masked_backward(step, linears, slots, i, i + 1, params, n_vectors, tile)
     if want_params:
         masked_gradient(step, linears, slots, tile)

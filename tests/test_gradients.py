@@ -304,6 +304,7 @@ KERNELS = (
     ps.Affine(scale_bound=float("inf")),
     ps.Additive(),
     ps.RationalQuadratic(4, 2.5, slope_min=0.1),
+    ps.CircularRationalQuadratic(3, 9.0, slope_min=0.1),
 )
 # Where the slope bends, at the knots of a spline, differences take smaller steps and lose as many digits.
 SMOOTH = KERNELS[:4]

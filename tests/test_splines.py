@@ -147,3 +147,44 @@ def test_a_whole_batch_in_the_tails_trains(backend: str, dtype: str) -> None:
 def test_a_spline_that_cannot_be_says_why(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ps.RationalQuadratic(**wrong)
+
+
+# -- the circle ---------------------------------------------------------------------------------
+
+CIRCLE = ps.CircularRationalQuadratic(6)
+
+
+@each_size
+@each_backend
+@each_dtype
+def test_a_circle_maps_any_finite_number_into_itself(size: float, backend: str, dtype: str) -> None:
+    theta = thetas(CIRCLE, size, dtype)
+    x = hard_numbers(CIRCLE, theta[:, :-1], dtype)
+    dy, dl = np.ones_like(x), np.ones(len(x), dtype)
+    by_row = np.broadcast_to(theta, (len(x), *theta.shape))
+    for function, vjp in ((ps.ops.forward, ps.ops.backward), (ps.ops.inverse, ps.ops.inverse_backward)):
+        y, log_det = function(CIRCLE, x, theta, backend=backend)
+        assert np.isfinite(log_det).all()
+        assert (np.abs(y) <= CIRCLE.bound * (1 + 8 * np.finfo(dtype).eps)).all()
+        for gradient in vjp(CIRCLE, x, by_row, dy, dl, backend=backend):
+            assert np.isfinite(gradient).all()
+
+
+@each_backend
+def test_whole_turns_change_nothing_and_the_seam_is_smooth(backend: str) -> None:
+    theta = thetas(CIRCLE, 1.0, "float64")
+    turn = 2 * CIRCLE.bound
+    x = np.linspace(-3, 3, 50)[:, None] * np.ones(len(theta))
+    y, log_det = ps.ops.forward(CIRCLE, x, theta, backend=backend)
+    for turns in (-3, 1, 1000):
+        other, other_log_det = ps.ops.forward(CIRCLE, x + turns * turn, theta, backend=backend)
+        # Far away an angle has fewer digits.
+        np.testing.assert_allclose(np.exp(1j * other), np.exp(1j * y), atol=1e-10)
+        np.testing.assert_allclose(other_log_det, log_det, atol=1e-9)
+    h = 1e-7
+    seam = np.full((1, len(theta)), CIRCLE.bound)
+    (before, slope_before), (after, slope_after) = (
+        ps.ops.forward(CIRCLE, seam + side * h, theta, backend=backend) for side in (-1, 1)
+    )
+    np.testing.assert_allclose(np.exp(1j * before), np.exp(1j * after), atol=1e-5)
+    np.testing.assert_allclose(slope_before, slope_after, atol=1e-5)

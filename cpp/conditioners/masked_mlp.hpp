@@ -22,6 +22,9 @@ PENSTOCK_INLINE void piece_column(const Piece &piece, const Operands<Element<V>>
   o.out += piece.to * layer.out_stride;
   o.k = piece.count;
   if (piece.first) {
+    o.w += static_cast<int64_t>(layer.skip) * piece.n;
+    o.in += layer.skip * layer.in_stride;
+    o.k -= layer.skip;
     o.bias += panels ? piece.to : 0;
     block_of<V, MR, panels, panels ? Start::bias : Start::zero, Finish::none>(piece.n, o);
   } else {
@@ -51,9 +54,10 @@ void pieces(const Piece *list, int from, int to, int n_vectors, const Operands<E
 }
 
 // Computes what has a degree in [from, to), in every layer, once the input of those degrees stands at area + step.input.
+// start: as for mlp_forward.
 template <class V>
-void masked_forward(const Step &step, int from, int to, const PackedView<Element<V>> &packed, int n_vectors, bool keep,
-                    Element<V> *area) {
+void masked_forward(const Step &step, int from, int to, const PackedView<Element<V>> &packed, const Element<V> *start,
+                    int n_vectors, bool keep, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const T *in = area + step.input;
@@ -61,9 +65,10 @@ void masked_forward(const Step &step, int from, int to, const PackedView<Element
     const Linear &linear = step.linear[i];
     const Mask &mask = *linear.mask;
     T *out = area + linear.output;
-    pieces<V, true>(
-        mask.forward, mask.forward_start[from], mask.forward_start[to], n_vectors,
-        {packed.panels + linear.panels, 0, in, tile_stride, out, tile_stride, packed.params + linear.bias, nullptr, 0});
+    const bool started = i == 0 && start != nullptr;
+    pieces<V, true>(mask.forward, mask.forward_start[from], mask.forward_start[to], n_vectors,
+                    {packed.panels + linear.panels, 0, in, tile_stride, out, tile_stride,
+                     started ? start : packed.params + linear.bias, nullptr, 0, started ? step.n_context : 0});
     if (i + 1 < step.n_linear) {
       T *derivative = keep && linear.derivative >= 0 ? area + linear.derivative : nullptr;
       for (int64_t j = mask.output_start[from]; j < mask.output_start[to]; j++) {

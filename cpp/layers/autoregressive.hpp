@@ -6,22 +6,19 @@
 // degrees 1, 2, ..., but for the last, which nobody reads.
 #pragma once
 
+#include "conditioners/inputs.hpp"
 #include "conditioners/masked_mlp.hpp"
 #include "layers/elementwise.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
-// The input of the conditioner that dimension 0 of the order is.
-PENSTOCK_INLINE int64_t first_feature(const Step &step) { return step.n_u - (step.n_b - 1); }
-
 // Dimensions [from, to) of the order, as they are in the state, become inputs of the conditioner.
 template <class V>
-void features_from_state(const Step &step, int from, int to, int n_vectors, const Element<V> *state, Element<V> *area) {
-  Element<V> *u = area + step.input + first_feature(step) * tile_stride;
+void gather_dimensions(const Step &step, int from, int to, int n_vectors, const Tile<Element<V>> &tile,
+                       Element<V> *area) {
+  Element<V> *u = area + step.input + step.n_context * tile_stride;
   for (int64_t i = from; i < to; i++) {
-    for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
-      store(u + i * tile_stride + lane, load<V>(state + step.b[i] * tile_stride + lane));
-    }
+    copy_features<V>(1, n_vectors, tile.state + step.b[i] * tile_stride, u + i * tile_stride);
   }
 }
 
@@ -29,26 +26,26 @@ template <class V>
 void autoregressive_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep,
                             int n_vectors, const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
   const int n = step.n_b, span = inverse ? 1 : n;
+  gather_features<V>(step, n_vectors, tile, area);
   if (!inverse) {
-    features_from_state<V>(step, 0, n - 1, n_vectors, tile.state, area);
+    gather_dimensions<V>(step, 0, n - 1, n_vectors, tile, area);
   }
   for (int i = 0; i < n; i += span) {
-    masked_forward<V>(step, i, i + span, packed, n_vectors, keep, area);
+    masked_forward<V>(step, i, i + span, packed, shared_start(step, tile), n_vectors, keep, area);
     transform_forward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile.state, tile.log_det,
                                 kept);
     if (inverse && i + 1 < n) {
-      features_from_state<V>(step, i, i + 1, n_vectors, tile.state, area);
+      gather_dimensions<V>(step, i, i + 1, n_vectors, tile, area);
     }
   }
 }
 
-// The gradient of dimension i gets what comes through the network.
+// The gradients of dimensions [from, to) of the order get what comes through the network.
 template <class V>
-PENSTOCK_INLINE void add_input_gradient(const Step &step, int i, int n_vectors, const Tile<Element<V>> &tile) {
-  const Element<V> *du = tile.d_hidden[0] + (first_feature(step) + i) * tile_stride;
-  Element<V> *gradient = tile.gradient + step.b[i] * tile_stride;
-  for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
-    store(gradient + lane, load<V>(gradient + lane) + load<V>(du + lane));
+void add_input_gradient(const Step &step, int from, int to, int n_vectors, const Tile<Element<V>> &tile) {
+  const Element<V> *du = tile.d_hidden[0] + step.n_context * tile_stride;
+  for (int64_t i = from; i < to; i++) {
+    add_features<V>(1, n_vectors, du + i * tile_stride, tile.gradient + step.b[i] * tile_stride);
   }
 }
 
@@ -61,22 +58,25 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
   const int n = step.n_b, span = inverse ? 1 : n;
   if (recompute) {
     for (int64_t i = 0; !inverse && i < n; i++) {
-      for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
-        store(tile.state + step.b[i] * tile_stride + lane, load<V>(kept + i * tile_stride + lane));
-      }
+      copy_features<V>(1, n_vectors, kept + i * tile_stride, tile.state + step.b[i] * tile_stride);
     }
-    features_from_state<V>(step, 0, n - 1, n_vectors, tile.state, area);
-    masked_forward<V>(step, 0, n, packed, n_vectors, true, area);
+    gather_features<V>(step, n_vectors, tile, area);
+    gather_dimensions<V>(step, 0, n - 1, n_vectors, tile, area);
+    masked_forward<V>(step, 0, n, packed, shared_start(step, tile), n_vectors, true, area);
   }
+  const bool d_context = tile.d_context != nullptr && step.n_context > 0;
   for (int i = n - span; i >= 0; i -= span) {
     if (inverse && i + 1 < n) {
-      add_input_gradient<V>(step, i, n_vectors, tile);
+      add_input_gradient<V>(step, i, i + 1, n_vectors, tile);
     }
     transform_backward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
-    masked_backward<V>(step, i, i + span, packed, n_vectors, want_input || inverse, tile, area);
+    masked_backward<V>(step, i, i + span, packed, n_vectors, want_input || inverse || d_context, tile, area);
   }
-  for (int i = 0; !inverse && want_input && i + 1 < n; i++) {
-    add_input_gradient<V>(step, i, n_vectors, tile);
+  if (!inverse && want_input) {
+    add_input_gradient<V>(step, 0, n - 1, n_vectors, tile);
+  }
+  if (d_context) {
+    add_features<V>(step.n_context, n_vectors, tile.d_hidden[0], tile.d_context);
   }
   if (tile.params_gradient != nullptr) {
     masked_gradient<V>(step, tile, area);
@@ -84,10 +84,11 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
 }
 
 template <class V>
-void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, Element<V> *state,
-                        double *log_det, Element<V> *area) {
+void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, const Element<V> *context,
+                        Element<V> *state, double *log_det, Element<V> *area) {
   const int n = step.n_b, span = inverse ? 1 : n;
-  Element<V> *u = area + step.input / tile_stride + first_feature(step);
+  Element<V> *u = area + step.input / tile_stride + step.n_context;
+  gather_row(step, context, state, area);
   masked_row_start(step, packed.params, area);
   for (int i = 0; !inverse && i + 1 < n; i++) {
     u[i] = state[step.b[i]];

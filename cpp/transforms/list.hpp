@@ -6,10 +6,12 @@
 #ifdef PENSTOCK_ISA
 #  include "transforms/additive.hpp"
 #  include "transforms/affine.hpp"
+#  include "transforms/circular_rational_quadratic.hpp"
 #  include "transforms/rational_quadratic.hpp"
 #endif
 
 #define PENSTOCK_TRANSFORMS(X) \
   X(affine, 2, 0)              \
   X(additive, 1, 0)            \
-  X(rational_quadratic, -1, 3)
+  X(rational_quadratic, -1, 3) \
+  X(circular_rational_quadratic, 1, 3)

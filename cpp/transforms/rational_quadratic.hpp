@@ -132,6 +132,18 @@ struct rational_quadratic {
     at.slope = r * r * at.E;
   }
 
+  // xi at a y of the bin.
+  template <class V>
+  PENSTOCK_INLINE static V root(const Bin<V> &bin, V y) {
+    const V rise = y - bin.y, Y = select(rise > bin.h, bin.h, rise);
+    const V T = bin.d + bin.e - (bin.s + bin.s);
+    const V a = fma<V>(bin.h, bin.s - bin.d, Y * T), b = fma<V>(bin.h, bin.d, -(Y * T));
+    const V square = fma<V>(b, b, splat<V>(4) * a * (bin.s * Y));
+    const V R = sqrt<V>(select(square < V{}, V{}, square));
+    const auto steep = b < V{};  // each form of the root where it cancels nothing
+    return select(steep, R - b, (bin.s + bin.s) * Y) / select(steep, a + a, b + R);
+  }
+
   template <class V>
   PENSTOCK_INLINE static void pull(const Bin<V> &bin, const Place<V> &at, V dy, V dlog_det, Pull<V> &out) {
     const V two = splat<V>(2), one = splat<V>(1);
@@ -189,15 +201,8 @@ struct rational_quadratic {
     axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     Bin<V> bin;
     search<V>(inner, true, false, theta, options, u, v, bin);
-    const V rise = inner - bin.y, Y = select(rise > bin.h, bin.h, rise);
-    const V T = bin.d + bin.e - (bin.s + bin.s);
-    const V a = fma<V>(bin.h, bin.s - bin.d, Y * T), b = fma<V>(bin.h, bin.d, -(Y * T));
-    const V square = fma<V>(b, b, splat<V>(4) * a * (bin.s * Y));
-    const V R = sqrt<V>(select(square < V{}, V{}, square));
-    const auto steep = b < V{};  // each form of the root where it cancels nothing
-    const V xi = select(steep, R - b, (bin.s + bin.s) * Y) / select(steep, a + a, b + R);
     Place<V> at;
-    measure<V>(bin, xi, at);
+    measure<V>(bin, root<V>(bin, inner), at);
     const auto inside = absolute(y) <= splat<V>(B);
     const V nothing = at.D * V{};
     x = select(inside, fma<V>(bin.w, at.xi, bin.x), y + nothing);

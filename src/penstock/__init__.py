@@ -14,7 +14,7 @@ from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
-from penstock.transforms import Additive, Affine, RationalQuadratic
+from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 
 if TYPE_CHECKING:
     from penstock.optim import Adam, AdamW
@@ -30,6 +30,7 @@ __all__ = [
     "Additive",
     "Affine",
     "Autoregressive",
+    "CircularRationalQuadratic",
     "Coupling",
     "Elementwise",
     "Flow",

@@ -68,20 +68,26 @@ class MLP:
         return (inputs, *hidden, tuple(i for i in range(dim) for _ in range(n_theta)))
 
     def initial(
-        self, widths: tuple[int, ...], rng: np.random.Generator, masks: Sequence[np.ndarray | None] | None = None
+        self,
+        widths: tuple[int, ...],
+        rng: np.random.Generator,
+        last: float = 0.0,
+        masks: Sequence[np.ndarray | None] | None = None,
     ) -> list[np.ndarray]:
         """Initial weights and biases, ``W_0, b_0, W_1, ...`` with W of shape (in, out), float64.
 
         Hidden weights are normal with variance ``gain / n_in`` (He et al. 2015), hidden biases
-        uniform within ``1 / sqrt(n_in)``, with the inputs that the unit reads; the last layer is zero.
+        uniform within ``1 / sqrt(n_in)``, counting the inputs that a unit reads; the last layer is zero, or with ``last``
+        its weights have the variance ``last / n_in``.
         """
         arrays: list[np.ndarray] = []
         for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            if i == len(widths) - 2:
-                arrays += [np.zeros((n_in, n_out)), np.zeros(n_out)]
-                continue
             mask = None if masks is None else masks[i]
             fan = np.maximum(n_in if mask is None else mask.sum(axis=0), 1)
+            if i == len(widths) - 2:
+                weight = np.sqrt(last / fan) * rng.standard_normal((n_in, n_out)) if last else np.zeros((n_in, n_out))
+                arrays += [weight, np.zeros(n_out)]
+                continue
             scale = np.sqrt(self.gain.get(self.activation, 1.0) / fan)
             weight = scale * rng.standard_normal((n_in, n_out))
             bias = rng.uniform(-1, 1, n_out) / np.sqrt(fan)

@@ -66,9 +66,11 @@ class RationalQuadratic:
     @property
     def theta_names(self) -> tuple[str, ...]:
         """Names of the numbers a conditioner emits for one element."""
-        widths = tuple(f"raw_width_{j}" for j in range(self.bins))
-        heights = tuple(f"raw_height_{j}" for j in range(self.bins))
-        return (*widths, *heights, *(f"raw_slope_{j}" for j in range(1, self.bins)))
+        return (*self._bin_names, *(f"raw_slope_{j}" for j in range(1, self.bins)))
+
+    @property
+    def _bin_names(self) -> tuple[str, ...]:
+        return tuple(f"raw_{what}_{j}" for what in ("width", "height") for j in range(self.bins))
 
     @property
     def options(self) -> tuple[float, ...]:

@@ -27,6 +27,7 @@ from penstock._numba.core.plan import (
     KEPT_DERIVATIVE,
     LINEAR,
     N_B,
+    N_CONTEXT,
     N_LINEAR,
     N_OUT,
     OUT_START,
@@ -39,20 +40,27 @@ from penstock._numba.core.plan import (
 
 @jit
 def masked_forward(
-    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, n_vectors: int, keep: bool, kept: Any
-) -> None:
-    """What has a degree in [first, last), in every layer, once the input of those degrees stands at step[INPUT]."""
+    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, starts: Any, start: int, n_vectors: int,
+    keep: bool, kept: Any,
+) -> None:  # fmt: skip
+    """What has a degree in [first, last), in every layer, once the input of those degrees stands at step[INPUT].
+
+    ``start``: as for mlp_forward.
+    """
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
         linear = linears[step[LINEAR] + i]
         n_out, out = linear[N_OUT], linear[OUTPUT]
+        started = i == 0 and start >= 0
+        skip_in = step[N_CONTEXT] if started else 0
+        bias, bias_at = (starts, start) if started else (params, linear[BIAS])
         for degree in range(first, last):
             n = slots[linear[OUT_START] + degree]
             product(
-                START_BIAS, slots[linear[OUT_START] + degree + 1] - n, n_vectors, slots[linear[IN_START] + degree + 1],
-                params, linear[WEIGHT] + n, 1, n_out, kept, inputs, TILE, kept, out + n * TILE, TILE,
-                params, linear[BIAS] + n,
+                START_BIAS, slots[linear[OUT_START] + degree + 1] - n, n_vectors,
+                slots[linear[IN_START] + degree + 1] - skip_in, params, linear[WEIGHT] + skip_in * n_out + n, 1, n_out,
+                kept, inputs + skip_in * TILE, TILE, kept, out + n * TILE, TILE, bias, bias_at + n,
             )  # fmt: skip
         if i + 1 < step[N_LINEAR]:
             n = n_vectors * lanes(kept)

@@ -12,26 +12,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock._numba.conditioners.inputs import add_features, copy_features, gather_features, shared_start
 from penstock._numba.conditioners.masked_mlp import masked_backward, masked_forward, masked_gradient
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import lanes, load, store
-from penstock._numba.core.plan import INPUT, N_B, N_U, THETA, TILE, TRANSFORM, B
+from penstock._numba.core.plan import INPUT, N_B, N_CONTEXT, THETA, TILE, TRANSFORM, B
 from penstock._numba.layers.elementwise import transform_backward, transform_forward
 
 
 @jit
-def first_feature(step: Any) -> int:
-    """The input of the conditioner that dimension 0 of the order is."""
-    return step[N_U] - (step[N_B] - 1)
-
-
-@jit
-def features_from_state(step: Any, slots: Any, first: int, last: int, n_vectors: int, state: Any, kept: Any) -> None:
+def gather_dimensions(step: Any, slots: Any, first: int, last: int, n_vectors: int, tile: Any) -> None:
     """Dimensions [first, last) of the order, as they are in the state, become inputs of the conditioner."""
-    u = step[INPUT] + first_feature(step) * TILE
+    u = step[INPUT] + step[N_CONTEXT] * TILE
     for i in range(first, last):
-        for lane in range(0, n_vectors * lanes(state), lanes(state)):
-            store(kept, u + i * TILE + lane, load(state, slots[step[B] + i] * TILE + lane))
+        copy_features(1, n_vectors, tile.state, slots[step[B] + i] * TILE, tile.kept, u + i * TILE)
 
 
 @jit
@@ -41,23 +34,25 @@ def autoregressive_forward(
     """Changes the state, adds to log_det."""
     n, theta = step[N_B], step[THETA]
     span = 1 if inverse else n
+    gather_features(step, slots, n_vectors, tile)
     if not inverse:
-        features_from_state(step, slots, 0, n - 1, n_vectors, tile.state, tile.kept)
+        gather_dimensions(step, slots, 0, n - 1, n_vectors, tile)
+    start = shared_start(step, tile)
     for i in range(0, n, span):
-        masked_forward(step, linears, slots, i, i + span, params, n_vectors, keep, tile.kept)
+        masked_forward(step, linears, slots, i, i + span, params, tile.starts, start, n_vectors, keep, tile.kept)
         transform_forward(
             step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile, keep
         )  # fmt: skip
         if inverse and i + 1 < n:
-            features_from_state(step, slots, i, i + 1, n_vectors, tile.state, tile.kept)
+            gather_dimensions(step, slots, i, i + 1, n_vectors, tile)
 
 
 @jit
-def add_input_gradient(step: Any, slots: Any, i: int, n_vectors: int, tile: Any) -> None:
-    """The gradient of dimension i gets what comes through the network."""
-    gradient, du = slots[step[B] + i] * TILE, (first_feature(step) + i) * TILE
-    for lane in range(0, n_vectors * lanes(tile.state), lanes(tile.state)):
-        store(tile.gradient, gradient + lane, load(tile.gradient, gradient + lane) + load(tile.d_hidden, du + lane))
+def add_input_gradient(step: Any, slots: Any, first: int, last: int, n_vectors: int, tile: Any) -> None:
+    """The gradients of dimensions [first, last) of the order get what comes through the network."""
+    du = step[N_CONTEXT] * TILE
+    for i in range(first, last):
+        add_features(1, n_vectors, tile.d_hidden, du + i * TILE, tile.gradient, slots[step[B] + i] * TILE)
 
 
 @jit
@@ -74,13 +69,14 @@ def autoregressive_backward(
     span = 1 if inverse else n
     for i in range(n - span, -1, -span):
         if inverse and i + 1 < n:
-            add_input_gradient(step, slots, i, n_vectors, tile)
+            add_input_gradient(step, slots, i, i + 1, n_vectors, tile)
         transform_backward(
             step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile
         )  # fmt: skip
         masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile)
     if not inverse:
-        for i in range(n - 1):
-            add_input_gradient(step, slots, i, n_vectors, tile)
+        add_input_gradient(step, slots, 0, n - 1, n_vectors, tile)
+    if tile.d_context.size > 0:
+        add_features(step[N_CONTEXT], n_vectors, tile.d_hidden, 0, tile.d_context, 0)
     if want_params:
         masked_gradient(step, linears, slots, tile)

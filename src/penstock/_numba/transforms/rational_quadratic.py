@@ -110,6 +110,21 @@ def measure(bin: Any, xi: Any) -> Any:
 
 
 @jit
+def root(bin: Any, y: Any) -> Any:
+    """xi at a y of the bin."""
+    _, _, _, bin_y, bin_h, s, d, e, _, _ = bin
+    rise = y - bin_y
+    Y = select(rise > bin_h, bin_h, rise)
+    T = d + e - (s + s)
+    a = fma(bin_h, s - d, Y * T)
+    b = fma(bin_h, d, -(Y * T))
+    square = fma(b, b, 4.0 * a * (s * Y))
+    R = sqrt(select(square < 0.0, 0.0, square))
+    steep = b < 0.0  # each form of the root where it cancels nothing
+    return select(steep, R - b, (s + s) * Y) / select(steep, a + a, b + R)
+
+
+@jit
 def pull(bin: Any, at: Any, dy: Any, dlog_det: Any) -> Any:
     """Gradients of what a bin is made of, dw, dh, dd, de, and before them dx, that of xi over w."""
     _, _, bin_w, _, bin_h, s, d, e, slope_d, slope_e = bin
@@ -166,17 +181,8 @@ def inverse(y: Any, theta: Any, at: int, options: Any) -> Any:
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, int(options[0]), options, options[3])
     bin = search(inner, True, False, theta, at, options, u, v)
-    _, bin_x, bin_w, bin_y, bin_h, s, d, e, _, _ = bin
-    rise = inner - bin_y
-    Y = select(rise > bin_h, bin_h, rise)
-    T = d + e - (s + s)
-    a = fma(bin_h, s - d, Y * T)
-    b = fma(bin_h, d, -(Y * T))
-    square = fma(b, b, 4.0 * a * (s * Y))
-    R = sqrt(select(square < 0.0, 0.0, square))
-    steep = b < 0.0  # each form of the root where it cancels nothing
-    xi = select(steep, R - b, (s + s) * Y) / select(steep, a + a, b + R)
-    xi, _, _, _, _, D, _, slope = measure(bin, xi)
+    _, bin_x, bin_w, _, _, _, _, _, _, _ = bin
+    xi, _, _, _, _, D, _, slope = measure(bin, root(bin, inner))
     inside = absolute(y) <= B
     nothing = D * 0.0
     x = select(inside, fma(bin_w, xi, bin_x), y + nothing)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from tasks import FLOWS, LU_LAYERS, TASKS
+from tasks import AUTOREGRESSIVE, FLOWS, LU_LAYERS, TASKS
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -88,6 +89,11 @@ def other(results: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("`glow` over `realnvp` of the same size, D16, log_prob of 1e5 rows", f"{results['glow']['ratio']:.2f}")
         )
+    for name, timed in results.get("autoregressive", {}).items():
+        flow = AUTOREGRESSIVE[name]
+        medians = [time(statistics.median(timed[task])) for task in ("log_prob", "sample")]
+        what = f"`{flow.recipe}`, D{flow.dim}, {flow.layers} layers, {flow.width}×{flow.width}: log_prob / sample of 1e5 rows"
+        rows.append((what, f"{medians[0]} / {medians[1]}, a ratio of {timed['ratio']:.2f}"))
     if "scaling" in results:
         ratios = ", ".join(f"{flow} {value['ratio']:.2f}" for flow, value in results["scaling"].items())
         rows.append(("two threads over one, log_prob of 1e5 rows", ratios))

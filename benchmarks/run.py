@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import footprint
-from tasks import FLOWS, LU_LAYERS, LU_TASKS, TASKS
+from tasks import AUTOREGRESSIVE, FLOWS, LU_LAYERS, LU_TASKS, TASKS
 
 HERE = Path(__file__).resolve().parent
 
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    groups = ("tasks", "lu", "threads", "numba", "footprint", "score")
+    groups = ("tasks", "lu", "autoregressive", "threads", "numba", "footprint", "score")
     parser.add_argument("--groups", nargs="+", choices=groups, default=list(groups))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "latest.json")
     given = parser.parse_args()
@@ -159,6 +159,10 @@ def main() -> None:
                 for layer in LU_LAYERS
             }
             results["glow"] = glow(peers[0], given.threads, given.rounds)
+        if "autoregressive" in given.groups:
+            results["autoregressive"] = {
+                flow: autoregressive(peers[0], flow, given.threads, given.rounds) for flow in AUTOREGRESSIVE
+            }
         if "threads" in given.groups:
             results["scaling"] = scaling(peers[0], given.flows, given.rounds)
         if "numba" in given.groups:
@@ -201,6 +205,18 @@ def scaling(penstock: Peer, flows: list[str], rounds: int) -> dict[str, Any]:
         out[flow] = {"one": seconds[1], "two": seconds[2], "ratio": one / two}
         print(f"{flow} log_prob: two threads over one {one / two:.3f}", flush=True)
     return out
+
+
+def autoregressive(penstock: Peer, flow: str, threads: int, rounds: int) -> dict[str, Any]:
+    """log_prob, the parallel direction, and sample, the sequential one, of 1e5 rows, in turns."""
+    seconds: dict[str, list[float]] = {"log_prob": [], "sample": []}
+    for _ in range(rounds):
+        for task, readings in seconds.items():
+            penstock.ask(do="prepare", flow=flow, task=task, threads=threads)
+            readings.append(penstock.ask(do="time", inner=1)["seconds"])
+    parallel, sequential = (statistics.median(readings) for readings in seconds.values())
+    print(f"{flow}: sample over log_prob {sequential / parallel:.3f}", flush=True)
+    return {**seconds, "ratio": sequential / parallel}
 
 
 def glow(penstock: Peer, threads: int, rounds: int) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class Flow:
         return 2 * self.layers * (half * self.width + self.width * self.width + self.width * 2 * half)
 
 
+# One pass through the network in either direction, or nearly; penstock only.
+AUTOREGRESSIVE = {"MAF64": Flow(64, 5, 128, "maf"), "NSF_AR8": Flow(8, 5, 64, "nsf_ar")}
 GLOW = {"glow16": Flow(16, 8, 64, "glow")}  # with ActNorm and LU in every step; penstock only
 FLOWS = {"D16": Flow(16, 8, 64), "D64": Flow(64, 8, 128), "D6": Flow(6, 10, 256)}
 

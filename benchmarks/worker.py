@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tasks import FLOWS, GLOW, LU_LAYERS, LU_TASKS, TASKS, Task
+from tasks import AUTOREGRESSIVE, FLOWS, GLOW, LU_LAYERS, LU_TASKS, TASKS, Task
 
 Work = Callable[[int], None]
-SUBJECTS = {**FLOWS, **GLOW, **LU_LAYERS}
+SUBJECTS = {**FLOWS, **AUTOREGRESSIVE, **GLOW, **LU_LAYERS}
 WORK = {**TASKS, **LU_TASKS}
 
 

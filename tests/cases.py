@@ -105,9 +105,17 @@ def _coupling(dim: int, transform: Any, mlp: ps.MLP, **kw: Any) -> Callable[...,
     return _flow(dim, ps.Coupling(transform, mlp, **kw))
 
 
+def _autoregressive(
+    dim: int, transform: Any, mlp: ps.MLP, order: Any = "identity", **kw: Any
+) -> Callable[..., ps.Flow]:
+    return _flow(dim, ps.Autoregressive(transform, mlp, order, **kw))
+
+
 ONE = "one affine map: a product, a sum and an exponential, times the slope of the inverse"
 NET = "an affine map of a network's output: the rounding of sums over the hidden units, times the slope"
 CHAIN = "several couplings: each widens what the ones before it rounded by its slope, up to e^|s|"
+
+STEPS = "as a coupling, but in the sequential direction a dimension carries what the ones before it rounded through the network"
 
 SOLVE = "sums over the dimensions, times the condition of the triangles, which random ones have in plenty"
 
@@ -157,6 +165,26 @@ CASES = (
     Case("coupling_additive", "layer", _coupling(5, ADDITIVE, ps.MLP((16, 8), "gelu")), 64, NET),
     Case("coupling_tight", "layer", _coupling(4, ps.Affine(scale_bound=0.5), ps.MLP((8,), "tanh")), 64, NET),
     Case("coupling_odd_widths", "layer", _coupling(37, AFFINE, ODD, split=tuple(range(36))), 128, NET, kinks=True),
+    # more hidden units than dimensions and fewer; units of a degree that fill no register block, and several
+    Case("autoregressive", "layer", _autoregressive(5, AFFINE, ps.MLP((16, 8), "tanh")), 128, STEPS),
+    Case("autoregressive_to_data", "layer", _autoregressive(5, AFFINE, ps.MLP((16,), "tanh"), "reverse", explicit="to_data"),
+         128, STEPS),
+    Case("autoregressive_one_dim", "layer", _autoregressive(1, AFFINE, ps.MLP((8, 8), "silu")), 32, ONE),
+    Case("autoregressive_two_dims", "layer", _autoregressive(2, AFFINE, ps.MLP((9, 7), "relu"), (1, 0)), 64, STEPS, kinks=True),
+    Case("autoregressive_linear", "layer", _autoregressive(6, ps.Affine(scale_bound=0.5), ps.MLP(()), "random"), 512, STEPS,
+         gain=0.3),
+    Case("autoregressive_narrow", "layer", _autoregressive(17, AFFINE, ps.MLP((5, 9, 3), "silu"), "random"), 512, STEPS),
+    Case("autoregressive_residual", "layer", _autoregressive(7, AFFINE, ps.MLP((20, 20, 20), "gelu", residual=True), "random"),
+         256, STEPS, gain=0.5),
+    Case("autoregressive_residual_relu", "layer", _autoregressive(4, AFFINE, ps.MLP((8, 8), "relu", residual=True)), 128, STEPS,
+         kinks=True),
+    Case("autoregressive_additive", "layer", _autoregressive(3, ADDITIVE, ps.MLP((16, 8), "leaky_relu"), "reverse"), 128, STEPS,
+         kinks=True),
+    Case("autoregressive_spline", "layer", _autoregressive(5, SPLINE, ps.MLP((11, 16), "tanh"), "random"), 8192, SPLINED,
+         gain=0.4, **BENT),
+    Case("autoregressive_spline_to_data", "layer", _autoregressive(3, SPLINE, RESIDUAL, explicit="to_data"), 8192, SPLINED,
+         gain=0.4, **BENT),
+    Case("autoregressive_odd_widths", "layer", _autoregressive(37, AFFINE, ODD, "random"), 1024, STEPS, gain=0.4, kinks=True),
     Case("spline_to_data", "layer", _flow(3, ps.Elementwise(SPLINE, explicit="to_data")), 512, SPLINED, **BENT),
     Case("spline_many_bins", "layer", _flow(2, ps.Elementwise(FINE)), 2048, SPLINED, **BENT),
     Case("spline_two_bins", "layer", _flow(1, ps.Elementwise(ps.RationalQuadratic(2, 1.5))), 512, SPLINED, **BENT),
@@ -174,14 +202,16 @@ CASES = (
             ps.Permutation("random"),
             ps.Coupling(ADDITIVE, ps.MLP((12, 12), "gelu", residual=True), explicit="to_data"),
             ps.ActNorm(),
+            ps.Autoregressive(AFFINE, ps.MLP((12,), "tanh"), "random"),
             ps.LULinear(),
             ps.Permutation((1, 2, 3, 4, 5, 0)),
             ps.LULinear(explicit="to_data"),
+            ps.Autoregressive(ps.Affine(scale_bound=1.0), ps.MLP((7, 7), "silu", residual=True), explicit="to_data"),
             ps.Coupling(AFFINE, ps.MLP((12,), "tanh"), split=(5, 1, 3)),
         ),
         256,
         CHAIN,
-        gain=0.5,
+        gain=0.4,
         identity=False,
     ),
     # conditional ones
@@ -205,13 +235,27 @@ CASES = (
          256, CHAIN, gain=0.5, identity=False, conditional=True),
     Case("elementwise_given_spline", "layer", _flow(2, ps.Elementwise(SPLINE, ps.MLP((9,), "tanh")), context_dim=2), 512,
          SPLINED, conditional=True, **BENT),
+    Case("autoregressive_given", "layer", _flow(5, ps.Autoregressive(AFFINE, ps.MLP((16, 8), "tanh"), "random"), context_dim=3),
+         128, STEPS, conditional=True),
+    Case("autoregressive_given_residual", "layer",
+         _flow(4, ps.Autoregressive(AFFINE, RESIDUAL, "reverse", "to_data"), context_dim=7), 128, STEPS, conditional=True),
+    Case("autoregressive_given_one_dim", "layer", _flow(1, ps.Autoregressive(AFFINE, ps.MLP((7, 5), "silu")), context_dim=2), 64,
+         NET, conditional=True),
+    Case("autoregressive_given_linear", "layer",
+         _flow(3, ps.Autoregressive(ps.Affine(scale_bound=0.5), ps.MLP(())), context_dim=2, embedding=ps.MLP((6,), "tanh"),
+               embedding_dim=3), 128, STEPS, gain=0.4, conditional=True),
     # recipes
+    Case("nsf_ar_given", "recipe", _recipe("nsf_ar", 3, 2, (16, 16), "silu", context_dim=2, base_context=(5,)), 8192, SPLINED,
+         gain=0.3, conditional=True, **BENT),
     Case("realnvp_given", "recipe",
          _recipe("realnvp", 3, 4, (16, 16), "tanh", context_dim=2, base_context=(5,), embedding=ps.MLP((11,), "tanh")),
          512, CHAIN, gain=0.5, conditional=True),
     Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
     Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 512, CHAIN, gain=0.5),
     Case("glow", "recipe", _recipe("glow", 5, 3, (16,), "silu"), 1024, CHAIN, gain=0.3, identity=False),
+    Case("nsf_ar", "recipe", _recipe("nsf_ar", 4, 3, (16, 16), "silu"), 8192, SPLINED, gain=0.3, **BENT),
+    Case("maf", "recipe", _recipe("maf", 5, 4, (16, 16), "silu"), 1024, CHAIN, gain=0.4),
+    Case("iaf", "recipe", _recipe("iaf", 5, 4, (16, 16), "tanh"), 1024, CHAIN, gain=0.4),
     Case("nsf", "recipe", _recipe("nsf", 3, 3, (16, 16), "silu"), 2048, SPLINED, gain=0.5, **BENT),
     Case("nsf_relu", "recipe", _recipe("nsf", 2, 4, (16,), "relu"), 4096, SPLINED, gain=0.3, **BENT),
     Case("nsf_one_dim", "recipe", _recipe("nsf", 1, 2, (16,), "relu"), 1024, SPLINED, **BENT),
@@ -221,7 +265,9 @@ CASES = (
 
 BY_NAME = {case.name: case for case in CASES}
 CONDITIONAL = tuple(case for case in CASES if case.conditional)
-SMALL = tuple(case for case in CASES if case.name not in ("realnvp_wide", "coupling_odd_widths"))
+SMALL = tuple(
+    case for case in CASES if case.name not in ("realnvp_wide", "coupling_odd_widths", "autoregressive_odd_widths")
+)
 # The flows on which whole-engine laws (threads, training, processes) are held: one plain, one with every kind of layer.
 ENGINE = (BY_NAME["realnvp_wide"], BY_NAME["mixed_layers"])
 

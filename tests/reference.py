@@ -160,6 +160,10 @@ def step(flow: ps.Flow, index: int, v: Array, to_data: bool, c: Array) -> tuple[
         c = np.empty_like(v)
         c[:, order] = v - bias
         return np.linalg.solve(upper, np.linalg.solve(lower, c.T)).T, -log_det
+    if isinstance(layer, ps.Autoregressive):
+        return autoregressive(
+            layer, params, f"layers.{index}.conditioner", v, c, (layer.explicit == "to_data") == to_data
+        )
     if isinstance(layer, ps.Coupling):
         a, b = layer.split_sets(dim)
         transform, explicit = layer.transform, layer.explicit
@@ -180,6 +184,27 @@ def step(flow: ps.Flow, index: int, v: Array, to_data: bool, c: Array) -> tuple[
     out = v.copy()
     out[:, list(b)], slope = move(transform, theta, v[:, list(b)])
     return out, np.broadcast_to(slope, (len(v), len(b))).sum(axis=1)
+
+
+def autoregressive(
+    layer: ps.Autoregressive, params: dict[str, Array], prefix: str, v: Array, c: Array, parallel: bool
+) -> tuple[Array, Array]:
+    """One autoregressive layer; the sequential direction runs the whole network anew for each dimension."""
+    rows, dim = v.shape
+    orders = {"identity": list(range(dim)), "reverse": list(range(dim))[::-1]}
+    order = orders[layer.order] if isinstance(layer.order, str) else list(layer.order)
+
+    def theta(x: Array) -> Array:
+        u = np.concatenate([c, x[:, order[:-1]]], axis=1)
+        return network(params, prefix, layer.conditioner, u).reshape(rows, dim, -1)
+
+    out, slope = v.copy(), np.zeros((rows, dim))
+    if parallel:
+        out[:, order], slope = transform_forward(layer.transform, theta(v), v[:, order])
+    else:
+        for p, i in enumerate(order):
+            out[:, i], slope[:, p] = transform_inverse(layer.transform, theta(out)[:, p], v[:, i])
+    return out, slope.sum(axis=1)
 
 
 def lu(layer: ps.LULinear, dim: int, params: dict[str, Array], index: int) -> tuple[Array, Array, Array]:

@@ -37,8 +37,8 @@ def prepare(flow: Flow | Lu, task: Task, threads: int) -> Work:
     if isinstance(flow, Lu):
         return prepare_lu(flow, task)
     hidden = (flow.width, flow.width)
-    mixing, recipe = ("lu", ps.glow) if flow.recipe == "glow" else ("none", ps.realnvp)
-    model = recipe(flow.dim, layers=flow.layers, hidden=hidden, mixing=mixing, rng=0, backend=BACKEND)
+    mixing = {"glow": "lu", "realnvp": "none"}.get(flow.recipe, "reverse")
+    model = getattr(ps, flow.recipe)(flow.dim, layers=flow.layers, hidden=hidden, mixing=mixing, rng=0, backend=BACKEND)
     rng = np.random.default_rng(0)
     model.params = model.params + 0.02 * rng.standard_normal(model.n_params)
     if task.verb == "step":

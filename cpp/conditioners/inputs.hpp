@@ -6,16 +6,19 @@
 
 namespace penstock::PENSTOCK_ISA {
 
+// Whether a conditioner reads more than the context.
+PENSTOCK_INLINE bool reads_dimensions(const Step &step) { return step.n_a > 0 || step.kind == step_autoregressive; }
+
 // What the first products of a conditioner begin with, for mlp_forward; null for the bias.
 template <class T>
 PENSTOCK_INLINE const T *shared_start(const Step &step, const Tile<T> &tile) {
-  return tile.starts != nullptr && step.n_context > 0 && step.n_a > 0 ? tile.starts + step.start : nullptr;
+  return tile.starts != nullptr && step.n_context > 0 && reads_dimensions(step) ? tile.starts + step.start : nullptr;
 }
 
 // Theta of a step that reads nothing but a context that all rows share; null where rows have theta of their own.
 template <class T>
 PENSTOCK_INLINE const T *shared_theta(const Step &step, const Tile<T> &tile) {
-  return tile.context == nullptr && step.n_a == 0 ? tile.starts + step.start : nullptr;
+  return tile.context == nullptr && !reads_dimensions(step) ? tile.starts + step.start : nullptr;
 }
 
 template <class V>
@@ -90,7 +93,7 @@ void gather_row(const Step &step, const T *context, const T *state, T *area) {
 template <class V>
 void start_shared(const Step &step, const PackedView<Element<V>> &packed, const Element<V> *context, Element<V> *area,
                   Element<V> *starts) {
-  if (step.n_a > 0) {
+  if (reads_dimensions(step)) {
     Linear head = step.linear[0];
     head.n_in = step.n_context;
     return linear_row<V>(head, packed.params, context, starts + step.start);

@@ -79,12 +79,39 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
   const int t_stride = stride / pad_columns % 2 == 0 ? stride + pad_columns : stride;  // odd, as tile_stride
   transpose_tile<V>(d, linear.n_out, tile.rows, tile.transposed, t_stride);
   T *weight = tile.params_gradient + linear.grad_weight, *bias = tile.params_gradient + linear.grad_bias;
-  const Operands<T> o{in, tile_stride, tile.transposed, t_stride, weight, stride, nullptr, nullptr, tile.rows};
   const int n_vectors = (linear.n_out + lanes<V> - 1) / lanes<V>;
-  if (tile.first) {
-    product<V, false, Start::zero, Finish::none>(linear.n_in, n_vectors, o);
-  } else {
-    product<V, false, Start::load, Finish::none>(linear.n_in, n_vectors, o);
+  // inputs [from, to), outputs from `column` on
+  const auto weights = [&](int64_t from, int64_t to, int column) __attribute__((always_inline)) {
+    const Operands<T> o{in + from * tile_stride,
+                        tile_stride,
+                        tile.transposed + column,
+                        t_stride,
+                        weight + from * stride + column,
+                        stride,
+                        nullptr,
+                        nullptr,
+                        tile.rows};
+    const int n_inputs = static_cast<int>(to - from), n = n_vectors - column / lanes<V>;
+    if (tile.first) {
+      product<V, false, Start::zero, Finish::none>(n_inputs, n, o);
+    } else {
+      product<V, false, Start::load, Finish::none>(n_inputs, n, o);
+    }
+  };
+  if (linear.mask == nullptr) {
+    weights(0, linear.n_in, 0);
+  } else {  // whole vectors from the first one that a register block of inputs enters; what is masked of them becomes 0
+    const int *first = linear.mask->first_output;
+    for (int i = 0; i < block_count(linear.n_in); i++) {
+      const int k0 = block_start(linear.n_in, i), k1 = block_start(linear.n_in, i + 1);
+      const int column = first[k0] / lanes<V> * lanes<V>;
+      weights(k0, k1, column);
+      for (int k = k0; k < k1; k++) {
+        for (int n = tile.first ? 0 : column; n < first[k]; n++) {
+          weight[static_cast<int64_t>(k) * stride + n] = 0;
+        }
+      }
+    }
   }
   int v = 0;  // a bias is the weight of a constant input
   for (; v + 4 <= n_vectors; v += 4) {
@@ -218,6 +245,14 @@ void linear_row(const Linear &linear, const Element<V> *params, const Element<V>
   }
 }
 
+// Activates n outputs of one row.
+template <class V>
+void activate_row(int kind, int n, Element<V> *h, const Element<V> *skip) {
+  const int whole = n / lanes<V> * lanes<V>;
+  activate_all<V>(kind, whole, h, skip, nullptr);
+  activate_all<Element<V>>(kind, n - whole, h + whole, skip != nullptr ? skip + whole : nullptr, nullptr);
+}
+
 // The area is used with one number a feature instead of a tile's run; offsets shrink by tile_stride.
 template <class V>
 void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
@@ -229,11 +264,7 @@ void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
     T *out = area + linear.output / tile_stride;
     linear_row<V>(linear, params, in, out);
     if (i + 1 < step.n_linear) {
-      const T *skip = residual && i > 0 ? in : nullptr;
-      const int whole = linear.n_out / lanes<V> * lanes<V>;
-      activate_all<V>(step.activation, whole, out, skip, nullptr);
-      activate_all<T>(step.activation, linear.n_out - whole, out + whole, skip != nullptr ? skip + whole : nullptr,
-                      nullptr);
+      activate_row<V>(step.activation, linear.n_out, out, residual && i > 0 ? in : nullptr);
     }
     in = out;
   }

@@ -235,6 +235,20 @@ struct IndicesUpTo<0, J...> {
   using type = Indices<J...>;
 };
 
+// 0, 1, ... in the lanes.
+template <class V, int... J>
+PENSTOCK_INLINE Bits<V> lane_numbers(Indices<J...>) {
+  if constexpr (lanes<V> == 1) {
+    return 0;
+  } else {
+    return Bits<V>{J...};
+  }
+}
+template <class V>
+PENSTOCK_INLINE Bits<V> lane_numbers() {
+  return lane_numbers<V>(typename IndicesUpTo<lanes<V>>::type{});
+}
+
 // Adds lanes to float64 accumulators in memory.
 template <class V>
 PENSTOCK_INLINE void accumulate(double *sum, V v) {

@@ -17,9 +17,34 @@ inline constexpr int max_options = 8;
 inline constexpr int most_bins = 64;    // of a spline
 inline constexpr int lu_triangles = 8;  // packed triangles of an LU step
 
-enum StepKind : int32_t { step_permutation, step_elementwise, step_coupling, step_standardize, step_lu_linear };
+enum StepKind : int32_t {
+  step_permutation,
+  step_elementwise,
+  step_coupling,
+  step_standardize,
+  step_lu_linear,
+  step_autoregressive
+};
 enum ConditionerKind : int32_t { conditioner_free, conditioner_mlp, conditioner_residual_mlp, conditioner_external };
 enum ActivationKind : int32_t { act_relu, act_tanh, act_silu, act_gelu, act_leaky_relu };
+
+// One product of a masked linear layer: the sums of n outputs (or, on the way back, inputs) from `to` on take their terms
+// of `count` others from `from` on.
+struct Piece {
+  int to, n, from, count;
+  bool first;       // whether the sums start here, or go on from an earlier piece
+  int64_t weights;  // where its weights begin, among the layer's panels or, on the way back, in W
+};
+
+// How the inputs and outputs of a masked linear layer, both sorted by degree, are tied: an output reads the inputs whose
+// degree is not above its own. Pieces are sorted by the degree at which their terms are known.
+struct Mask {
+  int n_degrees;
+  const Piece *forward, *backward;
+  const int *forward_start, *backward_start;  // (n_degrees + 1): number of the first piece of each degree
+  const int *input_start, *output_start;      // (n_degrees + 1): number of the first input and output of each degree
+  const int *first_output;                    // (n_in): the first output that an input enters
+};
 
 // One linear layer of a conditioner.
 struct Linear {
@@ -29,6 +54,8 @@ struct Linear {
   int64_t grad_weight, grad_bias;  // offsets into a padded gradient, rows of n_out padded to pad_columns
   int grad_stride;
   int64_t output, derivative;  // offsets into the step's area: (n_out, tile) each; derivative < 0: not kept
+  const Mask *mask;            // null: every output reads every input
+  int64_t gradient;            // masked: offset in d_hidden[0] of the gradient of its outputs, (n_out, tile)
 };
 
 struct Step {
@@ -94,7 +121,7 @@ struct Tile {
   T *log_det_bar;      // (tile): cotangent of the log-determinant
   T *d_theta;          // (widest theta, tile)
   T *d_context;        // (n_context, tile), added to; null if unwanted
-  T *d_hidden[2];      // (widest layer, tile) each
+  T *d_hidden[2];      // (widest layer, tile) each; the first has room for input and all layers of a masked network
   T *transposed;       // (tile, widest layer padded)
   T *params_gradient;  // padded gradient of this slice, or null
   bool first;          // whether this is the slice's first tile: write the gradient instead of adding to it

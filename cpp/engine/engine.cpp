@@ -73,7 +73,7 @@ void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
   tile.gradient = carver.take<T>(dim * tile_stride);
   tile.log_det_bar = carver.take<T>(tile_rows);
   tile.d_theta = carver.take<T>(widest * tile_stride);
-  tile.d_hidden[0] = carver.take<T>(widest * tile_stride);
+  tile.d_hidden[0] = carver.take<T>(std::max(widest, plan.masked_widest) * tile_stride);
   tile.d_hidden[1] = carver.take<T>(widest * tile_stride);
   tile.d_context = plan.context_dim > 0 ? carver.take<T>(plan.n_context * tile_stride) : nullptr;
   tile.transposed = carver.take<T>((widest + pad_columns) * tile_rows);

@@ -20,6 +20,16 @@ constexpr int64_t largest = int64_t{1} << 40;  // no count or offset of a real f
 
 int64_t padded(int64_t n) { return (n + pad_columns - 1) / pad_columns * pad_columns; }
 
+// n features are dealt evenly to register blocks; where the blocks begin, and n.
+std::vector<int> register_blocks(int n) {
+  const int64_t count = (n + block_outputs - 1) / block_outputs;
+  std::vector<int> start{0};
+  for (int64_t i = 1; i <= count; i++) {
+    start.push_back(static_cast<int>(i * n / count));
+  }
+  return start;
+}
+
 // Reads the table with every access checked.
 class Table {
  public:
@@ -60,6 +70,58 @@ const std::vector<const char *> &transform_names() {
   static const std::vector<const char *> names{PENSTOCK_TRANSFORMS(PENSTOCK_NAME)};
 #undef PENSTOCK_NAME
   return names;
+}
+
+MaskTables::MaskTables(const std::vector<int> &inputs, const std::vector<int> &outputs, int n_degrees) {
+  const auto n_in = static_cast<int>(inputs.size()), n_out = static_cast<int>(outputs.size());
+  const auto starts = [n_degrees](const auto &sorted, auto degree_of) {
+    std::vector<int> start;
+    for (int degree = 0; degree <= n_degrees; degree++) {
+      start.push_back(static_cast<int>(
+          std::partition_point(sorted.begin(), sorted.end(), [&](const auto &x) { return degree_of(x) < degree; }) -
+          sorted.begin()));
+    }
+    return start;
+  };
+  const auto itself = [](int degree) { return degree; };
+  input_start = starts(inputs, itself);
+  output_start = starts(outputs, itself);
+  // outputs from `to` to the end of their register block, each time that one of them reads more than the one before it
+  const auto reach = [&](int n) { return input_start[static_cast<size_t>(outputs[static_cast<size_t>(n)]) + 1]; };
+  const std::vector<int> out_blocks = register_blocks(n_out), in_blocks = register_blocks(n_in);
+  for (size_t i = 0; i + 1 < out_blocks.size(); i++) {
+    const int n0 = out_blocks[i], n1 = out_blocks[i + 1];
+    for (int to = n0, known = 0; to < n1; to++) {
+      if (to == n0 || reach(to) > known) {
+        forward.push_back({to, n1 - to, known, reach(to) - known, to == n0, n_weights});
+        n_weights += static_cast<int64_t>(n1 - to) * (reach(to) - known);
+        known = reach(to);
+      }
+    }
+  }
+  // inputs from the beginning of their register block to one that enters an output which the next one does not
+  const auto entry = [&](int k) { return output_start[static_cast<size_t>(inputs[static_cast<size_t>(k)])]; };
+  for (int k = 0; k < n_in; k++) {
+    first_output.push_back(entry(k));
+  }
+  for (size_t i = 0; i + 1 < in_blocks.size(); i++) {
+    const int k0 = in_blocks[i], k1 = in_blocks[i + 1];
+    for (int last = k1 - 1, done = n_out; last >= k0; last--) {
+      if (last == k1 - 1 || entry(last) < done) {
+        backward.push_back({k0, last + 1 - k0, entry(last), done - entry(last), last == k1 - 1,
+                            static_cast<int64_t>(k0) * n_out + entry(last)});
+        done = entry(last);
+      }
+    }
+  }
+  const auto degree_forward = [&](const Piece &piece) { return outputs[static_cast<size_t>(piece.to)]; };
+  const auto degree_backward = [&](const Piece &piece) { return inputs[static_cast<size_t>(piece.to + piece.n - 1)]; };
+  std::stable_sort(backward.begin(), backward.end(),
+                   [&](const Piece &a, const Piece &b) { return degree_backward(a) < degree_backward(b); });
+  forward_start = starts(forward, degree_forward);
+  backward_start = starts(backward, degree_backward);
+  mask = {n_degrees,          forward.data(),      backward.data(),    forward_start.data(), backward_start.data(),
+          input_start.data(), output_start.data(), first_output.data()};
 }
 
 Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + length) {
@@ -105,8 +167,10 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
   int64_t params = 0;
   int64_t old_values = 0;  // numbers of the kept old values, all steps
 
-  // The network of a step, from n_u inputs to n_out numbers: its parameters, and its places in the step's area.
-  const auto add_network = [&](Step &step, int64_t widths_at, int64_t n_out, const std::string &name) {
+  // The network of a step, from n_u inputs to n_out numbers: its parameters, and its places in the step's area. That of
+  // an autoregressive step is masked.
+  const auto add_network = [&](Step &step, int64_t widths_at, int64_t n_out, int64_t degrees_at,
+                               const std::string &name) {
     const int64_t *widths = table.list(widths_at, step.n_linear + 1, "widths");
     if (widths[0] != step.n_u || widths[step.n_linear] != n_out) {
       fail("widths of " + name + " do not fit its input and output");
@@ -119,8 +183,23 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     step.input = claim(step.n_u);
     step.linear = linears_.data() + linears_.size();
     const bool residual = step.conditioner == conditioner_residual_mlp;
+    const bool masked = step.kind == step_autoregressive;
+    std::vector<int> degrees, degrees_below;  // of the features of a layer, and of the one before it
+    const int64_t *hidden_degrees = nullptr;
+    int64_t gradients = step.n_u;  // features of the input and of the layers so far
+    if (masked) {
+      int64_t n_hidden = 0;
+      for (int i = 1; i < step.n_linear; i++) {
+        n_hidden += std::clamp<int64_t>(widths[i], 0, 1 << 20);
+      }
+      hidden_degrees = table.list(degrees_at, n_hidden, "degrees");
+      for (int i = 0; i < step.n_u; i++) {
+        degrees.push_back(std::max(0, i + 1 - step.n_context));
+      }
+    }
     for (int i = 0; i < step.n_linear; i++) {
-      if (widths[i] < 1 || widths[i] > 1 << 20 || widths[i + 1] < 1 || widths[i + 1] > 1 << 24) {
+      if (widths[i] < (masked && i == 0 ? 0 : 1) || widths[i] > 1 << 20 || widths[i + 1] < 1 ||
+          widths[i + 1] > 1 << 24) {
         fail("a width of " + name + " is out of range");
       }
       if (residual && i > 0 && i + 1 < step.n_linear && widths[i] != widths[i + 1]) {
@@ -133,8 +212,27 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
       params += widths[i] * widths[i + 1];
       linear.bias = params;
       params += widths[i + 1];
+      int64_t n_weights = widths[i] * widths[i + 1];
+      if (masked) {
+        degrees_below.swap(degrees);
+        degrees.clear();
+        for (int j = 0; j < linear.n_out; j++) {
+          const int64_t degree = i + 1 == step.n_linear ? j / step.n_theta : *hidden_degrees++;
+          if (degree < (degrees.empty() ? 0 : degrees.back()) || degree >= step.n_b) {
+            fail("degrees of " + name + " must rise and be less than dim");
+          }
+          degrees.push_back(static_cast<int>(degree));
+        }
+        if (residual && i > 0 && i + 1 < step.n_linear && degrees != degrees_below) {
+          fail("the hidden layers of a residual network have equal degrees");
+        }
+        linear.mask = &masks_.emplace_back(degrees_below, degrees, step.n_b).mask;
+        n_weights = masks_.back().n_weights;
+        linear.gradient = gradients * tile_stride;
+        gradients += i + 1 < step.n_linear ? linear.n_out : 0;
+      }
       linear.panels = panels_size;
-      panels_size += padded(widths[i] * widths[i + 1]);
+      panels_size += padded(n_weights);
       linear.grad_stride = static_cast<int>(padded(linear.n_out));
       linear.grad_weight = padded_size;
       padded_size += widths[i] * linear.grad_stride;
@@ -146,7 +244,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
           step.activation == act_relu || step.activation == act_tanh || step.activation == act_leaky_relu;
       linear.derivative = hidden && (residual || !from_output) ? claim(linear.n_out) : -1;
       layer_widest = std::max({layer_widest, static_cast<int64_t>(linear.n_in), static_cast<int64_t>(linear.n_out)});
-      flops += 2.0 * linear.n_in * linear.n_out;
+      flops += 2.0 * static_cast<double>(n_weights);
       linears_.push_back(linear);
       const Linear *home = &linears_.back();
       const int chunk = std::max(1, 8192 / linear.n_out);
@@ -161,6 +259,10 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
       segments.push_back({linear.bias, linear.grad_bias, 1, linear.n_out, linear.grad_stride, false, nullptr, 0, 0});
     }
     step.theta = linears_.back().output;
+    if (masked) {
+      claim(pad_columns);  // transposes read whole vectors of features
+      masked_widest = std::max(masked_widest, gradients + pad_columns);
+    }
   };
 
   // The network between the context and the conditioners. Its parameters come after those of the steps.
@@ -182,7 +284,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
   for (int k = 0; k < n_steps; k++) {
     const int64_t at = header_size + k * step_size;
     Step step{};
-    step.kind = static_cast<int32_t>(table.at(at, step_permutation, step_lu_linear, "step kind"));
+    step.kind = static_cast<int32_t>(table.at(at, step_permutation, step_autoregressive, "step kind"));
     if ((step.kind == step_standardize) != (k == n_steps - 1)) {
       fail("the standardisation must be the last step and only there");
     }
@@ -270,20 +372,22 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     old_values += static_cast<int64_t>(step.n_b) * tile_stride;
 
     const bool network = step.conditioner == conditioner_mlp || step.conditioner == conditioner_residual_mlp;
-    if ((step.kind == step_coupling && (!network || step.n_a == 0)) || network != (step.n_linear > 0)) {
+    const bool masked = step.kind == step_autoregressive;
+    const bool reads = step.kind == step_coupling ? step.n_a > 0 : masked ? step.n_b == dim : true;
+    if (((step.kind == step_coupling || masked) && !network) || !reads || network != (step.n_linear > 0)) {
       fail("step " + std::to_string(k) + " and its conditioner do not fit");
     }
     if (network) {
       // an elementwise step with a network is a coupling whose A is empty
-      step.kind = step_coupling;
+      step.kind = masked ? step_autoregressive : step_coupling;
       step.n_context = n_context;
-      step.n_u = n_context + step.n_a;
-      if (step.n_u == 0) {
+      step.n_u = n_context + (masked ? step.n_b - 1 : step.n_a);
+      if (step.n_u == 0 && !masked) {
         fail("the network of step " + std::to_string(k) + " has nothing to read");
       }
-      add_network(step, table_[at + 17], n_theta, "step " + std::to_string(k));
+      add_network(step, table_[at + 17], n_theta, table_[at + 18], "step " + std::to_string(k));
       step.start = starts_size;
-      starts_size += padded(step.n_a > 0 ? step.linear[0].n_out : n_theta);
+      starts_size += padded(masked || step.n_a > 0 ? step.linear[0].n_out : n_theta);
     } else if (step.conditioner == conditioner_free) {
       step.grad = padded_size;
       const auto columns = static_cast<int>(n_theta);
@@ -308,7 +412,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     evaluation_steps_.push_back(step);
   }
   if (embeds) {
-    add_network(evaluation_embedding_, table_[15], n_context, "the embedding");
+    add_network(evaluation_embedding_, table_[15], n_context, 0, "the embedding");
   }
   if (params != n_params) {
     fail("steps have " + std::to_string(params) + " parameters, the header says " + std::to_string(n_params));

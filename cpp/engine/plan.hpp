@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "core/plan.hpp"
@@ -16,6 +17,19 @@ struct Segment {
   bool decay;
   const Linear *linear;  // the layer whose W this is part of, or null
   int from, to;          // the rows of W that it holds
+};
+
+// What a Mask points to.
+struct MaskTables {
+  // Degrees of inputs and outputs, both rising, below n_degrees.
+  MaskTables(const std::vector<int> &inputs, const std::vector<int> &outputs, int n_degrees);
+  MaskTables(const MaskTables &) = delete;
+  MaskTables &operator=(const MaskTables &) = delete;
+
+  std::vector<Piece> forward, backward;
+  std::vector<int> forward_start, backward_start, input_start, output_start, first_output;
+  int64_t n_weights = 0;  // that are not masked
+  Mask mask{};
 };
 
 class Plan {
@@ -36,7 +50,7 @@ class Plan {
   int64_t n_params = 0, n_buffers = 0;
   int64_t panels_size = 0, padded_size = 0;                            // numbers
   int64_t evaluation_area = 0, training_kept = 0, recompute_kept = 0;  // numbers of the kept store
-  int64_t theta_widest = 0, layer_widest = 0;                          // features
+  int64_t theta_widest = 0, layer_widest = 0, masked_widest = 0;       // features; of all layers of a masked network
   int64_t starts_size = 0;                                             // numbers of Tile::starts
   bool embeds = false;         // whether a network stands between the context and the conditioners
   int n_context = 0;           // features of the context that conditioners read
@@ -53,6 +67,7 @@ class Plan {
   std::vector<int64_t> table_;
   std::vector<int64_t> boundary_;
   std::vector<Linear> linears_;
+  std::deque<MaskTables> masks_;  // which steps point into
   std::vector<Step> evaluation_steps_, training_steps_, recompute_steps_;
   Step evaluation_embedding_{}, training_embedding_{}, recompute_embedding_{};
 };

@@ -5,6 +5,7 @@
 #include "isa/kernels.hpp"
 
 #include "core/philox.hpp"
+#include "layers/autoregressive.hpp"
 #include "layers/coupling.hpp"
 #include "layers/elementwise.hpp"
 #include "layers/lu_linear.hpp"
@@ -189,9 +190,7 @@ void base_normals(const PlanView &plan, uint64_t seed, const uint32_t *context_r
   }
 }
 
-PENSTOCK_INLINE bool moves(const Step &step) {
-  return step.kind == step_elementwise || step.kind == step_coupling || step.kind == step_lu_linear;
-}
+PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_standardize; }
 
 template <class T>
 PENSTOCK_INLINE T *kept(const Step &step, const Pass &pass, const Tile<T> &tile) {
@@ -213,6 +212,9 @@ void forward(const PlanView &plan, const PackedView<T> &packed, const Pass &pass
     } else if (step.kind == step_lu_linear) {
       lu_forward<V>(step, packed, inverse, n, tile_stride, tile.state, tile.log_det, tile.kept + step.area,
                     kept(step, pass, tile));
+    } else if (step.kind == step_autoregressive) {
+      autoregressive_forward<V>(step, packed, inverse, pass.keep && !pass.recompute, n, tile, tile.kept + step.area,
+                                kept(step, pass, tile));
     }
   }
 }
@@ -239,6 +241,9 @@ void backward(const PlanView &plan, const PackedView<T> &packed, const Pass &pas
       elementwise_backward<V>(step, packed, inverse, n, tile, tile.kept + step.kept);
     } else if (step.kind == step_lu_linear) {
       lu_backward<V>(step, packed, inverse, pass.recompute, n, tile, tile.kept + step.area, tile.kept + step.kept);
+    } else if (step.kind == step_autoregressive) {
+      autoregressive_backward<V>(step, packed, inverse, pass.recompute, want_input || i > first_moving, n, tile,
+                                 tile.kept + step.area, tile.kept + step.kept);
     }
   }
 }
@@ -288,15 +293,20 @@ void row(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, co
     if (step.kind == step_coupling) {
       coupling_row<Native<T>>(step, packed, inverse, context, state, log_det, area);
     } else if (step.kind == step_elementwise) {
-      transform_row(step, inverse, packed.params + step.params, state, log_det);
+      transform_row(step, all_of(step), inverse, packed.params + step.params, state, log_det);
     } else if (step.kind == step_lu_linear) {
       lu_forward<T>(step, packed, inverse, 1, 1, state, log_det, area, static_cast<T *>(nullptr));
+    } else if (step.kind == step_autoregressive) {
+      autoregressive_row<Native<T>>(step, packed, inverse, context, state, log_det, area);
     }
   }
 }
 
 template <class T>
 void pack(const Linear &linear, int from, int to, const T *params, T *panels) {
+  if (linear.mask != nullptr) {
+    return pack_pieces(params + linear.weight, linear.n_out, *linear.mask, from, to, panels + linear.panels);
+  }
   pack_panels(params + linear.weight, linear.n_in, linear.n_out, from, to, panels + linear.panels);
 }
 

@@ -11,11 +11,12 @@ template <class V>
 void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep, int n_vectors,
                       const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
   if (const Element<V> *theta = shared_theta(step, tile)) {
-    return transform_forward<V, true>(step, inverse, n_vectors, theta, tile.state, tile.log_det, kept);
+    return transform_forward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile.state, tile.log_det, kept);
   }
   gather_features<V>(step, n_vectors, tile, area);
   mlp_forward<V>(step, packed, shared_start(step, tile), n_vectors, keep, area);
-  transform_forward<V, false>(step, inverse, n_vectors, area + step.theta, tile.state, tile.log_det, kept);
+  transform_forward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile.state, tile.log_det,
+                              kept);
 }
 
 // A is the same before and after, so with recompute the activations come back from the state as it is now.
@@ -24,13 +25,13 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
                        bool want_input, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area,
                        const Element<V> *kept) {
   if (const Element<V> *theta = shared_theta(step, tile)) {
-    return transform_backward<V, true>(step, inverse, n_vectors, theta, tile, kept, tile.d_theta);
+    return transform_backward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile, kept, tile.d_theta);
   }
   if (recompute) {
     gather_features<V>(step, n_vectors, tile, area);
     mlp_forward<V>(step, packed, shared_start(step, tile), n_vectors, true, area);
   }
-  transform_backward<V, false>(step, inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
+  transform_backward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
   const int from = first_wanted(step, want_input, tile);
   scatter_gradient<V>(step, n_vectors, mlp_backward<V>(step, packed, n_vectors, from, tile, area), tile);
 }
@@ -40,7 +41,7 @@ void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool i
                   Element<V> *state, double *log_det, Element<V> *area) {
   gather_row(step, context, state, area);
   mlp_row<V>(step, packed.params, area);
-  transform_row(step, inverse, area + step.theta / tile_stride, state, log_det);
+  transform_row(step, all_of(step), inverse, area + step.theta / tile_stride, state, log_det);
 }
 
 }  // namespace penstock::PENSTOCK_ISA

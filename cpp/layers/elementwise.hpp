@@ -35,14 +35,20 @@ struct Options {
   }
 };
 
+// Some of the dimensions of B.
+struct Dimensions {
+  int from, to;
+};
+PENSTOCK_INLINE Dimensions all_of(const Step &step) { return {0, step.n_b}; }
+
 // theta: (n_b n_theta, tile) of the tile, or (n_b, n_theta) free. Changes the state, adds to log_det; old values of B
 // go to kept if it is not null.
 template <class Transform, class V, bool free>
-void transform_forward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta, Element<V> *state,
-                       double *log_det, Element<V> *kept) {
+void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
+                       Element<V> *state, double *log_det, Element<V> *kept) {
   using T = Element<V>;
   const Options<T> options(step);
-  for (int64_t d = 0; d < step.n_b; d++) {
+  for (int64_t d = dims.from; d < dims.to; d++) {
     T *x = state + step.b[d] * tile_stride;
     for (int v = 0; v < n_vectors; v++) {
       const int lane = v * lanes<V>;
@@ -74,11 +80,11 @@ void transform_forward(const Step &step, bool inverse, int n_vectors, const Elem
 // pair (x, y), y = g(x):  with upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',
 // dy = v,  dtheta = backward(dy = -v, dlog_det = -l).dtheta.
 template <class Transform, class V, bool free>
-void transform_backward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta,
+void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
                         const Tile<Element<V>> &tile, const Element<V> *kept, Element<V> *d_theta) {
   using T = Element<V>;
   const Options<T> options(step);
-  for (int64_t d = 0; d < step.n_b; d++) {
+  for (int64_t d = dims.from; d < dims.to; d++) {
     T *state = tile.state + step.b[d] * tile_stride;
     T *gradient = tile.gradient + step.b[d] * tile_stride;
     for (int v = 0; v < n_vectors; v++) {
@@ -114,9 +120,9 @@ void transform_backward(const Step &step, bool inverse, int n_vectors, const Ele
 
 // One row: the state is one number a slot.
 template <class Transform, class T>
-void transform_row(const Step &step, bool inverse, const T *theta, T *state, double *log_det) {
+void transform_row(const Step &step, Dimensions dims, bool inverse, const T *theta, T *state, double *log_det) {
   const Options<T> options(step);
-  for (int64_t d = 0; d < step.n_b; d++) {
+  for (int64_t d = dims.from; d < dims.to; d++) {
     T *x = state + step.b[d];
     T now, log_slope, slope;
     const FreeTheta<T> read{theta + d * step.n_theta};
@@ -132,35 +138,35 @@ void transform_row(const Step &step, bool inverse, const T *theta, T *state, dou
 
 // By the transform's code.
 template <class V, bool free>
-void transform_forward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta, Element<V> *state,
-                       double *log_det, Element<V> *kept) {
+void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
+                       Element<V> *state, double *log_det, Element<V> *kept) {
   int code = 0;
-#define PENSTOCK_CASE(name, fixed, a_bin)                                                           \
-  if (step.transform == code++) {                                                                   \
-    return transform_forward<name, V, free>(step, inverse, n_vectors, theta, state, log_det, kept); \
+#define PENSTOCK_CASE(name, fixed, a_bin)                                                                 \
+  if (step.transform == code++) {                                                                         \
+    return transform_forward<name, V, free>(step, dims, inverse, n_vectors, theta, state, log_det, kept); \
   }
   PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
 }
 
 template <class V, bool free>
-void transform_backward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta,
+void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
                         const Tile<Element<V>> &tile, const Element<V> *kept, Element<V> *d_theta) {
   int code = 0;
-#define PENSTOCK_CASE(name, fixed, a_bin)                                                           \
-  if (step.transform == code++) {                                                                   \
-    return transform_backward<name, V, free>(step, inverse, n_vectors, theta, tile, kept, d_theta); \
+#define PENSTOCK_CASE(name, fixed, a_bin)                                                                 \
+  if (step.transform == code++) {                                                                         \
+    return transform_backward<name, V, free>(step, dims, inverse, n_vectors, theta, tile, kept, d_theta); \
   }
   PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
 }
 
 template <class T>
-void transform_row(const Step &step, bool inverse, const T *theta, T *state, double *log_det) {
+void transform_row(const Step &step, Dimensions dims, bool inverse, const T *theta, T *state, double *log_det) {
   int code = 0;
-#define PENSTOCK_CASE(name, fixed, a_bin)                                \
-  if (step.transform == code++) {                                        \
-    return transform_row<name, T>(step, inverse, theta, state, log_det); \
+#define PENSTOCK_CASE(name, fixed, a_bin)                                      \
+  if (step.transform == code++) {                                              \
+    return transform_row<name, T>(step, dims, inverse, theta, state, log_det); \
   }
   PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
@@ -171,9 +177,10 @@ template <class V>
 void elementwise_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
                          const Tile<Element<V>> &tile, Element<V> *kept) {
   if (step.conditioner == conditioner_external) {
-    transform_forward<V, false>(step, inverse, n_vectors, tile.theta, tile.state, tile.log_det, kept);
+    transform_forward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta, tile.state, tile.log_det, kept);
   } else {
-    transform_forward<V, true>(step, inverse, n_vectors, packed.params + step.params, tile.state, tile.log_det, kept);
+    transform_forward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile.state,
+                               tile.log_det, kept);
   }
 }
 
@@ -181,9 +188,10 @@ template <class V>
 void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
                           const Tile<Element<V>> &tile, const Element<V> *kept) {
   if (step.conditioner == conditioner_external) {
-    return transform_backward<V, false>(step, inverse, n_vectors, tile.theta, tile, kept, tile.d_theta);
+    return transform_backward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta, tile, kept, tile.d_theta);
   }
-  transform_backward<V, true>(step, inverse, n_vectors, packed.params + step.params, tile, kept, tile.d_theta);
+  transform_backward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile, kept,
+                              tile.d_theta);
   if (tile.params_gradient != nullptr) {
     Element<V> *sum = tile.params_gradient + step.grad;
     for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {

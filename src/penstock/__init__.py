@@ -12,8 +12,8 @@ from penstock._backend import num_threads, set_num_threads, threads
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
-from penstock.layers import ActNorm, Coupling, Elementwise, LULinear, Permutation
-from penstock.recipes import glow, nice, nsf, realnvp
+from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
+from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "AdamW",
     "Additive",
     "Affine",
+    "Autoregressive",
     "CircularRationalQuadratic",
     "Coupling",
     "Elementwise",
@@ -42,9 +43,12 @@ __all__ = [
     "__version__",
     "from_bytes",
     "glow",
+    "iaf",
     "load",
+    "maf",
     "nice",
     "nsf",
+    "nsf_ar",
     "num_threads",
     "ops",
     "realnvp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -54,20 +55,41 @@ class MLP:
 
     gain: ClassVar[dict[str, float]] = {"relu": 2.0, "leaky_relu": 2.0, "gelu": 2.0, "silu": 2.0}
 
-    def initial(self, widths: tuple[int, ...], rng: np.random.Generator, last: float = 0.0) -> list[np.ndarray]:
+    def degrees(self, n_context: int, dim: int, n_theta: int) -> tuple[tuple[int, ...], ...]:
+        """The degrees of inputs, hidden units and outputs, each rising, of a masked network over ``dim`` ordered dimensions.
+
+        A unit reads those below it whose degree is not above its own. The context has degree 0, dimension ``i`` of the
+        order, as an input, ``i + 1``, and its theta ``i``. Hidden units share the degrees between evenly, the last
+        dimension's excluded, since nobody reads it; without context nobody needs degree 0 either.
+        """
+        low = 0 if n_context or dim == 1 else 1
+        inputs = (0,) * n_context + tuple(range(1, dim))
+        hidden = (tuple(low + (2 * j + 1) * (dim - low) // (2 * n) for j in range(n)) for n in self.hidden)
+        return (inputs, *hidden, tuple(i for i in range(dim) for _ in range(n_theta)))
+
+    def initial(
+        self,
+        widths: tuple[int, ...],
+        rng: np.random.Generator,
+        last: float = 0.0,
+        masks: Sequence[np.ndarray | None] | None = None,
+    ) -> list[np.ndarray]:
         """Initial weights and biases, ``W_0, b_0, W_1, ...`` with W of shape (in, out), float64.
 
         Hidden weights are normal with variance ``gain / n_in`` (He et al. 2015), hidden biases
-        uniform within ``1 / sqrt(n_in)``; the last layer is zero, or with ``last`` its weights have the variance
-        ``last / n_in``.
+        uniform within ``1 / sqrt(n_in)``, counting the inputs that a unit reads; the last layer is zero, or with ``last``
+        its weights have the variance ``last / n_in``.
         """
         arrays: list[np.ndarray] = []
         for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            fan = max(n_in, 1)
+            mask = None if masks is None else masks[i]
+            fan = np.maximum(n_in if mask is None else mask.sum(axis=0), 1)
             if i == len(widths) - 2:
                 weight = np.sqrt(last / fan) * rng.standard_normal((n_in, n_out)) if last else np.zeros((n_in, n_out))
                 arrays += [weight, np.zeros(n_out)]
                 continue
             scale = np.sqrt(self.gain.get(self.activation, 1.0) / fan)
-            arrays += [scale * rng.standard_normal((n_in, n_out)), rng.uniform(-1, 1, n_out) / np.sqrt(fan)]
+            weight = scale * rng.standard_normal((n_in, n_out))
+            bias = rng.uniform(-1, 1, n_out) / np.sqrt(fan)
+            arrays += [weight if mask is None else weight * mask, bias]
         return arrays

@@ -161,7 +161,7 @@ class Flow:
 
     @property
     def n_params(self) -> int:
-        """How many trainable numbers there are."""
+        """How many trainable numbers there are, with those that masks hide."""
         return self._plan.n_params
 
     @property
@@ -176,12 +176,16 @@ class Flow:
 
     @property
     def params(self) -> Array:
-        """All trainable numbers in one flat vector, a read-only view. Assigning copies finite numbers in."""
+        """All trainable numbers in one flat vector, a read-only view. Assigning copies finite numbers in.
+
+        The weights that the masks of an autoregressive layer hide are part of it: they are zero and stay so, whatever
+        is assigned.
+        """
         return self._snapshot.params[:]
 
     @params.setter
     def params(self, values: Any) -> None:
-        self._replace(params=_validate.as_params(values, self.n_params, self.dtype))
+        self._replace(params=self._plan.clear_masked(_validate.as_params(values, self.n_params, self.dtype)))
 
     def named_params(self) -> dict[str, Array]:
         """The parameters by name, as read-only views into ``params``."""
@@ -666,7 +670,7 @@ class Flow:
     ) -> None:
         """A new snapshot, of copies; for ``fit``, whose numbers are in order."""
         self._replace(
-            None if params is None else params.astype(self.dtype),
+            None if params is None else self._plan.clear_masked(params.astype(self.dtype)),
             None if buffers is None else buffers.astype(np.float64),
             initialised,
         )

@@ -53,11 +53,13 @@ def initial(plan: Plan, layers: Sequence[Layer], embedding: MLP | None, rng: np.
     parts: list[Array] = [np.zeros(0)]
     for number, layer in enumerate(layers):
         conditioner = getattr(layer, "conditioner", None)
-        shapes = [t.shape for t in plan.tensors if t.name.startswith(f"layers.{number}.")]
+        tensors = [t for t in plan.tensors if t.name.startswith(f"layers.{number}.")]
         if isinstance(conditioner, MLP):
-            parts += [array.ravel() for array in conditioner.initial(_widths(shapes), rng)]
+            masks = [t.mask for t in tensors[::2]]
+            widths = _widths([t.shape for t in tensors])
+            parts += [array.ravel() for array in conditioner.initial(widths, rng, masks=masks)]
         else:
-            parts += [np.zeros(shape).ravel() for shape in shapes]
+            parts += [np.zeros(t.size) for t in tensors]
     if embedding is not None:
         widths = _widths([t.shape for t in plan.tensors if t.name.startswith("embedding.")])
         parts += [array.ravel() for array in embedding.initial(widths, rng, last=1.0)]

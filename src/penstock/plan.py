@@ -22,6 +22,7 @@ then ``n_steps`` records of 32 numbers, from latent to data::
    14 conditioner code        15 activation code
    16 n_linear                17 offset of the n_linear + 1 widths (input, hidden, output)
    18 offset of the order     19 offset of the signs (lu_linear only)
+   18 offset of the degrees of all hidden units, layer by layer (autoregressive only)
    20-31 zero
 
 then the pool: index lists, options, widths, and the boundary table of ``(n_steps + 1) * dim`` numbers.
@@ -35,6 +36,11 @@ Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; the
 same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). An elementwise
 step may have a conditioner too, of the context alone. The last step is the standardisation, ``x = loc + scale u``, whose
 buffers are ``loc`` (dim) and ``scale`` (dim).
+
+An autoregressive step has no A; its B are all dimensions, in its order, of which the conditioner reads all but the last. The
+degree of the context is 0, of dimension ``i`` as an input ``i + 1``, of its theta ``i``; those of hidden units rise within a
+layer and are less than ``dim``. An entry of ``W`` whose input has a higher degree than its output is masked: it is zero, and
+no engine reads it.
 
 The embedding is a network between the context and all conditioners, whose parameters come after those of the steps: where
 there is one, conditioners read its output instead. The last buffers are ``loc`` and ``scale`` of the context
@@ -62,7 +68,7 @@ MAGIC = 0x504E53544B
 VERSION = 1
 HEADER_SIZE = 16
 STEP_SIZE = 32
-STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize", "lu_linear")
+STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize", "lu_linear", "autoregressive")
 
 Array = np.ndarray[Any, Any]
 
@@ -71,13 +77,24 @@ Array = np.ndarray[Any, Any]
 class Tensor:
     """A named piece of the flat parameter vector.
 
-    ``decay`` marks the weight matrices of conditioners, the only numbers that weight decay touches.
+    ``decay`` marks the weight matrices of conditioners, the only numbers that weight decay touches; ``degrees`` are those of
+    the inputs and outputs of a masked one.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int
     decay: bool = False
+    degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @property
+    def mask(self) -> Array | None:
+        """Of the shape of the tensor, whether each number is one at all; the others are zero. None: all of them are."""
+        if self.degrees is None:
+            return None
+        inputs, outputs = (np.array(degrees, np.int64) for degrees in self.degrees)
+        mask: Array = inputs[:, None] <= outputs
+        return mask
 
     @property
     def size(self) -> int:
@@ -101,12 +118,25 @@ class PlanBuilder:
         self.embedding = embedding
         self.embedding_widths: tuple[int, ...] = ()
 
-    def add_tensor(self, name: str, shape: tuple[int, ...], *, decay: bool = False) -> None:
+    def add_tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        decay: bool = False,
+        degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+    ) -> None:
         """Claim the next numbers of the flat vector for the layer being compiled."""
-        self._claim(f"layers.{self.layer}.{name}", shape, decay)
+        self._claim(f"layers.{self.layer}.{name}", shape, decay, degrees)
 
-    def _claim(self, name: str, shape: tuple[int, ...], decay: bool) -> None:
-        tensor = Tensor(name, shape, self.n_params, decay)
+    def _claim(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        decay: bool,
+        degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+    ) -> None:
+        tensor = Tensor(name, shape, self.n_params, decay, degrees)
         self.tensors.append(tensor)
         self.n_params += tensor.size
 
@@ -130,15 +160,24 @@ class PlanBuilder:
         *,
         external: bool = False,
     ) -> None:
-        """Transform the dimensions ``b`` with theta that is free, external, or a function of the dimensions ``a``."""
+        """Transform the dimensions ``b`` with theta that is free, external, or a function of the dimensions ``a``.
+
+        In an autoregressive step it is a function of those before each in ``b``.
+        """
         slots = self.boundaries[-1]
         n_theta = len(transform.theta_names)
         start = self.n_params
         widths: tuple[int, ...] = ()
+        degrees: tuple[tuple[int, ...], ...] = ()
         if conditioner is not None:
-            widths = conditioner.widths(self.n_context + len(a), len(b) * n_theta)
+            n_read = len(a)
+            if kind == "autoregressive":
+                degrees = conditioner.degrees(self.n_context, len(b), n_theta)
+                n_read = len(b) - 1
+            widths = conditioner.widths(self.n_context + n_read, len(b) * n_theta)
             for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
-                self.add_tensor(f"conditioner.{i}.weight", (n_in, n_out), decay=True)
+                tied = (degrees[i], degrees[i + 1]) if degrees else None
+                self.add_tensor(f"conditioner.{i}.weight", (n_in, n_out), decay=True, degrees=tied)
                 self.add_tensor(f"conditioner.{i}.bias", (n_out,))
         elif not external:
             self.add_tensor("theta", (len(b), n_theta))
@@ -157,6 +196,7 @@ class PlanBuilder:
             ),
             activation=0 if conditioner is None else ACTIVATIONS.index(conditioner.activation),
             widths=widths,
+            degrees=[degree for layer in degrees[1:-1] for degree in layer],
         )
         self.boundaries.append(slots)
 
@@ -223,6 +263,8 @@ class PlanBuilder:
             ]  # fmt: skip
             if step["kind"] == "lu_linear":
                 record += [put(step["order"]), put(step["signs"])]
+            if step["kind"] == "autoregressive":
+                record += [put(step["degrees"])]
             records += record + [0] * (STEP_SIZE - len(record))
         boundary = put([slot for row in self.boundaries for slot in row])
         embedding = [0, 0, 0, 0]
@@ -248,6 +290,14 @@ class Plan:
     n_params: int
     n_buffers: int
     n_steps: int
+
+    def clear_masked(self, params: Array) -> Array:
+        """``params``, with zeros put where masks are: what stands there has no meaning, and no engine reads it."""
+        for tensor in self.tensors:
+            if tensor.degrees is not None:
+                numbers = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+                numbers[~tensor.mask] = 0  # type: ignore[operator]
+        return params
 
 
 def compile_plan(

@@ -10,7 +10,7 @@ from penstock import _validate
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
-from penstock.layers import ActNorm, Coupling, Elementwise, Layer, LULinear, Permutation
+from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, Layer, LULinear, Permutation
 from penstock.transforms import Additive, Affine, RationalQuadratic, Transform
 
 MIXINGS = ("none", "reverse", "random", "lu")
@@ -269,8 +269,187 @@ def nsf(
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
 
 
+def maf(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 5,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "reverse",
+    scale_bound: float = 3.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Masked autoregressive flow: affine autoregressive layers whose networks read the data side.
+
+    Densities run each network once, in parallel over the dimensions; samples take the dimensions one by one, but evaluate each
+    unit of the network only once, so that they cost nearly the same.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to come before: the flow is then a Gaussian, and a warning says so.
+    layers : int, default 5
+        Number of autoregressive layers.
+    mixing : {"reverse", "random", "lu", "none"} or None, default "reverse"
+        How the order of the dimensions changes from layer to layer: reversed in every second one, permuted at random before each
+        but the first, mixed by an :class:`LULinear` before each but the first, or the same in all.
+    residual : bool, default False
+        Conditioners with skip connections.
+    context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, dtype, rng, backend
+        As for :func:`realnvp`.
+
+    References
+    ----------
+    Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation" (2017).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.maf(3, layers=2, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
+    density = _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(affine, conditioner if context_dim else None)]
+        _warn_gaussian("maf", context_dim)
+    else:
+        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_latent")
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+
+
+def iaf(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 5,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "reverse",
+    scale_bound: float = 3.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Inverse autoregressive flow: affine autoregressive layers whose networks read the latent side.
+
+    :func:`maf` the other way round: samples run each network once, in parallel over the dimensions, and densities take the
+    dimensions one by one, at nearly the same cost.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to come before: the flow is then a Gaussian, and a warning says so.
+    context_dim, layers, hidden, activation, mixing, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype
+    rng, backend
+        As for :func:`maf`.
+
+    References
+    ----------
+    Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow" (2016).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.iaf(3, layers=2, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
+    density = _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(affine, conditioner if context_dim else None, "to_data")]
+        _warn_gaussian("iaf", context_dim)
+    else:
+        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_data")
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+
+
+def nsf_ar(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 5,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "reverse",
+    bins: int = 8,
+    bound: float = 5.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Autoregressive neural spline flow: :func:`maf` with rational-quadratic splines.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to come before: the flow is then a chain of splines, which are
+        free or depend on the context.
+    layers : int, default 5
+        Number of autoregressive layers, or of splines at dim=1.
+    bins : int, default 8
+        Intervals of each spline, 2 to 64.
+    bound : float, default 5.0
+        Half the width of the box in which splines act, in units of the standardised data.
+    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
+        As for :func:`maf`.
+
+    References
+    ----------
+    Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (2019).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.nsf_ar(3, layers=2, bins=4, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    spline, conditioner = RationalQuadratic(bins, bound), MLP(_hidden(hidden), activation, residual)
+    density = _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
+    else:
+        stack = _autoregressions(n_layers, spline, conditioner, mixing, "to_latent")
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+
+
 # What ``penstock fit --recipe`` offers.
-RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow, "nsf": nsf}
+RECIPES: dict[str, Callable[..., Flow]] = {
+    "nice": nice,
+    "realnvp": realnvp,
+    "glow": glow,
+    "nsf": nsf,
+    "maf": maf,
+    "iaf": iaf,
+    "nsf_ar": nsf_ar,
+}
 
 
 def _base(dim: int, base: StandardNormal | None) -> StandardNormal:
@@ -297,6 +476,18 @@ def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | Non
             layers.append(Permutation("reverse"))
         # A reversal exchanges the halves itself: with a split that did so too, one half would never be transformed.
         layers.append(Coupling(transform, conditioner, "half_swapped" if i % 2 and mixing != "reverse" else "half"))
+    return layers
+
+
+def _autoregressions(n: int, transform: Transform, conditioner: MLP, mixing: str | None, explicit: str) -> list[Layer]:
+    """``n`` autoregressive layers, each with another order of the dimensions or with what mixes them in front of it."""
+    mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
+    layers: list[Layer] = []
+    for i in range(n):
+        order = {"reverse": "reverse" if i % 2 else "identity", "random": "random" if i else "identity"}
+        if mixing == "lu" and i:
+            layers.append(LULinear())
+        layers.append(Autoregressive(transform, conditioner, order.get(mixing, "identity"), explicit))
     return layers
 
 

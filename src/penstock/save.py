@@ -208,6 +208,9 @@ def _read(file: BinaryIO, size: int) -> Contents:
     for name, array in {**buffers, **numbers}.items():
         _need(bool(np.isfinite(array).all()), f"tensor {name} holds NaN or infinity")
         _need(not name.endswith(".scale") or bool((array > 0).all()), f"tensor {name} must be positive")
+    for t in plan.tensors:
+        if t.mask is not None:
+            _need(not numbers[t.name][~t.mask].any(), f"tensor {t.name} holds numbers where its mask has none")
     flat = [array.ravel() for array in numbers.values()]
     params = np.concatenate(flat) if flat else np.zeros(0, plan.dtype)
     snapshot = Snapshot(params, np.concatenate(list(buffers.values())), bool(flag))

@@ -15,6 +15,7 @@ using namespace penstock;
 struct Record {
   int64_t kind, explicit_to_data, params, transform, n_theta, conditioner, activation;
   std::vector<int64_t> a, b, widths;
+  std::vector<int64_t> degrees = {};
 };
 
 // A table as src/penstock/plan.py writes it; affine steps have their one option.
@@ -53,6 +54,9 @@ std::vector<int64_t> table_of(int64_t item_size, int64_t dim, const std::vector<
                                 s.activation,
                                 n_linear,
                                 widths};
+    if (s.kind == step_autoregressive) {
+      record.push_back(put(s.degrees));
+    }
     record.resize(32);
     records.insert(records.end(), record.begin(), record.end());
     params += s.params;
@@ -89,7 +93,7 @@ std::vector<int64_t> table_of(int64_t item_size, int64_t dim, const std::vector<
 
 constexpr int dim = 3;
 
-// Every kind of step: free theta, a permutation, an MLP, and a residual MLP whose explicit direction is the other one.
+// Free theta, a permutation, and an MLP and a residual MLP, whose explicit direction is the other one, dense and masked.
 std::vector<int64_t> table(int64_t item_size) {
   const std::vector<int64_t> plain{0, 1, 2}, turned{2, 0, 1};
   return table_of(item_size, dim,
@@ -106,8 +110,30 @@ std::vector<int64_t> table(int64_t item_size) {
                     {1},
                     {2, 0},
                     {1, 5, 5, 5, 2}},
+                   {step_autoregressive,
+                    0,
+                    2 * 8 + 8 + 8 * 2 + 2 + 2 * 6 + 6,
+                    0,
+                    2,
+                    conditioner_mlp,
+                    act_relu,
+                    {},
+                    {1, 0, 2},
+                    {2, 8, 2, 6},
+                    {1, 1, 1, 1, 2, 2, 2, 2, 0, 1}},
+                   {step_autoregressive,
+                    1,
+                    2 * 3 + 3 + 3 * 3 + 3 + 3 * 3 + 3,
+                    1,
+                    1,
+                    conditioner_residual_mlp,
+                    act_silu,
+                    {},
+                    {2, 1, 0},
+                    {2, 3, 3, 3},
+                    {0, 1, 2, 0, 1, 2}},
                    {step_standardize, 0, 0, 0, 0, 0, 0, {}, {}, {}}},
-                  {plain, plain, turned, turned, turned, turned});
+                  {plain, plain, turned, turned, turned, turned, turned, turned});
 }
 
 std::vector<int64_t> external_table(int64_t item_size) {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from penstock.layers.actnorm import ActNorm
+from penstock.layers.autoregressive import Autoregressive
 from penstock.layers.coupling import Coupling
 from penstock.layers.elementwise import Elementwise
 from penstock.layers.lu_linear import LULinear
@@ -28,6 +29,8 @@ class Layer(Protocol):
         ...
 
 
-LAYERS: dict[str, type] = {cls.__name__: cls for cls in (Coupling, Elementwise, Permutation, ActNorm, LULinear)}
+LAYERS: dict[str, type] = {
+    cls.__name__: cls for cls in (Coupling, Elementwise, Permutation, ActNorm, LULinear, Autoregressive)
+}
 
-__all__ = ["LAYERS", "ActNorm", "Coupling", "Elementwise", "LULinear", "Layer", "Permutation"]
+__all__ = ["LAYERS", "ActNorm", "Autoregressive", "Coupling", "Elementwise", "LULinear", "Layer", "Permutation"]

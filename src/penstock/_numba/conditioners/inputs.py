@@ -12,8 +12,10 @@ from penstock._numba.conditioners.mlp import mlp_forward
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import broadcast, lanes, load, store
 from penstock._numba.core.plan import (
+    AUTOREGRESSIVE,
     BIAS,
     INPUT,
+    KIND,
     LINEAR,
     N_A,
     N_B,
@@ -31,15 +33,21 @@ from penstock._numba.core.plan import (
 
 
 @jit
+def reads_dimensions(step: Any) -> bool:
+    """Whether a conditioner reads more than the context."""
+    return step[N_A] > 0 or step[KIND] == AUTOREGRESSIVE
+
+
+@jit
 def shared_start(step: Any, tile: Any) -> int:
     """Where in tile.starts is what the first products of a conditioner begin with, for mlp_forward; -1 for the bias."""
-    return step[START] if tile.starts.size > 0 and step[N_CONTEXT] > 0 and step[N_A] > 0 else -1
+    return step[START] if tile.starts.size > 0 and step[N_CONTEXT] > 0 and reads_dimensions(step) else -1
 
 
 @jit
 def shares_theta(step: Any, tile: Any) -> bool:
     """Whether a step reads nothing but a context that all rows share."""
-    return tile.context.size == 0 and step[N_A] == 0
+    return tile.context.size == 0 and not reads_dimensions(step)
 
 
 @jit
@@ -99,7 +107,7 @@ def start_shared(step: Any, linears: Any, params: Any, context: Any, kept: Any, 
 
     The context comes first in the order of the sum, so a product that begins with it gives the bits of one over all inputs.
     """
-    if step[N_A] > 0:
+    if reads_dimensions(step):
         linear = linears[step[LINEAR]]
         n, at = linear[N_OUT], linear[OUTPUT]
         product(

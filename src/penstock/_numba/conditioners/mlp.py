@@ -69,20 +69,33 @@ def mlp_forward(
 
 
 @jit
-def linear_gradient(linear: Any, tile: Any, inputs: int, d: Any, d_at: int) -> None:
-    """Gradients of W and b of one linear layer, from the gradient d of its outputs: sums over the tile's rows, in order."""
-    stride, transposed, gradient = linear[GRAD_STRIDE], tile.transposed, tile.params_gradient
-    transpose_tile(d, d_at, linear[N_OUT], tile.rows, transposed, stride)
-    n_vectors = (linear[N_OUT] + lanes(d) - 1) // lanes(d)
+def weight_gradient(linear: Any, tile: Any, inputs: int, first: int, last: int, column: int) -> None:
+    """Gradient of the weights from inputs [first, last) to outputs from ``column``, a whole vector, on."""
+    stride, n_vectors = linear[GRAD_STRIDE], (linear[N_OUT] - column + lanes(tile.state) - 1) // lanes(tile.state)
     product(
-        LOAD, linear[N_IN], n_vectors, tile.rows, tile.kept, inputs, TILE, 1,
-        transposed, 0, stride, gradient, linear[GRAD_WEIGHT], stride, gradient, 0,
+        LOAD, last - first, n_vectors, tile.rows, tile.kept, inputs + first * TILE, TILE, 1,
+        tile.transposed, column, stride, tile.params_gradient, linear[GRAD_WEIGHT] + first * stride + column, stride,
+        tile.params_gradient, 0,
     )  # fmt: skip
-    for v in range(0, n_vectors * lanes(d), lanes(d)):  # a bias is the weight of a constant input
+
+
+@jit
+def bias_gradient(linear: Any, tile: Any) -> None:
+    """Gradient of the biases: a bias is the weight of a constant input."""
+    stride, gradient = linear[GRAD_STRIDE], tile.params_gradient
+    for v in range(0, linear[N_OUT], lanes(gradient)):
         total = load(gradient, linear[GRAD_BIAS] + v)
         for r in range(tile.rows):
-            total = total + load(transposed, r * stride + v)
+            total = total + load(tile.transposed, r * stride + v)
         store(gradient, linear[GRAD_BIAS] + v, total)
+
+
+@jit
+def linear_gradient(linear: Any, tile: Any, inputs: int, d: Any, d_at: int) -> None:
+    """Gradients of W and b of one linear layer, from the gradient d of its outputs: sums over the tile's rows, in order."""
+    transpose_tile(d, d_at, linear[N_OUT], tile.rows, tile.transposed, linear[GRAD_STRIDE])
+    weight_gradient(linear, tile, inputs, 0, linear[N_IN], 0)
+    bias_gradient(linear, tile)
 
 
 @jit

@@ -8,7 +8,7 @@ TILE = 64  # rows of a tile, and of the smallest slice of a batch
 MAX_SLICES = 16  # of a batch, whatever its size
 PAD = 16  # gradients of weights are stored with rows padded to this many numbers
 
-PERMUTATION, ELEMENTWISE, COUPLING, STANDARDIZE, LU_LINEAR = range(5)
+PERMUTATION, ELEMENTWISE, COUPLING, STANDARDIZE, LU_LINEAR, AUTOREGRESSIVE = range(6)
 FREE, MLP, RESIDUAL_MLP, EXTERNAL = range(4)
 RELU, TANH, SILU, GELU, LEAKY_RELU, KEPT_DERIVATIVE = range(6)
 
@@ -21,8 +21,12 @@ RELU, TANH, SILU, GELU, LEAKY_RELU, KEPT_DERIVATIVE = range(6)
     OPTIONS, N_OPTIONS, PARAMS, GRAD, KEPT, INPUT, THETA, ORDER, SIGNS, N_CONTEXT, START,
 ) = range(24)  # fmt: skip
 # Columns of Plan.linear, one row a linear layer: offsets into the parameters, into a padded gradient with rows of
-# GRAD_STRIDE, and of output and derivative, (n_out, tile) each, in the kept store; DERIVATIVE < 0: not kept.
-N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE = range(9)
+# GRAD_STRIDE, and of output and derivative, (n_out, tile) each, in the kept store; DERIVATIVE < 0: not kept. Of a masked
+# layer: GRADIENT of its outputs, (n_out, tile), in d_hidden; IN_START and OUT_START point into Plan.slots, where the numbers
+# of the first input and output of each degree stand, degrees + 1 each.
+(
+    N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE, GRADIENT, IN_START, OUT_START,
+) = range(12)  # fmt: skip
 
 
 class Plan(NamedTuple):
@@ -32,9 +36,9 @@ class Plan(NamedTuple):
     # (n_steps + 1, 24); the last row is the embedding, between the context and what conditioners read of it: N_LINEAR 0
     # if there is none, and THETA its output
     steps: Any
-    linear: Any  # (layers, 9)
+    linear: Any  # (layers, 12)
     boundary: Any  # (n_steps + 1, dim): slot of each dimension
-    slots: Any  # the slots that A and B of the steps point to; orders and signs
+    slots: Any  # the slots that A and B of the steps point to; orders and signs; starts of degrees
     options: Any  # of the transforms, in the dtype of the plan
 
 
@@ -78,7 +82,7 @@ class Tile(NamedTuple):
     log_det_bar: Any  # (tile): cotangent of the log-determinant
     d_theta: Any  # (widest theta, tile)
     d_context: Any  # (n_context, tile), added to; empty if unwanted
-    d_hidden: Any  # (2, widest layer, tile)
+    d_hidden: Any  # (2, widest layer, tile), or input and all layers of a masked network
     transposed: Any  # (tile, widest layer padded)
     partial: Any  # 16 numbers
     params_gradient: Any  # padded gradient of this slice

@@ -109,7 +109,7 @@ class Workspace:
         features = [dim, 0, layout.n_external, layout.n_context]
         if training:
             widest = -(-max(layout.widest, layout.widest_theta) // PAD) * PAD
-            features += [dim, 1, 1, 1, widest, 2 * widest, widest, layout.n_context]
+            features += [dim, 1, 1, 1, widest, max(2 * widest, layout.widest_masked), widest, layout.n_context]
         sizes = [f * TILE for f in features]
         sizes[1] = layout.n_training_kept if training else layout.n_kept
         self.sizes = np.cumsum([0, *sizes]).astype(np.int64)

@@ -11,6 +11,7 @@ from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import accumulate_product, lanes, load, store
 from penstock._numba.core.plan import (
+    AUTOREGRESSIVE,
     COUPLING,
     ELEMENTWISE,
     EXPLICIT_TO_DATA,
@@ -24,6 +25,7 @@ from penstock._numba.core.plan import (
     THETA,
     TILE,
 )
+from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward
 from penstock._numba.layers.elementwise import elementwise_backward, elementwise_forward
 from penstock._numba.layers.lu_linear import lu_backward, lu_forward
@@ -177,6 +179,8 @@ def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
             elementwise_forward(step, plan.slots, plan.options, packed.params, inverse, n, tile, keep)
         elif step[KIND] == LU_LINEAR:
             lu_forward(step, plan.slots, packed.params, inverse, n, tile)
+        elif step[KIND] == AUTOREGRESSIVE:
+            autoregressive_forward(step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, keep)
 
 
 @jit
@@ -193,6 +197,10 @@ def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any)
             elementwise_backward(step, plan.slots, plan.options, inverse, n, tile, want_params)
         elif step[KIND] == LU_LINEAR:
             lu_backward(step, plan.slots, packed.params, inverse, n, tile, want_params)
+        elif step[KIND] == AUTOREGRESSIVE:
+            autoregressive_backward(
+                step, plan.slots, plan.options, plan.linear, packed.params, inverse, n, tile, want_params
+            )
 
 
 @jit

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from penstock._numba.core.plan import (
+    AUTOREGRESSIVE,
     COUPLING,
     DERIVATIVE,
     ELEMENTWISE,
@@ -51,6 +53,7 @@ class Layout:
         self.n_starts = 0
         self.n_external = 0  # numbers of theta a row in an external step
         self.widest_theta = self.widest = max(1, self.n_context)
+        self.widest_masked = 0  # input and all layers of a masked network
         self.flops = 2 * self.dim  # a row
         self.decay = np.zeros(self.n_params, np.bool_)
         self.index = np.zeros(self.n_params, np.int64)  # of each parameter in a padded gradient
@@ -68,7 +71,7 @@ class Layout:
         steps.append(step)
         # every step its own area of the kept store for the way back; one area for all where nothing is kept
         self.steps = np.array(steps, np.int64)
-        self.linear = np.array(self._linear, np.int64).reshape(-1, 9)
+        self.linear = np.array(self._linear, np.int64).reshape(-1, 12)
         self.training_steps, self.training_linear = self.steps.copy(), self.linear.copy()
         start = 0
         for step, size in zip(self.training_steps, [*sizes, embedding_size], strict=True):
@@ -110,12 +113,14 @@ class Layout:
             self.index[params : params + n_values] = np.arange(grad, grad + n_values)
             self.n_gradient += -(-n_values // PAD) * PAD
         n_context = self.n_context if n_linear else 0
-        n_u, start = n_context + n_a, self.n_starts
-        at = self._network(table, r[17], n_linear, conditioner, activation, params, (n_b + n_u) * TILE)
+        masked = kind == AUTOREGRESSIVE
+        n_u, start = n_context + (n_b - 1 if masked else n_a), self.n_starts
+        starts = self._degree_starts(table, r, n_context) if masked else []
+        at = self._network(table, r[17], n_linear, conditioner, activation, params, (n_b + n_u) * TILE, starts)
         self.widest = max(self.widest, n_values)
         if n_linear:
-            kind = COUPLING  # an elementwise step with a network is a coupling whose A is empty
-            self.n_starts += self._linear[first_linear][N_OUT] if n_a else n_values
+            kind = kind if masked else COUPLING  # an elementwise step with a network is a coupling whose A is empty
+            self.n_starts += self._linear[first_linear][N_OUT] if n_a or masked else n_values
         theta = self._linear[-1][OUTPUT] if n_linear else at
         size = at if n_linear else at + n_values * TILE
         step = [
@@ -137,11 +142,17 @@ class Layout:
         return step, size if n_linear else 0
 
     def _network(
-        self, table: Array, at_widths: int, n_linear: int, conditioner: int, activation: int, params: int, at: int
-    ) -> int:
-        """Rows of Plan.linear, with parameters from ``params`` on and places from ``at`` on; the end of these."""
+        self, table: Array, at_widths: int, n_linear: int, conditioner: int, activation: int, params: int, at: int,
+        starts: Sequence[int] = (),
+    ) -> int:  # fmt: skip
+        """Rows of Plan.linear, with parameters from ``params`` on and places from ``at`` on; the end of these.
+
+        A masked network has ``starts``, where those of the degrees of each layer stand in the slots.
+        """
         widths = table[at_widths : at_widths + n_linear + 1].tolist() if n_linear else []
         self.widest = max([self.widest, *widths])
+        tied = starts or [-1] * (n_linear + 1)
+        gradient = widths[0] * TILE if starts else 0
         offset = params
         for i in range(n_linear):
             n_in, n_out = widths[i], widths[i + 1]
@@ -149,14 +160,31 @@ class Layout:
             bias, grad_weight, grad_bias = offset + n_in * n_out, self.n_gradient, self.n_gradient + n_in * stride
             keeps = i + 1 < n_linear and (conditioner == RESIDUAL_MLP or activation in (SILU, GELU))
             derivative = at + n_out * TILE if keeps else -1
-            self._linear.append([n_in, n_out, offset, bias, grad_weight, grad_bias, stride, at, derivative])
+            self._linear.append([
+                n_in, n_out, offset, bias, grad_weight, grad_bias, stride, at, derivative, gradient, *tied[i : i + 2],
+            ])  # fmt: skip
+            gradient += n_out * TILE
             at += n_out * TILE * (2 if keeps else 1)
             self.index[offset:bias] = (grad_weight + np.arange(n_in)[:, None] * stride + np.arange(n_out)).ravel()
             self.index[bias : bias + n_out] = grad_bias + np.arange(n_out)
             self.decay[offset:bias] = True
             offset, self.n_gradient = bias + n_out, grad_bias + stride
             self.flops += 2 * n_in * n_out
+        if starts:
+            self.widest_masked = max(self.widest_masked, sum(widths[:-1]))
         return at
+
+    def _degree_starts(self, table: Array, r: list[int], n_context: int) -> list[int]:
+        """Where in the slots stand the numbers of the first feature of each degree: of the input, hidden layers, theta."""
+        n_b, n_theta = r[8], r[11]
+        widths = table[r[17] : r[17] + r[16] + 1].tolist()
+        degrees = [*[0] * n_context, *range(1, n_b), *_hidden_degrees(table, r).tolist()]
+        degrees += [j // n_theta for j in range(widths[-1])]
+        starts = []
+        for end, width in zip(np.cumsum(widths).tolist(), widths, strict=True):
+            starts.append(len(self._slots))
+            self._slots += np.searchsorted(degrees[end - width : end], np.arange(n_b + 1)).tolist()
+        return starts
 
     def _lu_step(self, table: Array, r: list[int]) -> tuple[list[int], int]:
         """The same for an LU layer. Its gradient: M above the diagonal, M below it, (n, stride) each, the diagonal, b."""
@@ -176,6 +204,12 @@ class Layout:
         step = [LU_LINEAR, r[1], 0, 0, 0, 0, 0, 0, n, 0, b, b, len(self._linear), len(self._options), 0, params, grad,
                 0, n * TILE, 2 * n * TILE, b + n, b + 2 * n, 0, 0]  # fmt: skip
         return step, 4 * n * TILE
+
+
+def _hidden_degrees(table: Array, r: list[int]) -> Array:
+    """The degrees of all hidden units of an autoregressive step."""
+    degrees: Array = table[r[18] : r[18] + int(np.sum(table[r[17] + 1 : r[17] + r[16]]))]
+    return degrees
 
 
 def _n_params(widths: list[int]) -> int:
@@ -234,7 +268,7 @@ def _checked(table: Any) -> Array:
         kind, explicit, params, count, buffers, n_in_buffers, n_a, a, n_b, b = r[:10]
         transform, n_theta, n_options, at_options, conditioner, activation, n_linear, at_widths = r[10:18]
         name = f"step {s}: "
-        need(kind in range(5) and explicit in (0, 1), name + "unknown kind")
+        need(kind in range(6) and explicit in (0, 1), name + "unknown kind")
         need(params == used and count >= 0 and params + count <= n_params, name + "parameters out of range")
         used += count
         need(buffers >= 0 and n_in_buffers >= 0 and buffers + n_in_buffers <= n_buffers, name + "buffers out of range")
@@ -262,11 +296,21 @@ def _checked(table: Any) -> Array:
             need(kind == ELEMENTWISE and n_a == n_linear == 0, name + "free or external theta belongs to elementwise")
             need(count == (n_b * n_theta if conditioner == FREE else 0), name + "number of parameters")
             continue
-        need((kind == COUPLING and n_a > 0) or (kind == ELEMENTWISE and n_a == 0), name + "A")
-        need(are_widths(at_widths, n_linear, n_context + n_a, conditioner, activation), name + "widths")
+        masked = kind == AUTOREGRESSIVE
+        need((kind == COUPLING and n_a > 0) or (kind in (ELEMENTWISE, AUTOREGRESSIVE) and n_a == 0), name + "A")
+        need(not masked or n_b == dim, name + "an autoregressive step moves every dimension")
+        n_read = n_context + (n_b - 1 if masked else n_a)
+        need(are_widths(at_widths, n_linear, n_read, conditioner, activation), name + "widths")
         widths = table[at_widths : at_widths + n_linear + 1].tolist()
         need(widths[-1] == n_b * n_theta, name + "width of the output")
         need(count == _n_params(widths), name + "number of parameters")
+        if masked:
+            need(inside(r[18], sum(widths[1:-1])), name + "degrees beyond the table's end")
+            layers = np.split(_hidden_degrees(table, r), np.cumsum(widths[1:-1])[:-1]) if n_linear > 1 else []
+            for degrees in layers:
+                rises = np.all(np.diff(degrees, prepend=0) >= 0) and np.all(degrees < n_b)
+                need(bool(rises), name + "degrees must rise and be less than dim")
+                need(conditioner == MLP or np.array_equal(degrees, layers[0]), name + "degrees of a residual network")
     if embedding:
         _, _, n_linear, at_widths = table[12:16].tolist()
         used += _n_params(table[at_widths : at_widths + n_linear + 1].tolist())

@@ -17,7 +17,7 @@ from penstock._numba.conditioners.inputs import (
 )
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import jit
-from penstock._numba.core.plan import N_U, THETA, TRANSFORM
+from penstock._numba.core.plan import N_B, N_U, THETA, TRANSFORM
 from penstock._numba.layers.elementwise import transform_backward, transform_forward
 
 
@@ -31,7 +31,9 @@ def coupling_forward(
     else:
         gather_features(step, slots, n_vectors, tile)
         mlp_forward(step, linears, params, tile.starts, shared_start(step, tile), n_vectors, keep, tile.kept)
-    transform_forward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile, keep)
+    transform_forward(
+        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile, keep
+    )  # fmt: skip
 
 
 @jit
@@ -40,7 +42,9 @@ def coupling_backward(
     want_params: bool,
 ) -> None:  # fmt: skip
     """Puts the state back; gradients of parameters are added to the slice's."""
-    transform_backward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile)
+    transform_backward(
+        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile
+    )  # fmt: skip
     if shares_theta(step, tile):
         return
     first = first_wanted(step, tile)

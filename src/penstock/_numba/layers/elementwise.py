@@ -36,6 +36,8 @@ def _transform_forward(transform: Any) -> Any:
         step: Any,
         slots: Any,
         all_options: Any,
+        first: int,
+        last: int,
         inverse: bool,
         n_vectors: int,
         theta: Any,
@@ -45,7 +47,7 @@ def _transform_forward(transform: Any) -> Any:
     ) -> None:
         options = all_options[step[OPTIONS] : step[OPTIONS] + step[N_OPTIONS]]
         state, log_det, kept = tile.state, tile.log_det, tile.kept
-        for d in range(step[N_B]):
+        for d in range(first, last):
             x = slots[step[B] + d] * TILE
             theta_at = at + d * step[N_THETA] * TILE
             for lane in range(0, n_vectors * lanes(state), lanes(state)):
@@ -67,18 +69,19 @@ def _transform_backward(transform: Any) -> Any:
 
     @jit
     def transform_backward(
-        step: Any, slots: Any, all_options: Any, inverse: bool, n_vectors: int, theta: Any, at: int, tile: Any
-    ) -> None:
+        step: Any, slots: Any, all_options: Any, first: int, last: int, inverse: bool, n_vectors: int, theta: Any, at: int,
+        tile: Any,
+    ) -> None:  # fmt: skip
         options = all_options[step[OPTIONS] : step[OPTIONS] + step[N_OPTIONS]]
         state, gradient, kept, d_theta = tile.state, tile.gradient, tile.kept, tile.d_theta
-        for d in range(step[N_B]):
+        for d in range(first, last):
             x_at = slots[step[B] + d] * TILE
-            first = d * step[N_THETA] * TILE
+            values = d * step[N_THETA] * TILE
             for lane in range(0, n_vectors * lanes(state), lanes(state)):
                 old = load(kept, step[KEPT] + d * TILE + lane)
                 upstream = load(gradient, x_at + lane)
                 bar = load(tile.log_det_bar, lane)
-                theta_at, write_at = at + first + lane, first + lane
+                theta_at, write_at = at + values + lane, values + lane
                 if inverse:
                     x = load(state, x_at + lane)
                     _, _, slope = forward_of(x, theta, theta_at, options)
@@ -93,7 +96,8 @@ def _transform_backward(transform: Any) -> Any:
     return transform_backward
 
 
-# By the transform's code, then: step, slots, options, inverse, n_vectors, theta and its position, tile.
+# By the transform's code, then: step, slots, options, dimensions [first, last) of B, inverse, n_vectors, theta and its
+# position, tile.
 # forward: changes the state, adds to log_det; old values of B go to the kept store if asked for.
 transform_forward = dispatch([_transform_forward(t) for t in TRANSFORMS])
 
@@ -120,7 +124,9 @@ def elementwise_forward(
 ) -> None:
     """The elementwise layer: theta free, or external where the tile brings one."""
     gather_theta(step, params, n_vectors, tile.theta, tile.kept)
-    transform_forward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile, keep)
+    transform_forward(
+        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile, keep
+    )  # fmt: skip
 
 
 @jit
@@ -128,7 +134,9 @@ def elementwise_backward(
     step: Any, slots: Any, options: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
 ) -> None:
     """Its way back; gradients of free theta are added to the slice's."""
-    transform_backward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile)
+    transform_backward(
+        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile
+    )  # fmt: skip
     if want_params and step[CONDITIONER] != EXTERNAL:
         for i in range(step[N_B] * step[N_THETA]):
             tile.params_gradient[step[GRAD] + i] += sum_rows(tile.d_theta, i * TILE, tile.rows, tile.partial)

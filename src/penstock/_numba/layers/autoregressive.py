@@ -1,0 +1,82 @@
+"""The autoregressive layer over a tile: theta of each dimension comes from those before it in the layer's order.
+
+    parallel    y_i = g(x_i; h(x_<i))       all of x is known: a pass through the network, then all transforms
+    sequential  x_i = g^-1(y_i; h(x_<i))    when x_i is known, the units of degree i + 1 are, in every hidden layer, then
+                theta of the next dimension, then that dimension: every unit once, the arithmetic of the parallel way
+
+B holds the dimensions in the layer's order. The conditioner reads the context, of degree 0, then x_0, x_1, ..., of degrees
+1, 2, ..., but for the last, which nobody reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock._numba.conditioners.inputs import add_features, copy_features, gather_features, shared_start
+from penstock._numba.conditioners.masked_mlp import masked_backward, masked_forward, masked_gradient
+from penstock._numba.core.jit import jit
+from penstock._numba.core.plan import INPUT, N_B, N_CONTEXT, THETA, TILE, TRANSFORM, B
+from penstock._numba.layers.elementwise import transform_backward, transform_forward
+
+
+@jit
+def gather_dimensions(step: Any, slots: Any, first: int, last: int, n_vectors: int, tile: Any) -> None:
+    """Dimensions [first, last) of the order, as they are in the state, become inputs of the conditioner."""
+    u = step[INPUT] + step[N_CONTEXT] * TILE
+    for i in range(first, last):
+        copy_features(1, n_vectors, tile.state, slots[step[B] + i] * TILE, tile.kept, u + i * TILE)
+
+
+@jit
+def autoregressive_forward(
+    step: Any, slots: Any, options: Any, linears: Any, params: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool
+) -> None:
+    """Changes the state, adds to log_det."""
+    n, theta = step[N_B], step[THETA]
+    span = 1 if inverse else n
+    gather_features(step, slots, n_vectors, tile)
+    if not inverse:
+        gather_dimensions(step, slots, 0, n - 1, n_vectors, tile)
+    start = shared_start(step, tile)
+    for i in range(0, n, span):
+        masked_forward(step, linears, slots, i, i + span, params, tile.starts, start, n_vectors, keep, tile.kept)
+        transform_forward(
+            step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile, keep
+        )  # fmt: skip
+        if inverse and i + 1 < n:
+            gather_dimensions(step, slots, i, i + 1, n_vectors, tile)
+
+
+@jit
+def add_input_gradient(step: Any, slots: Any, first: int, last: int, n_vectors: int, tile: Any) -> None:
+    """The gradients of dimensions [first, last) of the order get what comes through the network."""
+    du = step[N_CONTEXT] * TILE
+    for i in range(first, last):
+        add_features(1, n_vectors, tile.d_hidden, du + i * TILE, tile.gradient, slots[step[B] + i] * TILE)
+
+
+@jit
+def autoregressive_backward(
+    step: Any, slots: Any, options: Any, linears: Any, params: Any, inverse: bool, n_vectors: int, tile: Any,
+    want_params: bool,
+) -> None:  # fmt: skip
+    """Puts the state back; gradients of parameters are added to the slice's.
+
+    In the sequential direction the degrees are walked downwards: the gradient of a dimension is complete once all units that
+    read it are done.
+    """
+    n, theta = step[N_B], step[THETA]
+    span = 1 if inverse else n
+    for i in range(n - span, -1, -span):
+        if inverse and i + 1 < n:
+            add_input_gradient(step, slots, i, i + 1, n_vectors, tile)
+        transform_backward(
+            step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile
+        )  # fmt: skip
+        masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile)
+    if not inverse:
+        add_input_gradient(step, slots, 0, n - 1, n_vectors, tile)
+    if tile.d_context.size > 0:
+        add_features(step[N_CONTEXT], n_vectors, tile.d_hidden, 0, tile.d_context, 0)
+    if want_params:
+        masked_gradient(step, linears, slots, tile)

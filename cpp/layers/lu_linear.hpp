@@ -10,7 +10,7 @@
 // nothing is kept, and P is a name for slots.
 #pragma once
 
-#include "conditioners/mlp.hpp"
+#include "conditioners/inputs.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -186,16 +186,6 @@ PENSTOCK_INLINE void scatter_slots(const Step &step, int n_vectors, const Elemen
   for (int64_t i = 0; i < step.n_b; i++) {
     for (int v = 0; v < n_vectors; v++) {
       store(state + step.b[i] * tile_stride + v * lanes<V>, load<V>(from + i * tile_stride + v * lanes<V>));
-    }
-  }
-}
-
-// (n, tile) from one place to another.
-template <class V>
-PENSTOCK_INLINE void copy_features(int n, int n_vectors, const Element<V> *from, Element<V> *to) {
-  for (int64_t i = 0; i < n; i++) {
-    for (int64_t lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
-      store(to + i * tile_stride + lane, load<V>(from + i * tile_stride + lane));
     }
   }
 }

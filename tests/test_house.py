@@ -75,6 +75,7 @@ KERNEL_ROOMS = (
     "cpp/conditioners/*.hpp",
     "cpp/layers/*.hpp",
     "cpp/isa/kernels.cpp",
+    "cpp/isa/rows.hpp",
 )
 
 

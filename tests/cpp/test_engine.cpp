@@ -412,7 +412,7 @@ void stopped_by_a_poll() {
   const std::vector<int64_t> numbers_ = table(8);
   const auto engine = std::make_shared<Engine<double>>(numbers_.data(), static_cast<int64_t>(numbers_.size()));
   const Plan &plan = engine->plan();
-  const int64_t rows = 1 << 20;
+  const int64_t rows = 1 << 22;  // no call ends before the first poll
   const std::vector<double> x(static_cast<size_t>(rows) * dim, 0.5), buffers = buffers_of(dim),
                                                                      params = numbers<double>(plan.n_params, 1, 0.7);
   const Packed<double> packed(plan, params.data(), buffers.data());

@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 
 CHUNK = 1 << 18  # numbers of X looked at together
 SCALE_MIN = 1e-300  # what is below has no reciprocal
+FAR = 1e4  # standard deviations from zero: beyond them float32 becomes coarse
 SAMPLE_ROWS = 10_000  # rows that start ActNorm and give the robust location and scale
 
 
@@ -133,9 +134,10 @@ def quantiles(x: Array, weight: Array | None) -> tuple[Array, Array]:
 def standardisation(x: Array, weight: Array | None, how: bool | str, sample: tuple[Array, Array | None]) -> Array:
     """Return the flow's buffers ``[loc, scale]`` for the rows ``x``; ``sample`` is a random part of them."""
     dim = x.shape[1]
-    if how is False:
-        return np.concatenate([np.zeros(dim), np.ones(dim)])
     with np.errstate(over="ignore", invalid="ignore"):
+        if how is False:
+            _warn_far(*moments(*sample))
+            return np.concatenate([np.zeros(dim), np.ones(dim)])
         loc, scale = quantiles(*sample) if how == "robust" else moments(x, weight)
         if how == "robust" and not scale.all():  # what is constant in a sample need not be so in the table
             scale = np.where(scale == 0, moments(x, weight)[1], scale)
@@ -146,6 +148,7 @@ def standardisation(x: Array, weight: Array | None, how: bool | str, sample: tup
     if len(narrow):
         j = narrow[0]
         raise ValueError(f"the spread of column {j} of X, {scale[j]:.3g}, is too small to be divided by; rescale X")
+    _warn_far(loc, scale)
     constant = np.flatnonzero(scale == 0)
     if len(constant):
         names = ", ".join(map(str, constant[:10])) + (", ..." if len(constant) > 10 else "")
@@ -157,6 +160,24 @@ def standardisation(x: Array, weight: Array | None, how: bool | str, sample: tup
         )
         scale[constant] = 1.0
     return np.concatenate([loc, scale])
+
+
+def _warn_far(loc: Array, scale: Array) -> None:
+    """Warn about columns that lie so far from zero that float32 tells their values apart badly."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        distance = np.where(scale > 0, np.abs(loc) / scale, 0.0)
+    far = np.flatnonzero(distance > FAR)
+    if len(far):
+        names = ", ".join(f"{j} ({distance[j]:.3g})" for j in far[:10]) + (", ..." if len(far) > 10 else "")
+        which = f"column {names} of X lies" if len(far) == 1 else f"columns {names} of X lie"
+        step = distance[far].max() * np.finfo(np.float32).eps
+        warnings.warn(
+            f"{which} more than {FAR:g} standard deviations from zero (in brackets: |mean| / std). In float32 its "
+            f"neighbouring values are up to {step:.2g} standard deviations apart, and what lies between is lost; "
+            "subtract an offset first, or keep both X and the flow in float64",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def start_actnorms(flow: Flow, params: Array, buffers: Array, sample: tuple[Array, Array | None]) -> None:

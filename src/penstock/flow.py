@@ -486,7 +486,7 @@ class Flow:
         batch_size: int | None = None,
         learning_rate: float = 1e-3,
         schedule: str = "cosine",
-        warmup: int | float = 0.02,
+        warmup: float | None = None,
         weight_decay: float = 0.0,
         clip_norm: float | None = 10.0,
         patience: int | None = None,

@@ -400,6 +400,29 @@ def test_what_falls_over_the_whole_run_takes_no_patience(backend: str, schedule:
 
 
 @each_backend
+def test_a_refit_goes_on_from_the_parameters_alone_and_a_reset_forgets(backend: str) -> None:
+    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), SMALL, ps.ActNorm()], rng=0, backend=backend)
+    first = rng("first fit").normal([5, 0, -2], [2, 1, 3], (400, 3))
+    second = rng("second fit").normal([-5, 3, 0], [1, 4, 2], (400, 3))
+    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 50, "rng": 1}
+    flow = start.copy().fit(first, **arguments)
+    # Nothing of the first fit but what a file holds has a part in the second: no moments, no step count.
+    stored = ps.from_bytes(flow.to_bytes(), backend=backend).fit(second, **arguments)
+    trained = flow.copy()
+    flow.fit(second, **arguments)
+    assert_same_bits(flow.params, stored.params)
+    assert len(flow.history) == 3
+    assert flow.history.step[-1] == 3 * (360 // 50)
+    # What was measured on the first rows stays, ActNorm included: these start far from its zero.
+    trained.fit(second, **{**arguments, "learning_rate": 1e-12})
+    assert np.abs(trained.to_latent(second)[0].mean(axis=0)).max() > 0.5
+    # After a reset the second rows are as the first ones of a new flow.
+    fresh_start = start.copy().reset(3).fit(second, **arguments)
+    assert_same_bits(flow.reset(3).fit(second, **arguments).params, fresh_start.params)
+    assert_same_bits(np.array(flow._snapshot.buffers), np.array(fresh_start._snapshot.buffers))
+
+
+@each_backend
 @pytest.mark.parametrize("how", [True, False, "robust"])
 def test_a_column_far_from_zero_is_named_with_its_distance(backend: str, how: Any) -> None:
     flow = ps.realnvp(4, layers=2, hidden=(8,), rng=0, backend=backend)

@@ -41,6 +41,7 @@ class Case:
     kinks: bool = False  # gradients jump somewhere: finite differences take smaller steps
     gain: float = 0.7  # how far random parameters go from their start
     identity: bool = True  # a fresh flow is the identity
+    fresh_ulps: float = 0  # up to this rounding
 
 
 def _flow(dim: int, *layers: Any) -> Callable[..., ps.Flow]:
@@ -62,7 +63,15 @@ CHAIN = "several couplings: each widens what the ones before it rounded by its s
 
 SOLVE = "sums over the dimensions, times the condition of the triangles, which random ones have in plenty"
 
+SPLINED = "knots are sums of bins; a narrow bin widens their rounding by its slope, and so does its inverse"
+
 AFFINE, ADDITIVE = ps.Affine(), ps.Additive()
+# Second derivatives jump at the knots; a fresh spline is the identity up to the rounding of its knots.
+BENT: Any = {"kinks": True, "fresh_ulps": 32}
+# So wide a circle that no number of the table crosses its seam, where a map of numbers jumps by a turn.
+CIRCLE = ps.CircularRationalQuadratic(bins=5, bound=24.0)
+ON_CIRCLE: Any = {**BENT, "fresh_ulps": 128, "gain": 0.4}
+SPLINE, FINE = ps.RationalQuadratic(bins=5, bound=3.0), ps.RationalQuadratic(bins=64, bound=2.0)
 RESIDUAL = ps.MLP((8, 8, 8), "silu", residual=True)
 # Widths that are no multiple of a register block or a vector.
 ODD = ps.MLP((71, 33), "relu")
@@ -71,6 +80,8 @@ CASES = (
     # transforms by themselves; the name is the transform's
     Case("affine", "transform", _flow(3, ps.Elementwise(AFFINE)), 32, ONE),
     Case("additive", "transform", _flow(3, ps.Elementwise(ADDITIVE)), 16, "two sums"),
+    Case("rational_quadratic", "transform", _flow(3, ps.Elementwise(SPLINE)), 512, SPLINED, **BENT),
+    Case("circular_rational_quadratic", "transform", _flow(3, ps.Elementwise(CIRCLE)), 512, SPLINED, **ON_CIRCLE),
     # layers
     Case("elementwise_to_data", "layer", _flow(3, ps.Elementwise(AFFINE, explicit="to_data")), 32, ONE),
     Case("elementwise_unbounded", "layer", _flow(5, ps.Elementwise(ps.Affine(scale_bound=math.inf))), 32, ONE),
@@ -98,6 +109,13 @@ CASES = (
     Case("coupling_additive", "layer", _coupling(5, ADDITIVE, ps.MLP((16, 8), "gelu")), 64, NET),
     Case("coupling_tight", "layer", _coupling(4, ps.Affine(scale_bound=0.5), ps.MLP((8,), "tanh")), 64, NET),
     Case("coupling_odd_widths", "layer", _coupling(37, AFFINE, ODD, split=tuple(range(36))), 128, NET, kinks=True),
+    Case("spline_to_data", "layer", _flow(3, ps.Elementwise(SPLINE, explicit="to_data")), 512, SPLINED, **BENT),
+    Case("spline_many_bins", "layer", _flow(2, ps.Elementwise(FINE)), 2048, SPLINED, **BENT),
+    Case("spline_two_bins", "layer", _flow(1, ps.Elementwise(ps.RationalQuadratic(2, 1.5))), 512, SPLINED, **BENT),
+    Case("spline_steep", "layer", _flow(2, ps.Elementwise(SPLINE)), 32768, SPLINED, gain=3.0, **BENT),
+    Case("coupling_circular", "layer", _coupling(4, CIRCLE, ps.MLP((8,), "tanh")), 4096, SPLINED, **ON_CIRCLE),
+    Case("coupling_spline", "layer", _coupling(5, SPLINE, ps.MLP((16, 8), "tanh")), 4096, SPLINED, gain=0.5, **BENT),
+    Case("coupling_spline_to_data", "layer", _coupling(4, SPLINE, RESIDUAL, explicit="to_data"), 4096, SPLINED, gain=0.4, **BENT),
     Case(
         "mixed_layers",
         "layer",
@@ -122,6 +140,9 @@ CASES = (
     Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
     Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 512, CHAIN, gain=0.5),
     Case("glow", "recipe", _recipe("glow", 5, 3, (16,), "silu"), 1024, CHAIN, gain=0.3, identity=False),
+    Case("nsf", "recipe", _recipe("nsf", 3, 3, (16, 16), "silu"), 2048, SPLINED, gain=0.5, **BENT),
+    Case("nsf_relu", "recipe", _recipe("nsf", 2, 4, (16,), "relu"), 4096, SPLINED, gain=0.3, **BENT),
+    Case("nsf_one_dim", "recipe", _recipe("nsf", 1, 2, (16,), "relu"), 1024, SPLINED, **BENT),
     Case("realnvp_relu", "recipe", _recipe("realnvp", 2, 4, (16,), "relu"), 512, CHAIN, gain=0.5, kinks=True),
     Case("realnvp_wide", "recipe", _recipe("realnvp", 16, 8, (64, 64), "relu"), 1024, CHAIN, gain=0.4, kinks=True),
 )  # fmt: skip

@@ -48,6 +48,11 @@ def transform_forward(transform: Any, theta: Array, x: Array) -> tuple[Array, Ar
     """``y`` and the elementwise log slope."""
     if transform.name == "additive":
         return x + theta[..., 0], np.zeros_like(x)
+    if transform.name == "rational_quadratic":
+        return spline(transform, theta, x)
+    if transform.name == "circular_rational_quadratic":
+        y, slope = spline(transform, theta[..., :-1], wrap(transform, x))
+        return wrap(transform, y + theta[..., -1]), slope
     assert transform.name == "affine"
     s = log_scale(theta[..., 0], transform.scale_bound)
     return np.exp(s) * x + theta[..., 1], s
@@ -57,9 +62,65 @@ def transform_inverse(transform: Any, theta: Array, y: Array) -> tuple[Array, Ar
     """``x`` and the elementwise log slope of the inverse."""
     if transform.name == "additive":
         return y - theta[..., 0], np.zeros_like(y)
+    if transform.name == "circular_rational_quadratic":
+        x = bisect(transform, theta[..., :-1], wrap(transform, y - theta[..., -1]))
+        return x, -spline(transform, theta[..., :-1], x)[1]
+    if transform.name == "rational_quadratic":
+        x = bisect(transform, theta, y)
+        return x, -spline(transform, theta, x)[1]
     assert transform.name == "affine"
     s = log_scale(theta[..., 0], transform.scale_bound)
     return (y - theta[..., 1]) * np.exp(-s), -s
+
+
+def knots(transform: ps.RationalQuadratic, theta: Array) -> tuple[Array, Array, Array]:
+    """x, y and slope of the bins + 1 knots of each element."""
+    bins, bound = transform.bins, transform.bound
+
+    def along(raw: Array, least: float) -> Array:
+        share = np.exp(raw - raw.max(axis=-1, keepdims=True))
+        share = least + (1 - bins * least) * share / share.sum(axis=-1, keepdims=True)
+        ends = np.cumsum(np.concatenate([np.zeros((*share.shape[:-1], 1)), share], axis=-1), axis=-1)
+        return bound * (2 * ends - 1)
+
+    raw = theta[..., 2 * bins :] + math.log(math.expm1(1 - transform.slope_min))
+    inner = transform.slope_min + np.minimum(np.logaddexp(0, raw), 1e6)
+    one = np.ones((*inner.shape[:-1], 1))
+    circle = transform.name == "circular_rational_quadratic"
+    slopes = np.concatenate([inner, inner[..., :1]] if circle else [one, inner, one], axis=-1)
+    x, y = (
+        along(theta[..., :bins], transform.bin_width_min),
+        along(theta[..., bins : 2 * bins], transform.bin_height_min),
+    )
+    return x, y, slopes
+
+
+def wrap(transform: ps.CircularRationalQuadratic, x: Array) -> Array:
+    """x on the circle."""
+    return np.clip(x - 2 * transform.bound * np.round(x / (2 * transform.bound)), -transform.bound, transform.bound)
+
+
+def spline(transform: ps.RationalQuadratic, theta: Array, x: Array) -> tuple[Array, Array]:
+    """Durkan et al. (2019), eqs. 4 and 5, literally."""
+    x_k, y_k, slope = (np.broadcast_to(k, (*x.shape, k.shape[-1])) for k in knots(transform, theta))
+    inside, outer, x = np.abs(x) <= transform.bound, x, np.clip(x, -transform.bound, transform.bound)
+    k = np.clip((x[..., None] >= x_k).sum(axis=-1) - 1, 0, transform.bins - 1)[..., None]
+    x0, x1, y0, y1, d0, d1 = (np.take_along_axis(a, k + i, axis=-1)[..., 0] for a in (x_k, y_k, slope) for i in (0, 1))
+    s, xi = (y1 - y0) / (x1 - x0), np.clip((x - x0) / (x1 - x0), 0, 1)
+    below = s + (d1 + d0 - 2 * s) * xi * (1 - xi)
+    y = y0 + (y1 - y0) * (s * xi**2 + d0 * xi * (1 - xi)) / below
+    log_slope = 2 * np.log(s) + np.log(d1 * xi**2 + 2 * s * xi * (1 - xi) + d0 * (1 - xi) ** 2) - 2 * np.log(below)
+    return np.where(inside, y, outer), np.where(inside, log_slope, 0.0)
+
+
+def bisect(transform: ps.RationalQuadratic, theta: Array, y: Array) -> Array:
+    """The x whose image is y, by halving the box until nothing changes."""
+    low, high = np.full(y.shape, -transform.bound), np.full(y.shape, transform.bound)
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        above = spline(transform, theta, middle)[0] > y
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.where(np.abs(y) <= transform.bound, 0.5 * (low + high), y)
 
 
 def log_scale(r: Array, bound: float) -> Array:

@@ -178,7 +178,7 @@ def test_the_arithmetic_of_the_compiler_is_the_ieee_one() -> None:
 def cpp_transforms() -> list[str]:
     """The names in the list of the C++ room."""
     text = (CPP / "transforms" / "list.hpp").read_text()
-    return re.findall(r"\bX\((\w+), \d+\)", text.split("#define PENSTOCK_TRANSFORMS(X)")[1])
+    return re.findall(r"\bX\((\w+), -?\d+, \d+\)", text.split("#define PENSTOCK_TRANSFORMS(X)")[1])
 
 
 def test_the_lists_of_transforms_agree() -> None:

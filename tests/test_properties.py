@@ -27,8 +27,11 @@ LAWS = settings(
 @st.composite
 def transforms(draw: st.DrawFn) -> Any:
     """Any transform."""
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["affine", "additive", "spline"]))
+    if kind == "additive":
         return ps.Additive()
+    if kind == "spline":
+        return ps.RationalQuadratic(draw(st.integers(2, 12)), draw(st.sampled_from([1.0, 3.0, 8.0])), slope_min=0.05)
     return ps.Affine(scale_bound=draw(st.sampled_from([0.3, 1.0, 3.0, math.inf])))
 
 

@@ -14,6 +14,7 @@ inline constexpr int tile_stride = 80;
 inline constexpr int block_outputs = 6;  // outputs of a register block, and of a panel of packed weights
 inline constexpr int pad_columns = 16;   // gradients of weights are stored with rows padded to this many numbers
 inline constexpr int max_options = 8;
+inline constexpr int most_bins = 64;    // of a spline
 inline constexpr int lu_triangles = 8;  // packed triangles of an LU step
 
 enum StepKind : int32_t { step_permutation, step_elementwise, step_coupling, step_standardize, step_lu_linear };

@@ -2,6 +2,7 @@
 #include "engine/plan.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -45,14 +46,17 @@ class Table {
   const std::vector<int64_t> &numbers_;
 };
 
-#define PENSTOCK_SIZE(name, n_theta) n_theta,
-constexpr int transform_sizes[] = {PENSTOCK_TRANSFORMS(PENSTOCK_SIZE)};
+struct ThetaSize {
+  int fixed, a_bin;
+};
+#define PENSTOCK_SIZE(name, fixed, a_bin) {fixed, a_bin},
+constexpr ThetaSize theta_sizes[] = {PENSTOCK_TRANSFORMS(PENSTOCK_SIZE)};
 #undef PENSTOCK_SIZE
 
 }  // namespace
 
 const std::vector<const char *> &transform_names() {
-#define PENSTOCK_NAME(name, n_theta) #name,
+#define PENSTOCK_NAME(name, fixed, a_bin) #name,
   static const std::vector<const char *> names{PENSTOCK_TRANSFORMS(PENSTOCK_NAME)};
 #undef PENSTOCK_NAME
   return names;
@@ -172,11 +176,16 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     }
     step.transform =
         static_cast<int32_t>(table.at(at + 10, 0, static_cast<int64_t>(transform_names().size()) - 1, "transform"));
-    const int n_theta_here = transform_sizes[step.transform];
-    step.n_theta = static_cast<int32_t>(table.at(at + 11, n_theta_here, n_theta_here, "n_theta"));
     const int64_t n_options = table.at(at + 12, 0, max_options, "n_options");
     std::memcpy(step.options, table.list(table_[at + 13], n_options, "options"),
                 static_cast<size_t>(n_options) * sizeof(double));
+    const auto [fixed, a_bin] = theta_sizes[step.transform];
+    const double bins = a_bin != 0 ? step.options[0] : 0;
+    if (a_bin != 0 && (!(bins >= 2 && bins <= most_bins) || bins != std::floor(bins))) {
+      fail("the first option of a spline is its number of bins, 2 to " + std::to_string(most_bins));
+    }
+    const int n_theta_here = fixed + a_bin * static_cast<int>(bins);
+    step.n_theta = static_cast<int32_t>(table.at(at + 11, n_theta_here, n_theta_here, "n_theta"));
     step.conditioner = static_cast<int32_t>(table.at(at + 14, conditioner_free, conditioner_external, "conditioner"));
     step.activation = static_cast<int32_t>(table.at(at + 15, act_relu, act_leaky_relu, "activation"));
     step.n_linear = static_cast<int32_t>(table_[at + 16]);
@@ -265,7 +274,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
       fail("step " + std::to_string(k) + " has " + std::to_string(params - step.params) +
            " parameters, the table says " + std::to_string(n_params_step));
     }
-    flops += 60.0 * step.n_b;
+    flops += std::max(60.0, 20.0 * step.n_theta) * step.n_b;
     step.area_size = area;
     evaluation_area = std::max(evaluation_area, area);
     evaluation_steps_.push_back(step);

@@ -135,7 +135,7 @@ template <class V, bool free>
 void transform_forward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta, Element<V> *state,
                        double *log_det, Element<V> *kept) {
   int code = 0;
-#define PENSTOCK_CASE(name, size)                                                                   \
+#define PENSTOCK_CASE(name, fixed, a_bin)                                                           \
   if (step.transform == code++) {                                                                   \
     return transform_forward<name, V, free>(step, inverse, n_vectors, theta, state, log_det, kept); \
   }
@@ -147,7 +147,7 @@ template <class V, bool free>
 void transform_backward(const Step &step, bool inverse, int n_vectors, const Element<V> *theta,
                         const Tile<Element<V>> &tile, const Element<V> *kept, Element<V> *d_theta) {
   int code = 0;
-#define PENSTOCK_CASE(name, size)                                                                   \
+#define PENSTOCK_CASE(name, fixed, a_bin)                                                           \
   if (step.transform == code++) {                                                                   \
     return transform_backward<name, V, free>(step, inverse, n_vectors, theta, tile, kept, d_theta); \
   }
@@ -158,7 +158,7 @@ void transform_backward(const Step &step, bool inverse, int n_vectors, const Ele
 template <class T>
 void transform_row(const Step &step, bool inverse, const T *theta, T *state, double *log_det) {
   int code = 0;
-#define PENSTOCK_CASE(name, size)                                        \
+#define PENSTOCK_CASE(name, fixed, a_bin)                                \
   if (step.transform == code++) {                                        \
     return transform_row<name, T>(step, inverse, theta, state, log_det); \
   }

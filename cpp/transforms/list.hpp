@@ -1,12 +1,17 @@
-// The one list of transforms in C++: a header, a name and the numbers of theta a dimension. Append only: the position is
-// the code in plan tables and files. Rooms outside the instruction sets read names and numbers alone.
+// The one list of transforms in C++: a header, a name and the numbers of theta a dimension, some fixed and some for each
+// of options[0] bins. Append only: the position is the code in plan tables and files. Rooms outside the instruction sets
+// read names and numbers alone.
 #pragma once
 
 #ifdef PENSTOCK_ISA
 #  include "transforms/additive.hpp"
 #  include "transforms/affine.hpp"
+#  include "transforms/circular_rational_quadratic.hpp"
+#  include "transforms/rational_quadratic.hpp"
 #endif
 
 #define PENSTOCK_TRANSFORMS(X) \
-  X(affine, 2)                 \
-  X(additive, 1)
+  X(affine, 2, 0)              \
+  X(additive, 1, 0)            \
+  X(rational_quadratic, -1, 3) \
+  X(circular_rational_quadratic, 1, 3)

@@ -13,8 +13,8 @@ from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, FlowSpec, from_bytes, load
 from penstock.layers import ActNorm, Coupling, Elementwise, LULinear, Permutation
-from penstock.recipes import glow, nice, realnvp
-from penstock.transforms import Additive, Affine
+from penstock.recipes import glow, nice, nsf, realnvp
+from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 
 if TYPE_CHECKING:
     from penstock.optim import Adam, AdamW
@@ -29,12 +29,14 @@ __all__ = [
     "AdamW",
     "Additive",
     "Affine",
+    "CircularRationalQuadratic",
     "Coupling",
     "Elementwise",
     "Flow",
     "FlowSpec",
     "LULinear",
     "Permutation",
+    "RationalQuadratic",
     "StandardNormal",
     "TrainingError",
     "__version__",
@@ -42,6 +44,7 @@ __all__ = [
     "glow",
     "load",
     "nice",
+    "nsf",
     "num_threads",
     "ops",
     "realnvp",

@@ -11,7 +11,7 @@ from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
 from penstock.layers import ActNorm, Coupling, Elementwise, Layer, LULinear, Permutation
-from penstock.transforms import Additive, Affine, Transform
+from penstock.transforms import Additive, Affine, RationalQuadratic, Transform
 
 MIXINGS = ("none", "reverse", "random", "lu")
 
@@ -189,8 +189,60 @@ def glow(
     return Flow(density, stack, context_dim, dtype, rng, backend)
 
 
+def nsf(
+    dim: int,
+    *,
+    context_dim: int = 0,
+    layers: int = 5,
+    hidden: int | Sequence[int] = (64, 64),
+    activation: str = "relu",
+    mixing: str | None = "random",
+    bins: int = 8,
+    bound: float = 5.0,
+    residual: bool = False,
+    base: StandardNormal | None = None,
+    dtype: Any = "float32",
+    rng: Any = None,
+    backend: str = "auto",
+) -> Flow:
+    """Neural spline flow: couplings whose transform is a rational-quadratic spline.
+
+    Parameters
+    ----------
+    dim : int
+        Number of dimensions. With one there is nothing to couple: the flow is then a chain of free splines.
+    layers : int, default 5
+        Number of couplings, or of splines at dim=1.
+    bins : int, default 8
+        Intervals of each spline, 2 to 64.
+    bound : float, default 5.0
+        Half the width of the box in which splines act, in units of the standardised data.
+    context_dim, hidden, activation, mixing, residual, base, dtype, rng, backend
+        As for :func:`realnvp`.
+
+    References
+    ----------
+    Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (2019).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.nsf(3, layers=2, bins=4, rng=0).dim
+    3
+    """
+    n_layers = _validate.positive_int(layers, name="layers")
+    spline = RationalQuadratic(bins, bound)
+    density = _base(dim, base)
+    stack: list[Layer]
+    if density.dim == 1:
+        stack = [Elementwise(spline)] * n_layers
+    else:
+        stack = _couplings(n_layers, spline, MLP(_hidden(hidden), activation, residual), mixing)
+    return Flow(density, stack, context_dim, dtype, rng, backend)
+
+
 # What ``penstock fit --recipe`` offers.
-RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow}
+RECIPES: dict[str, Callable[..., Flow]] = {"nice": nice, "realnvp": realnvp, "glow": glow, "nsf": nsf}
 
 
 def _base(dim: int, base: StandardNormal | None) -> StandardNormal:

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from penstock.transforms.additive import Additive
 from penstock.transforms.affine import Affine
+from penstock.transforms.circular_rational_quadratic import CircularRationalQuadratic
+from penstock.transforms.rational_quadratic import RationalQuadratic
 
 
 class Transform(Protocol):
@@ -28,6 +30,7 @@ class Transform(Protocol):
 
 
 # Append only: the position of a transform is its code in plan tables and files.
-TRANSFORMS: dict[str, type] = {cls.name: cls for cls in (Affine, Additive)}
+_ALL = (Affine, Additive, RationalQuadratic, CircularRationalQuadratic)
+TRANSFORMS: dict[str, type] = {cls.name: cls for cls in _ALL}
 
-__all__ = ["TRANSFORMS", "Additive", "Affine", "Transform"]
+__all__ = ["TRANSFORMS", "Additive", "Affine", "CircularRationalQuadratic", "RationalQuadratic", "Transform"]

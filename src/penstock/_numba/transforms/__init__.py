@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from penstock._numba.transforms import additive, affine
+from penstock._numba.transforms import additive, affine, circular_rational_quadratic, rational_quadratic
 
-TRANSFORMS = (affine, additive)
+TRANSFORMS = (affine, additive, rational_quadratic, circular_rational_quadratic)

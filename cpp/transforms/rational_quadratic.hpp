@@ -1,0 +1,240 @@
+// Rational-quadratic spline:  y = g(x) on [-B, B], y = x outside    theta = (u_0 .. u_K-1, v_0 .. v_K-1, t_1 .. t_K-1)
+//   forward    y = y_k + h N / D,                                    log_det = log slope,  slope = (s / D)^2 E
+//   inverse    xi = 2 s Y / (b + R), where b < 0 (R - b) / 2 a,      x = x_k + w xi,  log_det = -log slope
+//   backward   dx = dxi / w,  du_j = w'_j (G_j - M),  dv_j likewise from dy_k and dh,  dt_j = dd_j sigmoid(t_j + c)
+//   knots      x_0 = -B,  x_j+1 = x_j + w_j,  w_j = 2 B m_w + w'_j,  w'_j = 2 B (1 - K m_w) e^u_j / sum_i e^u_i
+//              y_j and h_j from v and m_h;  d_j = m_d + softplus(t_j + c), at most 10^6;  t_0 = t_K = 0, where d = 1
+//   bin k      w = w_k,  h = h_k,  s = h / w,  xi = (x - x_k) / w,  q = xi (1 - xi),  p = 1 - 2 q,  d = d_k,  e = d_k+1
+//              N = xi (s xi + d (1 - xi)),  D = s p + (d + e) q,  E = e xi^2 + 2 s q + d (1 - xi)^2
+//              Y = y - y_k,  T = d + e - 2 s,  a = h (s - d) + Y T,  b = h d - Y T,  R = sqrt(b^2 + 4 a s Y)
+//   gradients  dxi = dy h s E / D^2 + dlog_det ((2 e xi + 2 s (1 - 2 xi) - 2 d (1 - xi)) / E - 2 T (1 - 2 xi) / D)
+//              ds = dy h (xi^2 - p N / D) / D + dlog_det (2 / s + 2 q / E - 2 p / D)
+//              dd = dy h q (1 - N / D) / D + dlog_det ((1 - xi)^2 / E - 2 q / D)
+//              de = -dy h q N / D^2 + dlog_det (xi^2 / E - 2 q / D)
+//              dy_k = dy,  dh = dy N / D + ds / w,  dx_k = -dxi / w,  dw = -(dxi xi + ds s) / w
+//              G_j = dx_k for j < k, dw for j = k, 0 beyond;  M = sum_j w'_j G_j / (2 B (1 - K m_w))
+//   options    K, B, m_w, m_h, m_d, c
+// Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (2019), eqs. 4-8.
+#pragma once
+
+#include "core/math.hpp"
+#include "core/plan.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+
+struct rational_quadratic {
+  // K numbers u: w'_j = scale e[j], and w_j = w'_j + least.
+  template <class V>
+  struct Axis {
+    V e[most_bins], scale;
+    Element<V> least, free;  // 2 B m_w, 2 B (1 - K m_w)
+  };
+
+  // The bin that a number lies in.
+  template <class V>
+  struct Bin {
+    V k, x, w, y, h, s, d, e, slope_d, slope_e;  // slope: derivative with respect to t
+  };
+
+  // What value, slope and gradients have in common at a place xi of a bin.
+  template <class V>
+  struct Place {
+    V xi, rest, q, p, N, D, E, slope;  // rest = 1 - xi
+  };
+
+  // Gradients of what a bin is made of, and of xi over w.
+  template <class V>
+  struct Pull {
+    V dx, dw, dh, dd, de;
+  };
+
+  template <class V, class Theta>
+  PENSTOCK_INLINE static void axis(Theta theta, int first, const Element<V> *options, Element<V> m, Axis<V> &out) {
+    const int K = static_cast<int>(options[0]);
+    V top = theta(first), sum{};
+    for (int j = 1; j < K; j++) {
+      const V u = theta(first + j);
+      top = select(u > top, u, top);
+    }
+    for (int j = 0; j < K; j++) {
+      out.e[j] = exp<V>(theta(first + j) - top);
+      sum = sum + out.e[j];
+    }
+    out.least = 2 * options[1] * m;
+    out.free = 2 * options[1] * (1 - options[0] * m);
+    out.scale = splat<V>(out.free) / sum;
+  }
+
+  // d, and its derivative with respect to t.
+  template <class V>
+  PENSTOCK_INLINE static V knot_slope(V t, const Element<V> *options, V &derivative) {
+    const V steepest = splat<V>(1e6F), one = splat<V>(1);
+    t = t + splat<V>(options[5]);
+    const V e = exp<V>(-absolute(t));
+    derivative = select(t > steepest, V{}, select(t < V{}, e, one) / (one + e));
+    const V d = select(t < V{}, V{}, t) + log<V>(one + e);
+    return select(t > steepest, steepest, d) + splat<V>(options[4]);
+  }
+
+  // t_j. On a circle the first knot is the last one, too.
+  template <class V, class Theta>
+  PENSTOCK_INLINE static V knot_number(Theta theta, int K, bool circle, int j) {
+    if (circle) {
+      return theta(2 * K + j % K);
+    }
+    return j == 0 || j == K ? V{} : theta(2 * K + j - 1);
+  }
+
+  // Passes every knot and drops what lies left of it; number is an x, or a y.
+  template <class V, class Theta>
+  PENSTOCK_INLINE static void search(V number, bool is_y, bool circle, Theta theta, const Element<V> *options,
+                                     const Axis<V> &u, const Axis<V> &v, Bin<V> &bin) {
+    const int K = static_cast<int>(options[0]);
+    V x = splat<V>(-options[1]), y = x, t = knot_number<V>(theta, K, circle, 1);
+    V w = fma<V>(u.scale, u.e[0], splat<V>(u.least)), h = fma<V>(v.scale, v.e[0], splat<V>(v.least));
+    V t_left = knot_number<V>(theta, K, circle, 0), t_right = t;
+    bin.k = V{};
+    bin.x = x;
+    bin.w = w;
+    bin.y = y;
+    bin.h = h;
+    for (int j = 1; j < K; j++) {
+      x = x + w;
+      y = y + h;
+      w = fma<V>(u.scale, u.e[j], splat<V>(u.least));
+      h = fma<V>(v.scale, v.e[j], splat<V>(v.least));
+      const auto passed = number >= (is_y ? y : x);
+      bin.k = select(passed, splat<V>(static_cast<Element<V>>(j)), bin.k);
+      bin.x = select(passed, x, bin.x);
+      bin.w = select(passed, w, bin.w);
+      bin.y = select(passed, y, bin.y);
+      bin.h = select(passed, h, bin.h);
+      t_left = select(passed, t, t_left);
+      t = knot_number<V>(theta, K, circle, j + 1);
+      t_right = select(passed, t, t_right);
+    }
+    bin.s = bin.h / bin.w;
+    bin.d = knot_slope<V>(t_left, options, bin.slope_d);
+    bin.e = knot_slope<V>(t_right, options, bin.slope_e);
+  }
+
+  template <class V>
+  PENSTOCK_INLINE static void measure(const Bin<V> &bin, V xi, Place<V> &at) {
+    const V one = splat<V>(1);
+    at.xi = clamp(xi, 0, 1);  // the last bin may end a rounding before B
+    at.rest = one - at.xi;
+    at.q = at.xi * at.rest;
+    at.p = one - (at.q + at.q);
+    at.N = at.xi * fma<V>(bin.s, at.xi, bin.d * at.rest);
+    at.D = fma<V>(bin.s, at.p, (bin.d + bin.e) * at.q);
+    at.E = fma<V>(bin.e * at.xi, at.xi, fma<V>(bin.d * at.rest, at.rest, (bin.s + bin.s) * at.q));
+    const V r = bin.s / at.D;
+    at.slope = r * r * at.E;
+  }
+
+  // xi at a y of the bin.
+  template <class V>
+  PENSTOCK_INLINE static V root(const Bin<V> &bin, V y) {
+    const V rise = y - bin.y, Y = select(rise > bin.h, bin.h, rise);
+    const V T = bin.d + bin.e - (bin.s + bin.s);
+    const V a = fma<V>(bin.h, bin.s - bin.d, Y * T), b = fma<V>(bin.h, bin.d, -(Y * T));
+    const V square = fma<V>(b, b, splat<V>(4) * a * (bin.s * Y));
+    const V R = sqrt<V>(select(square < V{}, V{}, square));
+    const auto steep = b < V{};  // each form of the root where it cancels nothing
+    return select(steep, R - b, (bin.s + bin.s) * Y) / select(steep, a + a, b + R);
+  }
+
+  template <class V>
+  PENSTOCK_INLINE static void pull(const Bin<V> &bin, const Place<V> &at, V dy, V dlog_det, Pull<V> &out) {
+    const V two = splat<V>(2), one = splat<V>(1);
+    const V s = bin.s, d = bin.d, e = bin.e, xi = at.xi, q = at.q, p = at.p, rest = at.rest;
+    const V over_D = one / at.D, over_E = one / at.E, over_w = one / bin.w;
+    const V ratio = at.N * over_D, rise = dy * bin.h * over_D;
+    const V T = d + e - two * s, turn = rest - xi;  // 1 - 2 xi
+    const V dlog_E = dlog_det * over_E, dlog_D = two * dlog_det * over_D;
+    const V dxi = fma<V>(rise, s * at.E * over_D, dlog_E * two * (e * xi + s * turn - d * rest) - dlog_D * T * turn);
+    const V ds = fma<V>(rise, xi * xi - p * ratio, two * dlog_det / s + two * dlog_E * q - dlog_D * p);
+    out.dx = dxi * over_w;
+    out.dw = -((dxi * xi + ds * s) * over_w);
+    out.dh = fma<V>(dy, ratio, ds * over_w);
+    out.dd = fma<V>(rise, q * (one - ratio), dlog_E * (rest * rest) - dlog_D * q) * bin.slope_d;
+    out.de = (dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio) * bin.slope_e;
+  }
+
+  // The gradients of K numbers from those of where bin k begins and of how wide it is.
+  template <class V, class ThetaGradient>
+  PENSTOCK_INLINE static void spread(const Axis<V> &u, V k, V before, V own, V d_before, V d_own, int first, int K,
+                                     ThetaGradient dtheta) {
+    const V least = splat<V>(u.least);
+    const V M = fma<V>(d_before, before - k * least, d_own * (own - least)) / splat<V>(u.free);
+    for (int j = 0; j < K; j++) {
+      const V at = splat<V>(static_cast<Element<V>>(j));
+      const V G = select(at < k, d_before, select(at > k, V{}, d_own));
+      dtheta(first + j, u.scale * u.e[j] * (G - M));
+    }
+  }
+
+  template <class V, class Theta>
+  PENSTOCK_INLINE static void forward(V x, Theta theta, const Element<V> *options, V &y, V &log_det, V &slope) {
+    const Element<V> B = options[1];
+    const V inner = clamp(x, -B, B);
+    Axis<V> u, v;
+    axis<V>(theta, 0, options, options[2], u);
+    axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
+    Bin<V> bin;
+    search<V>(inner, false, false, theta, options, u, v, bin);
+    Place<V> at;
+    measure<V>(bin, (inner - bin.x) / bin.w, at);
+    const auto inside = absolute(x) <= splat<V>(B);
+    const V nothing = at.D * V{};  // NaN where theta is
+    y = select(inside, fma<V>(bin.h, at.N / at.D, bin.y), x + nothing);
+    slope = select(inside, at.slope, splat<V>(1) + nothing);
+    log_det = select(inside, log<V>(at.slope), V{}) + nothing;  // a logarithm does not pass NaN
+  }
+
+  template <class V, class Theta>
+  PENSTOCK_INLINE static void inverse(V y, Theta theta, const Element<V> *options, V &x, V &log_det) {
+    const Element<V> B = options[1];
+    const V inner = clamp(y, -B, B);
+    Axis<V> u, v;
+    axis<V>(theta, 0, options, options[2], u);
+    axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
+    Bin<V> bin;
+    search<V>(inner, true, false, theta, options, u, v, bin);
+    Place<V> at;
+    measure<V>(bin, root<V>(bin, inner), at);
+    const auto inside = absolute(y) <= splat<V>(B);
+    const V nothing = at.D * V{};
+    x = select(inside, fma<V>(bin.w, at.xi, bin.x), y + nothing);
+    log_det = select(inside, -log<V>(at.slope), V{}) + nothing;
+  }
+
+  template <class V, class Theta, class ThetaGradient>
+  PENSTOCK_INLINE static void backward(V x, Theta theta, const Element<V> *options, V dy, V dlog_det, V &dx,
+                                       ThetaGradient dtheta) {
+    const int K = static_cast<int>(options[0]);
+    const Element<V> B = options[1];
+    const V inner = clamp(x, -B, B);
+    Axis<V> u, v;
+    axis<V>(theta, 0, options, options[2], u);
+    axis<V>(theta, K, options, options[3], v);
+    Bin<V> bin;
+    search<V>(inner, false, false, theta, options, u, v, bin);
+    Place<V> at;
+    measure<V>(bin, (inner - bin.x) / bin.w, at);
+    const auto inside = absolute(x) <= splat<V>(B);
+
+    Pull<V> own;
+    pull<V>(bin, at, select(inside, dy, V{}), select(inside, dlog_det, V{}), own);
+    dx = select(inside, own.dx, dy);
+    spread<V>(u, bin.k, bin.x + splat<V>(B), bin.w, -own.dx, own.dw, 0, K, dtheta);
+    spread<V>(v, bin.k, bin.y + splat<V>(B), bin.h, select(inside, dy, V{}), own.dh, K, K, dtheta);
+    const V next = bin.k + splat<V>(1);
+    for (int j = 1; j < K; j++) {
+      const V number = splat<V>(static_cast<Element<V>>(j));
+      dtheta(2 * K + j - 1, select(number != next, select(number != bin.k, V{}, own.dd), own.de));
+    }
+  }
+};
+
+}  // namespace penstock::PENSTOCK_ISA

@@ -42,15 +42,63 @@ class Case:
     gain: float = 0.7  # how far random parameters go from their start
     identity: bool = True  # a fresh flow is the identity
     fresh_ulps: float = 0  # up to this rounding
+    conditional: bool = False  # the flow has a context
 
 
-def _flow(dim: int, *layers: Any) -> Callable[..., ps.Flow]:
-    return lambda **kw: ps.Flow(ps.StandardNormal(dim), list(layers), rng=7, **kw)
+class Given:
+    """A conditional flow at one context, which all rows share: it meets every law that knows nothing of contexts."""
+
+    VERBS = (
+        "log_prob", "score", "to_latent", "to_data", "sample", "sample_and_log_prob", "log_prob_and_grad", "log_prob_vjp",
+        "to_latent_vjp", "to_data_vjp", "loss_and_grad",
+    )  # fmt: skip
+
+    def __init__(self, flow: ps.Flow, context: Array) -> None:
+        self.__dict__.update(flow=flow, context=context)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.flow, name)
+        return functools.partial(value, context=self.context) if name in self.VERBS else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.flow, name, value)
+
+    def copy(self) -> Given:
+        return Given(self.flow.copy(), self.context)
+
+    def fit(self, x: Array, **options: Any) -> Given:
+        context = rng("context", len(x)).standard_normal((len(x), len(self.context)))
+        self.flow.fit(x, context=context, **options)
+        return self
 
 
-def _recipe(name: str, dim: int, layers: int, hidden: tuple[int, ...], activation: str) -> Callable[..., ps.Flow]:
+def bare(flow: Any) -> ps.Flow:
+    """The flow itself."""
+    return flow.flow if isinstance(flow, Given) else flow
+
+
+def given_as(flow: Any, other: ps.Flow) -> Any:
+    """Another flow at the context of the first, if it has one."""
+    return Given(other, flow.context) if isinstance(flow, Given) else other
+
+
+def _given(flow: ps.Flow) -> Any:
+    if not flow.context_dim:
+        return flow
+    return Given(flow, rng("context", flow.context_dim).standard_normal(flow.context_dim).astype(np.float32))
+
+
+def _flow(dim: int, *layers: Any, **context: Any) -> Callable[..., ps.Flow]:
+    return lambda **kw: _given(ps.Flow(ps.StandardNormal(dim), list(layers), rng=7, **context, **kw))
+
+
+def _recipe(
+    name: str, dim: int, layers: int, hidden: tuple[int, ...], activation: str, **context: Any
+) -> Callable[..., ps.Flow]:
     recipe = getattr(ps, name)
-    return lambda **kw: recipe(dim=dim, layers=layers, hidden=hidden, activation=activation, rng=3, **kw)
+    return lambda **kw: _given(
+        recipe(dim=dim, layers=layers, hidden=hidden, activation=activation, rng=3, **context, **kw)
+    )
 
 
 def _coupling(dim: int, transform: Any, mlp: ps.MLP, **kw: Any) -> Callable[..., ps.Flow]:
@@ -136,7 +184,31 @@ CASES = (
         gain=0.5,
         identity=False,
     ),
+    # conditional ones
+    Case("coupling_given", "layer", _flow(5, ps.Coupling(AFFINE, ps.MLP((16, 8), "tanh")), context_dim=3), 64, NET,
+         conditional=True),
+    Case("coupling_given_linear", "layer", _flow(4, ps.Coupling(AFFINE, ps.MLP(()), explicit="to_data"), context_dim=1),
+         64, NET, conditional=True),
+    Case("coupling_given_residual", "layer", _flow(4, ps.Coupling(AFFINE, RESIDUAL, split=(3, 0)), context_dim=2), 64,
+         NET, conditional=True),
+    Case("coupling_given_odd_widths", "layer", _flow(8, ps.Coupling(AFFINE, ODD, split=(2, 0, 1, 3, 7)), context_dim=9),
+         128, NET, kinks=True, conditional=True),
+    Case("elementwise_given", "layer", _flow(3, ps.Elementwise(AFFINE, ps.MLP((8,), "silu")), context_dim=2), 64, NET,
+         conditional=True),
+    Case("elementwise_given_one_dim", "layer",
+         _flow(1, ps.Elementwise(AFFINE, ps.MLP((7, 7), "tanh"), "to_data"), ps.Elementwise(ADDITIVE, ps.MLP(())),
+               ps.Elementwise(AFFINE), context_dim=5), 64, NET, conditional=True),
+    Case("embedding", "layer",
+         _flow(4, ps.Elementwise(AFFINE, ps.MLP((6,), "tanh")), ps.Coupling(AFFINE, ps.MLP((8,), "silu")), ps.LULinear(),
+               ps.ActNorm(), ps.Coupling(ADDITIVE, ps.MLP((8, 8), "gelu"), "half_swapped", "to_data"),
+               context_dim=7, embedding=ps.MLP((9, 9), "gelu", residual=True), embedding_dim=4),
+         256, CHAIN, gain=0.5, identity=False, conditional=True),
+    Case("elementwise_given_spline", "layer", _flow(2, ps.Elementwise(SPLINE, ps.MLP((9,), "tanh")), context_dim=2), 512,
+         SPLINED, conditional=True, **BENT),
     # recipes
+    Case("realnvp_given", "recipe",
+         _recipe("realnvp", 3, 4, (16, 16), "tanh", context_dim=2, base_context=(5,), embedding=ps.MLP((11,), "tanh")),
+         512, CHAIN, gain=0.5, conditional=True),
     Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
     Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 512, CHAIN, gain=0.5),
     Case("glow", "recipe", _recipe("glow", 5, 3, (16,), "silu"), 1024, CHAIN, gain=0.3, identity=False),
@@ -148,6 +220,7 @@ CASES = (
 )  # fmt: skip
 
 BY_NAME = {case.name: case for case in CASES}
+CONDITIONAL = tuple(case for case in CASES if case.conditional)
 SMALL = tuple(case for case in CASES if case.name not in ("realnvp_wide", "coupling_odd_widths"))
 # The flows on which whole-engine laws (threads, training, processes) are held: one plain, one with every kind of layer.
 ENGINE = (BY_NAME["realnvp_wide"], BY_NAME["mixed_layers"])
@@ -179,11 +252,11 @@ def randomise(flow: ps.Flow, gain: float, *key: Any) -> ps.Flow:
         if value.ndim == 2 and value.shape[1] == 2 and value.shape[0] == flow.dim and not name.endswith("lu"):  # theta
             fan = 2
         params.append((gain * source.standard_normal(value.shape) * math.sqrt(2 / max(fan, 1))).ravel())
-    loc, scale = source.normal(0, 3, flow.dim), np.exp(source.normal(0, 0.5, flow.dim))
+    buffers = []
+    for n in (flow.dim, flow.context_dim):
+        buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     vector = np.concatenate(params) if params else np.zeros(0)
-    flow._assign(
-        params=vector.astype(np.float32).astype(flow.dtype), buffers=np.concatenate([loc, scale]), initialised=True
-    )
+    flow._assign(params=vector.astype(np.float32).astype(flow.dtype), buffers=np.concatenate(buffers), initialised=True)
     return flow
 
 
@@ -207,6 +280,13 @@ def latents(case: Case, rows: int, dim: int, dtype: str, *key: Any) -> Array:
 def points(case: Case, rows: int, flow: ps.Flow, *key: Any) -> Array:
     """Points on the data side, where the flow's standardisation puts the bulk of them."""
     buffers = np.asarray(flow._snapshot.buffers)
-    loc, scale = buffers[: flow.dim], buffers[flow.dim :]
+    loc, scale = buffers[: flow.dim], buffers[flow.dim : 2 * flow.dim]
     u = case.spread * rng("points", case.name, *key).standard_normal((rows, flow.dim))
+    return (loc + scale * u).astype(np.float32).astype(flow.dtype)
+
+
+def contexts(case: Case, rows: int, flow: Any, *key: Any) -> Array:
+    """Rows of context, where the flow's standardisation puts the bulk of them."""
+    loc, scale = np.split(np.asarray(flow._snapshot.buffers)[2 * flow.dim :], 2)
+    u = rng("contexts", case.name, *key).standard_normal((rows, flow.context_dim))
     return (loc + scale * u).astype(np.float32).astype(flow.dtype)

@@ -128,7 +128,18 @@ def log_scale(r: Array, bound: float) -> Array:
     return r if math.isinf(bound) else r / np.sqrt(1 + (r / bound) ** 2)
 
 
-def step(flow: ps.Flow, index: int, v: Array, to_data: bool) -> tuple[Array, Array]:
+def features(flow: ps.Flow, rows: int, context: Array | None) -> Array:
+    """What conditioners read of the context, a row for each of so many; without one that of the flow itself, if any."""
+    if flow.context_dim == 0:
+        return np.zeros((rows, 0))
+    loc, scale = np.split(np.array(flow._snapshot.buffers, np.float64)[2 * flow.dim :], 2)
+    given = np.asarray(flow.context if context is None else context, np.float64)  # type: ignore[attr-defined]
+    u = np.broadcast_to((given - loc) / scale, (rows, flow.context_dim))
+    embedding = flow.spec.embedding
+    return u if embedding is None else network(named(flow), "embedding", embedding, u)
+
+
+def step(flow: ps.Flow, index: int, v: Array, to_data: bool, c: Array) -> tuple[Array, Array]:
     """One layer of the flow in one direction: the moved rows and the log-determinant of each."""
     layer, dim = flow.spec.layers[index], flow.dim
     params = named(flow)
@@ -152,7 +163,8 @@ def step(flow: ps.Flow, index: int, v: Array, to_data: bool) -> tuple[Array, Arr
     if isinstance(layer, ps.Coupling):
         a, b = layer.split_sets(dim)
         transform, explicit = layer.transform, layer.explicit
-        theta = network(params, f"layers.{index}.conditioner", layer.conditioner, v[:, list(a)])
+        u = np.concatenate([c, v[:, list(a)]], axis=1)
+        theta = network(params, f"layers.{index}.conditioner", layer.conditioner, u)
         theta = theta.reshape(len(v), len(b), theta.shape[1] // len(b))
     else:
         b = tuple(range(dim))
@@ -160,7 +172,10 @@ def step(flow: ps.Flow, index: int, v: Array, to_data: bool) -> tuple[Array, Arr
             transform, explicit = ps.Affine(scale_bound=math.inf), "to_latent"
         else:
             transform, explicit = layer.transform, layer.explicit
-        theta = params[f"layers.{index}.theta"][None]
+        if getattr(layer, "conditioner", None) is not None:
+            theta = network(params, f"layers.{index}.conditioner", layer.conditioner, c).reshape(len(v), dim, -1)
+        else:
+            theta = params[f"layers.{index}.theta"][None]
     move = transform_forward if (explicit == "to_data") == to_data else transform_inverse
     out = v.copy()
     out[:, list(b)], slope = move(transform, theta, v[:, list(b)])
@@ -178,34 +193,34 @@ def lu(layer: ps.LULinear, dim: int, params: dict[str, Array], index: int) -> tu
 def loc_scale(flow: ps.Flow) -> tuple[Array, Array]:
     """The standardisation."""
     buffers = np.array(flow._snapshot.buffers, np.float64)
-    return buffers[: flow.dim], buffers[flow.dim :]
+    return buffers[: flow.dim], buffers[flow.dim : 2 * flow.dim]
 
 
-def to_latent(flow: ps.Flow, x: Array) -> tuple[Array, Array]:
+def to_latent(flow: ps.Flow, x: Array, context: Array | None = None) -> tuple[Array, Array]:
     """``z`` and ``log|det dz/dx|``."""
     loc, scale = loc_scale(flow)
-    v = (np.array(x, np.float64) - loc) / scale
+    v, c = (np.array(x, np.float64) - loc) / scale, features(flow, len(x), context)
     log_det = np.full(len(v), -np.log(scale).sum())
     for index in reversed(range(len(flow.spec.layers))):
-        v, change = step(flow, index, v, to_data=False)
+        v, change = step(flow, index, v, False, c)
         log_det = log_det + change
     return v, log_det
 
 
-def to_data(flow: ps.Flow, z: Array) -> tuple[Array, Array]:
+def to_data(flow: ps.Flow, z: Array, context: Array | None = None) -> tuple[Array, Array]:
     """``x`` and ``log|det dx/dz|``."""
     loc, scale = loc_scale(flow)
-    v = np.array(z, np.float64)
+    v, c = np.array(z, np.float64), features(flow, len(z), context)
     log_det = np.full(len(v), np.log(scale).sum())
     for index in range(len(flow.spec.layers)):
-        v, change = step(flow, index, v, to_data=True)
+        v, change = step(flow, index, v, True, c)
         log_det = log_det + change
     return v * scale + loc, log_det
 
 
-def log_prob(flow: ps.Flow, x: Array) -> Array:
+def log_prob(flow: ps.Flow, x: Array, context: Array | None = None) -> Array:
     """The log-density of rows."""
-    z, log_det = to_latent(flow, x)
+    z, log_det = to_latent(flow, x, context)
     return log_det - 0.5 * (z**2).sum(axis=1) - 0.5 * flow.dim * math.log(2 * math.pi)
 
 

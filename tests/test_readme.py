@@ -51,13 +51,14 @@ def test_the_reader_in_the_file_formats_description_agrees(case: Case, dtype: st
     flow.save(tmp_path / "flow.safetensors")
     spec, tensors = reader["read"](tmp_path / "flow.safetensors")
     x, z = points(case, 100, flow), latents(case, 100, flow.dim, dtype)
+    context = flow.context if case.conditional else None
     for rows, name in ((x, "to_latent"), (z, "to_data")):
-        want, want_log_det = reader[name](spec, tensors, rows.astype(np.float64))
+        want, want_log_det = reader[name](spec, tensors, rows.astype(np.float64), context)
         out, log_det = getattr(flow, name)(rows)
         size = np.maximum(row_size(want), row_size(rows))
         assert_close(out, want, case.ulps, dtype, scale=size)
         assert_close(log_det, want_log_det, case.ulps, dtype, scale=size[:, 0])
-    want = reader["log_prob"](spec, tensors, x.astype(np.float64))
+    want = reader["log_prob"](spec, tensors, x.astype(np.float64), context)
     assert_close(flow.log_prob(x), want, case.ulps, dtype, scale=row_size(x)[:, 0])
 
 

@@ -69,11 +69,6 @@ def test_a_context_for_a_flow_without_one_is_refused(flow: ps.Flow, verb: str) -
         flow.sample(3, context=np.zeros(2))
 
 
-def test_a_flow_with_a_context_says_that_it_is_not_available() -> None:
-    with pytest.raises(ValueError, match="context"):
-        ps.realnvp(3, context_dim=2)
-
-
 @pytest.mark.parametrize(
     ("arguments", "kind", "what"),
     [

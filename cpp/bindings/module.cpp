@@ -140,10 +140,32 @@ Weights weights_view(const py::object &object, int64_t rows) {
   return {static_cast<const char *>(weight.data()), weight.strides(0), item_size(weight, "weight")};
 }
 
-void no_context(const py::object &context) {
-  if (!context.is_none()) {
-    wrong("context", "be None: this plan has no context");
+// Rows of context, (m, context_dim): one for each rows / m rows in turn; or (context_dim,), one for all.
+Context context_view(const py::object &object, int context_dim, int64_t rows) {
+  if (context_dim == 0) {
+    if (!object.is_none()) {
+      wrong("context", "be None: this plan has no context");
+    }
+    return {};
   }
+  const std::string c = std::to_string(context_dim);
+  const std::string expected =
+      "be an array of shape (" + c + ",) or (m, " + c + "), where m divides the number of rows";
+  if (!py::isinstance<py::array>(object)) {
+    wrong("context", expected);
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  const auto axes = array.ndim();
+  if ((axes != 1 && axes != 2) || array.shape(axes - 1) != context_dim) {
+    wrong("context", expected);
+  }
+  const int64_t m = axes == 1 ? 1 : array.shape(0);
+  if (m == 0 ? rows != 0 : rows % m != 0) {
+    wrong("context", expected);
+  }
+  const RowsView view{static_cast<const char *>(array.data()), axes == 1 ? 0 : array.strides(0),
+                      array.strides(axes - 1), item_size(array, "context")};
+  return {view, m == 0 ? 0 : rows / m, m == 1};
 }
 
 template <class Body>
@@ -252,11 +274,11 @@ class EngineHandle {
   void evaluate(const PackedHandle &handle, bool to_data, int64_t first, int64_t last, const py::array &x,
                 const py::object &context, const py::object &theta_object, bool base, const py::object &out,
                 const py::object &log_det) const {
-    no_context(context);
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       int64_t rows = 0;
       const Range steps = range(to_data, first, last, base);
       const RowsView view = rows_view(x, plan().dim, rows);
+      const Batch batch{view, context_view(context, plan().context_dim, rows)};
       const auto [external, shared] = theta<T>(theta_object, steps, rows);
       T *y = lent<T, true>(out, "out", {rows, plan().dim});
       LogDetOut sums;
@@ -266,25 +288,27 @@ class EngineHandle {
                                : static_cast<void *>(lent<T, true>(log_det, "log_det", {rows}));
       }
       without_gil([&, external = external, shared = shared] {
-        engine.evaluate(packed, steps, view, rows, external, shared, y, sums, poll_signals);
+        engine.evaluate(packed, steps, batch, rows, external, shared, y, sums, poll_signals);
       });
     });
   }
 
   void sample(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
               const py::object &context, const py::array &out, const py::object &log_prob) const {
-    no_context(context);
     constexpr int64_t most = int64_t{1} << 32;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
-      if (first_draw < 0 || context_row < 0 || context_row >= most || first_draw > most - rows) {
+      const Context given = context_view(context, plan().context_dim, rows);
+      const int64_t draws = given.block > 0 ? given.block : rows, contexts = draws > 0 ? rows / draws : 0;
+      if (first_draw < 0 || context_row < 0 || context_row >= most || context_row > most - contexts ||
+          first_draw > most - draws) {
         wrong("first_draw and context_row", "leave draws and context rows below 2^32");
       }
       T *x = lent<T, true>(out, "out", {rows, plan().dim});
       T *p = lent<T, true>(log_prob, "log_prob", {rows});
       without_gil([&] {
-        engine.sample(packed, seed, static_cast<uint32_t>(context_row), static_cast<uint32_t>(first_draw), rows, x, p,
-                      poll_signals);
+        engine.sample(packed, seed, static_cast<uint32_t>(context_row), static_cast<uint32_t>(first_draw), given, rows,
+                      x, p, poll_signals);
       });
     });
   }
@@ -293,14 +317,22 @@ class EngineHandle {
            const py::object &context, const py::object &theta_object, bool base, const py::object &d_out,
            const py::object &d_log_det, const py::object &d_x, const py::object &d_params, const py::object &d_context,
            const py::object &d_theta) const {
-    no_context(context);
-    no_context(d_context);
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       int64_t rows = 0;
       const Range steps = range(to_data, first, last, base);
       const RowsView view = rows_view(x, plan().dim, rows);
+      const Batch batch{view, context_view(context, plan().context_dim, rows)};
       const auto [external, shared] = theta<T>(theta_object, steps, rows);
       Cotangents<T> cotangents;
+      if (context.is_none()) {
+        lent<T, true>(d_context, "d_context", {0, 0});
+      } else if (const auto given = py::reinterpret_borrow<py::array>(context); given.ndim() == 1) {
+        cotangents.context_sum = lent<double, true>(d_context, "d_context", {plan().context_dim});
+      } else if (given.shape(0) == rows) {
+        cotangents.context = lent<T, true>(d_context, "d_context", {rows, plan().context_dim});
+      } else {
+        cotangents.context_sum = lent<double, true>(d_context, "d_context", {given.shape(0), plan().context_dim});
+      }
       cotangents.out = lent<T, false>(d_out, "d_out", {rows, plan().dim});
       cotangents.log_det = lent<T, false>(d_log_det, "d_log_det", {rows});
       cotangents.x = lent<T, true>(d_x, "d_x", {rows, plan().dim});
@@ -311,24 +343,24 @@ class EngineHandle {
         cotangents.theta = lent<T, true>(d_theta, "d_theta", {rows, plan().external_theta});
       }
       without_gil([&, external = external, shared = shared] {
-        engine.vjp(packed, steps, view, rows, external, shared, cotangents, poll_signals);
+        engine.vjp(packed, steps, batch, rows, external, shared, cotangents, poll_signals);
       });
     });
   }
 
   std::pair<double, double> loss_and_grad(const PackedHandle &handle, const py::array &x, const py::object &context,
                                           const py::object &weight, const py::object &d_params) const {
-    no_context(context);
     double loss = 0, weight_sum = 0;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       int64_t rows = 0;
-      const RowsView view = rows_view(x, plan().dim, rows);
+      const Batch batch{rows_view(x, plan().dim, rows), context_view(context, plan().context_dim, rows)};
       const Weights weights = weights_view(weight, rows);
       double *gradient = lent<double, true>(d_params, "d_params", {plan().n_params});
       if (gradient == nullptr) {
         wrong("d_params", "be an array");
       }
-      without_gil([&] { engine.loss_and_grad(packed, view, rows, weights, gradient, loss, weight_sum, poll_signals); });
+      without_gil(
+          [&] { engine.loss_and_grad(packed, batch, rows, weights, gradient, loss, weight_sum, poll_signals); });
     });
     return {loss, weight_sum};
   }
@@ -383,11 +415,12 @@ class TrainerHandle {
   int64_t run(const py::array &x, const py::object &context, const py::object &weight, double weight_scale,
               uint64_t seed, uint64_t epoch, int64_t n_train, int64_t first_step, int64_t batch_size,
               const py::object &learning_rates, const py::object &losses, const py::object &norms) {
-    no_context(context);
     return std::visit(
         [&]<class T>(const std::shared_ptr<Trainer<T>> &trainer) {
           int64_t rows = 0, done = 0;
-          const RowsView view = rows_view(x, trainer->engine().plan().dim, rows);
+          const Plan &plan = trainer->engine().plan();
+          const RowsView view = rows_view(x, plan.dim, rows);
+          const Batch batch{view, context_view(context, plan.context_dim, rows)};
           const Weights weights = weights_view(weight, rows);
           if (!py::isinstance<py::array>(learning_rates)) {
             wrong("learning_rates", "be an array");
@@ -404,7 +437,7 @@ class TrainerHandle {
             wrong("n_train, first_step and batch_size", "lie within the rows");
           }
           without_gil([&] {
-            done = trainer->run(view, rows, weights, weight_scale, seed, epoch, n_train, first_step, batch_size, n,
+            done = trainer->run(batch, rows, weights, weight_scale, seed, epoch, n_train, first_step, batch_size, n,
                                 rates, l, g, poll_signals);
           });
           return done;

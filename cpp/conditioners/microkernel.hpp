@@ -39,6 +39,7 @@ struct Operands {
   const T *bias;  // Start::bias
   const T *mask;  // Finish::relu_gradient: activations, laid out as out
   int k;
+  int skip = 0;  // rows of W at the head of each panel that have no part in the sum
 };
 
 template <class V, int NR, int MR, bool panels, Start start, Finish finish>
@@ -119,7 +120,8 @@ void column(int n_outputs, const Operands<Element<V>> &whole) {
   for (int i = 0; i < blocks; i++) {
     const int n0 = block_start(n_outputs, i), nr = block_start(n_outputs, i + 1) - n0;
     Operands<Element<V>> o = whole;
-    o.w += static_cast<int64_t>(n0) * (panels ? whole.k : whole.w_stride);
+    o.w += panels ? static_cast<int64_t>(n0) * (whole.skip + whole.k) + static_cast<int64_t>(nr) * whole.skip
+                  : n0 * whole.w_stride;
     o.out += n0 * whole.out_stride;
     o.bias += start == Start::bias ? n0 : 0;
     o.mask += finish == Finish::relu_gradient ? n0 * whole.out_stride : 0;

@@ -10,17 +10,30 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-// Reads area + step.input, fills area + step.theta and all that lies between.
+// Reads area + step.input, fills area + step.theta and all that lies between. start: what the first layer's products
+// begin with instead of the bias, the part of the context in them, which is then not read; or null.
 template <class V>
-void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, int n_vectors, bool keep, Element<V> *area) {
+void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, const Element<V> *start, int n_vectors,
+                 bool keep, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const T *in = area + step.input;
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     T *out = area + linear.output;
-    const Operands<T> o{packed.panels + linear.panels, 0,       in,         tile_stride, out, tile_stride,
-                        packed.params + linear.bias,   nullptr, linear.n_in};
+    const bool started = i == 0 && start != nullptr;
+    const int skip = started ? step.n_context : 0;
+    const T *bias = started ? start : packed.params + linear.bias;
+    const Operands<T> o{packed.panels + linear.panels,
+                        0,
+                        in + skip * tile_stride,
+                        tile_stride,
+                        out,
+                        tile_stride,
+                        bias,
+                        nullptr,
+                        linear.n_in - skip,
+                        skip};
     if (i + 1 == step.n_linear) {
       product<V, true, Start::bias, Finish::none>(linear.n_out, n_vectors, o);
     } else if (step.activation == act_relu && !residual) {
@@ -82,18 +95,26 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
   }
 }
 
-// out (+)= W d: gradient of a linear layer's inputs.
+// out (+)= W d: gradient of a linear layer's inputs, the first `from` of them left out.
 template <class V, Start start, Finish finish>
 PENSTOCK_INLINE void input_gradient(const Linear &linear, const PackedView<Element<V>> &packed, int n_vectors,
-                                    const Element<V> *d, const Element<V> *mask, Element<V> *out) {
-  const Operands<Element<V>> o{
-      packed.params + linear.weight, linear.n_out, d, tile_stride, out, tile_stride, nullptr, mask, linear.n_out};
-  product<V, false, start, finish>(linear.n_in, n_vectors, o);
+                                    const Element<V> *d, const Element<V> *mask, Element<V> *out, int64_t from = 0) {
+  const Operands<Element<V>> o{packed.params + linear.weight + from * linear.n_out,
+                               linear.n_out,
+                               d,
+                               tile_stride,
+                               out + from * tile_stride,
+                               tile_stride,
+                               nullptr,
+                               mask,
+                               linear.n_out};
+  product<V, false, start, finish>(linear.n_in - static_cast<int>(from), n_vectors, o);
 }
 
-// Takes d_theta from tile.d_theta; returns the gradient of the conditioner's input, (n_u, tile), or null if unwanted.
+// Takes d_theta from tile.d_theta; returns the gradient of the conditioner's input, (n_u, tile), from number `from` on,
+// or null if that leaves none.
 template <class V>
-Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed, int n_vectors, bool want_input,
+Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed, int n_vectors, int from,
                          const Tile<Element<V>> &tile, const Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
@@ -112,12 +133,12 @@ Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed,
     if (tile.params_gradient != nullptr) {
       linear_gradient<V>(linear, tile, area + (i > 0 ? step.linear[i - 1].output : step.input), d);
     }
-    if (i == 0 && !want_input) {
+    if (i == 0 && from == step.n_u) {
       return nullptr;
     }
     if (i == 0) {
       T *out = residual || d == other ? hidden : other;
-      input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, out);
+      input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, out, from);
       return out;
     }
     if (residual) {

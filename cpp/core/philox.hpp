@@ -50,22 +50,25 @@ PENSTOCK_INLINE void philox_rounds(Vector<uint64_t, N> (&c)[4], uint64_t seed) {
   }
 }
 
-// Words of the counters (draw + lane, context_row, block, stream), as signed integers of the lanes' width.
+// Words of the counters (draw, context_row, block, stream), one of each of the first two a lane, as signed integers of
+// the lanes' width.
 template <class V>
-PENSTOCK_INLINE void philox(uint64_t seed, uint32_t draw, uint32_t context_row, uint32_t block, uint32_t stream,
-                            Bits<V> (&words)[4]) {
-  constexpr int N = lanes<V> / (sizeof(Element<V>) == 4 ? 2 : 1);
+PENSTOCK_INLINE void philox(uint64_t seed, const uint32_t *draw, const uint32_t *context_row, uint32_t block,
+                            uint32_t stream, Bits<V> (&words)[4]) {
+  constexpr int apart = sizeof(Element<V>) == 4 ? 2 : 1, N = lanes<V> / apart;
   using U = Vector<uint64_t, N>;
-  U even, odd;
+  U c[4] = {U{}, U{}, U{} + block, U{} + stream};
   for (int i = 0; i < N; i++) {
-    even[i] = draw + static_cast<uint32_t>(sizeof(Element<V>) == 4 ? 2 * i : i);
-    odd[i] = draw + static_cast<uint32_t>(2 * i + 1);
+    c[0][i] = draw[apart * i];
+    c[1][i] = context_row[apart * i];
   }
-  const U other[3] = {U{} + context_row, U{} + block, U{} + stream};
-  U c[4] = {even, other[0], other[1], other[2]};
   philox_rounds<N>(c, seed);
   if constexpr (sizeof(Element<V>) == 4) {
-    U d[4] = {odd, other[0], other[1], other[2]};
+    U d[4] = {U{}, U{}, U{} + block, U{} + stream};
+    for (int i = 0; i < N; i++) {
+      d[0][i] = draw[2 * i + 1];
+      d[1][i] = context_row[2 * i + 1];
+    }
     philox_rounds<N>(d, seed);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -94,14 +97,15 @@ PENSTOCK_INLINE void normal_pair(Bits<V> w0, Bits<V> w1, V &first, V &second) {
   second = r * sine;
 }
 
-// Fills state (dim, stride) with normals: dimension f of lane i is decided by (seed, context_row, draw + i, f) alone.
+// Fills state (dim, stride) with normals: dimension f of lane i is decided by (seed, context_row[i], draw[i], f) alone.
+// Counters are read up to a whole vector.
 template <class V>
-void normals(uint64_t seed, uint32_t context_row, uint32_t draw, int rows, int dim, int stride, Element<V> *state) {
+void normals(uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows, int dim, int stride,
+             Element<V> *state) {
   for (int lane = 0; lane < rows; lane += lanes<V>) {
     for (int block = 0; 4 * block < dim; block++) {
       Bits<V> words[4];
-      philox<V>(seed, draw + static_cast<uint32_t>(lane), context_row, static_cast<uint32_t>(block), stream_base,
-                words);
+      philox<V>(seed, draw + lane, context_row + lane, static_cast<uint32_t>(block), stream_base, words);
       V z[4];
       normal_pair<V>(words[0], words[1], z[0], z[1]);
       normal_pair<V>(words[2], words[3], z[2], z[3]);

@@ -33,7 +33,8 @@ struct Linear {
 
 struct Step {
   int32_t kind, explicit_to_data, transform, n_theta, conditioner, activation, n_linear;
-  int n_a, n_b, n_u;  // dimensions read and changed, width of the conditioner's input
+  int n_a, n_b, n_u;  // dimensions read and changed, width of the conditioner's input: the context, then A
+  int n_context;      // features of the context among them
   const int64_t *a, *b;
   const Linear *linear;
   double options[max_options];
@@ -43,6 +44,7 @@ struct Step {
   int64_t area;    // offset of the activations in the kept store
   int64_t input;   // offsets in the area: conditioner input (n_u, tile),
   int64_t theta;   // theta (n_b n_theta, tile)
+  int64_t start;   // offset in Tile::starts
   int64_t area_size;
   // lu_linear: P as the row of L U x that each output takes, signs of the diagonal of U, and the packed triangles
   const int64_t *order, *signs;
@@ -52,7 +54,9 @@ struct Step {
 
 struct PlanView {
   int dim, context_dim, n_steps;
+  int n_context;  // features of the context that conditioners read
   const Step *steps;
+  const Step *embedding;    // the network between the context and those features, or null
   const int64_t *boundary;  // (n_steps + 1, dim): slot of each dimension
 };
 
@@ -63,6 +67,7 @@ struct PackedView {
   const T *panels;                      // W in panels of outputs, for products with inputs
   const double *loc, *scale, *inverse;  // standardisation, and 1 / scale
   double log_scale;                     // sum of log scale
+  const double *context_loc, *context_inverse;
 };
 
 // Rows of a two-dimensional array of float or double, any strides in bytes.
@@ -79,11 +84,16 @@ struct Tile {
   T *state;         // (dim, tile) by slot
   double *log_det;  // (tile)
   T *theta;         // external theta (n_b n_theta, tile), or null
-  T *kept;          // the kept store
+  T *context;       // (n_context, tile), or null where all rows share one and no gradient needs it
+  // Of a context that all rows share: for each conditioner its part of the first layer, b + c W_c, where the products
+  // then begin; for one that reads nothing else, theta. Null where rows have contexts of their own.
+  const T *starts;
+  T *kept;  // the kept store
   // the way back only
   T *gradient;         // (dim, tile) by slot: cotangents of the state
   T *log_det_bar;      // (tile): cotangent of the log-determinant
   T *d_theta;          // (widest theta, tile)
+  T *d_context;        // (n_context, tile), added to; null if unwanted
   T *d_hidden[2];      // (widest layer, tile) each
   T *transposed;       // (tile, widest layer padded)
   T *params_gradient;  // padded gradient of this slice, or null

@@ -61,6 +61,7 @@ void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
   tile.state = carver.take<T>(dim * tile_stride);
   tile.log_det = carver.take<double>(tile_rows);
   tile.theta = plan.external_theta > 0 ? carver.take<T>(plan.external_theta * tile_stride) : nullptr;
+  tile.context = plan.context_dim > 0 ? carver.take<T>(plan.n_context * tile_stride) : nullptr;
   tile.kept = carver.take<T>(use == Use::evaluation ? plan.evaluation_area
                              : use == Use::training ? plan.training_kept
                                                     : plan.recompute_kept);
@@ -73,6 +74,7 @@ void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
   tile.d_theta = carver.take<T>(widest * tile_stride);
   tile.d_hidden[0] = carver.take<T>(widest * tile_stride);
   tile.d_hidden[1] = carver.take<T>(widest * tile_stride);
+  tile.d_context = plan.context_dim > 0 ? carver.take<T>(plan.n_context * tile_stride) : nullptr;
   tile.transposed = carver.take<T>((widest + pad_columns) * tile_rows);
 }
 
@@ -107,6 +109,23 @@ void load_theta(const Plan &plan, const T *theta, bool shared, int64_t first_row
   for (int64_t i = 0; i < plan.external_theta; i++) {
     std::fill_n(tile.theta + i * tile_stride, tile_rows, theta[i]);
   }
+}
+
+// What the rows of a tile see of the context: the starts of a shared one, and unless those are enough (needed), rows.
+// row_of(r) names row r of the tile in the batch.
+template <class T, class RowOf>
+void bring_context(const Plan &plan, const PlanView &view, const PackedView<T> &packed, const Context &context,
+                   const Aligned<T> *starts, bool needed, int stride, bool keep, Tile<T> &tile, RowOf &&row_of) {
+  tile.starts = starts != nullptr ? starts->data() : nullptr;
+  if (plan.context_dim == 0 || !(needed || starts == nullptr)) {
+    tile.context = nullptr;
+    return;
+  }
+  int64_t index[tile_rows];
+  for (int r = 0; r < tile.rows; r++) {
+    index[r] = context.shared ? 0 : row_of(r) / context.block;
+  }
+  kernels<T>().load_context(view, packed, context.rows, index, stride, keep, tile);
 }
 
 // The standardisation is the last step; an empty range beside it does not hold it.
@@ -164,7 +183,10 @@ AdamSettings adam_settings(double learning_rate, double beta1, double beta2, dou
 
 template <class T>
 Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
-    : dim_(plan.dim), params_(plan.n_params), panels_(plan.panels_size), standardisation_(4 * int64_t{plan.dim}) {
+    : dim_(plan.dim),
+      params_(plan.n_params),
+      panels_(plan.panels_size),
+      standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}) {
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
   std::copy_n(buffers, 2 * dim_, loc);
@@ -172,6 +194,10 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     loc[2 * dim_ + d] = 1.0 / loc[dim_ + d];
     loc[3 * dim_ + d] = 0.0;
     log_scale_ += std::log(loc[dim_ + d]);
+  }
+  for (int64_t i = 0; i < plan.context_dim; i++) {
+    loc[4 * dim_ + i] = buffers[2 * dim_ + i];
+    loc[4 * dim_ + plan.context_dim + i] = 1.0 / buffers[2 * dim_ + plan.context_dim + i];
   }
   for (const Segment &segment : plan.segments) {
     if (segment.linear != nullptr) {
@@ -188,7 +214,15 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
 template <class T>
 PackedView<T> Packed<T>::view() const {
   const double *loc = standardisation_.data();
-  return {params_.data(), panels_.data(), loc, loc + dim_, loc + 2 * dim_, log_scale_};
+  const int64_t context_dim = (standardisation_.size() - 4 * dim_) / 2;
+  return {params_.data(),
+          panels_.data(),
+          loc,
+          loc + dim_,
+          loc + 2 * dim_,
+          log_scale_,
+          loc + 4 * dim_,
+          loc + 4 * dim_ + context_dim};
 }
 
 template <class T>
@@ -215,8 +249,39 @@ int Engine<T>::slices(int64_t rows) {
   return static_cast<int>(std::min<int64_t>(most_slices, tiles_of(rows)));
 }
 
+// Tile::starts of a context that more than one row shares; otherwise null.
 template <class T>
-void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const RowsView &x, int64_t rows, const T *theta,
+std::unique_ptr<Aligned<T>> Engine<T>::starts(const PackedView<T> &view, const Context &context, int64_t rows) const {
+  if (plan_.context_dim == 0 || !context.shared || rows < 2) {
+    return nullptr;
+  }
+  auto starts = std::make_unique<Aligned<T>>(plan_.starts_size);
+  const PlanView plan = plan_.evaluation();
+  Tile<T> tile = lend<T>(plan_, Use::evaluation);
+  tile.rows = 1;
+  const auto no_starts = static_cast<const Aligned<T> *>(nullptr);
+  bring_context(plan_, plan, view, context, no_starts, true, 1, false, tile, [](int) { return int64_t{0}; });
+  kernels<T>().share(plan, view, tile, starts->data());
+  return starts;
+}
+
+// Sums over the rows that share a row of context, in float64.
+template <class T>
+void Engine<T>::sum_context(const Context &context, int64_t rows, const T *by_row, double *sums) const {
+  const int64_t n = plan_.context_dim, block = context.shared ? rows : context.block;
+  std::vector<double> column(static_cast<size_t>(block));
+  for (int64_t first = 0; first < rows; first += block) {
+    for (int64_t i = 0; i < n; i++) {
+      for (int64_t r = 0; r < block; r++) {
+        column[static_cast<size_t>(r)] = static_cast<double>(by_row[(first + r) * n + i]);
+      }
+      sums[first / block * n + i] += kernels<T>().sum_rows(column.data(), block);
+    }
+  }
+}
+
+template <class T>
+void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
                          bool theta_shared, T *out, LogDetOut log_det, Poll poll) const {
   const Kernels<T> &kernel = kernels<T>();
   const PlanView plan = plan_.evaluation();
@@ -227,6 +292,7 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Rows
   const PackedView<T> *in_scale = standardises(plan_, range) && !range.to_data ? &view : nullptr;
   const PackedView<T> *out_scale = standardises(plan_, range) && range.to_data ? &view : nullptr;
   const double start = standardisation_log_det(plan_, packed, range);
+  const auto shared = starts(view, batch.context, rows);
 
   const auto run = [&](int64_t t) {
     Tile<T> tile = lend<T>(plan_, Use::evaluation);
@@ -234,14 +300,16 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Rows
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     const bool single = rows == 1 && theta == nullptr;  // lanes over outputs instead of rows
     const int stride = single ? 1 : tile_stride;
-    kernel.load(plan, in_slots, in_scale, x, nullptr, first_row, tile.rows, stride, tile.state);
+    kernel.load(plan, in_slots, in_scale, batch.x, nullptr, first_row, tile.rows, stride, tile.state);
+    bring_context(plan_, plan, view, batch.context, shared.get(), false, stride, false, tile,
+                  [=](int r) { return first_row + r; });
     double base[tile_rows] = {};
     if (range.base && range.to_data) {
       kernel.base(plan, tile.state, tile.rows, stride, 0.0, base);
     }
     std::fill_n(tile.log_det, tile_rows, start);
     if (single) {
-      kernel.row(plan, view, pass, tile.state, tile.log_det, tile.kept);
+      kernel.row(plan, view, pass, tile.context, tile.state, tile.log_det, tile.kept);
     } else {
       load_theta(plan_, theta, theta_shared, first_row, tile);
       kernel.forward(plan, view, pass, tile);
@@ -264,26 +332,34 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Rows
 }
 
 template <class T>
-void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw, int64_t rows,
-                       T *out, T *log_prob, Poll poll) const {
+void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw,
+                       const Context &context, int64_t rows, T *out, T *log_prob, Poll poll) const {
   const Kernels<T> &kernel = kernels<T>();
   const PlanView plan = plan_.evaluation();
   const PackedView<T> view = packed.view();
   const Pass pass{0, plan_.n_steps, true, false, false};
+  const auto shared = starts(view, context, rows);
+  const int64_t block = plan_.context_dim == 0 || context.shared ? rows : context.block;
   const auto run = [&](int64_t t) {
     Tile<T> tile = lend<T>(plan_, Use::evaluation);
     const int64_t first_row = t * tile_rows;
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     const int stride = rows == 1 ? 1 : tile_stride;
-    kernel.normals(plan, seed, context_row, first_draw + static_cast<uint32_t>(first_row), tile.rows, stride,
-                   tile.state);
+    uint32_t context_rows[tile_rows], draws[tile_rows];
+    for (int64_t r = 0; r < tile_rows; r++) {
+      context_rows[r] = context_row + static_cast<uint32_t>((first_row + r) / block);
+      draws[r] = first_draw + static_cast<uint32_t>((first_row + r) % block);
+    }
+    kernel.normals(plan, seed, context_rows, draws, tile.rows, stride, tile.state);
+    bring_context(plan_, plan, view, context, shared.get(), false, stride, false, tile,
+                  [=](int r) { return first_row + r; });
     double base[tile_rows] = {};
     if (log_prob != nullptr) {
       kernel.base(plan, tile.state, tile.rows, stride, 0.0, base);
     }
     std::fill_n(tile.log_det, tile_rows, packed.log_scale());
     if (rows == 1) {
-      kernel.row(plan, view, pass, tile.state, tile.log_det, tile.kept);
+      kernel.row(plan, view, pass, tile.context, tile.state, tile.log_det, tile.kept);
     } else {
       kernel.forward(plan, view, pass, tile);
     }
@@ -298,7 +374,7 @@ void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_
 }
 
 template <class T>
-void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView &x, int64_t rows, const T *theta,
+void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
                     bool theta_shared, Cotangents<T> cotangents, Poll poll) const {
   const Kernels<T> &kernel = kernels<T>();
   const bool again = recomputes();
@@ -317,20 +393,38 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView 
     Cotangents<T> inner = cotangents;
     inner.theta = by_row.data();
     inner.theta_sum = nullptr;
-    vjp(packed, range, x, rows, theta, theta_shared, inner, poll);
+    vjp(packed, range, batch, rows, theta, theta_shared, inner, poll);
     for (int64_t i = 0; i < by_row.size(); i++) {
       cotangents.theta_sum[i % plan_.external_theta] += static_cast<double>(by_row.data()[i]);
     }
     return;
   }
+  if (cotangents.context_sum != nullptr) {
+    Aligned<T> by_row(rows * plan_.context_dim);
+    Cotangents<T> inner = cotangents;
+    inner.context = by_row.data();
+    inner.context_sum = nullptr;
+    vjp(packed, range, batch, rows, theta, theta_shared, inner, poll);
+    return sum_context(batch.context, rows, by_row.data(), cotangents.context_sum);
+  }
+  const auto shared = starts(view, batch.context, rows);
+  const bool want_context = cotangents.context != nullptr || (plan_.embeds && cotangents.params != nullptr);
+  const bool need_context = want_context || cotangents.params != nullptr;
   const auto run_tile = [&](int64_t t, T *gradient, bool first) {
     Tile<T> tile = lend<T>(plan_, again ? Use::training_recompute : Use::training);
     const int64_t first_row = t * tile_rows;
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     tile.params_gradient = gradient;
     tile.first = first;
-    kernel.load(plan, in_slots, in_scaled ? &view : nullptr, x, nullptr, first_row, tile.rows, tile_stride, tile.state);
+    kernel.load(plan, in_slots, in_scaled ? &view : nullptr, batch.x, nullptr, first_row, tile.rows, tile_stride,
+                tile.state);
     load_theta(plan_, theta, theta_shared, first_row, tile);
+    bring_context(plan_, plan, view, batch.context, shared.get(), need_context, tile_stride, true, tile,
+                  [=](int r) { return first_row + r; });
+    tile.d_context = want_context ? tile.d_context : nullptr;
+    if (want_context) {
+      std::fill_n(tile.d_context, plan.n_context * tile_stride, T{0});
+    }
     std::fill_n(tile.log_det, tile_rows, 0.0);
     kernel.forward(plan, view, pass, tile);
 
@@ -349,6 +443,10 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView 
       kernel.base_backward(plan, tile.state, bar, tile.rows, tile.gradient);
     }
     kernel.backward(plan, view, pass, cotangents.x != nullptr, tile);
+    if (tile.d_context != nullptr) {
+      T *d_context = cotangents.context != nullptr ? cotangents.context + first_row * plan.context_dim : nullptr;
+      kernel.store_context(plan, view, tile, d_context);
+    }
     if (range.base && range.to_data) {
       kernel.base_backward(plan, tile.state, bar, tile.rows, tile.gradient);
     }
@@ -381,7 +479,7 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const RowsView 
 
 template <class T>
 template <class RowOf>
-void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64_t rows, const Weights &weights,
+void Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, int64_t rows, const Weights &weights,
                                RowOf &&row_of, T *gradients, double *losses, double &loss, double &weight,
                                Poll poll) const {
   const Kernels<T> &kernel = kernels<T>();
@@ -391,8 +489,11 @@ void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64
   const Pass pass{0, plan_.n_steps, false, true, again};
   const int64_t tiles = tiles_of(rows);
   const int n = slices(rows);
+  const auto shared = starts(view, batch.context, rows);
+  const RowsView &x = batch.x;
   const auto run_slice = [&](int64_t s) {
     Tile<T> tile = lend<T>(plan_, again ? Use::training_recompute : Use::training);
+    tile.d_context = plan_.embeds ? tile.d_context : nullptr;
     tile.params_gradient = gradients + s * plan_.padded_size;
     tile.first = true;
     losses[s] = losses[n + s] = 0;
@@ -413,6 +514,8 @@ void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64
         continue;
       }
       kernel.load(plan, plan_.boundary(plan_.n_steps), &view, x, index, 0, tile.rows, tile_stride, tile.state);
+      bring_context(plan_, plan, view, batch.context, shared.get(), true, tile_stride, true, tile,
+                    [&](int r) { return index[r]; });
       std::fill_n(tile.log_det, tile_rows, -packed.log_scale());
       kernel.forward(plan, view, pass, tile);
       kernel.base(plan, tile.state, tile.rows, tile_stride, 1.0, tile.log_det);
@@ -426,7 +529,13 @@ void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64
       losses[n + s] += kernel.sum_rows(w, tile.rows);
       std::fill_n(tile.gradient, plan.dim * tile_stride, T{0});
       kernel.base_backward(plan, tile.state, tile.log_det_bar, tile.rows, tile.gradient);
+      if (plan_.embeds) {
+        std::fill_n(tile.d_context, plan.n_context * tile_stride, T{0});
+      }
       kernel.backward(plan, view, pass, false, tile);
+      if (plan_.embeds) {
+        kernel.store_context(plan, view, tile, nullptr);
+      }
       tile.first = false;
     }
     if (tile.first) {
@@ -439,7 +548,7 @@ void Engine<T>::batch_gradient(const Packed<T> &packed, const RowsView &x, int64
 }
 
 template <class T>
-void Engine<T>::loss_and_grad(const Packed<T> &packed, const RowsView &x, int64_t rows, const Weights &weights,
+void Engine<T>::loss_and_grad(const Packed<T> &packed, const Batch &batch, int64_t rows, const Weights &weights,
                               double *params, double &loss, double &weight, Poll poll) const {
   const int n = slices(rows);
   loss = weight = 0;
@@ -449,7 +558,7 @@ void Engine<T>::loss_and_grad(const Packed<T> &packed, const RowsView &x, int64_
   Aligned<T> gradients(n * plan_.padded_size);
   std::vector<double> losses(static_cast<size_t>(2 * n));
   batch_gradient(
-      packed, x, rows, weights, [](int64_t i) { return i; }, gradients.data(), losses.data(), loss, weight, poll);
+      packed, batch, rows, weights, [](int64_t i) { return i; }, gradients.data(), losses.data(), loss, weight, poll);
   combine_gradients(plan_, gradients.data(), n, poll);
   add_gradient(plan_, gradients.data(), params);
 }
@@ -491,7 +600,7 @@ std::shared_ptr<Packed<T>> Trainer<T>::snapshot() const {
 }
 
 template <class T>
-int64_t Trainer<T>::run(const RowsView &x, int64_t n_rows, const Weights &weights, double weight_scale, uint64_t seed,
+int64_t Trainer<T>::run(const Batch &batch, int64_t n_rows, const Weights &weights, double weight_scale, uint64_t seed,
                         uint64_t epoch, int64_t n_train, int64_t first_step, int64_t batch_size, int64_t n,
                         const double *learning_rates, double *losses, double *norms, Poll poll) {
   const Plan &plan = engine_->plan();
@@ -511,7 +620,7 @@ int64_t Trainer<T>::run(const RowsView &x, int64_t n_rows, const Weights &weight
     double loss = 0, weight = 0;
     const int slices = Engine<T>::slices(rows);
     engine_->batch_gradient(
-        *packed_, x, rows, weights, [&](int64_t i) { return split(shuffle(begin + i)); }, gradients_->data(),
+        *packed_, batch, rows, weights, [&](int64_t i) { return split(shuffle(begin + i)); }, gradients_->data(),
         losses_.data(), loss, weight, poll);
 
     // the sum over slices and the norm, a segment at a time; then the update and its packing, likewise

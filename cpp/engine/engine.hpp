@@ -52,7 +52,7 @@ class Packed {
  private:
   int64_t dim_;
   Aligned<T> params_, panels_;
-  Aligned<double> standardisation_;  // loc, scale, 1 / scale, 0
+  Aligned<double> standardisation_;  // loc, scale, 1 / scale, 0; then of the context loc and 1 / scale
   double log_scale_ = 0;
 };
 
@@ -68,14 +68,27 @@ struct Range {
   bool to_data, base;
 };
 
+// Rows, and the rows of their context: row r of a batch has row r / block. One row of context serves all if shared.
+struct Context {
+  RowsView rows{};
+  int64_t block = 0;
+  bool shared = false;
+};
+struct Batch {
+  RowsView x;
+  Context context{};
+};
+
 template <class T>
 struct Cotangents {
-  const T *out = nullptr;       // (rows, dim) or null for zero
-  const T *log_det = nullptr;   // (rows) or null for zero
-  T *x = nullptr;               // results; null if unwanted
-  double *params = nullptr;     // (n_params), added to
-  T *theta = nullptr;           // (rows, external theta)
-  double *theta_sum = nullptr;  // (external theta), summed over rows and added to
+  const T *out = nullptr;         // (rows, dim) or null for zero
+  const T *log_det = nullptr;     // (rows) or null for zero
+  T *x = nullptr;                 // results; null if unwanted
+  double *params = nullptr;       // (n_params), added to
+  T *theta = nullptr;             // (rows, external theta)
+  double *theta_sum = nullptr;    // (external theta), summed over rows and added to
+  T *context = nullptr;           // (rows, context_dim)
+  double *context_sum = nullptr;  // (rows of context, context_dim), summed over the rows of each and added to
 };
 
 // Rows of a training batch: their numbers, and their weights if there are any.
@@ -98,14 +111,15 @@ class Engine {
   // Keep all activations on the way forward (0), or run conditioners again on the way back (1); -1 lets their size decide.
   int recompute = -1;
 
-  void evaluate(const Packed<T> &packed, const Range &range, const RowsView &x, int64_t rows, const T *theta,
+  void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
                 bool theta_shared, T *out, LogDetOut log_det, Poll poll) const;
-  void sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw, int64_t rows, T *out,
-              T *log_prob, Poll poll) const;
-  void vjp(const Packed<T> &packed, const Range &range, const RowsView &x, int64_t rows, const T *theta,
+  // Draw r is number first_draw + r % block of context row context_row + r / block.
+  void sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw, const Context &context,
+              int64_t rows, T *out, T *log_prob, Poll poll) const;
+  void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
            bool theta_shared, Cotangents<T> cotangents, Poll poll) const;
   // Sums over rows of -w log p and of w; params (+=) gets the gradient of the first.
-  void loss_and_grad(const Packed<T> &packed, const RowsView &x, int64_t rows, const Weights &weights, double *params,
+  void loss_and_grad(const Packed<T> &packed, const Batch &batch, int64_t rows, const Weights &weights, double *params,
                      double &loss, double &weight, Poll poll) const;
   void adam(const AdamSettings &settings, const double *gradient, T *params, T *m, T *v) const;
 
@@ -113,12 +127,14 @@ class Engine {
   static int slices(int64_t rows);
 
   // Loss of a batch into loss and weight, its gradient into the first of the padded gradients, one a slice.
-  // row_of(i) names row i of the batch in x and weights.
+  // row_of(i) names row i of the batch in x, context and weights.
   template <class RowOf>
-  void batch_gradient(const Packed<T> &packed, const RowsView &x, int64_t rows, const Weights &weights, RowOf &&row_of,
+  void batch_gradient(const Packed<T> &packed, const Batch &batch, int64_t rows, const Weights &weights, RowOf &&row_of,
                       T *gradients, double *losses, double &loss, double &weight, Poll poll) const;
 
  private:
+  std::unique_ptr<Aligned<T>> starts(const PackedView<T> &view, const Context &context, int64_t rows) const;
+  void sum_context(const Context &context, int64_t rows, const T *by_row, double *sums) const;
   bool recomputes() const;
   int useful_threads(int64_t rows, double flops) const;
   Plan plan_;
@@ -135,7 +151,7 @@ class Trainer {
   Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, const double *buffers, const Settings &settings);
 
   // Mini-batches [first_step, first_step + n) of an epoch; how many steps were taken before one was not finite.
-  int64_t run(const RowsView &x, int64_t n_rows, const Weights &weights, double weight_scale, uint64_t seed,
+  int64_t run(const Batch &batch, int64_t n_rows, const Weights &weights, double weight_scale, uint64_t seed,
               uint64_t epoch, int64_t n_train, int64_t first_step, int64_t batch_size, int64_t n,
               const double *learning_rates, double *losses, double *norms, Poll poll);
 

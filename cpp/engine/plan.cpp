@@ -76,9 +76,9 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     fail("bytes a number must be 4 or 8");
   }
   dim = static_cast<int>(table.at(4, 1, 1 << 24, "dim"));
-  context_dim = static_cast<int>(table.at(5, 0, 0, "context_dim"));
+  context_dim = static_cast<int>(table.at(5, 0, 1 << 20, "context_dim"));
   n_params = table.at(6, 0, largest, "n_params");
-  n_buffers = table.at(7, 2 * dim, 2 * dim, "n_buffers");
+  n_buffers = table.at(7, 2 * (dim + context_dim), 2 * (dim + context_dim), "n_buffers");
   n_steps = static_cast<int>(table.at(8, 1, (length - header_size) / step_size, "n_steps"));
   table.at(9, step_size, step_size, "step size");
   table.at(10, 0, 0, "base");
@@ -96,7 +96,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
   }
 
   // linears_ must not move once steps point into it
-  int64_t count = 0;
+  int64_t count = table.at(14, 0, 1 << 16, "n_linear of the embedding");
   for (int k = 0; k < n_steps; k++) {
     count += table.at(header_size + k * step_size + 16, 0, 1 << 16, "n_linear");
   }
@@ -104,6 +104,81 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
 
   int64_t params = 0;
   int64_t old_values = 0;  // numbers of the kept old values, all steps
+
+  // The network of a step, from n_u inputs to n_out numbers: its parameters, and its places in the step's area.
+  const auto add_network = [&](Step &step, int64_t widths_at, int64_t n_out, const std::string &name) {
+    const int64_t *widths = table.list(widths_at, step.n_linear + 1, "widths");
+    if (widths[0] != step.n_u || widths[step.n_linear] != n_out) {
+      fail("widths of " + name + " do not fit its input and output");
+    }
+    const auto claim = [&step](int64_t features) {
+      const int64_t offset = step.area_size;
+      step.area_size += features * tile_stride;
+      return offset;
+    };
+    step.input = claim(step.n_u);
+    step.linear = linears_.data() + linears_.size();
+    const bool residual = step.conditioner == conditioner_residual_mlp;
+    for (int i = 0; i < step.n_linear; i++) {
+      if (widths[i] < 1 || widths[i] > 1 << 20 || widths[i + 1] < 1 || widths[i + 1] > 1 << 24) {
+        fail("a width of " + name + " is out of range");
+      }
+      if (residual && i > 0 && i + 1 < step.n_linear && widths[i] != widths[i + 1]) {
+        fail("a residual network has equal widths");
+      }
+      Linear linear{};
+      linear.n_in = static_cast<int>(widths[i]);
+      linear.n_out = static_cast<int>(widths[i + 1]);
+      linear.weight = params;
+      params += widths[i] * widths[i + 1];
+      linear.bias = params;
+      params += widths[i + 1];
+      linear.panels = panels_size;
+      panels_size += padded(widths[i] * widths[i + 1]);
+      linear.grad_stride = static_cast<int>(padded(linear.n_out));
+      linear.grad_weight = padded_size;
+      padded_size += widths[i] * linear.grad_stride;
+      linear.grad_bias = padded_size;
+      padded_size += linear.grad_stride;
+      linear.output = claim(linear.n_out);
+      const bool hidden = i + 1 < step.n_linear;
+      const bool from_output =
+          step.activation == act_relu || step.activation == act_tanh || step.activation == act_leaky_relu;
+      linear.derivative = hidden && (residual || !from_output) ? claim(linear.n_out) : -1;
+      layer_widest = std::max({layer_widest, static_cast<int64_t>(linear.n_in), static_cast<int64_t>(linear.n_out)});
+      flops += 2.0 * linear.n_in * linear.n_out;
+      linears_.push_back(linear);
+      const Linear *home = &linears_.back();
+      const int chunk = std::max(1, 8192 / linear.n_out);
+      for (int from = 0; from < linear.n_in; from += chunk) {
+        const int to = std::min(from + chunk, linear.n_in);
+        const bool whole = linear.grad_stride == linear.n_out;
+        const int rows = whole ? 1 : to - from, longer = whole ? to - from : 1;
+        segments.push_back({linear.weight + static_cast<int64_t>(from) * linear.n_out,
+                            linear.grad_weight + static_cast<int64_t>(from) * linear.grad_stride, rows,
+                            longer * linear.n_out, longer * linear.grad_stride, true, home, from, to});
+      }
+      segments.push_back({linear.bias, linear.grad_bias, 1, linear.n_out, linear.grad_stride, false, nullptr, 0, 0});
+    }
+    step.theta = linears_.back().output;
+  };
+
+  // The network between the context and the conditioners. Its parameters come after those of the steps.
+  evaluation_embedding_.conditioner =
+      static_cast<int32_t>(table.at(12, conditioner_free, conditioner_residual_mlp, "embedding"));
+  evaluation_embedding_.activation = static_cast<int32_t>(table.at(13, act_relu, act_leaky_relu, "activation"));
+  evaluation_embedding_.n_linear = static_cast<int32_t>(table_[14]);
+  evaluation_embedding_.n_u = context_dim;
+  embeds = evaluation_embedding_.conditioner != conditioner_free;
+  n_context = context_dim;
+  if (embeds != (evaluation_embedding_.n_linear > 0) || (embeds && context_dim == 0)) {
+    fail("the embedding and the context do not fit");
+  }
+  if (embeds) {
+    const int64_t *widths = table.list(table_[15], evaluation_embedding_.n_linear + 1, "widths of the embedding");
+    n_context = static_cast<int>(std::clamp<int64_t>(widths[evaluation_embedding_.n_linear], 1, 1 << 20));
+    theta_widest = n_context;
+  }
   for (int k = 0; k < n_steps; k++) {
     const int64_t at = header_size + k * step_size;
     Step step{};
@@ -194,67 +269,21 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     step.kept = old_values;
     old_values += static_cast<int64_t>(step.n_b) * tile_stride;
 
-    int64_t area = 0;
-    const auto claim = [&area](int64_t features) {
-      const int64_t offset = area;
-      area += features * tile_stride;
-      return offset;
-    };
     const bool network = step.conditioner == conditioner_mlp || step.conditioner == conditioner_residual_mlp;
-    if (network != (step.kind == step_coupling) || network != (step.n_linear > 0)) {
+    if ((step.kind == step_coupling && (!network || step.n_a == 0)) || network != (step.n_linear > 0)) {
       fail("step " + std::to_string(k) + " and its conditioner do not fit");
     }
     if (network) {
-      const int64_t *widths = table.list(table_[at + 17], step.n_linear + 1, "widths");
-      step.n_u = static_cast<int>(context_dim + step.n_a);
-      if (widths[0] != step.n_u || widths[step.n_linear] != n_theta) {
-        fail("widths of step " + std::to_string(k) + " do not fit its input and theta");
+      // an elementwise step with a network is a coupling whose A is empty
+      step.kind = step_coupling;
+      step.n_context = n_context;
+      step.n_u = n_context + step.n_a;
+      if (step.n_u == 0) {
+        fail("the network of step " + std::to_string(k) + " has nothing to read");
       }
-      step.input = claim(step.n_u);
-      step.linear = linears_.data() + linears_.size();
-      const bool residual = step.conditioner == conditioner_residual_mlp;
-      for (int i = 0; i < step.n_linear; i++) {
-        if (widths[i] < 1 || widths[i] > 1 << 20 || widths[i + 1] < 1 || widths[i + 1] > 1 << 24) {
-          fail("a width of step " + std::to_string(k) + " is out of range");
-        }
-        if (residual && i > 0 && i + 1 < step.n_linear && widths[i] != widths[i + 1]) {
-          fail("a residual network has equal widths");
-        }
-        Linear linear{};
-        linear.n_in = static_cast<int>(widths[i]);
-        linear.n_out = static_cast<int>(widths[i + 1]);
-        linear.weight = params;
-        params += widths[i] * widths[i + 1];
-        linear.bias = params;
-        params += widths[i + 1];
-        linear.panels = panels_size;
-        panels_size += padded(widths[i] * widths[i + 1]);
-        linear.grad_stride = static_cast<int>(padded(linear.n_out));
-        linear.grad_weight = padded_size;
-        padded_size += widths[i] * linear.grad_stride;
-        linear.grad_bias = padded_size;
-        padded_size += linear.grad_stride;
-        linear.output = claim(linear.n_out);
-        const bool hidden = i + 1 < step.n_linear;
-        const bool from_output =
-            step.activation == act_relu || step.activation == act_tanh || step.activation == act_leaky_relu;
-        linear.derivative = hidden && (residual || !from_output) ? claim(linear.n_out) : -1;
-        layer_widest = std::max({layer_widest, static_cast<int64_t>(linear.n_in), static_cast<int64_t>(linear.n_out)});
-        flops += 2.0 * linear.n_in * linear.n_out;
-        linears_.push_back(linear);
-        const Linear *home = &linears_.back();
-        const int chunk = std::max(1, 8192 / linear.n_out);
-        for (int from = 0; from < linear.n_in; from += chunk) {
-          const int to = std::min(from + chunk, linear.n_in);
-          const bool whole = linear.grad_stride == linear.n_out;
-          const int rows = whole ? 1 : to - from, longer = whole ? to - from : 1;
-          segments.push_back({linear.weight + static_cast<int64_t>(from) * linear.n_out,
-                              linear.grad_weight + static_cast<int64_t>(from) * linear.grad_stride, rows,
-                              longer * linear.n_out, longer * linear.grad_stride, true, home, from, to});
-        }
-        segments.push_back({linear.bias, linear.grad_bias, 1, linear.n_out, linear.grad_stride, false, nullptr, 0, 0});
-      }
-      step.theta = linears_.back().output;
+      add_network(step, table_[at + 17], n_theta, "step " + std::to_string(k));
+      step.start = starts_size;
+      starts_size += padded(step.n_a > 0 ? step.linear[0].n_out : n_theta);
     } else if (step.conditioner == conditioner_free) {
       step.grad = padded_size;
       const auto columns = static_cast<int>(n_theta);
@@ -275,9 +304,11 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
            " parameters, the table says " + std::to_string(n_params_step));
     }
     flops += std::max(60.0, 20.0 * step.n_theta) * step.n_b;
-    step.area_size = area;
-    evaluation_area = std::max(evaluation_area, area);
+    evaluation_area = std::max(evaluation_area, step.area_size);
     evaluation_steps_.push_back(step);
+  }
+  if (embeds) {
+    add_network(evaluation_embedding_, table_[15], n_context, "the embedding");
   }
   if (params != n_params) {
     fail("steps have " + std::to_string(params) + " parameters, the header says " + std::to_string(n_params));
@@ -290,8 +321,15 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
     own += evaluation_steps_[static_cast<size_t>(k)].area_size;
     recompute_steps_[static_cast<size_t>(k)].area = old_values;
   }
-  training_kept = own;
-  recompute_kept = old_values + evaluation_area;
+  // the embedding's area comes last: every conditioner reads what it holds
+  training_embedding_ = recompute_embedding_ = evaluation_embedding_;
+  const int64_t embedding_size = evaluation_embedding_.area_size;
+  evaluation_embedding_.area = evaluation_area;
+  training_embedding_.area = own;
+  recompute_embedding_.area = old_values + evaluation_area;
+  training_kept = own + embedding_size;
+  recompute_kept = old_values + evaluation_area + embedding_size;
+  evaluation_area += embedding_size;
 }
 
 }  // namespace penstock

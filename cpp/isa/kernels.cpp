@@ -45,6 +45,11 @@ void load_rows(const PlanView &plan, const int64_t *slots, const PackedView<T> *
   }
 }
 
+template <class T>
+PENSTOCK_INLINE int vectors(int rows) {
+  return (rows + lanes_native<T> - 1) / lanes_native<T>;
+}
+
 // Lanes beyond the last row up to a whole vector repeat that row, so that they stay as harmless as it is.
 template <class T>
 void pad_rows(int64_t features, int rows, T *tile) {
@@ -101,9 +106,72 @@ void store_columns(const T *tile, int64_t n, int rows, T *out) {
   }
 }
 
+template <class T, class From>
+void load_context_rows(const PlanView &plan, const PackedView<T> &packed, const RowsView &in, const int64_t *index,
+                       int rows, int stride, T *to) {
+  for (int64_t r = 0; r < rows; r++) {
+    const char *row = in.data + index[r] * in.row_stride;
+    for (int64_t i = 0; i < plan.context_dim; i++) {
+      const double c = read<From>(row + i * in.column_stride);
+      to[i * stride + r] = narrow<T>((c - packed.context_loc[i]) * packed.context_inverse[i]);
+    }
+  }
+}
+
+// Rows of the context lie where the embedding reads them, or else conditioners.
 template <class T>
-void base_normals(const PlanView &plan, uint64_t seed, uint32_t context_row, uint32_t draw, int rows, int stride,
-                  T *state) {
+void load_context(const PlanView &plan, const PackedView<T> &packed, const RowsView &in, const int64_t *index,
+                  int stride, bool keep, Tile<T> &tile) {
+  const Step *embedding = plan.embedding;
+  const int64_t scale = tile_stride / stride;
+  T *area = embedding != nullptr ? tile.kept + embedding->area : nullptr;
+  T *to = embedding != nullptr ? area + embedding->input / scale : tile.context;
+  const auto run = in.item_size == 4 ? load_context_rows<T, float> : load_context_rows<T, double>;
+  run(plan, packed, in, index, stride == 1 ? 1 : tile.rows, stride, to);
+  if (stride == tile_stride) {
+    pad_rows(plan.context_dim, tile.rows, to);
+  }
+  if (embedding == nullptr) {
+    return;
+  }
+  if (stride == 1) {
+    mlp_row<Native<T>>(*embedding, packed.params, area);
+  } else {
+    mlp_forward<Native<T>>(*embedding, packed, nullptr, vectors<T>(tile.rows), keep, area);
+  }
+  tile.context = area + embedding->theta / scale;
+}
+
+template <class T>
+void store_context(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &tile, T *out) {
+  const T *d = tile.d_context;
+  if (plan.embedding != nullptr) {
+    const Step &step = *plan.embedding;
+    const int n = vectors<T>(tile.rows);
+    copy_features<Native<T>>(plan.n_context, n, d, tile.d_theta);
+    const int from = out != nullptr ? 0 : step.n_u;
+    d = mlp_backward<Native<T>>(step, packed, n, from, tile, tile.kept + step.area);
+  }
+  for (int64_t r = 0; out != nullptr && r < tile.rows; r++) {
+    for (int64_t i = 0; i < plan.context_dim; i++) {
+      out[r * plan.context_dim + i] =
+          static_cast<T>(static_cast<double>(d[i * tile_stride + r]) * packed.context_inverse[i]);
+    }
+  }
+}
+
+template <class T>
+void share(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &tile, T *starts) {
+  for (int k = 0; k < plan.n_steps; k++) {
+    if (plan.steps[k].n_context > 0) {
+      start_shared<Native<T>>(plan.steps[k], packed, tile.context, tile.kept + plan.steps[k].area, starts);
+    }
+  }
+}
+
+template <class T>
+void base_normals(const PlanView &plan, uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows,
+                  int stride, T *state) {
   if (stride == 1) {  // one row: the first lane of a vector of draws
     for (int block = 0; 4 * block < plan.dim; block++) {
       using V = Vector<T, 16 / sizeof(T)>;
@@ -123,11 +191,6 @@ void base_normals(const PlanView &plan, uint64_t seed, uint32_t context_row, uin
 
 PENSTOCK_INLINE bool moves(const Step &step) {
   return step.kind == step_elementwise || step.kind == step_coupling || step.kind == step_lu_linear;
-}
-
-template <class T>
-PENSTOCK_INLINE int vectors(int rows) {
-  return (rows + lanes_native<T> - 1) / lanes_native<T>;
 }
 
 template <class T>
@@ -217,12 +280,13 @@ void base_backward(const PlanView &plan, const T *state, const T *bar, int rows,
 }
 
 template <class T>
-void row(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, T *state, double *log_det, T *area) {
+void row(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, const T *context, T *state,
+         double *log_det, T *area) {
   for (int i = 0; i < pass.last - pass.first; i++) {
     const Step &step = plan.steps[pass.to_data ? pass.first + i : pass.last - 1 - i];
     const bool inverse = pass.to_data != (step.explicit_to_data != 0);
     if (step.kind == step_coupling) {
-      coupling_row<Native<T>>(step, packed, inverse, state, log_det, area);
+      coupling_row<Native<T>>(step, packed, inverse, context, state, log_det, area);
     } else if (step.kind == step_elementwise) {
       transform_row(step, inverse, packed.params + step.params, state, log_det);
     } else if (step.kind == step_lu_linear) {
@@ -306,9 +370,10 @@ void adam(const AdamSettings &settings, bool decay, int64_t n, const T *gradient
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {lanes_native<T>, load_tile<T>, store_tile<T>,   load_columns<T>,  store_columns<T>, base_normals<T>,
-          forward<T>,      backward<T>,  base<T>,         base_backward<T>, row<T>,           pack<T>,
-          pack_lu<T>,      combine<T>,   sum_rows_double, sum_squares<T>,   adam<T>};
+  return {lanes_native<T>, load_tile<T>,     store_tile<T>,    load_columns<T>, store_columns<T>,
+          load_context<T>, store_context<T>, share<T>,         base_normals<T>, forward<T>,
+          backward<T>,     base<T>,          base_backward<T>, row<T>,          pack<T>,
+          pack_lu<T>,      combine<T>,       sum_rows_double,  sum_squares<T>,  adam<T>};
 }
 
 }  // namespace

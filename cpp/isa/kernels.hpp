@@ -28,15 +28,27 @@ struct Kernels {
   void (*load_columns)(const T *in, int64_t n, int rows, T *tile);
   void (*store_columns)(const T *tile, int64_t n, int rows, T *out);
 
-  void (*normals)(const PlanView &, uint64_t seed, uint32_t context_row, uint32_t draw, int rows, int stride, T *state);
+  // The context of a tile, one row of the array for each (stride 1: of one row), standardised in float64 and through the
+  // embedding. Sets tile.context.
+  void (*load_context)(const PlanView &, const PackedView<T> &, const RowsView &, const int64_t *index, int stride,
+                       bool keep, Tile<T> &);
+  // The way back of tile.d_context: parameters of the embedding, and rows of a C-ordered array, if not null.
+  void (*store_context)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *out);
+  // Tile::starts from tile.context as one row.
+  void (*share)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *starts);
+
+  // Draws of the base, each of a context row and a number of its own (tile_rows of them).
+  void (*normals)(const PlanView &, uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows,
+                  int stride, T *state);
 
   void (*forward)(const PlanView &, const PackedView<T> &, const Pass &, Tile<T> &);
   void (*backward)(const PlanView &, const PackedView<T> &, const Pass &, bool want_input, Tile<T> &);
   // log_det += sign * log p(state); gradient: -state * bar added to it.
   void (*base)(const PlanView &, const T *state, int rows, int stride, double sign, double *log_det);
   void (*base_backward)(const PlanView &, const T *state, const T *bar, int rows, T *gradient);
-  // One row, state (dim): as forward, with lanes over outputs.
-  void (*row)(const PlanView &, const PackedView<T> &, const Pass &, T *state, double *log_det, T *area);
+  // One row, state (dim), context (n_context): as forward, with lanes over outputs.
+  void (*row)(const PlanView &, const PackedView<T> &, const Pass &, const T *context, T *state, double *log_det,
+              T *area);
 
   // Panels of rows [from, to) of one linear layer's W.
   void (*pack)(const Linear &, int from, int to, const T *params, T *panels);

@@ -1,28 +1,20 @@
-// The coupling layer over a tile: a conditioner reads the dimensions of A, its theta transforms those of B.
+// The coupling layer over a tile: a conditioner reads the context and the dimensions of A, its theta transforms those of
+// B. Where A is empty theta is a function of the context alone.
 #pragma once
 
-#include "conditioners/mlp.hpp"
+#include "conditioners/inputs.hpp"
 #include "layers/elementwise.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
-// Fills the conditioner's input (n_u, tile) from the state: the feature map. Rows are copied so that the product reads
-// one run a feature whatever the slots.
-template <class V>
-void gather_features(const Step &step, int n_vectors, const Element<V> *state, Element<V> *area) {
-  Element<V> *u = area + step.input;
-  for (int64_t i = 0; i < step.n_a; i++) {
-    for (int v = 0; v < n_vectors; v++) {
-      store(u + i * tile_stride + v * lanes<V>, load<V>(state + step.a[i] * tile_stride + v * lanes<V>));
-    }
-  }
-}
-
 template <class V>
 void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep, int n_vectors,
                       const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
-  gather_features<V>(step, n_vectors, tile.state, area);
-  mlp_forward<V>(step, packed, n_vectors, keep, area);
+  if (const Element<V> *theta = shared_theta(step, tile)) {
+    return transform_forward<V, true>(step, inverse, n_vectors, theta, tile.state, tile.log_det, kept);
+  }
+  gather_features<V>(step, n_vectors, tile, area);
+  mlp_forward<V>(step, packed, shared_start(step, tile), n_vectors, keep, area);
   transform_forward<V, false>(step, inverse, n_vectors, area + step.theta, tile.state, tile.log_det, kept);
 }
 
@@ -31,31 +23,22 @@ template <class V>
 void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute,
                        bool want_input, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area,
                        const Element<V> *kept) {
+  if (const Element<V> *theta = shared_theta(step, tile)) {
+    return transform_backward<V, true>(step, inverse, n_vectors, theta, tile, kept, tile.d_theta);
+  }
   if (recompute) {
-    gather_features<V>(step, n_vectors, tile.state, area);
-    mlp_forward<V>(step, packed, n_vectors, true, area);
+    gather_features<V>(step, n_vectors, tile, area);
+    mlp_forward<V>(step, packed, shared_start(step, tile), n_vectors, true, area);
   }
   transform_backward<V, false>(step, inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
-  const Element<V> *du = mlp_backward<V>(step, packed, n_vectors, want_input, tile, area);
-  if (du == nullptr) {
-    return;
-  }
-  for (int64_t i = 0; i < step.n_a; i++) {
-    Element<V> *gradient = tile.gradient + step.a[i] * tile_stride;
-    for (int v = 0; v < n_vectors; v++) {
-      const int lane = v * lanes<V>;
-      store(gradient + lane, load<V>(gradient + lane) + load<V>(du + i * tile_stride + lane));
-    }
-  }
+  const int from = first_wanted(step, want_input, tile);
+  scatter_gradient<V>(step, n_vectors, mlp_backward<V>(step, packed, n_vectors, from, tile, area), tile);
 }
 
 template <class V>
-void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, Element<V> *state,
-                  double *log_det, Element<V> *area) {
-  Element<V> *u = area + step.input / tile_stride;
-  for (int64_t i = 0; i < step.n_a; i++) {
-    u[i] = state[step.a[i]];
-  }
+void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, const Element<V> *context,
+                  Element<V> *state, double *log_det, Element<V> *area) {
+  gather_row(step, context, state, area);
   mlp_row<V>(step, packed.params, area);
   transform_row(step, inverse, area + step.theta / tile_stride, state, log_det);
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -32,14 +33,19 @@ def fit(arguments: argparse.Namespace) -> int:
     if "checkpoint" in arguments.fit_options:
         _check_output(arguments.fit_options["checkpoint"], arguments.data, arguments.weights)
     table = read_table(arguments.data, key=arguments.key)
-    columns, weight = _fit_columns(arguments, table)
-    rows = table.array(columns)
-    flow = _new_flow(arguments, len(columns))
+    given = _context_columns(arguments, table)
+    columns, weight = _fit_columns(arguments, table, given)
+    rows, context = table.array(columns), table.array(given) if given else None
+    flow = _new_flow(arguments, len(columns), len(given))
     weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
-    say(f"{table.path}: {len(rows)} rows, {table.describe(columns)}{weighted}")
+    conditional = f", given {table.describe(given)}" if given else ""
+    say(f"{table.path}: {len(rows)} rows, {table.describe(columns)}{conditional}{weighted}")
     say(repr(flow))
     began = time.perf_counter()
-    flow.fit(rows, sample_weight=weight, rng=arguments.seed, progress=_progress(arguments), **arguments.fit_options)
+    flow.fit(
+        rows, context=context, sample_weight=weight, rng=arguments.seed, progress=_progress(arguments),
+        **arguments.fit_options,
+    )  # fmt: skip
     seconds = time.perf_counter() - began
     interrupted = flow.history.stopped == "interrupted"
     if interrupted and not len(flow.history):
@@ -51,45 +57,64 @@ def fit(arguments: argparse.Namespace) -> int:
     return 130 if interrupted else 0
 
 
-def _new_flow(arguments: argparse.Namespace, dim: int) -> ps.Flow:
+def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int) -> ps.Flow:
     recipe = RECIPES[arguments.recipe]
     known = inspect.signature(recipe).parameters
     for name in arguments.recipe_options:
         if name not in known:
             raise ValueError(f"--{name}: the recipe {arguments.recipe} has no such option")
-    return recipe(dim, rng=arguments.seed, backend=arguments.backend, **arguments.recipe_options)
+    return recipe(
+        dim, context_dim=context_dim, rng=arguments.seed, backend=arguments.backend, **arguments.recipe_options
+    )
 
 
-def _fit_columns(arguments: argparse.Namespace, table: Table) -> tuple[list[int], Array | None]:
+def _fit_columns(arguments: argparse.Namespace, table: Table, context: Sequence[int]) -> tuple[list[int], Array | None]:
     """The data columns, and the weights if any."""
+    taken = {"--context-columns": context}
     given = arguments.weights
     if given is None:
-        return _columns(arguments, table), None
+        return _columns(arguments, table, taken), None
     if table.has(given):
         place = table.index(given, option="--weights")
-        columns = _columns(arguments, table, without=place)
+        if place in context:
+            raise ValueError(f"--weights: {given!r} is also one of --context-columns")
+        columns = _columns(arguments, table, {**taken, "--weights": [place]})
         return columns, table.array([place])[:, 0]
     if os.path.splitext(given)[1].lower() not in SUFFIXES:
         raise ValueError(f"--weights: {given!r} is no file and no column of {table.path}, which has {table.describe()}")
     own = read_table(given)
     if own.n_columns != 1:
         raise ValueError(f"--weights: {given} must have 1 column, got {own.describe()}")
-    return _columns(arguments, table), own.array([0])[:, 0]
+    return _columns(arguments, table, taken), own.array([0])[:, 0]
 
 
-def _columns(arguments: argparse.Namespace, table: Table, without: int | None = None) -> list[int]:
-    """The indices of the columns that ``--columns`` names, or of all; ``without`` is not a data column."""
+def _columns(arguments: argparse.Namespace, table: Table, taken: dict[str, Sequence[int]]) -> list[int]:
+    """The indices of the columns that ``--columns`` names, or of all; those ``taken`` by other options are no data."""
     if arguments.columns is None:
-        columns = [i for i in range(table.n_columns) if i != without]
+        others = {i for places in taken.values() for i in places}
+        columns = [i for i in range(table.n_columns) if i not in others]
     else:
-        columns = [table.index(name, option="--columns") for name in arguments.columns]
-        if without in columns:
-            raise ValueError(f"--weights: {arguments.weights!r} is also one of --columns")
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"--columns names a column twice: {','.join(arguments.columns)}")
+        columns = _indices(arguments.columns, table, "--columns")
+        for option, places in taken.items():
+            both = [place for place in places if place in columns]
+            if both:
+                name = arguments.columns[columns.index(both[0])]
+                raise ValueError(f"{option}: {name!r} is also one of --columns")
     if not columns:
         raise ValueError(f"{table.path} has no data columns: {table.describe()}")
     return columns
+
+
+def _context_columns(arguments: argparse.Namespace, table: Table) -> list[int]:
+    names = arguments.context_columns
+    return [] if names is None else _indices(names, table, "--context-columns")
+
+
+def _indices(names: Sequence[str], table: Table, option: str) -> list[int]:
+    indices = [table.index(name, option=option) for name in names]
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"{option} names a column twice: {','.join(names)}")
+    return indices
 
 
 def _outcome(history: History) -> str:
@@ -101,9 +126,11 @@ def _outcome(history: History) -> str:
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Draw rows into a file. They are those of ``flow.sample(n, rng=seed)``, whatever the chunks."""
-    _check_output(arguments.output, arguments.model)
+    """Draw rows into a file. They are those of ``flow.sample(n, context, rng=seed)``, whatever the chunks."""
     flow = ps.load(arguments.model, backend=arguments.backend)
+    contexts, file = _contexts(arguments.context, flow.context_dim)
+    _check_output(arguments.output, arguments.model, file)
+    n, m = arguments.n, 1 if contexts is None else len(contexts)
     number = secrets.randbits(32) if arguments.seed is None else arguments.seed
     seed = _validate.seed(number)
     runner = flow._runner()
@@ -111,18 +138,44 @@ def sample(arguments: argparse.Namespace) -> int:
     names = [f"x{i}" for i in range(flow.dim)] + ["log_prob"] * arguments.log_prob
     with (
         table_file(arguments.output, flow.dtype, names, name="samples") as write,
-        _bar(arguments, arguments.n) as update,
+        _bar(arguments, m * n) as update,
     ):
         size = chunk_rows(flow.dim)
-        for first in range(0, arguments.n, size):
-            count = min(size, arguments.n - first)
-            rows, log_prob = runner.sample(packed, count, seed, log_prob=arguments.log_prob, first=first)
+        together = max(1, size // max(n, 1))  # rows of context in a chunk
+        for row, first in itertools.product(range(0, m, together), range(0, n, size)):
+            part = None if contexts is None else contexts[row : row + together]
+            count = min(size, n - first) * (1 if part is None else len(part))
+            rows, log_prob = runner.sample(
+                packed, count, seed, part, log_prob=arguments.log_prob, first=first, context_row=row
+            )
             write(rows if log_prob is None else np.concatenate([rows, log_prob[:, None]], axis=1))
             update(count)
     if not arguments.quiet:
-        print(f"{arguments.n} rows, {len(names)} columns, seed {number}")
+        print(f"{m * n} rows, {len(names)} columns, seed {number}")
         print(f"written: {arguments.output}")
     return 0
+
+
+def _contexts(given: str | None, context_dim: int) -> tuple[Array | None, str | None]:
+    """The rows of context that ``--context`` gives, and the file that they come from, if from one."""
+    if given is None or not context_dim:
+        if given is None and context_dim:
+            raise ValueError(f"--context must be given: the flow has context_dim={context_dim}")
+        if given is not None:
+            raise ValueError("--context was given, but the flow has none (context_dim=0)")
+        return None, None
+    if os.path.splitext(given)[1].lower() in SUFFIXES:
+        table = read_table(given)
+        rows, file, got = table.array(range(table.n_columns)), given, table.describe()
+    else:
+        try:
+            rows = np.array([[float(word) for word in given.split(",")]])
+        except ValueError:
+            raise ValueError(f"--context must be numbers with commas between them or a table, got {given!r}") from None
+        file, got = None, f"{rows.shape[1]} number{'' if rows.shape[1] == 1 else 's'}"
+    if rows.shape[1] != context_dim:
+        raise ValueError(f"--context has {got}, but the flow has context_dim={context_dim}")
+    return _validate.reals(rows, name="--context"), file
 
 
 def score(arguments: argparse.Namespace) -> int:
@@ -131,7 +184,13 @@ def score(arguments: argparse.Namespace) -> int:
         _check_output(arguments.output, arguments.data, arguments.model)
     flow = ps.load(arguments.model, backend=arguments.backend)
     table = read_table(arguments.data, key=arguments.key)
-    columns = _columns(arguments, table)
+    given = _context_columns(arguments, table)
+    if len(given) != flow.context_dim:
+        raise ValueError(
+            f"--context-columns names {len(given)} column{'' if len(given) == 1 else 's'}, but the flow in "
+            f"{arguments.model} has context_dim={flow.context_dim}"
+        )
+    columns = _columns(arguments, table, {"--context-columns": given})
     if len(columns) != flow.dim:
         has = f"{table.path} has" if arguments.columns is None else "--columns names"
         raise ValueError(
@@ -146,8 +205,9 @@ def score(arguments: argparse.Namespace) -> int:
         else table_file(arguments.output, flow.dtype, ["log_prob"], name="log_prob", flat=True) as write,
         _bar(arguments, table.n_rows) as update,
     ):
-        for rows in table.chunks(columns):
-            log_prob = flow.log_prob(rows)
+        for chunk in table.chunks([*columns, *given]):
+            rows = chunk[:, : flow.dim]
+            log_prob = flow.log_prob(rows, chunk[:, flow.dim :] if given else None)
             write(log_prob)
             nan = np.isnan(log_prob)
             n_rows += len(rows)

@@ -46,9 +46,12 @@ def check_finite(x: Array, weight: Array | None = None, *, name: str) -> None:
             where = (part.start + int(bad[0]), int(np.flatnonzero(~finite[bad[0]])[0]))
     if where is not None:
         rows = "1 row" if count == 1 else f"{count} rows"
+        drop = "X = X[numpy.isfinite(X).all(axis=1)]"
+        if "context" in name:
+            drop = "keep = numpy.isfinite(context).all(axis=1); X, context = X[keep], context[keep]"
         raise ValueError(
             f"{name} must be finite, but {rows} of {len(x)} hold NaN or infinity; the first is row {where[0]}, "
-            f"column {where[1]}: {x[where]}. To drop them: X = X[numpy.isfinite(X).all(axis=1)]"
+            f"column {where[1]}: {x[where]}. To drop them: {drop}"
         )
 
 
@@ -59,11 +62,16 @@ def check_weights(weight: Array, *, name: str) -> None:
         raise ValueError(f"the sum of {name} must be positive and finite, got {total:g}")
 
 
+def split_rows(backend: Any, n_rows: int, seed: int, first: int, last: int) -> Array:
+    """Row numbers at positions ``first`` to ``last - 1`` of the split permutation."""
+    index = np.zeros(last - first, dtype=np.int64)
+    backend.row_order(seed, 0, n_rows, first, index)
+    return index
+
+
 def gather(backend: Any, x: Array, seed: int, first: int, last: int) -> Array:
     """Return the rows at positions ``first`` to ``last - 1`` of the split permutation."""
-    index = np.zeros(last - first, dtype=np.int64)
-    backend.row_order(seed, 0, len(x), first, index)
-    rows: Array = x[index]
+    rows: Array = x[split_rows(backend, len(x), seed, first, last)]
     return rows
 
 
@@ -131,30 +139,35 @@ def quantiles(x: Array, weight: Array | None) -> tuple[Array, Array]:
     return loc, np.where(scale > 0, scale, moments(x, weight)[1])
 
 
-def standardisation(x: Array, weight: Array | None, how: bool | str, sample: tuple[Array, Array | None]) -> Array:
-    """Return the flow's buffers ``[loc, scale]`` for the rows ``x``; ``sample`` is a random part of them."""
+def standardisation(
+    x: Array, weight: Array | None, how: bool | str, sample: tuple[Array, Array | None], *, name: str = "X"
+) -> Array:
+    """Return ``[loc, scale]`` for the rows ``x``, of the data or of the context; ``sample`` is a random part of them."""
     dim = x.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
         if how is False:
-            _warn_far(*moments(*sample))
+            _warn_far(*moments(*sample), name)
             return np.concatenate([np.zeros(dim), np.ones(dim)])
         loc, scale = quantiles(*sample) if how == "robust" else moments(x, weight)
         if how == "robust" and not scale.all():  # what is constant in a sample need not be so in the table
             scale = np.where(scale == 0, moments(x, weight)[1], scale)
     wild = np.flatnonzero(~(np.isfinite(loc) & np.isfinite(scale)))
     if len(wild):
-        raise ValueError(f"the mean or standard deviation of column {wild[0]} of X overflows; rescale X")
+        raise ValueError(f"the mean or standard deviation of column {wild[0]} of {name} overflows; rescale {name}")
     narrow = np.flatnonzero((scale > 0) & (scale < SCALE_MIN))
     if len(narrow):
         j = narrow[0]
-        raise ValueError(f"the spread of column {j} of X, {scale[j]:.3g}, is too small to be divided by; rescale X")
-    _warn_far(loc, scale)
+        raise ValueError(
+            f"the spread of column {j} of {name}, {scale[j]:.3g}, is too small to be divided by; rescale {name}"
+        )
+    _warn_far(loc, scale, name)
     constant = np.flatnonzero(scale == 0)
     if len(constant):
         names = ", ".join(map(str, constant[:10])) + (", ..." if len(constant) > 10 else "")
-        which = f"column {names} of X is" if len(constant) == 1 else f"columns {names} of X are"
+        which = f"column {names} of {name} is" if len(constant) == 1 else f"columns {names} of {name} are"
+        trouble = "cannot have a density" if name == "X" else "tells nothing"
         warnings.warn(
-            f"{which} constant and cannot have a density; the scale is set to 1, better leave it out",
+            f"{which} constant and {trouble}; the scale is set to 1, better leave it out",
             UserWarning,
             stacklevel=5,
         )
@@ -162,28 +175,31 @@ def standardisation(x: Array, weight: Array | None, how: bool | str, sample: tup
     return np.concatenate([loc, scale])
 
 
-def _warn_far(loc: Array, scale: Array) -> None:
+def _warn_far(loc: Array, scale: Array, name: str) -> None:
     """Warn about columns that lie so far from zero that float32 tells their values apart badly."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         distance = np.where(scale > 0, np.abs(loc) / scale, 0.0)
     far = np.flatnonzero(distance > FAR)
     if len(far):
         names = ", ".join(f"{j} ({distance[j]:.3g})" for j in far[:10]) + (", ..." if len(far) > 10 else "")
-        which = f"column {names} of X lies" if len(far) == 1 else f"columns {names} of X lie"
+        which = f"column {names} of {name} lies" if len(far) == 1 else f"columns {names} of {name} lie"
         step = distance[far].max() * np.finfo(np.float32).eps
         warnings.warn(
             f"{which} more than {FAR:g} standard deviations from zero (in brackets: |mean| / std). In float32 its "
             f"neighbouring values are up to {step:.2g} standard deviations apart, and what lies between is lost; "
-            "subtract an offset first, or keep both X and the flow in float64",
+            f"subtract an offset first, or keep both {name} and the flow in float64",
             UserWarning,
             stacklevel=6,
         )
 
 
-def start_actnorms(flow: Flow, params: Array, buffers: Array, sample: tuple[Array, Array | None]) -> None:
+def start_actnorms(
+    flow: Flow, params: Array, buffers: Array, sample: tuple[Array, Array | None], context: Array | None
+) -> None:
     """Set every ActNorm in ``params`` so that the sample leaves it with mean 0 and standard deviation 1.
 
-    It walks from the data side, since each layer sees what the ones outside it make of the data.
+    It walks from the data side, since each layer sees what the ones outside it make of the data. ``context`` has the rows
+    of the sample.
     """
     tensors = {tensor.name: tensor for tensor in flow._plan.tensors}
     rows, weight = sample
@@ -193,7 +209,7 @@ def start_actnorms(flow: Flow, params: Array, buffers: Array, sample: tuple[Arra
             continue
         inner = np.zeros((len(rows), flow.dim), dtype=flow.dtype)
         packed = flow.engine.pack(params, buffers)
-        flow.engine.evaluate(packed, False, k + 1, last, rows, None, None, False, inner, None)
+        flow.engine.evaluate(packed, False, k + 1, last, rows, context, None, False, inner, None)
         rows, last = inner, k + 1
         mean, std = moments(rows, weight)
         # A spread whose reciprocal may overflow in the flow's dtype counts as none.

@@ -177,6 +177,52 @@ def no_context(context: Any, *, name: str = "context") -> None:
         raise ValueError(f"{name} was given, but this flow has none (context_dim=0)")
 
 
+def as_context(context: Any, context_dim: int, shape: tuple[int, ...], *, name: str = "context") -> Array | None:
+    """``context`` of rows whose results have the given shape: one row for all, of shape (context_dim,), or (m, context_dim).
+
+    Those m rows belong to the rows of a batch, or to the blocks of one of shape (m, n, dim). A row by itself has a row of
+    context of its own.
+    """
+    if context_dim == 0:
+        no_context(context, name=name)
+        return None
+    array = _given(context, context_dim, name=name)
+    if array.shape == (context_dim,):
+        return array if shape else array[None]
+    if shape and array.shape == (shape[0], context_dim):
+        return array
+    own = f" or {(shape[0], context_dim)}, one for each {'row' if len(shape) == 1 else 'block'}," if shape else ""
+    raise ValueError(f"{name} must have shape ({context_dim},){own} for these rows, got {array.shape}")
+
+
+def as_contexts(context: Any, context_dim: int, *, name: str = "context") -> Array | None:
+    """``context`` of draws: one row, of shape (context_dim,), or (m, context_dim)."""
+    if context_dim == 0:
+        no_context(context, name=name)
+        return None
+    array = _given(context, context_dim, name=name)
+    if array.ndim not in (1, 2) or array.shape[-1] != context_dim:
+        raise ValueError(f"{name} must have shape ({context_dim},) or (m, {context_dim}), got {array.shape}")
+    return array
+
+
+def as_context_rows(context: Any, context_dim: int, rows: int, *, name: str = "context") -> Array | None:
+    """``context`` with a row for each of so many rows."""
+    if context_dim == 0:
+        no_context(context, name=name)
+        return None
+    array = _given(context, context_dim, name=name)
+    if array.shape != (rows, context_dim):
+        raise ValueError(f"{name} must have shape ({rows}, {context_dim}), one row for each of X, got {array.shape}")
+    return array
+
+
+def _given(context: Any, context_dim: int, *, name: str) -> Array:
+    if context is None:
+        raise ValueError(f"{name} must be given: this flow has context_dim={context_dim}")
+    return reals(context, name=name)
+
+
 def reals(values: Any, *, name: str) -> Array:
     """``values`` as a native float32 or float64 array, without a copy where it is one.
 
@@ -264,7 +310,7 @@ def _finite(array: Array, *, name: str) -> None:
 
 
 def as_out(
-    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, avoid: Array | None = None, name: str = "out"
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, avoid: Iterable[Array | None] = (), name: str = "out"
 ) -> Array:
     """A view of ``out`` that results can be written straight into: the very shape and dtype, C order, writeable."""
     if not isinstance(out, np.ndarray):
@@ -273,7 +319,7 @@ def as_out(
         raise ValueError(f"{name} must be {dtype} of shape {shape}, got {out.dtype} of shape {out.shape}")
     if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
         raise ValueError(f"{name} must be a writeable, aligned array in C order")
-    if avoid is not None and np.may_share_memory(out, avoid):
+    if any(array is not None and np.may_share_memory(out, array) for array in avoid):
         raise ValueError(f"{name} must not overlap the input")
     return out.view(dtype, np.ndarray)
 

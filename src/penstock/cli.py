@@ -121,6 +121,12 @@ def _sample_parser(commands: Any) -> None:
     sample.add_argument(
         "-o", "--output", type=_table, required=True, metavar="FILE", help="the table to write: .npy, .npz or .csv"
     )
+    sample.add_argument(
+        "--context",
+        metavar="CONTEXT",
+        help="for a conditional flow: its context, numbers with commas between them (--context=-1,2), or a table with "
+        "a row for each context; N rows are drawn for each",
+    )
     sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
     sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
     _common_options(sample)
@@ -168,6 +174,12 @@ def _score(arguments: argparse.Namespace) -> int:
 def _data_options(parser: Any) -> None:
     parser.add_argument(
         "--columns", type=_words, metavar="A,B,...", help="columns to use, by name or by index from 0 (default: all)"
+    )
+    parser.add_argument(
+        "--context-columns",
+        type=_words,
+        metavar="A,B,...",
+        help="columns that the flow is conditioned on, which then are no data columns (default: none)",
     )
     parser.add_argument("--key", metavar="NAME", help="the array of an .npz file that holds several")
 

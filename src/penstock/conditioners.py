@@ -54,18 +54,20 @@ class MLP:
 
     gain: ClassVar[dict[str, float]] = {"relu": 2.0, "leaky_relu": 2.0, "gelu": 2.0, "silu": 2.0}
 
-    def initial(self, widths: tuple[int, ...], rng: np.random.Generator) -> list[np.ndarray]:
+    def initial(self, widths: tuple[int, ...], rng: np.random.Generator, last: float = 0.0) -> list[np.ndarray]:
         """Initial weights and biases, ``W_0, b_0, W_1, ...`` with W of shape (in, out), float64.
 
         Hidden weights are normal with variance ``gain / n_in`` (He et al. 2015), hidden biases
-        uniform within ``1 / sqrt(n_in)``; the last layer is zero.
+        uniform within ``1 / sqrt(n_in)``; the last layer is zero, or with ``last`` its weights have the variance
+        ``last / n_in``.
         """
         arrays: list[np.ndarray] = []
         for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            if i == len(widths) - 2:
-                arrays += [np.zeros((n_in, n_out)), np.zeros(n_out)]
-                continue
             fan = max(n_in, 1)
+            if i == len(widths) - 2:
+                weight = np.sqrt(last / fan) * rng.standard_normal((n_in, n_out)) if last else np.zeros((n_in, n_out))
+                arrays += [weight, np.zeros(n_out)]
+                continue
             scale = np.sqrt(self.gain.get(self.activation, 1.0) / fan)
             arrays += [scale * rng.standard_normal((n_in, n_out)), rng.uniform(-1, 1, n_out) / np.sqrt(fan)]
         return arrays

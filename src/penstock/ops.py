@@ -155,7 +155,7 @@ def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: 
     rows, shape = _validate.as_batch(z, base.dim, name="z")
     runner, packed = _base_runner(base, rows.dtype, _backend.choose(backend).name)
     cotangent = _validate.as_shaped(dlog_prob, shape, rows.dtype, name="dlog_prob").reshape(len(rows))
-    dz, _, _ = runner.vjp(packed, False, rows, None, cotangent, base=True, params=False)
+    dz, *_ = runner.vjp(packed, False, rows, None, cotangent, base=True, params=False)
     return dz.reshape(*shape, base.dim)
 
 
@@ -306,7 +306,7 @@ def _lu_vjp(
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     runner, packed, rows, shape = _lu_prepare(x, lu, bias, order, signs, backend, names[0])
     d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, runner.plan.dtype, names[1])
-    d_x, d_params, _ = runner.vjp(packed, explicit, rows, d_out, d_log_det)
+    d_x, d_params, *_ = runner.vjp(packed, explicit, rows, d_out, d_log_det)
     assert d_params is not None
     dim = rows.shape[1]
     return d_x.reshape(*shape, dim), d_params[: dim * dim].reshape(dim, dim), d_params[dim * dim :]
@@ -352,7 +352,7 @@ def _apply(
         # A sum over many maps may be kept in float64 whatever the maps are computed in.
         wide = getattr(log_det, "dtype", None) == _validate.FLOAT64
         _validate.as_out(log_det, shape, _validate.FLOAT64 if wide else runner.plan.dtype, name="log_det")
-    y, own = runner.transform(packed, explicit, rows, flat)
+    y, own = runner.transform(packed, explicit, rows, theta=flat)
     if log_det is not None:
         log_det += own.reshape(shape)
         return y.reshape(*shape, y.shape[1]), log_det
@@ -372,7 +372,7 @@ def _backward(
     runner, packed, rows, shape, flat = _prepare(transform, x, theta, backend, names[0])
     dtype, dim = runner.plan.dtype, rows.shape[1]
     d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, dtype, names[1])
-    d_x, _, d_theta = runner.vjp(packed, explicit, rows, d_out, d_log_det, params=False, theta=flat)
+    d_x, _, _, d_theta = runner.vjp(packed, explicit, rows, d_out, d_log_det, params=False, theta=flat)
     assert d_theta is not None
     lead = shape if flat.ndim == 2 else ()
     return d_x.reshape(*shape, dim), d_theta.reshape(*lead, dim, -1 if d_theta.size else len(transform.theta_names))

@@ -23,7 +23,7 @@ class Snapshot:
     ----------
     params : array of shape (n_params,), read-only
     buffers : float64 array of shape (n_buffers,), read-only
-        ``loc`` and ``scale`` of the standardisation.
+        ``loc`` and ``scale`` of the standardisation, then those of the context.
     initialised : bool
         Whether the data-dependent parts were set by a ``fit``.
     packed : object or None
@@ -48,19 +48,26 @@ class Snapshot:
         return self.packed
 
 
-def initial(plan: Plan, layers: Sequence[Layer], rng: np.random.Generator) -> Snapshot:
+def initial(plan: Plan, layers: Sequence[Layer], embedding: MLP | None, rng: np.random.Generator) -> Snapshot:
     """Fresh parameters, drawn in float64 whatever the dtype: free theta at zero, networks as their spec says."""
     parts: list[Array] = [np.zeros(0)]
     for number, layer in enumerate(layers):
         conditioner = getattr(layer, "conditioner", None)
         shapes = [t.shape for t in plan.tensors if t.name.startswith(f"layers.{number}.")]
         if isinstance(conditioner, MLP):
-            widths = (shapes[0][0], *(shape[0] for shape in shapes[1::2]))
-            parts += [array.ravel() for array in conditioner.initial(widths, rng)]
+            parts += [array.ravel() for array in conditioner.initial(_widths(shapes), rng)]
         else:
             parts += [np.zeros(shape).ravel() for shape in shapes]
-    buffers = np.concatenate([np.zeros(plan.dim), np.ones(plan.dim)])
+    if embedding is not None:
+        widths = _widths([t.shape for t in plan.tensors if t.name.startswith("embedding.")])
+        parts += [array.ravel() for array in embedding.initial(widths, rng, last=1.0)]
+    buffers = np.concatenate([f(n) for n in (plan.dim, plan.context_dim) for f in (np.zeros, np.ones)])
     return Snapshot(np.concatenate(parts).astype(plan.dtype), buffers, False)
+
+
+def _widths(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Widths of a network, from the shapes of its weights and biases in turn."""
+    return (shapes[0][0], *(shape[0] for shape in shapes[1::2]))
 
 
 def named(plan: Plan, params: Array) -> dict[str, Array]:

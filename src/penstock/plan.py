@@ -6,7 +6,9 @@ Header, 16 numbers::
 
     0 magic      1 version     2 length      3 bytes a number (4 or 8)
     4 dim        5 context_dim 6 n_params    7 n_buffers (float64)
-    8 n_steps    9 step size  10 base code  11 offset of the boundary table    12-15 zero
+    8 n_steps    9 step size  10 base code  11 offset of the boundary table
+   12 conditioner code of the embedding, or 0   13 its activation code
+   14 its n_linear            15 offset of its n_linear + 1 widths
 
 then ``n_steps`` records of 32 numbers, from latent to data::
 
@@ -30,12 +32,18 @@ is a step that does nothing but rename the slots of the next boundary. Slots equ
 
 Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (n_b, n_theta) where it is free; ``M``
 (dim, dim) then ``b`` (dim) of an LU layer, whose B are the slots of its input, and whose outputs are other names for the
-same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). The last step is
-the standardisation, ``x = loc + scale u``, whose buffers are ``loc`` (dim) and ``scale`` (dim).
+same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). An elementwise
+step may have a conditioner too, of the context alone. The last step is the standardisation, ``x = loc + scale u``, whose
+buffers are ``loc`` (dim) and ``scale`` (dim).
+
+The embedding is a network between the context and all conditioners, whose parameters come after those of the steps: where
+there is one, conditioners read its output instead. The last buffers are ``loc`` and ``scale`` of the context
+(context_dim each); what is read is ``(context - loc) / scale``.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +88,7 @@ class Tensor:
 class PlanBuilder:
     """Collects steps from the layers, from latent to data, and writes the table."""
 
-    def __init__(self, dim: int, context_dim: int) -> None:
+    def __init__(self, dim: int, context_dim: int, embedding: MLP | None = None, embedding_dim: int = 0) -> None:
         self.dim = dim
         self.context_dim = context_dim
         self.steps: list[dict[str, Any]] = []
@@ -89,10 +97,16 @@ class PlanBuilder:
         self.n_buffers = 0
         self.boundaries: list[tuple[int, ...]] = [tuple(range(dim))]
         self.layer = 0  # number of the layer being compiled, for the names of its tensors
+        self.n_context = context_dim if embedding is None else embedding_dim  # what conditioners read of the context
+        self.embedding = embedding
+        self.embedding_widths: tuple[int, ...] = ()
 
     def add_tensor(self, name: str, shape: tuple[int, ...], *, decay: bool = False) -> None:
-        """Claim the next numbers of the flat vector."""
-        tensor = Tensor(f"layers.{self.layer}.{name}", shape, self.n_params, decay)
+        """Claim the next numbers of the flat vector for the layer being compiled."""
+        self._claim(f"layers.{self.layer}.{name}", shape, decay)
+
+    def _claim(self, name: str, shape: tuple[int, ...], decay: bool) -> None:
+        tensor = Tensor(name, shape, self.n_params, decay)
         self.tensors.append(tensor)
         self.n_params += tensor.size
 
@@ -122,8 +136,8 @@ class PlanBuilder:
         start = self.n_params
         widths: tuple[int, ...] = ()
         if conditioner is not None:
-            widths = conditioner.widths(self.context_dim + len(a), len(b) * n_theta)
-            for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            widths = conditioner.widths(self.n_context + len(a), len(b) * n_theta)
+            for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
                 self.add_tensor(f"conditioner.{i}.weight", (n_in, n_out), decay=True)
                 self.add_tensor(f"conditioner.{i}.bias", (n_out,))
         elif not external:
@@ -169,6 +183,15 @@ class PlanBuilder:
             signs=signs,
         )
 
+    def add_embedding(self) -> None:
+        """Claim the parameters of the network between the context and the conditioners, if there is one."""
+        if self.embedding is None:
+            return
+        self.embedding_widths = self.embedding.widths(self.context_dim, self.n_context)
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(self.embedding_widths)):
+            self._claim(f"embedding.{i}.weight", (n_in, n_out), True)
+            self._claim(f"embedding.{i}.bias", (n_out,), False)
+
     def standardize_step(self) -> None:
         """``x = loc + scale u``, applied in float64 where rows are loaded and stored."""
         self.add_step(
@@ -202,9 +225,13 @@ class PlanBuilder:
                 record += [put(step["order"]), put(step["signs"])]
             records += record + [0] * (STEP_SIZE - len(record))
         boundary = put([slot for row in self.boundaries for slot in row])
+        embedding = [0, 0, 0, 0]
+        if self.embedding is not None:
+            codes = CONDITIONERS.index(self.embedding.kind), ACTIVATIONS.index(self.embedding.activation)
+            embedding = [*codes, len(self.embedding_widths) - 1, put(self.embedding_widths)]
         header = [
             MAGIC, VERSION, start + len(pool), dtype.itemsize, self.dim, self.context_dim, self.n_params,
-            self.n_buffers, len(self.steps), STEP_SIZE, BASES.index(base), boundary, 0, 0, 0, 0,
+            self.n_buffers + 2 * self.context_dim, len(self.steps), STEP_SIZE, BASES.index(base), boundary, *embedding,
         ]  # fmt: skip
         return np.array(header + records + pool, dtype=np.int64)
 
@@ -223,12 +250,20 @@ class Plan:
     n_steps: int
 
 
-def compile_plan(base: StandardNormal, layers: Sequence[Layer], context_dim: int, dtype: np.dtype[Any]) -> Plan:
+def compile_plan(
+    base: StandardNormal,
+    layers: Sequence[Layer],
+    context_dim: int,
+    dtype: np.dtype[Any],
+    embedding: MLP | None = None,
+    embedding_dim: int = 0,
+) -> Plan:
     """Compile resolved layers, latent to data, and the flow's own standardisation. Step ``k`` is layer ``k``."""
-    builder = PlanBuilder(base.dim, context_dim)
+    builder = PlanBuilder(base.dim, context_dim, embedding, embedding_dim)
     for builder.layer, layer in enumerate(layers):
         layer.compile(builder)
     builder.standardize_step()
+    builder.add_embedding()
     return _finish(builder, dtype, base.name)
 
 
@@ -242,7 +277,7 @@ def external_plan(transform: Transform, dim: int, dtype: np.dtype[Any], explicit
 def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str) -> Plan:
     return Plan(
         builder.table(dtype, base), tuple(builder.tensors), dtype, builder.dim, builder.context_dim,
-        builder.n_params, builder.n_buffers, len(builder.steps),
+        builder.n_params, builder.n_buffers + 2 * builder.context_dim, len(builder.steps),
     )  # fmt: skip
 
 
@@ -257,7 +292,8 @@ def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
 class Runner:
     """A plan on one backend: every method allocates its outputs and calls the engine once.
 
-    Rows come as the front door leaves them, two-dimensional; ``packed`` is what ``pack`` returned.
+    Rows come as the front door leaves them, two-dimensional; ``packed`` is what ``pack`` returned. A context is None, one
+    row for all, of shape (context_dim,), or of shape (m, context_dim), a row for each ``rows / m`` rows in turn.
     """
 
     def __init__(self, plan: Plan, engine: Any) -> None:
@@ -272,34 +308,56 @@ class Runner:
         """The engine's own copy of the numbers, immutable."""
         return self.engine.pack(params, buffers)
 
-    def log_prob_row(self, packed: Any, row: Array) -> Array:
+    def log_prob_row(self, packed: Any, row: Array, context: Array | None) -> Array:
         """The log-density of one row, of shape (1, dim), without any check."""
         out = np.empty(1, self._dtype)
-        self._evaluate(packed, False, 0, self._n_steps, row, None, None, True, None, out)
+        self._evaluate(packed, False, 0, self._n_steps, row, context, None, True, None, out)
         return out
 
-    def log_prob(self, packed: Any, x: Array, out: Array | None = None, dtype: np.dtype[Any] | None = None) -> Array:
+    def log_prob(
+        self,
+        packed: Any,
+        x: Array,
+        context: Array | None = None,
+        out: Array | None = None,
+        dtype: np.dtype[Any] | None = None,
+    ) -> Array:
         """The log-density of every row, (rows,), into ``out`` if given."""
         if out is None:
             out = np.empty(len(x), dtype or self._dtype)
-        self._evaluate(packed, False, 0, self._n_steps, x, None, None, True, None, out)
+        self._evaluate(packed, False, 0, self._n_steps, x, context, None, True, None, out)
         return out
 
-    def transform(self, packed: Any, to_data: bool, x: Array, theta: Array | None = None) -> tuple[Array, Array]:
+    def transform(
+        self, packed: Any, to_data: bool, x: Array, context: Array | None = None, theta: Array | None = None
+    ) -> tuple[Array, Array]:
         """All steps in one direction: the image of every row, and its log_det."""
         out = np.empty(x.shape, self._dtype)
         log_det = np.empty(len(x), self._dtype)
-        self._evaluate(packed, to_data, 0, self._n_steps, x, None, theta, False, out, log_det)
+        self._evaluate(packed, to_data, 0, self._n_steps, x, context, theta, False, out, log_det)
         return out, log_det
 
     def sample(
-        self, packed: Any, n: int, seed: int, out: Array | None = None, *, log_prob: bool = False, first: int = 0
+        self,
+        packed: Any,
+        n: int,
+        seed: int,
+        context: Array | None = None,
+        out: Array | None = None,
+        *,
+        log_prob: bool = False,
+        first: int = 0,
+        context_row: int = 0,
     ) -> tuple[Array, Array | None]:
-        """``n`` draws from number ``first`` on, (n, dim), into ``out`` if given, and on demand their log-density."""
+        """``n`` draws in all, (n, dim), into ``out`` if given, and on demand their log-density.
+
+        They are shared out evenly to the rows of the context, whose numbers begin at ``context_row``; the draws of each
+        begin at number ``first``.
+        """
         if out is None:
             out = np.empty((n, self.plan.dim), self._dtype)
         density = np.empty(n, self._dtype) if log_prob else None
-        self.engine.sample(packed, seed, 0, first, None, out, density)
+        self.engine.sample(packed, seed, context_row, first, context, out, density)
         return out, density
 
     def vjp(
@@ -309,28 +367,40 @@ class Runner:
         x: Array,
         d_out: Array | None,
         d_log_det: Array | None,
+        context: Array | None = None,
         *,
         base: bool = False,
         params: bool = True,
+        contexts: bool = True,
         theta: Array | None = None,
-    ) -> tuple[Array, Array | None, Array | None]:
-        """Gradients of rows, of parameters (float64, if asked for) and of an external theta, from cotangents."""
+    ) -> tuple[Array, Array | None, Array | None, Array | None]:
+        """Gradients of rows, of parameters (float64) and of the context, if asked for, and of an external theta.
+
+        That of a context is a sum, in float64, unless each row has one of its own.
+        """
         d_x = np.empty(x.shape, self._dtype)
         d_params = np.zeros(self.plan.n_params) if params else None
+        d_context = None
+        if contexts and context is not None:
+            own = context.ndim == 2 and len(context) == len(x)
+            d_context = np.empty(context.shape, self._dtype) if own else np.zeros(context.shape)
         d_theta = None
         if theta is not None:  # shared by all rows it is a sum, in float64
             d_theta = np.empty(theta.shape, self._dtype) if theta.ndim == 2 else np.zeros(theta.shape)
         self.engine.vjp(
-            packed, to_data, 0, self._n_steps, x, None, theta, base, d_out, d_log_det, d_x, d_params, None, d_theta
+            packed, to_data, 0, self._n_steps, x, context, theta, base, d_out, d_log_det, d_x, d_params, d_context,
+            d_theta,
         )  # fmt: skip
-        return d_x, d_params, d_theta
+        return d_x, d_params, d_context, d_theta
 
     def ones(self, rows: int) -> Array:
         """The cotangent of a sum over rows."""
         return np.ones(rows, self._dtype)
 
-    def loss_and_grad(self, packed: Any, x: Array, weight: Array | None) -> tuple[float, float, Array]:
+    def loss_and_grad(
+        self, packed: Any, x: Array, context: Array | None, weight: Array | None
+    ) -> tuple[float, float, Array]:
         """Weighted sum of the negative log-density, sum of the weights, and the gradient of the former."""
         d_params = np.zeros(self.plan.n_params)
-        loss_sum, weight_sum = self.engine.loss_and_grad(packed, x, None, weight, d_params)
+        loss_sum, weight_sum = self.engine.loss_and_grad(packed, x, context, weight, d_params)
         return float(loss_sum), float(weight_sum), d_params

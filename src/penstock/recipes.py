@@ -27,6 +27,9 @@ def realnvp(
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
     dtype: Any = "float32",
     rng: Any = None,
     backend: str = "auto",
@@ -38,7 +41,7 @@ def realnvp(
     dim : int
         Number of dimensions. With one there is nothing to couple: the flow is then a Gaussian, and a warning says so.
     context_dim : int, default 0
-        Conditional flows are not available in this version.
+        Number of conditioning variables, which every conditioner reads.
     layers : int, default 8
         Number of couplings.
     hidden : int or sequence of int, default (64, 64)
@@ -54,6 +57,13 @@ def realnvp(
     residual : bool, default False
         Conditioners with skip connections.
     base : StandardNormal, optional
+    base_context : int or sequence of int, optional
+        Let the base depend on the context: widths of the hidden layers of a network of its own, which maps
+        the context to a shift and a scale of each latent dimension.
+    embedding : MLP, optional
+        A network between the context and all conditioners, trained with the flow.
+    embedding_dim : int, optional
+        How many numbers it gives them; by default the width of its last hidden layer.
     dtype : {"float32", "float64"}, default "float32"
     rng : seed or numpy Generator, optional
     backend : {"auto", "cpp", "numba"}, default "auto"
@@ -70,15 +80,16 @@ def realnvp(
     (1,)
     """
     n_layers = _validate.positive_int(layers, name="layers")
-    affine = Affine(scale_bound)
+    affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
     density = _base(dim, base)
     stack: list[Layer]
     if density.dim == 1:
-        stack = [Elementwise(affine)]
-        _warn_gaussian("realnvp")
+        stack = [Elementwise(affine, conditioner if context_dim else None)]
+        _warn_gaussian("realnvp", context_dim)
     else:
-        stack = _couplings(n_layers, affine, MLP(_hidden(hidden), activation, residual), mixing)
-    return Flow(density, stack, context_dim, dtype, rng, backend)
+        stack = _couplings(n_layers, affine, conditioner, mixing)
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
 
 
 def nice(
@@ -92,6 +103,9 @@ def nice(
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
     dtype: Any = "float32",
     rng: Any = None,
     backend: str = "auto",
@@ -104,7 +118,9 @@ def nice(
         Number of dimensions. With one there is nothing to couple: the flow is then a Gaussian, and a warning says so.
     scale_bound : float, default 3.0
         Largest absolute log-scale of the scaling layer.
-    context_dim, layers, hidden, activation, mixing, residual, base, dtype, rng, backend
+    context_dim, layers, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim
+        As for :func:`realnvp`.
+    dtype, rng, backend
         As for :func:`realnvp`.
 
     References
@@ -119,12 +135,15 @@ def nice(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     density = _base(dim, base)
+    conditioner = MLP(_hidden(hidden), activation, residual)
     stack: list[Layer] = [Elementwise(Affine(scale_bound))]
     if density.dim == 1:
-        _warn_gaussian("nice")
+        stack = [Elementwise(Affine(scale_bound), conditioner if context_dim else None)]
+        _warn_gaussian("nice", context_dim)
     else:
-        stack += _couplings(n_layers, Additive(), MLP(_hidden(hidden), activation, residual), mixing)
-    return Flow(density, stack, context_dim, dtype, rng, backend)
+        stack += _couplings(n_layers, Additive(), conditioner, mixing)
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
 
 
 def glow(
@@ -138,6 +157,9 @@ def glow(
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
     dtype: Any = "float32",
     rng: Any = None,
     backend: str = "auto",
@@ -153,7 +175,7 @@ def glow(
     mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
         What mixes the dimensions in each step: an :class:`LULinear` that starts as a random permutation, a fixed
         permutation, a reversal, or nothing.
-    context_dim, hidden, activation, scale_bound, residual, base, dtype, rng, backend
+    context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
         As for :func:`realnvp`.
 
     References
@@ -179,14 +201,15 @@ def glow(
     conditioner = MLP(_hidden(hidden), activation, residual)
     stack: list[Layer] = []
     if density.dim == 1:
-        stack = [ActNorm(), Elementwise(affine)]
-        _warn_gaussian("glow")
+        stack = [ActNorm(), Elementwise(affine, conditioner if context_dim else None)]
+        _warn_gaussian("glow", context_dim)
     else:
         for i in range(n_layers):
             # Without mixing, and with a reversal, which brings the other half forward by itself, the halves take turns.
             split = "half_swapped" if mixing == "none" and i % 2 else "half"
             stack += [Coupling(affine, conditioner, split), *mixers[mixing], ActNorm()]
-    return Flow(density, stack, context_dim, dtype, rng, backend)
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
 
 
 def nsf(
@@ -201,6 +224,9 @@ def nsf(
     bound: float = 5.0,
     residual: bool = False,
     base: StandardNormal | None = None,
+    base_context: int | Sequence[int] | None = None,
+    embedding: MLP | None = None,
+    embedding_dim: int | None = None,
     dtype: Any = "float32",
     rng: Any = None,
     backend: str = "auto",
@@ -210,14 +236,15 @@ def nsf(
     Parameters
     ----------
     dim : int
-        Number of dimensions. With one there is nothing to couple: the flow is then a chain of free splines.
+        Number of dimensions. With one there is nothing to couple: the flow is then a chain of splines, which are
+        free or depend on the context.
     layers : int, default 5
         Number of couplings, or of splines at dim=1.
     bins : int, default 8
         Intervals of each spline, 2 to 64.
     bound : float, default 5.0
         Half the width of the box in which splines act, in units of the standardised data.
-    context_dim, hidden, activation, mixing, residual, base, dtype, rng, backend
+    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
         As for :func:`realnvp`.
 
     References
@@ -231,14 +258,15 @@ def nsf(
     3
     """
     n_layers = _validate.positive_int(layers, name="layers")
-    spline = RationalQuadratic(bins, bound)
+    spline, conditioner = RationalQuadratic(bins, bound), MLP(_hidden(hidden), activation, residual)
     density = _base(dim, base)
     stack: list[Layer]
     if density.dim == 1:
-        stack = [Elementwise(spline)] * n_layers
+        stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
     else:
-        stack = _couplings(n_layers, spline, MLP(_hidden(hidden), activation, residual), mixing)
-    return Flow(density, stack, context_dim, dtype, rng, backend)
+        stack = _couplings(n_layers, spline, conditioner, mixing)
+    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
 
 
 # What ``penstock fit --recipe`` offers.
@@ -272,9 +300,19 @@ def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | Non
     return layers
 
 
-def _warn_gaussian(recipe: str) -> None:
+def _base_layers(hidden: int | Sequence[int] | None, context_dim: int, activation: str) -> list[Layer]:
+    """What lets the base depend on the context: an affine map of the latents that the context chooses."""
+    if hidden is None:
+        return []
+    if not context_dim:
+        raise ValueError("base_context needs a context, and context_dim is 0")
+    return [Elementwise(Affine(), MLP(_validate.widths(hidden, name="base_context"), activation))]
+
+
+def _warn_gaussian(recipe: str, context_dim: int) -> None:
+    what = "a Gaussian for each context" if context_dim else "a Gaussian"
     warnings.warn(
-        f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is a Gaussian",
+        f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}",
         UserWarning,
         stacklevel=3,
     )

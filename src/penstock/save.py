@@ -29,6 +29,7 @@ from penstock.plan import compile_plan
 from penstock.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
+    from penstock.flow import FlowSpec
     from penstock.layers import Layer
     from penstock.plan import Plan
 
@@ -58,7 +59,8 @@ class Contents(NamedTuple):
 
     base: StandardNormal
     layers: tuple[Layer, ...]
-    context_dim: int
+    embedding: MLP | None
+    embedding_dim: int
     plan: Plan
     snapshot: Snapshot
 
@@ -66,28 +68,29 @@ class Contents(NamedTuple):
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def to_bytes(base: StandardNormal, layers: Sequence[Layer], plan: Plan, snapshot: Snapshot) -> bytes:
+def to_bytes(spec: FlowSpec, plan: Plan, snapshot: Snapshot) -> bytes:
     """The bytes of the file."""
-    spec = {
+    record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "library_version": _backend.package_version(),
         "dtype": plan.dtype.name,
         "context_dim": plan.context_dim,
-        "base": _encode(base, base.name),
-        "layers": [_encode(layer, type(layer).__name__) for layer in layers],
+        "base": _encode(spec.base, spec.base.name),
+        "layers": [_encode(layer, type(layer).__name__) for layer in spec.layers],
     }
-    loc, scale = np.split(snapshot.buffers, 2)
+    if spec.embedding is not None:
+        record |= {"embedding": _encode(spec.embedding, "MLP"), "embedding_dim": spec.embedding_dim}
+    starts = np.cumsum([shape[0] for _, shape in _buffers(plan)])[:-1]
     tensors = {
         "plan": plan.table,
-        "standardize.loc": loc,
-        "standardize.scale": scale,
+        **dict(zip([name for name, _ in _buffers(plan)], np.split(snapshot.buffers, starts), strict=True)),
         **named(plan, snapshot.params),
         "initialised": np.array([snapshot.initialised], dtype=np.uint8),
     }
     # Widest numbers first, so that each tensor is aligned to its own size.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": {"spec": json.dumps(spec, separators=(",", ":"), allow_nan=False)}}
+    header: dict[str, Any] = {"__metadata__": {"spec": json.dumps(record, separators=(",", ":"), allow_nan=False)}}
     chunks: list[bytes] = []
     start = 0
     for name in order:
@@ -101,6 +104,12 @@ def to_bytes(base: StandardNormal, layers: Sequence[Layer], plan: Plan, snapshot
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
 
 
+def _buffers(plan: Plan) -> list[tuple[str, tuple[int]]]:
+    """Names and shapes of the buffers, in their order."""
+    names = [("standardize", plan.dim)] + ([("context", plan.context_dim)] if plan.context_dim else [])
+    return [(f"{name}.{part}", (n,)) for name, n in names for part in ("loc", "scale")]
+
+
 def _encode(spec: Any, name: str) -> dict[str, Any]:
     """A spec as JSON: its registered name and its fields."""
     record: dict[str, Any] = {"type": name}
@@ -109,6 +118,8 @@ def _encode(spec: Any, name: str) -> dict[str, Any]:
         if isinstance(value, np.generic):
             value = value.item()
         if field.name in NESTED:
+            if value is None:
+                continue
             kinds = NESTED[field.name]
             value = _encode(value, next(key for key, cls in kinds.items() if cls is type(value)))
         elif isinstance(value, tuple):
@@ -164,11 +175,10 @@ def _read(file: BinaryIO, size: int) -> Contents:
     )
     entries = {name: _entry(name, entry) for name, entry in header.items()}
     _layout(entries, room)
-    base, layers, context_dim, plan = _build(spec, entries, size)
+    base, layers, embedding, embedding_dim, plan = _build(spec, entries, size)
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
         "plan": ("I64", plan.table.shape),
-        "standardize.loc": ("F64", (plan.dim,)),
-        "standardize.scale": ("F64", (plan.dim,)),
+        **{name: ("F64", shape) for name, shape in _buffers(plan)},
         **{t.name: (CODES[plan.dtype.newbyteorder("<")], t.shape) for t in plan.tensors},
         "initialised": ("U8", (1,)),
     }
@@ -193,14 +203,15 @@ def _read(file: BinaryIO, size: int) -> Contents:
     _need(bool((tensor("plan") == plan.table).all()), "its plan table does not belong to its spec")
     flag = int(tensor("initialised")[0])
     _need(flag in (0, 1), f"initialised must be 0 or 1, got {flag}")
-    loc, scale = tensor("standardize.loc"), tensor("standardize.scale")
+    buffers = {name: tensor(name) for name, _ in _buffers(plan)}
     numbers = {t.name: tensor(t.name) for t in plan.tensors}
-    for name, array in {"standardize.loc": loc, "standardize.scale": scale, **numbers}.items():
+    for name, array in {**buffers, **numbers}.items():
         _need(bool(np.isfinite(array).all()), f"tensor {name} holds NaN or infinity")
-    _need(bool((scale > 0).all()), "tensor standardize.scale must be positive")
+        _need(not name.endswith(".scale") or bool((array > 0).all()), f"tensor {name} must be positive")
     flat = [array.ravel() for array in numbers.values()]
     params = np.concatenate(flat) if flat else np.zeros(0, plan.dtype)
-    return Contents(base, layers, context_dim, plan, Snapshot(params, np.concatenate([loc, scale]), bool(flag)))
+    snapshot = Snapshot(params, np.concatenate(list(buffers.values())), bool(flag))
+    return Contents(base, layers, embedding, embedding_dim, plan, snapshot)
 
 
 class Entry(NamedTuple):
@@ -283,16 +294,24 @@ def _layout(entries: Mapping[str, Entry], room: int) -> None:
 
 def _build(
     spec: dict[str, Any], entries: Mapping[str, Entry], size: int
-) -> tuple[StandardNormal, tuple[Layer, ...], int, Plan]:
+) -> tuple[StandardNormal, tuple[Layer, ...], MLP | None, int, Plan]:
     """The specs of a file and their plan, once it is clear that the file has room for what they claim."""
     dtype = spec.get("dtype")
     _need(dtype in ("float32", "float64"), f"dtype must be float32 or float64, got {dtype!s:.40}")
     context_dim = spec.get("context_dim")
     _need(_whole(context_dim), f"context_dim must be an integer of at least 0, got {context_dim!s:.40}")
-    _need(context_dim == 0, "it is a conditional flow, which this version cannot load")
+    assert isinstance(context_dim, int)
+    # Each of these has numbers in the file.
+    _need(context_dim <= size, f"context_dim is absurd: {context_dim!s:.40}")
     records = spec.get("layers")
     _need(isinstance(records, list), "the spec has no list of layers")
     decode = _decoder(size)
+    embedding, embedding_dim = None, spec.get("embedding_dim", 0)
+    if "embedding" in spec:
+        embedding = decode(spec["embedding"], "embedding", CONDITIONER_TYPES)
+    fits = _whole(embedding_dim) and embedding_dim <= size and (embedding_dim > 0) == (embedding is not None)
+    _need(fits, f"embedding_dim does not fit, got {embedding_dim!s:.40}")
+    _need(embedding is None or context_dim > 0, "it has an embedding, but no context")
     base = decode(spec.get("base"), "base", BASE_TYPES)
     table = entries.get("plan")
     _need(table is not None, "tensors are missing: plan")
@@ -309,7 +328,8 @@ def _build(
         settled = layer.resolve(base.dim, np.random.default_rng(0))
         _need(settled == layer, f"layers[{number}] is not resolved")
         layers.append(layer)
-    return base, tuple(layers), 0, compile_plan(base, layers, 0, np.dtype(dtype))
+    plan = compile_plan(base, layers, context_dim, np.dtype(dtype), embedding, embedding_dim)
+    return base, tuple(layers), embedding, embedding_dim, plan
 
 
 def _decoder(largest: int) -> Callable[[Any, str, dict[str, type]], Any]:

@@ -69,6 +69,7 @@ class _Validation:
     """Rows that judge: either an array of its own, or the tail of the split permutation of the training array."""
 
     x: Array
+    context: Array | None
     weight: Array | None
     first: int | None  # first position in the split permutation; None: the rows of x in order
 
@@ -107,13 +108,14 @@ def fit(
     X : array of shape (rows, dim)
         Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
         count must be finite; those of weight 0 may hold anything.
-    context : None
-        Conditional flows are not available in this version.
+    context : array of shape (rows, context_dim), optional
+        For a flow with a context, a row for each row of ``X``, read and standardised in the same way.
     sample_weight : array of shape (rows,), optional
         Weights of the rows. Their sum must be positive, in the training and in the validation part.
     validation : float, array or tuple, default 0.1
         A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
-        ``(X_val, weight)``. 0 or None trains without; the last parameters are then kept.
+        ``(X_val, weight)``, with a context ``(X_val, context)`` or ``(X_val, context, weight)``. 0 or None trains
+        without; the last parameters are then kept.
     epochs : int, optional
         Passes over the training rows. By default as many as make about 8000 steps, at least 1 and at most 200.
     batch_size : int, optional
@@ -182,12 +184,12 @@ def fit(
     """
     # Everything that can be wrong with the call is found before anything is computed.
     x = _validate.as_rows(X, flow.dim, name="X")
-    _validate.no_context(context)
     n_rows = len(x)
+    context = _validate.as_context_rows(context, flow.context_dim, n_rows)
     if n_rows == 0:
         raise ValueError(f"fit needs rows, got X of shape {x.shape}")
     weight = None if sample_weight is None else _validate.as_weights(sample_weight, n_rows, name="sample_weight")
-    n_train, held_out = _validation(flow, x, weight, validation)
+    n_train, held_out = _validation(flow, x, context, weight, validation)
     wanted = _batch_size(n_train) if batch_size is None else _validate.positive_int(batch_size, name="batch_size")
     batch_size = min(wanted, n_train)
     steps_per_epoch = n_train // batch_size
@@ -207,8 +209,12 @@ def fit(
         checkpoint = _validate.path(checkpoint, name="checkpoint")
         check_writable(checkpoint)
     _prepare.check_finite(x, weight, name="X")
+    if context is not None:
+        _prepare.check_finite(context, weight, name="context")
     if held_out is not None and held_out.first is None:
         _prepare.check_finite(held_out.x, held_out.weight, name="validation")
+        if held_out.context is not None:
+            _prepare.check_finite(held_out.context, held_out.weight, name="validation context")
 
     if n_train < ROWS_PER_PARAMETER * flow.n_params:
         warnings.warn(
@@ -217,7 +223,7 @@ def fit(
             UserWarning,
             stacklevel=3,
         )
-    run = _Run(flow, x, weight, n_train, held_out, batch_size, seed, rates, checkpoint)
+    run = _Run(flow, x, context, weight, n_train, held_out, batch_size, seed, rates, checkpoint)
     if not flow.initialised:
         run.initialise(standardize)
     shown = sys.stderr.isatty() if progress is None else bool(progress)
@@ -260,7 +266,9 @@ def _patience(patience: int | None, schedule: str, held_out: _Validation | None)
     return _validate.positive_int(patience, name="patience")
 
 
-def _validation(flow: Flow, x: Array, weight: Array | None, validation: Any) -> tuple[int, _Validation | None]:
+def _validation(
+    flow: Flow, x: Array, context: Array | None, weight: Array | None, validation: Any
+) -> tuple[int, _Validation | None]:
     """How many rows of ``x`` train, and the rows that validate."""
     if weight is not None:
         _prepare.check_weights(weight, name="sample_weight")
@@ -273,20 +281,24 @@ def _validation(flow: Flow, x: Array, weight: Array | None, validation: Any) -> 
         if len(x) < 2:
             raise ValueError("X has 1 row, and at least 2 are needed to set some aside; or give validation=0")
         n_train = len(x) - min(max(1, round(fraction * len(x))), len(x) - 1)
-        return n_train, _Validation(x, weight, n_train)
+        return n_train, _Validation(x, context, weight, n_train)
     parts = validation if isinstance(validation, tuple) else (validation,)
-    if len(parts) == 3 and parts[1] is None:
-        parts = (parts[0], parts[2])  # (X, context, weight) of a flow without context
-    if not 1 <= len(parts) <= 2:
-        raise ValueError(f"validation must be X, (X,) or (X, weight), got a tuple of {len(parts)}")
+    if len(parts) == 2 and context is None:
+        parts = (parts[0], None, parts[1])
+    wanted = "X, (X,) or (X, weight)" if context is None else "(X, context) or (X, context, weight)"
+    if not (1 if context is None else 2) <= len(parts) <= 3 or (context is None and (*parts, None)[1] is not None):
+        got = f"a tuple of {len(parts)}" if isinstance(validation, tuple) else "rows without a context"
+        raise ValueError(f"validation must be {wanted}, got {got}")
     rows = _validate.as_rows(parts[0], flow.dim, name="validation")
     if len(rows) == 0:
         raise ValueError("validation holds no rows; give validation=0 to train without")
+    if context is not None:
+        context = _validate.as_context_rows(parts[1], flow.context_dim, len(rows), name="validation context")
     own = None
-    if len(parts) == 2 and parts[1] is not None:
-        own = _validate.as_weights(parts[1], len(rows), name="validation weight")
+    if len(parts) == 3 and parts[2] is not None:
+        own = _validate.as_weights(parts[2], len(rows), name="validation weight")
         _prepare.check_weights(own, name="validation weight")
-    return len(x), _Validation(rows, own, None)
+    return len(x), _Validation(rows, context, own, None)
 
 
 class _Run:
@@ -296,6 +308,7 @@ class _Run:
         self,
         flow: Flow,
         x: Array,
+        context: Array | None,
         weight: Array | None,
         n_train: int,
         held_out: _Validation | None,
@@ -304,7 +317,7 @@ class _Run:
         rates: Schedule,
         checkpoint: str | os.PathLike[str] | None,
     ) -> None:
-        self.flow, self.x, self.weight, self.n_train = flow, x, weight, n_train
+        self.flow, self.x, self.context, self.weight, self.n_train = flow, x, context, weight, n_train
         self.held_out, self.batch_size, self.seed, self.rates = held_out, batch_size, seed, rates
         self.checkpoint = checkpoint
         self.backend, self.engine, self.n_steps = flow._backend, flow.engine, flow._plan.n_steps
@@ -338,15 +351,17 @@ class _Run:
     def initialise(self, standardize: bool | str) -> None:
         """Standardisation and ActNorm, from the training rows."""
         count = min(self.n_train, _prepare.SAMPLE_ROWS)
-        rows = _prepare.gather(self.backend, self.x, self.seed, 0, count)
-        weight = None
-        if self.weight is not None:
-            weight = _prepare.gather(self.backend, self.weight, self.seed, 0, count)
-            if not weight.any():  # nearly all rows have weight 0
-                index = np.flatnonzero(self.weight)[: _prepare.SAMPLE_ROWS]
-                rows, weight = self.x[index], self.weight[index]
+        index = _prepare.split_rows(self.backend, len(self.x), self.seed, 0, count)
+        if self.weight is not None and not self.weight[index].any():  # nearly all rows have weight 0
+            index = np.flatnonzero(self.weight)[: _prepare.SAMPLE_ROWS]
+        rows, weight = self.x[index], None if self.weight is None else self.weight[index]
         buffers = _prepare.standardisation(self.x, self.weight, standardize, (rows, weight))
-        _prepare.start_actnorms(self.flow, self.params, buffers, (rows, weight))
+        context = None
+        if self.context is not None:
+            context = self.context[index]
+            own = _prepare.standardisation(self.context, self.weight, standardize, (context, weight), name="context")
+            buffers = np.concatenate([buffers, own])
+        _prepare.start_actnorms(self.flow, self.params, buffers, (rows, weight), context)
         self.flow._assign(params=self.params, buffers=buffers, initialised=True)
 
     def train(
@@ -443,7 +458,8 @@ class _Run:
             index = index[self.weight[index] != 0]
         log_p = np.zeros(len(index))
         packed = self.engine.pack(params, self.flow._snapshot.buffers)
-        self.engine.evaluate(packed, False, 0, self.n_steps, self.x[index], None, None, True, None, log_p)
+        context = None if self.context is None else self.context[index]
+        self.engine.evaluate(packed, False, 0, self.n_steps, self.x[index], context, None, True, None, log_p)
         return bool(np.isfinite(log_p).all())
 
     def last_sound(self, last_step: int) -> Array | None:
@@ -472,7 +488,7 @@ class _Run:
             losses, norms = np.zeros(count), np.zeros(count)
             began = time.perf_counter()
             done = trainer.run(
-                self.x, None, self.weight, self.weight_scale, self.seed, epoch, self.n_train, first, self.batch_size,
+                self.x, self.context, self.weight, self.weight_scale, self.seed, epoch, self.n_train, first, self.batch_size,
                 rates, losses, norms,
             )  # fmt: skip
             total += float(losses[:done].sum())
@@ -505,19 +521,18 @@ class _Run:
 
     def validate(self, held_out: _Validation, packed: Any) -> float:
         """Mean negative log-likelihood of the validation rows."""
-        x, weight, first = held_out.x, held_out.weight, held_out.first
+        x, context, weight, first = held_out.x, held_out.context, held_out.weight, held_out.first
         size = max(64, EVALUATION // x.shape[1])
         log_p = np.zeros(min(size, len(x) - (first or 0)))
         total = mass = 0.0
         for start in range(first or 0, len(x), size):
             stop = min(start + size, len(x))
-            if first is None:
-                rows, w = x[start:stop], None if weight is None else weight[start:stop]
-            else:
-                rows = _prepare.gather(self.backend, x, self.seed, start, stop)
-                w = None if weight is None else _prepare.gather(self.backend, weight, self.seed, start, stop)
+            part: Any = slice(start, stop)
+            if first is not None:
+                part = _prepare.split_rows(self.backend, len(x), self.seed, start, stop)
+            rows, c, w = x[part], None if context is None else context[part], None if weight is None else weight[part]
             out = log_p[: stop - start]
-            self.engine.evaluate(packed, False, 0, self.n_steps, rows, None, None, True, None, out)
+            self.engine.evaluate(packed, False, 0, self.n_steps, rows, c, None, True, None, out)
             if w is None:
                 total += float(out.sum())
                 mass += len(out)
@@ -583,18 +598,31 @@ class _Run:
         self.backend.row_order(self.seed, epoch, self.n_train, step * self.batch_size, positions)
         return bool(self.split_weight[positions].sum(dtype=np.float64) == 0)
 
+    def extreme(self, rows: Array) -> tuple[float, str]:
+        """How many scales out the farthest number of some rows lies, and which it is."""
+        dim = self.x.shape[1]
+        data, given = np.split(self.flow._snapshot.buffers, [2 * dim])
+        worst = (0.0, "")
+        for name, array, buffers in (("X", self.x, data), ("context", self.context, given)):
+            if array is None:
+                continue
+            loc, scale = np.split(buffers, 2)
+            u = np.abs((array[rows].astype(np.float64) - loc) / scale)
+            i, j = np.unravel_index(int(np.argmax(u)), u.shape)
+            if u[i, j] > worst[0]:
+                worst = float(u[i, j]), f"{name}[{rows[i]}, {j}] = {array[rows[i], j]}"
+        return worst
+
     def diagnose(self, trainer: Any, epoch: int, step: int, loss: float, norm: float) -> str:
         """Say what went wrong in a step whose loss or gradient is not finite, and the likely cause."""
         rows = self.batch_rows(epoch, step)
         if self.weight is not None:
             rows = rows[self.weight[rows] != 0]
-        loc, scale = np.split(self.flow._snapshot.buffers, 2)
-        u = np.abs((self.x[rows].astype(np.float64) - loc) / scale)
-        i, j = np.unravel_index(int(np.argmax(u)), u.shape)
         what = f"the gradient became {norm}" if np.isfinite(loss) else f"the loss became {loss}"
-        if u[i, j] > 1e3:
+        far, value = self.extreme(rows)
+        if far > 1e3:
             cause = (
-                f"an extreme value: X[{rows[i]}, {j}] = {self.x[rows[i], j]} lies {u[i, j]:.3g} scales out; "
+                f"an extreme value: {value} lies {far:.3g} scales out; "
                 'remove or clip such rows, or use standardize="robust"'
             )
         elif self.weight is not None and np.abs(self.weight[rows].astype(np.float64)).max() * self.weight_scale > 1e4:

@@ -51,7 +51,13 @@ void run_sincos(const Element<V> *x, Element<V> *out, Element<V> *cosine, int64_
 template <class V>
 void run_normals(const Element<V> *, Element<V> *out, Element<V> *, int64_t n) {
   if constexpr (lanes<V> > 1) {
-    penstock::PENSTOCK_ISA::normals<V>(0x123456789ABCDEFu, 3, 1000, static_cast<int>(n), 6, static_cast<int>(n), out);
+    uint32_t context_row[4096], draw[4096];
+    for (uint32_t i = 0; i < 4096; i++) {
+      context_row[i] = 3;
+      draw[i] = 1000 + i;
+    }
+    penstock::PENSTOCK_ISA::normals<V>(0x123456789ABCDEFu, context_row, draw, static_cast<int>(n), 6,
+                                       static_cast<int>(n), out);
   }
 }
 

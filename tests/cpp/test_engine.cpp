@@ -131,8 +131,8 @@ std::vector<double> buffers_of(int64_t n) {
 }
 
 template <class T>
-RowsView rows_of(const std::vector<T> &x, int64_t columns) {
-  return {reinterpret_cast<const char *>(x.data()), columns * static_cast<int64_t>(sizeof(T)), sizeof(T), sizeof(T)};
+Batch rows_of(const std::vector<T> &x, int64_t columns) {
+  return {{reinterpret_cast<const char *>(x.data()), columns * static_cast<int64_t>(sizeof(T)), sizeof(T), sizeof(T)}};
 }
 
 // Everything an engine does with a batch; a hash of all the results.
@@ -170,7 +170,7 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
   if (n_theta == 0) {
     Guarded<T> draws(rows * d), density(rows);
     Guarded<double> d_params(plan.n_params);
-    engine.sample(packed, 9, 0, 0, rows, draws.data(), density.data(), nullptr);
+    engine.sample(packed, 9, 0, 0, {}, rows, draws.data(), density.data(), nullptr);
     double loss, weight;
     engine.loss_and_grad(packed, rows_of(x, d), rows, {}, d_params.data(), loss, weight, nullptr);
     CHECK(weight == static_cast<double>(rows));
@@ -349,7 +349,7 @@ void stopped_by_a_poll() {
   std::vector<double> out(x.size()), d_params(params.size());
   for (const int n : {1, 3}) {
     set_num_threads(n);
-    CHECK(interrupted([&] { engine->sample(packed, 1, 0, 0, rows, out.data(), nullptr, stop); }));
+    CHECK(interrupted([&] { engine->sample(packed, 1, 0, 0, {}, rows, out.data(), nullptr, stop); }));
     CHECK(interrupted(
         [&] { engine->loss_and_grad(packed, rows_of(x, dim), rows, {}, d_params.data(), loss, weight, stop); }));
     Trainer<double> trainer(engine, params.data(), buffers.data(), {0.9, 0.999, 1e-8, 0, 5.0, false});

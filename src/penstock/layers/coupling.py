@@ -19,14 +19,14 @@ SPLITS = ("half", "half_swapped", "alternating", "alternating_swapped", "random"
 
 @dataclass(frozen=True)
 class Coupling:
-    """Leave the dimensions ``A`` as they are and transform ``B`` with parameters computed from ``A``.
+    """Leave the dimensions ``A`` as they are and transform ``B`` with parameters computed from ``A`` and the context.
 
     Parameters
     ----------
     transform : Transform, default Affine()
         The elementwise bijection of the dimensions in ``B``.
     conditioner : MLP, default MLP()
-        The network that maps ``x_A`` to the parameters of the transform.
+        The network that maps the context, if the flow has one, and ``x_A`` to the parameters of the transform.
     split : str or sequence of int, default "half"
         ``"half"`` (A is the first half, rounded down), ``"alternating"`` (A is every even index), either
         with ``"_swapped"`` for A and B exchanged, ``"random"`` (drawn when the flow is built), or the

@@ -1,4 +1,4 @@
-"""Spec of the elementwise layer: a transform with free parameters on every dimension."""
+"""Spec of the elementwise layer: a transform on every dimension, its parameters free or a function of the context."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from penstock._validate import choice
+from penstock.conditioners import MLP
 from penstock.transforms import Affine, Transform
 
 if TYPE_CHECKING:
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Transform every dimension by itself, with parameters that are trained directly.
+    """Transform every dimension by itself, with parameters that are trained directly or depend on the context alone.
 
     Parameters
     ----------
     transform : Transform, default Affine()
         The elementwise bijection.
+    conditioner : MLP, optional
+        The network that maps the context to the parameters of the transform; the flow then needs a context.
+        Without one the parameters are trained directly.
     explicit : {"to_latent", "to_data"}, default "to_latent"
         The direction in which the transform's own formula runs.
     """
 
     transform: Transform = field(default_factory=Affine)
+    conditioner: MLP | None = None
     explicit: str = "to_latent"
 
     def __post_init__(self) -> None:
@@ -38,4 +43,7 @@ class Elementwise:
 
     def compile(self, builder: PlanBuilder) -> None:
         """Add this layer's step to a plan."""
-        builder.transform_step("elementwise", (), tuple(range(builder.dim)), self.transform, None, self.explicit)
+        if self.conditioner is not None and builder.context_dim == 0:
+            raise ValueError("an Elementwise layer with a conditioner reads the context, and context_dim is 0")
+        everything = tuple(range(builder.dim))
+        builder.transform_step("elementwise", (), everything, self.transform, self.conditioner, self.explicit)

@@ -26,9 +26,11 @@ from penstock._numba.core.plan import (
     INPUT,
     KEPT_DERIVATIVE,
     LINEAR,
+    N_CONTEXT,
     N_IN,
     N_LINEAR,
     N_OUT,
+    N_U,
     OUTPUT,
     RESIDUAL_MLP,
     TILE,
@@ -37,16 +39,25 @@ from penstock._numba.core.plan import (
 
 
 @jit
-def mlp_forward(step: Any, linears: Any, params: Any, n_vectors: int, keep: bool, kept: Any) -> None:
-    """Read the input at step[INPUT], fill theta at step[THETA] and all that lies between."""
+def mlp_forward(
+    step: Any, linears: Any, params: Any, starts: Any, start: int, n_vectors: int, keep: bool, kept: Any
+) -> None:
+    """Read the input at step[INPUT], fill theta at step[THETA] and all that lies between.
+
+    With start >= 0 the first layer's products begin with those of ``starts`` instead of the bias, the part of the context
+    in them, which is then not read.
+    """
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
         linear = linears[step[LINEAR] + i]
         n_out, out = linear[N_OUT], linear[OUTPUT]
+        started = i == 0 and start >= 0
+        skip_in = step[N_CONTEXT] if started else 0
+        bias, bias_at = (starts, start) if started else (params, linear[BIAS])
         product(
-            START_BIAS, n_out, n_vectors, linear[N_IN], params, linear[WEIGHT], 1, n_out,
-            kept, inputs, TILE, kept, out, TILE, params, linear[BIAS],
+            START_BIAS, n_out, n_vectors, linear[N_IN] - skip_in, params, linear[WEIGHT] + skip_in * n_out, 1, n_out,
+            kept, inputs + skip_in * TILE, TILE, kept, out, TILE, bias, bias_at,
         )  # fmt: skip
         if i + 1 < step[N_LINEAR]:
             n = n_vectors * lanes(kept)
@@ -75,18 +86,23 @@ def linear_gradient(linear: Any, tile: Any, inputs: int, d: Any, d_at: int) -> N
 
 
 @jit
-def input_gradient(start: int, linear: Any, params: Any, n_vectors: int, d: Any, d_at: int, out: Any, at: int) -> None:
-    """out (+)= W d: gradient of a linear layer's inputs."""
+def input_gradient(
+    start: int, linear: Any, params: Any, n_vectors: int, d: Any, d_at: int, first: int, out: Any, at: int
+) -> None:
+    """out (+)= W d: gradient of a linear layer's inputs, the ``first`` of them left out."""
     n_out = linear[N_OUT]
     product(
-        start, linear[N_IN], n_vectors, n_out, params, linear[WEIGHT], n_out, 1,
-        d, d_at, TILE, out, at, TILE, params, 0,
+        start, linear[N_IN] - first, n_vectors, n_out, params, linear[WEIGHT] + first * n_out, n_out, 1,
+        d, d_at, TILE, out, at + first * TILE, TILE, params, 0,
     )  # fmt: skip
 
 
 @jit
-def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_params: bool, tile: Any) -> int:
-    """From tile.d_theta to the gradient of the conditioner's input, (n_u, tile), whose position in tile.d_hidden it returns."""
+def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_params: bool, first: int, tile: Any) -> int:
+    """From tile.d_theta to the gradient of the conditioner's input, (n_u, tile), whose position in tile.d_hidden it returns.
+
+    The ``first`` inputs are left out.
+    """
     residual = step[CONDITIONER] == RESIDUAL_MLP
     n = n_vectors * lanes(tile.state)
     hidden, other = 0, tile.d_hidden.size // 2  # residual: gradients of h_i, and of its pre-activation
@@ -103,10 +119,12 @@ def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_para
         if want_params:
             inputs = linears[step[LINEAR] + i - 1][OUTPUT] if i > 0 else step[INPUT]
             linear_gradient(linear, tile, inputs, d, d_at)
+        if i == 0 and first == step[N_U]:
+            break
         out = other if not residual and not last and d_at == hidden else hidden
         # the skip connection: the gradient of h_i is part of that of h_{i-1}
         start = LOAD if residual and not last and i > 0 else ZERO
-        input_gradient(start, linear, params, n_vectors, d, d_at, tile.d_hidden, out)
+        input_gradient(start, linear, params, n_vectors, d, d_at, first if i == 0 else 0, tile.d_hidden, out)
         d, d_at = tile.d_hidden, out
         if i > 0 and not residual:
             below = linears[step[LINEAR] + i - 1]

@@ -54,14 +54,14 @@ def normal_pair(like: Any, words: Any, w0: int, w1: int) -> Any:
 
 @jit
 def normals(seed: Any, context_row: Any, draw: Any, rows: int, dim: int, words: Any, state: Any) -> None:
-    """Fill state (dim, tile) with normals: dimension f of lane i is decided by (seed, context_row, draw + i, f) alone.
+    """Fill state (dim, tile) with normals: dimension f of lane i is decided by (seed, context_row[i], draw[i], f) alone.
 
-    ``words`` is scratch, (4, tile) of uint32.
+    Counters are read up to a whole vector; ``words`` is scratch, (4, tile) of uint32.
     """
     width = lanes(state)
     for block in range((dim + 3) // 4):
         for i in range((rows + width - 1) // width * width):
-            w = philox(seed, draw + np.uint64(i), context_row, np.uint64(block), STREAM_BASE)
+            w = philox(seed, draw[i], context_row[i], np.uint64(block), STREAM_BASE)
             words[i], words[TILE + i], words[2 * TILE + i], words[3 * TILE + i] = w
         for lane in range(0, rows, width):
             for pair in range(2):

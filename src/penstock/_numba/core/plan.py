@@ -14,11 +14,12 @@ RELU, TANH, SILU, GELU, LEAKY_RELU, KEPT_DERIVATIVE = range(6)
 
 # Columns of Plan.steps. Positions in the kept store: KEPT of the old values of B, (n_b, tile); INPUT of the conditioner's
 # input, (n_u, tile); THETA of theta, (n_b n_theta, tile); in an LU layer, of x and of v, (n_b, tile), before c. ORDER and
-# SIGNS, of an LU layer, point into Plan.slots.
+# SIGNS, of an LU layer, point into Plan.slots. N_CONTEXT of the N_U inputs are features of the context, START is a position
+# in Tile.starts.
 (
     KIND, EXPLICIT_TO_DATA, TRANSFORM, N_THETA, CONDITIONER, ACTIVATION, N_LINEAR, N_A, N_B, N_U, A, B, LINEAR,
-    OPTIONS, N_OPTIONS, PARAMS, GRAD, KEPT, INPUT, THETA, ORDER, SIGNS,
-) = range(22)  # fmt: skip
+    OPTIONS, N_OPTIONS, PARAMS, GRAD, KEPT, INPUT, THETA, ORDER, SIGNS, N_CONTEXT, START,
+) = range(24)  # fmt: skip
 # Columns of Plan.linear, one row a linear layer: offsets into the parameters, into a padded gradient with rows of
 # GRAD_STRIDE, and of output and derivative, (n_out, tile) each, in the kept store; DERIVATIVE < 0: not kept.
 N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE = range(9)
@@ -28,7 +29,9 @@ class Plan(NamedTuple):
     """What is known of a flow but its parameters."""
 
     dim: int
-    steps: Any  # (n_steps, 22)
+    # (n_steps + 1, 24); the last row is the embedding, between the context and what conditioners read of it: N_LINEAR 0
+    # if there is none, and THETA its output
+    steps: Any
     linear: Any  # (layers, 9)
     boundary: Any  # (n_steps + 1, dim): slot of each dimension
     slots: Any  # the slots that A and B of the steps point to; orders and signs
@@ -43,6 +46,8 @@ class Packed(NamedTuple):
     scale: Any
     inverse: Any
     log_scale: float  # sum of log scale
+    context_loc: Any  # of the context in float64, and 1 / scale
+    context_inverse: Any
 
 
 class Pass(NamedTuple):
@@ -61,11 +66,18 @@ class Tile(NamedTuple):
     state: Any  # (dim, tile) by slot
     log_det: Any  # (tile) of float64
     theta: Any  # external theta (n_b n_theta, tile)
+    context: (
+        Any  # what conditioners read of it, (n_context, tile); empty where all rows share one and no gradient needs it
+    )
+    # Of a context that all rows share: for each conditioner its part of the first layer, b + c W_c, where the products then
+    # begin; for one that reads nothing else, theta. Empty where rows have contexts of their own.
+    starts: Any
     kept: Any  # the kept store
     # the way back only
     gradient: Any  # (dim, tile) by slot: cotangents of the state
     log_det_bar: Any  # (tile): cotangent of the log-determinant
     d_theta: Any  # (widest theta, tile)
+    d_context: Any  # (n_context, tile), added to; empty if unwanted
     d_hidden: Any  # (2, widest layer, tile)
     transposed: Any  # (tile, widest layer padded)
     partial: Any  # 16 numbers

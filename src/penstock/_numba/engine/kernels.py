@@ -6,9 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from penstock._numba.conditioners.inputs import copy_features, start_shared
+from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import accumulate_product, lanes, load, store
-from penstock._numba.core.plan import COUPLING, ELEMENTWISE, EXPLICIT_TO_DATA, KIND, LU_LINEAR, TILE
+from penstock._numba.core.plan import (
+    COUPLING,
+    ELEMENTWISE,
+    EXPLICIT_TO_DATA,
+    INPUT,
+    KIND,
+    LU_LINEAR,
+    N_CONTEXT,
+    N_LINEAR,
+    N_THETA,
+    N_U,
+    THETA,
+    TILE,
+)
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward
 from penstock._numba.layers.elementwise import elementwise_backward, elementwise_forward
 from penstock._numba.layers.lu_linear import lu_backward, lu_forward
@@ -80,6 +95,55 @@ def store_cotangents(slots: Any, packed: Any, standardize: bool, gradient: Any, 
         for i in range(slots.size):
             v = gradient[slots[i] * TILE + r]
             d[index[r], i] = v * packed.inverse[i] if standardize else v
+
+
+@jit
+def load_context(
+    plan: Any, packed: Any, context: Any, shared: bool, index: Any, rows: int, keep: bool, kept: Any, own: Any
+) -> Any:
+    """What conditioners read of the context, (n_context, tile): its rows, float64, standardised, and through the embedding.
+
+    Rows lie where the embedding reads them, or else in ``own``, where conditioners do.
+    """
+    embedding, dim = plan.steps[-1], context.shape[1]
+    embedded = embedding[N_LINEAR] > 0
+    to, at = (kept, embedding[INPUT]) if embedded else (own, 0)
+    for r in range(rows):
+        for i in range(dim):
+            v = (context[0 if shared else index[r], i] - packed.context_loc[i]) * packed.context_inverse[i]
+            to[at + i * TILE + r] = narrow(v, to)
+    pad_rows(dim, rows, to[at:])
+    if not embedded:
+        return own
+    mlp_forward(embedding, plan.linear, packed.params, kept, -1, vectors(rows, kept), keep, kept)
+    return kept[embedding[THETA] : embedding[THETA] + embedding[N_THETA] * TILE]
+
+
+@jit
+def store_context(
+    plan: Any, packed: Any, want_params: bool, want_context: bool, tile: Any, index: Any, d_context: Any
+) -> None:
+    """The way back of tile.d_context: parameters of the embedding, and rows of d_context."""
+    embedding, dim = plan.steps[-1], d_context.shape[1]
+    d, at = tile.d_context, 0
+    if embedding[N_LINEAR] > 0:
+        n = vectors(tile.rows, tile.state)
+        copy_features(embedding[N_THETA], n, tile.d_context, 0, tile.d_theta, 0)
+        first = 0 if want_context else embedding[N_U]
+        at = mlp_backward(embedding, plan.linear, packed.params, n, want_params, first, tile)
+        d = tile.d_hidden
+    if want_context:
+        for r in range(tile.rows):
+            for i in range(dim):
+                d_context[index[r], i] = d[at + i * TILE + r] * packed.context_inverse[i]
+
+
+@jit
+def share(plan: Any, packed: Any, context: Any, kept: Any, starts: Any) -> None:
+    """Tile.starts from the first row of a tile's context."""
+    for k in range(len(plan.steps) - 1):
+        if plan.steps[k][N_CONTEXT] > 0:
+            start_shared(plan.steps[k], plan.linear, packed.params, context, kept, starts)
 
 
 @jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from penstock._numba.core.plan import (
     LU_LINEAR,
     MLP,
     N_LINEAR,
+    N_OUT,
     OUTPUT,
     PAD,
     PERMUTATION,
@@ -42,9 +44,13 @@ class Layout:
     def __init__(self, table: Any) -> None:
         table = _checked(table)
         self.dtype = np.dtype(np.float32 if table[3] == 4 else np.float64)
-        self.dim, self.n_params, self.n_buffers, self.n_steps = (int(table[i]) for i in (4, 6, 7, 8))
+        self.dim, self.context_dim = int(table[4]), int(table[5])
+        self.n_params, self.n_buffers, self.n_steps = (int(table[i]) for i in (6, 7, 8))
+        embedding = table[12:16].tolist()  # conditioner, activation, n_linear, offset of widths
+        self.n_context = int(table[embedding[3] + embedding[2]]) if embedding[2] else self.context_dim
+        self.n_starts = 0
         self.n_external = 0  # numbers of theta a row in an external step
-        self.widest_theta = self.widest = 1
+        self.widest_theta = self.widest = max(1, self.n_context)
         self.flops = 2 * self.dim  # a row
         self.decay = np.zeros(self.n_params, np.bool_)
         self.index = np.zeros(self.n_params, np.int64)  # of each parameter in a padded gradient
@@ -58,18 +64,25 @@ class Layout:
             step, size = self._step(table, record)
             steps.append(step)
             sizes.append(size)
+        step, embedding_size = self._embedding(table, *embedding)
+        steps.append(step)
         # every step its own area of the kept store for the way back; one area for all where nothing is kept
         self.steps = np.array(steps, np.int64)
         self.linear = np.array(self._linear, np.int64).reshape(-1, 9)
         self.training_steps, self.training_linear = self.steps.copy(), self.linear.copy()
         start = 0
-        for step, size in zip(self.training_steps, sizes, strict=True):
+        for step, size in zip(self.training_steps, [*sizes, embedding_size], strict=True):
             step[[KEPT, INPUT, THETA]] += start
             layers = self.training_linear[step[LINEAR] : step[LINEAR] + step[N_LINEAR]]
             layers[:, OUTPUT] += start
             layers[:, DERIVATIVE] += np.where(layers[:, DERIVATIVE] >= 0, start, 0)
             start += size
-        self.n_kept, self.n_training_kept = max(sizes), start
+        self.n_kept, self.n_training_kept = max(sizes) + embedding_size, start
+        if step[N_LINEAR]:  # its area comes last: every conditioner reads what it holds
+            self.steps[-1, [INPUT, THETA]] += max(sizes)
+            layers = self.linear[step[LINEAR] :]
+            layers[:, OUTPUT] += max(sizes)
+            layers[:, DERIVATIVE] += np.where(layers[:, DERIVATIVE] >= 0, max(sizes), 0)
         boundary = int(table[11])
         self.boundary = table[boundary : boundary + (self.n_steps + 1) * self.dim].reshape(-1, self.dim).copy()
         self.slots = np.array([*self._slots, 0], np.int64)
@@ -91,14 +104,44 @@ class Layout:
         self._options += table[r[13] : r[13] + r[12]].view(np.float64).tolist()
         self.widest_theta = max(self.widest_theta, n_values)
         self.flops += 32 * n_b
-        at = (n_b + n_a) * TILE
         if kind == ELEMENTWISE and conditioner == EXTERNAL:
             self.n_external = max(self.n_external, n_values)
-        elif kind == ELEMENTWISE:
+        elif conditioner == FREE:
             self.index[params : params + n_values] = np.arange(grad, grad + n_values)
             self.n_gradient += -(-n_values // PAD) * PAD
-        widths = table[r[17] : r[17] + n_linear + 1].tolist() if n_linear else []
-        self.widest = max([self.widest, n_values, *widths])
+        n_context = self.n_context if n_linear else 0
+        n_u, start = n_context + n_a, self.n_starts
+        at = self._network(table, r[17], n_linear, conditioner, activation, params, (n_b + n_u) * TILE)
+        self.widest = max(self.widest, n_values)
+        if n_linear:
+            kind = COUPLING  # an elementwise step with a network is a coupling whose A is empty
+            self.n_starts += self._linear[first_linear][N_OUT] if n_a else n_values
+        theta = self._linear[-1][OUTPUT] if n_linear else at
+        size = at if n_linear else at + n_values * TILE
+        step = [
+            kind, explicit, r[10], n_theta, conditioner, activation, n_linear, n_a, n_b, n_u, a, b, first_linear,
+            options, r[12], params, grad, 0, n_b * TILE, theta, 0, 0, n_context, start,
+        ]  # fmt: skip
+        return step, size
+
+    def _embedding(
+        self, table: Array, conditioner: int, activation: int, n_linear: int, at_widths: int
+    ) -> tuple[list[int], int]:
+        """The same for the embedding: nothing if there is none."""
+        first_linear = len(self._linear)
+        params = self.n_params - _n_params(table[at_widths : at_widths + n_linear + 1].tolist() if n_linear else [])
+        size = self._network(table, at_widths, n_linear, conditioner, activation, params, self.context_dim * TILE)
+        theta = self._linear[-1][OUTPUT] if n_linear else 0
+        step = [PERMUTATION, 0, 0, self.n_context, conditioner, activation, n_linear, 0, 0, self.context_dim, 0, 0,
+                first_linear, 0, 0, params, 0, 0, 0, theta, 0, 0, 0, 0]  # fmt: skip
+        return step, size if n_linear else 0
+
+    def _network(
+        self, table: Array, at_widths: int, n_linear: int, conditioner: int, activation: int, params: int, at: int
+    ) -> int:
+        """Rows of Plan.linear, with parameters from ``params`` on and places from ``at`` on; the end of these."""
+        widths = table[at_widths : at_widths + n_linear + 1].tolist() if n_linear else []
+        self.widest = max([self.widest, *widths])
         offset = params
         for i in range(n_linear):
             n_in, n_out = widths[i], widths[i + 1]
@@ -113,13 +156,7 @@ class Layout:
             self.decay[offset:bias] = True
             offset, self.n_gradient = bias + n_out, grad_bias + stride
             self.flops += 2 * n_in * n_out
-        theta = self._linear[-1][OUTPUT] if n_linear else at
-        size = at if n_linear else at + n_values * TILE
-        step = [
-            kind, explicit, r[10], n_theta, conditioner, activation, n_linear, n_a, n_b, n_a, a, b, first_linear,
-            options, r[12], params, grad, 0, n_b * TILE, theta, 0, 0,
-        ]  # fmt: skip
-        return step, size
+        return at
 
     def _lu_step(self, table: Array, r: list[int]) -> tuple[list[int], int]:
         """The same for an LU layer. Its gradient: M above the diagonal, M below it, (n, stride) each, the diagonal, b."""
@@ -137,8 +174,13 @@ class Layout:
         self.widest = max(self.widest, n)
         self.flops += 2 * n * n
         step = [LU_LINEAR, r[1], 0, 0, 0, 0, 0, 0, n, 0, b, b, len(self._linear), len(self._options), 0, params, grad,
-                0, n * TILE, 2 * n * TILE, b + n, b + 2 * n]  # fmt: skip
+                0, n * TILE, 2 * n * TILE, b + n, b + 2 * n, 0, 0]  # fmt: skip
         return step, 4 * n * TILE
+
+
+def _n_params(widths: list[int]) -> int:
+    """Of a network with these widths."""
+    return sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(widths))
 
 
 def _checked(table: Any) -> Array:
@@ -157,7 +199,7 @@ def _checked(table: Any) -> Array:
     item_size, dim, context_dim, n_params, n_buffers, n_steps, step_size, base, boundary = table[3:12].tolist()
     need(item_size in (4, 8), f"{item_size} bytes a number")
     need(0 < dim < 2**31, f"dim {dim}")
-    need(context_dim == 0, f"context_dim {context_dim} is not supported")
+    need(0 <= context_dim < 2**20, f"context_dim {context_dim}")
     need(0 <= n_params < 2**40 and 0 <= n_buffers < 2**40, "sizes of parameters and buffers")
     need(n_steps > 0 and step_size == STEP_SIZE, "number or size of steps")
     need(HEADER_SIZE + n_steps * STEP_SIZE <= table.size, "steps beyond its end")
@@ -172,6 +214,20 @@ def _checked(table: Any) -> Array:
     need(inside(boundary, (n_steps + 1) * dim), "boundaries beyond its end")
     rows = table[boundary : boundary + (n_steps + 1) * dim].reshape(-1, dim)
     need(all(are_slots(row) for row in rows), "a boundary is not a permutation of the slots")
+
+    def are_widths(at: int, n_linear: int, n_in: int, conditioner: int, activation: int) -> bool:
+        if not (0 < n_linear < 2**16 and inside(at, n_linear + 1) and activation in range(KEPT_DERIVATIVE)):
+            return False
+        widths = table[at : at + n_linear + 1].tolist()
+        fine = widths[0] == n_in > 0 and all(0 < w < 2**31 for w in widths)
+        return fine and (conditioner == MLP or len(set(widths[1:-1])) <= 1)
+
+    embedding, activation, n_linear, at_widths = table[12:16].tolist()
+    n_context = context_dim
+    if embedding or n_linear:
+        need(embedding in (MLP, RESIDUAL_MLP), "kind of the embedding")
+        need(are_widths(at_widths, n_linear, context_dim, embedding, activation), "widths of the embedding")
+        n_context = int(table[at_widths + n_linear])
     used = 0
     for s in range(n_steps):
         r = table[HEADER_SIZE + s * STEP_SIZE : HEADER_SIZE + (s + 1) * STEP_SIZE].tolist()
@@ -206,14 +262,13 @@ def _checked(table: Any) -> Array:
             need(kind == ELEMENTWISE and n_a == n_linear == 0, name + "free or external theta belongs to elementwise")
             need(count == (n_b * n_theta if conditioner == FREE else 0), name + "number of parameters")
             continue
-        need(kind == COUPLING and 0 < n_linear < 2**16 and inside(at_widths, n_linear + 1), name + "widths")
+        need((kind == COUPLING and n_a > 0) or (kind == ELEMENTWISE and n_a == 0), name + "A")
+        need(are_widths(at_widths, n_linear, n_context + n_a, conditioner, activation), name + "widths")
         widths = table[at_widths : at_widths + n_linear + 1].tolist()
-        need(all(0 < w < 2**31 for w in widths[1:]), name + "widths")
-        need(widths[0] == n_a and widths[-1] == n_b * n_theta, name + "widths of input or output")
-        need(conditioner == MLP or len(set(widths[1:-1])) <= 1, name + "widths of a residual network")
-        need(
-            count == sum((i + 1) * o for i, o in zip(widths[:-1], widths[1:], strict=True)),
-            name + "number of parameters",
-        )
+        need(widths[-1] == n_b * n_theta, name + "width of the output")
+        need(count == _n_params(widths), name + "number of parameters")
+    if embedding:
+        _, _, n_linear, at_widths = table[12:16].tolist()
+        used += _n_params(table[at_widths : at_widths + n_linear + 1].tolist())
     need(used == n_params, f"n_params {n_params}, its steps use {used}")
     return table

@@ -10,6 +10,7 @@ import numpy as np
 from penstock._numba.engine import adam as _adam
 from penstock._numba.engine.engine import Array, Engine, Packed, Workspace, quiet
 from penstock._numba.engine.order import order
+from penstock._numba.engine.rows import NO_CONTEXT, ROWS_OF_CONTEXT
 
 
 def row_order(seed: int, epoch: int, n: int, first: int, out: Array) -> None:
@@ -55,16 +56,17 @@ class Trainer:
 
     def _with(self, params: Array) -> Packed:
         s = self._standard
-        return Packed(params, s.loc, s.scale, s.inverse, s.log_scale)
+        return Packed(params, s.loc, s.scale, s.inverse, s.log_scale, s.context_loc, s.context_inverse)
 
     def run(
-        self, x: Array, context: None, weight: Array | None, weight_scale: float, seed: int, epoch: int, n_train: int,
+        self, x: Array, context: Array | None, weight: Array | None, weight_scale: float, seed: int, epoch: int, n_train: int,
         first_step: int, batch_size: int, learning_rates: Array, losses: Array, norms: Array,
     ) -> int:  # fmt: skip
         """Mini-batches first_step .. of an epoch; how many steps were taken before one was not finite."""
         n_rows = self._engine._rows(x)
-        if context is not None:
-            raise ValueError("context must be None: this plan has no context")
+        self._engine._context(context, n_rows)
+        if context is not None and np.shape(context) != (n_rows, self._layout.context_dim):
+            raise ValueError(f"context must have shape ({n_rows}, {self._layout.context_dim})")
         if weight is not None and np.shape(weight) != (n_rows,):
             raise ValueError(f"weight must have shape ({n_rows},), got {np.shape(weight)}")
         if not 0 < n_train <= n_rows:
@@ -84,10 +86,13 @@ class Trainer:
                 order(np.uint64(seed), np.uint64(epoch), int(n_train), index, index)
                 order(np.uint64(seed), np.uint64(0), n_rows, index, index)
                 space.x[: last - first] = x[index]
+                if context is not None:
+                    space.context[: last - first] = context[index]
                 space.weight[: last - first] = 1.0 if weight is None else weight[index]
 
             packed, m, v, step = self._state
-            gradient, sums = self._engine.batch_gradient(packed, rows, fill)
+            kind = NO_CONTEXT if context is None else ROWS_OF_CONTEXT
+            gradient, sums = self._engine.batch_gradient(packed, rows, kind, None, fill)
             scale = weight_scale / rows
             gradient = gradient[self._layout.index]
             norm = math.sqrt(_sum_squares(gradient)) * scale

@@ -1,22 +1,24 @@
-"""The coupling layer over a tile: a conditioner reads the dimensions of A, its theta transforms those of B."""
+"""The coupling layer over a tile: a conditioner reads the context and the dimensions of A, its theta transforms those of B.
+
+Where A is empty theta is a function of the context alone.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from penstock._numba.conditioners.inputs import (
+    first_wanted,
+    gather_features,
+    gather_shared_theta,
+    scatter_gradient,
+    shared_start,
+    shares_theta,
+)
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import lanes, load, store
-from penstock._numba.core.plan import INPUT, N_A, THETA, TILE, TRANSFORM, A
+from penstock._numba.core.plan import N_U, THETA, TRANSFORM
 from penstock._numba.layers.elementwise import transform_backward, transform_forward
-
-
-@jit
-def gather_features(step: Any, slots: Any, n_vectors: int, state: Any, kept: Any) -> None:
-    """Fill the conditioner's input (n_u, tile) from the state: the feature map."""
-    for i in range(step[N_A]):
-        for lane in range(0, n_vectors * lanes(state), lanes(state)):
-            store(kept, step[INPUT] + i * TILE + lane, load(state, slots[step[A] + i] * TILE + lane))
 
 
 @jit
@@ -24,8 +26,11 @@ def coupling_forward(
     step: Any, slots: Any, options: Any, linears: Any, params: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool
 ) -> None:
     """Changes the state, adds to log_det."""
-    gather_features(step, slots, n_vectors, tile.state, tile.kept)
-    mlp_forward(step, linears, params, n_vectors, keep, tile.kept)
+    if shares_theta(step, tile):
+        gather_shared_theta(step, n_vectors, tile)
+    else:
+        gather_features(step, slots, n_vectors, tile)
+        mlp_forward(step, linears, params, tile.starts, shared_start(step, tile), n_vectors, keep, tile.kept)
     transform_forward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile, keep)
 
 
@@ -36,9 +41,9 @@ def coupling_backward(
 ) -> None:  # fmt: skip
     """Puts the state back; gradients of parameters are added to the slice's."""
     transform_backward(step[TRANSFORM], step, slots, options, inverse, n_vectors, tile.kept, step[THETA], tile)
-    du = mlp_backward(step, linears, params, n_vectors, want_params, tile)
-    for i in range(step[N_A]):
-        gradient = slots[step[A] + i] * TILE
-        for lane in range(0, n_vectors * lanes(tile.state), lanes(tile.state)):
-            summed = load(tile.gradient, gradient + lane) + load(tile.d_hidden, du + i * TILE + lane)
-            store(tile.gradient, gradient + lane, summed)
+    if shares_theta(step, tile):
+        return
+    first = first_wanted(step, tile)
+    du = mlp_backward(step, linears, params, n_vectors, want_params, first, tile)
+    if first < step[N_U]:
+        scatter_gradient(step, slots, n_vectors, du, tile)

@@ -11,9 +11,9 @@ from fitting import Array, Fitted, serve
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
-SIZES = (4, 8, 16, 32, 64, 128, 256)
-STARTS = 3  # of each size, from the best of which it goes on
-FLOORS = (1e-6, 1e-4)  # added to the variances
+SIZES = (8, 16, 32, 64, 128, 256)
+STARTS = 2  # of each size and seed, from the better of which it goes on
+FLOORS = (1e-6, 1e-5, 1e-4)  # added to the variances; the first one while the size is chosen
 BANDWIDTHS = 0.02 * 2 ** np.arange(0, 6.1, 0.5)
 
 
@@ -21,16 +21,23 @@ def mixture(train: Array, validation: Array, seed: int) -> Fitted:
     """Full covariances; size, floor of the variances, and start chosen by validation."""
     tried: dict[str, float] = {}
     best: tuple[float, Any] = (-np.inf, None)
+
+    def attempt(size: int, floor: float, start: int) -> None:
+        nonlocal best
+        model = GaussianMixture(size, random_state=seed * STARTS + start, reg_covar=floor, max_iter=200)
+        value = float(model.fit(train).score(validation))
+        tried[f"{size}, {floor:g}, {start}"] = value
+        if value > best[0]:
+            best = (value, model)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a mixture short of convergence is judged like the others
         for size in SIZES:
-            for floor in FLOORS:
-                for start in range(STARTS):
-                    model = GaussianMixture(size, random_state=seed * STARTS + start, reg_covar=floor, max_iter=200)
-                    value = float(model.fit(train).score(validation))
-                    tried[f"{size}, {floor:g}, {start}"] = value
-                    if value > best[0]:
-                        best = (value, model)
+            for start in range(STARTS):
+                attempt(size, FLOORS[0], start)
+        size, start = best[1].n_components, best[1].random_state - seed * STARTS
+        for floor in FLOORS[1:]:
+            attempt(size, floor, start)
     chosen = best[1]
     about = {"components": chosen.n_components, "floor": chosen.reg_covar, "tried": tried}
     return Fitted(chosen.score_samples, best[0], about=about)

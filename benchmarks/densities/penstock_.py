@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fitting import HIDDEN, LAYERS, Array, Fitted, Model, serve
+from fitting import BINS, HIDDEN, LAYERS, Array, Fitted, Model, serve
 
 import penstock as ps
 
@@ -28,8 +28,10 @@ def fit(make: Callable[..., ps.Flow], options: dict[str, Any], **arguments: Any)
 MODELS = {
     "penstock realnvp": fit(ps.realnvp, {}),
     "penstock glow": fit(ps.glow, {}),
+    "penstock nsf": fit(ps.nsf, {}),
     "penstock realnvp, 5 layers": fit(ps.realnvp, SIZE),
     "penstock glow, 5 layers": fit(ps.glow, SIZE),
+    "penstock nsf, 5 layers": fit(ps.nsf, {**SIZE, "bins": BINS}),
 }
 
 if __name__ == "__main__":

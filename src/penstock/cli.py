@@ -378,7 +378,7 @@ FIT_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "warmup": (
         _steps,
         "N",
-        "steps, or with a point the fraction of all steps, over which the rate rises (default: 0.02; onecycle 0.3)",
+        "steps, or with a point the fraction of all steps, over which the rate rises (default: 0.1; onecycle 0.3)",
     ),
     "weight_decay": (float, "DECAY", "decoupled decay of the weights of networks"),
     "clip_norm": (_number_or_none, "NORM", "gradients longer than this are shortened to it; none leaves them"),

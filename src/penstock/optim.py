@@ -17,7 +17,7 @@ SCHEDULES = ("cosine", "onecycle", "constant", "plateau")
 # These fall to zero over the whole run, so that stopping early would starve them.
 FALLING = ("cosine", "onecycle")
 # The part of a run over which the rate rises.
-WARMUP = {"cosine": 0.02, "onecycle": 0.3, "constant": 0.02, "plateau": 0.02}
+WARMUP = {"cosine": 0.1, "onecycle": 0.3, "constant": 0.1, "plateau": 0.1}
 
 
 class Adam:

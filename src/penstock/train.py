@@ -83,11 +83,11 @@ def fit(
     validation: Any = 0.1,
     epochs: int | None = None,
     batch_size: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     schedule: str = "cosine",
     warmup: float | None = None,
     weight_decay: float = 0.0,
-    clip_norm: float | None = 10.0,
+    clip_norm: float | None = 1.0,
     patience: int | None = None,
     standardize: bool | str = True,
     rng: Any = None,
@@ -121,7 +121,7 @@ def fit(
     batch_size : int, optional
         Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
         incomplete last batch is left out; the order changes every epoch.
-    learning_rate : float, default 1e-3
+    learning_rate : float, default 3e-3
         The highest rate of Adam.
     schedule : {"cosine", "onecycle", "constant", "plateau"}, default "cosine"
         Cosine falls to zero over the whole run, ``rate (1 + cos(pi u)) / 2`` with ``u`` from 0 to 1. One cycle rises
@@ -130,10 +130,10 @@ def fit(
         without a better validation loss, and stops when all of it has.
     warmup : int or float, optional
         Steps (int) or fraction of all steps (float) over which the rate rises: linearly, except in one cycle. By
-        default 0.02, and 0.3 for one cycle.
+        default 0.1, and 0.3 for one cycle.
     weight_decay : float, default 0.0
         Decoupled decay (AdamW) of the weight matrices of conditioners.
-    clip_norm : float, optional, default 10.0
+    clip_norm : float, optional, default 1.0
         Gradients longer than this are shortened to it; None or infinity leaves them.
     patience : int, optional
         Epochs without a better validation loss before training stops: 20 for the plateau schedule,

@@ -16,6 +16,8 @@
 #endif
 
 #define PENSTOCK_INLINE inline __attribute__((always_inline))
+// For what is long and used often: inlined everywhere, it would double the size of the library.
+#define PENSTOCK_OUTLINE __attribute__((noinline))
 
 namespace penstock::PENSTOCK_ISA {
 

@@ -1,0 +1,38 @@
+"""The examples run, short, and leave their pictures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import ROOT
+
+SHORT = {
+    "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "200"],
+    "photo_z": ["--epochs", "1"],
+}
+PICTURES = {"two_moons": "two-moons.png", "photo_z": "photo-z.png"}
+
+
+def test_every_example_has_a_short_run() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(SHORT) == set(PICTURES)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_an_example_runs_and_draws(name: str, tmp_path: Path) -> None:
+    script = ROOT / "examples" / f"{name}.py"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, str(script), "-o", str(tmp_path), *SHORT[name]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nan" not in done.stdout
+    assert (tmp_path / PICTURES[name]).stat().st_size > 10_000

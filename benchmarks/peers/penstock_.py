@@ -38,7 +38,10 @@ def prepare(flow: Flow | Lu, task: Task, threads: int) -> Work:
         return prepare_lu(flow, task)
     hidden = (flow.width, flow.width)
     mixing = {"glow": "lu", "realnvp": "none"}.get(flow.recipe, "reverse")
-    model = getattr(ps, flow.recipe)(flow.dim, layers=flow.layers, hidden=hidden, mixing=mixing, rng=0, backend=BACKEND)
+    # Relu networks, as the peers have.
+    model = getattr(ps, flow.recipe)(
+        flow.dim, layers=flow.layers, hidden=hidden, activation="relu", mixing=mixing, rng=0, backend=BACKEND
+    )
     rng = np.random.default_rng(0)
     model.params = model.params + 0.02 * rng.standard_normal(model.n_params)
     if task.verb == "step":

@@ -375,7 +375,11 @@ FIT_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "batch_size": (_positive, "N", "rows a step"),
     "learning_rate": (float, "RATE", "the highest rate of Adam"),
     "schedule": (*_one_of(SCHEDULES), "of the rate"),
-    "warmup": (_steps, "N", "steps, or with a point the fraction of all steps, over which the rate rises"),
+    "warmup": (
+        _steps,
+        "N",
+        "steps, or with a point the fraction of all steps, over which the rate rises (default: 0.1; onecycle 0.3)",
+    ),
     "weight_decay": (float, "DECAY", "decoupled decay of the weights of networks"),
     "clip_norm": (_number_or_none, "NORM", "gradients longer than this are shortened to it; none leaves them"),
     "patience": (_positive, "N", "epochs without a better validation loss before training stops"),

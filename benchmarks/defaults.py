@@ -35,11 +35,11 @@ BEGINNING: dict[str, dict[str, Any]] = {
     "fit": {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.02, "clip_norm": 10.0, "weight_decay": 0.0},
     "constants": {"STEPS": 8000, "EPOCHS": 200, "AVERAGED": 0.05},
 }
-MIXING = {"realnvp": "random", "nsf": "random", "glow": "lu"}
+MIXING = {"realnvp": "random", "nsf": "random", "glow": "lu", "maf": "reverse", "nsf_ar": "reverse"}
 # Words of a variant's name, and what each changes: options of the recipe, arguments of fit, constants of penstock.train.
 CHANGES: dict[str, dict[str, Any]] = {
     **{word: {"recipe": {"activation": word}} for word in ("silu", "tanh", "gelu", "relu")},
-    **{word: {"make": word} for word in ("glow", "nsf")},
+    **{word: {"make": word} for word in ("glow", "nsf", "maf", "nsf_ar")},
     **{f"mixing {word}": {"recipe": {"mixing": word}} for word in ("none", "reverse", "random", "lu")},
     **{f"bound {value:g}": {"recipe": {"scale_bound": value}} for value in (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)},
     **{f"layers {value}": {"recipe": {"layers": value}} for value in (5, 8, 12, 16)},

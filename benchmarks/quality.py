@@ -185,7 +185,7 @@ def report(results: dict[str, Any]) -> str:
     scored = [table for table in tables if tables[table]["test_rows"]]
     if scored:
         lines += [
-            "Test log-likelihood, nats a row, mean over seeds ± standard error over rows (spread of the seeds):",
+            "Test log-likelihood, nats a row, mean over seeds ± standard error over rows (seeds, and their spread):",
             "",
         ]
         lines += grid(names, scored, lambda name, table: likelihood(tables[table]["models"].get(name)))
@@ -226,7 +226,7 @@ def likelihood(model: dict[str, Any] | None) -> str:
     """One cell of test likelihoods."""
     if model is None or "test" not in model:
         return ""
-    return f"{model['mean']:.3f} ± {model['error']:.3f} ({np.std(model['test']):.3f})"
+    return f"{model['mean']:.3f} ± {model['error']:.3f} ({len(model['test'])}, {np.std(model['test']):.3f})"
 
 
 def pair(values: list[float] | None) -> str:

@@ -29,9 +29,13 @@ MODELS = {
     "penstock realnvp": fit(ps.realnvp, {}),
     "penstock glow": fit(ps.glow, {}),
     "penstock nsf": fit(ps.nsf, {}),
+    "penstock maf": fit(ps.maf, {}),
+    "penstock nsf_ar": fit(ps.nsf_ar, {}),
     "penstock realnvp, 5 layers": fit(ps.realnvp, SIZE),
     "penstock glow, 5 layers": fit(ps.glow, SIZE),
     "penstock nsf, 5 layers": fit(ps.nsf, {**SIZE, "bins": BINS}),
+    "penstock maf, 5 layers": fit(ps.maf, SIZE),
+    "penstock nsf_ar, 5 layers": fit(ps.nsf_ar, {**SIZE, "bins": BINS}),
 }
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def run(*words: str | Path) -> int:
 
 def fitted(x: Array, weight: Array | None = None) -> ps.Flow:
     """What the library makes of the options ``SMALL``."""
-    return ps.realnvp(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0)
+    return ps.nsf(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0)
 
 
 @pytest.fixture

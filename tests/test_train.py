@@ -341,7 +341,7 @@ def test_an_error_in_a_callback_passes_through_and_leaves_a_usable_flow(backend:
 @each_backend
 def test_a_plateau_stops_when_its_patience_is_out(backend: str) -> None:
     flow = fresh(CASE, backend, "float32")
-    x = points(CASE, 80, flow)
+    x = points(CASE, 120, flow)
     flow.fit(x, epochs=500, batch_size=20, learning_rate=0.03, schedule="plateau", patience=4, rng=0)
     history = flow.history
     assert history.stopped == "patience"

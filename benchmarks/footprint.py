@@ -61,7 +61,7 @@ def watch():
 x = np.memmap(sys.argv[1], np.float32, "r", shape=(1_000_000, 16))
 watcher = threading.Thread(target=watch)
 watcher.start()
-flow = ps.realnvp(16, layers=8, hidden=(64, 64), rng=0)
+flow = ps.realnvp(16, layers=8, hidden=(64, 64), activation="relu", mixing="random", rng=0)
 flow.fit(x, batch_size=100_000, epochs=3)
 done = True
 watcher.join()
@@ -123,7 +123,7 @@ FIRST_CALL = """
 import json, time
 import numpy as np
 import penstock as ps
-flow = ps.realnvp(16, layers=8, hidden=(64, 64), rng=0, backend="numba")
+flow = ps.realnvp(16, layers=8, hidden=(64, 64), activation="relu", mixing="random", rng=0, backend="numba")
 x = np.zeros((1000, 16), np.float32)
 a = time.perf_counter()
 flow.log_prob(x)
@@ -198,7 +198,7 @@ def score(rows: int = 20_000_000, dim: int = 7, turns: int = 5) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         data, model = Path(folder) / "rows.npy", Path(folder) / "model.safetensors"
         write_rows(data, rows, dim, header.getvalue())
-        ps.realnvp(dim, layers=8, hidden=(64, 64), rng=0).save(model)
+        ps.realnvp(dim, layers=8, hidden=(64, 64), activation="relu", mixing="random", rng=0).save(model)
         out = child(SCORE, str(data), str(model), str(Path(folder) / "log_prob.npy"), str(turns))
     print(
         f"score of {rows:.3g} x {dim} rows: {out['anonymous'] / 1e6:.0f} MB anonymous, "

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks import AUTOREGRESSIVE, FLOWS, LU_LAYERS, TASKS
+from tasks import AUTOREGRESSIVE, FLOWS, LU_LAYERS, SPLINES, SPLINES_DOUBLE, TASKS
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -66,10 +66,29 @@ def tables(results: dict[str, Any]) -> str:
                 work = f"D{shape.dim}, {shape.layers} layers, {shape.width}×{shape.width}: {WORK[task]}"
                 lines.append(f"| {work} | " + " | ".join(cells) + f" | {share} |")
         lines.append("")
+    if "splines" in results:
+        lines += splines(results["splines"])
     rows = other(results)
     if rows:
         lines += ["| besides | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows), ""]
     return "\n".join(lines)
+
+
+def splines(timed: dict[str, Any]) -> list[str]:
+    """The table of spline flows."""
+    peers = {"flowjax": "flowjax, jitted", "zuko": "zuko", "madspace": "MadSpace"}
+    names = {"NSF8": "`nsf`, 5 layers", "NSF_AR8": "`nsf_ar`, 5 layers", "NSF8x6": "`nsf`, 6 layers, float64"}
+    lines = ["| rational-quadratic splines, D8, 64×64, 8 bins | penstock | " + " | ".join(peers.values()) + " |"]
+    lines.append("|---|---|" + "---|" * len(peers))
+    for flow in [*SPLINES, *SPLINES_DOUBLE]:
+        for task, readings in timed.get(flow, {}).items():
+            own = readings["penstock"]["median"]
+            cells = [time(own)]
+            for peer in peers:
+                median = readings.get(peer, {}).get("median")
+                cells.append("–" if median is None else f"{time(median)} ({median / own:.2g})")
+            lines.append(f"| {names[flow]}: {WORK[task]} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def other(results: dict[str, Any]) -> list[tuple[str, str]]:
@@ -94,6 +113,8 @@ def other(results: dict[str, Any]) -> list[tuple[str, str]]:
         medians = [time(statistics.median(timed[task])) for task in ("log_prob", "sample")]
         what = f"`{flow.recipe}`, D{flow.dim}, {flow.layers} layers, {flow.width}×{flow.width}: log_prob / sample of 1e5 rows"
         rows.append((what, f"{medians[0]} / {medians[1]}, a ratio of {timed['ratio']:.2f}"))
+    if "splines" in results:
+        rows.append(("share of the splines in the first line", f"{results['splines']['share']['share']:.2f}"))
     if "scaling" in results:
         ratios = ", ".join(f"{flow} {value['ratio']:.2f}" for flow, value in results["scaling"].items())
         rows.append(("two threads over one, log_prob of 1e5 rows", ratios))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import footprint
-from tasks import AUTOREGRESSIVE, FLOWS, LU_LAYERS, LU_TASKS, TASKS
+from tasks import AUTOREGRESSIVE, FLOWS, LU_LAYERS, LU_TASKS, SPLINES, SPLINES_DOUBLE, TASKS, WITHOUT_SPLINES
 
 HERE = Path(__file__).resolve().parent
 
@@ -110,11 +110,18 @@ def main() -> None:
     parser.add_argument("--peer-python-torch", metavar="PYTHON", help="interpreter of an environment that has torch")
     parser.add_argument("--peer-python-jax", metavar="PYTHON", help="interpreter of an environment that has jax")
     parser.add_argument("--peer-python-nflows", metavar="PYTHON", help="interpreter of an environment that has nflows")
+    parser.add_argument("--peer-python-zuko", metavar="PYTHON", help="interpreter of an environment that has zuko")
+    parser.add_argument(
+        "--peer-python-flowjax", metavar="PYTHON", help="interpreter of an environment that has flowjax"
+    )
+    parser.add_argument(
+        "--peer-python-madspace", metavar="PYTHON", help="interpreter of an environment that has madspace"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    groups = ("tasks", "lu", "autoregressive", "threads", "numba", "footprint", "score")
+    groups = ("tasks", "lu", "autoregressive", "splines", "threads", "numba", "footprint", "score")
     parser.add_argument("--groups", nargs="+", choices=groups, default=list(groups))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "latest.json")
     given = parser.parse_args()
@@ -163,6 +170,9 @@ def main() -> None:
             results["autoregressive"] = {
                 flow: autoregressive(peers[0], flow, given.threads, given.rounds) for flow in AUTOREGRESSIVE
             }
+        if "splines" in given.groups:
+            results["splines"], versions = splines(peers[0], given)
+            results["versions"].update(versions)
         if "threads" in given.groups:
             results["scaling"] = scaling(peers[0], given.flows, given.rounds)
         if "numba" in given.groups:
@@ -187,6 +197,7 @@ def main() -> None:
             results["tasks"] = {
                 name: {**before.get("tasks", {}).get(name, {}), **tasks} for name, tasks in flows.items()
             }
+        results["versions"] = {**before.get("versions", {}), **results["versions"]}
         results = {**before, **results}
     given.output.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {given.output}")
@@ -205,6 +216,40 @@ def scaling(penstock: Peer, flows: list[str], rounds: int) -> dict[str, Any]:
         out[flow] = {"one": seconds[1], "two": seconds[2], "ratio": one / two}
         print(f"{flow} log_prob: two threads over one {one / two:.3f}", flush=True)
     return out
+
+
+def splines(penstock: Peer, given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Spline flows beside those of other libraries, and without the splines."""
+    rivals = {
+        name: Peer(name, python, f"{name}_.py", given.threads)
+        for name in ("flowjax", "zuko", "madspace")
+        if (python := getattr(given, f"peer_python_{name}"))
+    }
+    several = [penstock, *(peer for name, peer in rivals.items() if name != "madspace")]
+    out: dict[str, Any] = {
+        flow: {
+            task: in_turns(several, flow, task, given.threads, given.rounds, None)
+            for task in ("log_prob", "sample", "step_256", "one_row")
+        }
+        for flow in SPLINES
+    }
+    for flow in SPLINES_DOUBLE:
+        double = [penstock, *(peer for name, peer in rivals.items() if name == "madspace")]
+        out[flow] = {
+            task: in_turns(double, flow, task, given.threads, given.rounds, None) for task in ("log_prob", "sample")
+        }
+    seconds: dict[str, list[float]] = {"NSF8": [], **{flow: [] for flow in WITHOUT_SPLINES}}
+    for _ in range(given.rounds):
+        for flow, readings in seconds.items():
+            penstock.ask(do="prepare", flow=flow, task="log_prob", threads=given.threads)
+            readings.append(penstock.ask(do="time", inner=1)["seconds"])
+    whole, network = (statistics.median(readings) for readings in seconds.values())
+    out["share"] = {**seconds, "share": 1 - network / whole}
+    print(f"share of the splines in log_prob of NSF8: {1 - network / whole:.3f}", flush=True)
+    versions = {name: peer.ask(do="versions")["versions"] for name, peer in rivals.items()}
+    for peer in rivals.values():
+        peer.close()
+    return out, versions
 
 
 def autoregressive(penstock: Peer, flow: str, threads: int, rounds: int) -> dict[str, Any]:

@@ -13,10 +13,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tasks import AUTOREGRESSIVE, FLOWS, GLOW, LU_LAYERS, LU_TASKS, TASKS, Task
+from tasks import (
+    AUTOREGRESSIVE,
+    FLOWS,
+    GLOW,
+    LU_LAYERS,
+    LU_TASKS,
+    SPLINES,
+    SPLINES_DOUBLE,
+    TASKS,
+    WITHOUT_SPLINES,
+    Task,
+)
 
 Work = Callable[[int], None]
-SUBJECTS = {**FLOWS, **AUTOREGRESSIVE, **GLOW, **LU_LAYERS}
+SUBJECTS = {**FLOWS, **AUTOREGRESSIVE, **GLOW, **LU_LAYERS, **SPLINES, **SPLINES_DOUBLE, **WITHOUT_SPLINES}
 WORK = {**TASKS, **LU_TASKS}
 
 

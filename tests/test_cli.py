@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def run(*words: str | Path) -> int:
 
 def fitted(x: Array, weight: Array | None = None) -> ps.Flow:
     """What the library makes of the options ``SMALL``."""
-    return ps.realnvp(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0)
+    return ps.nsf(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0)
 
 
 @pytest.fixture
@@ -441,6 +442,17 @@ def test_a_warning_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert said.startswith("penstock: warning: ")
     assert said.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_fit_warns_of_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = table()[:, :3] + [0, 1e6, 0]
+    assert run("fit", write(tmp_path / "x.npy", x), "-o", tmp_path / "m", "--epochs", "1", "-q") == 0
+    few, far = capsys.readouterr().err.splitlines()
+    assert re.match(
+        r"penstock: warning: the flow has \d+ parameters, more than ten times the training rows \(360\)", few
+    )
+    assert re.match(r"penstock: warning: column 1 \(\d\.\d+e\+0\d\) of X lies", far)
 
 
 # -- nothing half-written -----------------------------------------------------------------------

@@ -625,7 +625,10 @@ def test_a_loop_of_ones_own_gives_the_step_of_fit(backend: str) -> None:
     )
     flow.params = 0.3 * rng("loop").standard_normal(flow.n_params)
     own = flow.copy()
-    flow.fit(x, context=c, epochs=1, batch_size=64, validation=0, rng=1, schedule="constant", warmup=0, clip_norm=None)
+    flow.fit(
+        x, context=c, epochs=1, batch_size=64, validation=0, rng=1, learning_rate=1e-3, schedule="constant", warmup=0,
+        clip_norm=None,
+    )  # fmt: skip
     own._assign(buffers=flow._snapshot.buffers)
     _, total, grad = own.loss_and_grad(x, c)
     ps.Adam(1e-3).step(own, grad / total)
@@ -644,7 +647,7 @@ def test_a_constant_column_of_the_context_is_told() -> None:
 def test_an_extreme_context_is_named_when_training_fails() -> None:
     x, c = wave(300)
     c[7, 1] = 1e200
-    flow = ps.realnvp(2, context_dim=2, layers=2, hidden=(8,), rng=0)
+    flow = ps.realnvp(2, context_dim=2, layers=2, hidden=(8,), activation="relu", rng=0)
     with pytest.raises(ps.TrainingError, match=r"context\[7, 1\] = 1e\+200"):
         flow.fit(x, context=c, epochs=30, standardize="robust", clip_norm=None, validation=0)
 

@@ -48,7 +48,7 @@ def test_the_demo_tells_everything_that_lets_one_judge_it(whole: tuple[Path, str
         lines = re.findall(rf"^  {name} +({number}) \+- ({number})(.*)$", out, re.M)
         likelihood, paired, classified = lines
         assert likelihood[2] == classified[2] == ""
-        assert re.search(r"Real NVP is (better|worse)|no difference beyond", paired[2])
+        assert re.search(r"spline flow is (better|worse)|no difference beyond", paired[2])
         assert 0.4 < float(classified[0]) <= 1
     # Real galaxies cannot be told from real ones: the classifier is not fooled by how it is asked.
     accuracy, error = map(float, re.search(rf"^  \(real .*\) +({number}) \+- ({number})$", out, re.M).groups())  # type: ignore[union-attr]
@@ -103,7 +103,7 @@ def test_without_optional_packages_the_demo_does_the_rest_and_says_what_to_insta
     assert said[0].startswith("scikit-learn is not installed")
     assert said[1].startswith("matplotlib is not installed")
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["galaxies.safetensors"]
-    for text in ("Real NVP  ", "10^6 galaxies in", "identical", "most likely redshift"):
+    for text in ("spline flow  ", "10^6 galaxies in", "identical", "most likely redshift"):
         assert text in out
     assert "paired" not in out
 
@@ -111,12 +111,12 @@ def test_without_optional_packages_the_demo_does_the_rest_and_says_what_to_insta
 def test_the_report_is_as_plain_when_the_flow_loses(capsys: pytest.CaptureFixture[str]) -> None:
     ours = np.random.default_rng(0).standard_normal(400)
     noise = 0.1 * np.random.default_rng(1).standard_normal(400)
-    demo.report({"Real NVP": ours, "stronger": ours + 0.1 + noise, "weaker": ours - 0.1 + noise, "as good": ours}, 0.0)
+    demo.report({"spline flow": ours, "stronger": ours + 0.1 + noise, "weaker": ours - 0.1 + noise, "as good": ours}, 0.0)
     out = capsys.readouterr().out
     verdicts = dict(re.findall(r"^  (\w.*?) +[+-]\d\.\d{3} \+- \d\.\d{3}   (.*)$", out, re.M))
     assert verdicts == {
-        "stronger": "Real NVP is worse",
-        "weaker": "Real NVP is better",
+        "stronger": "spline flow is worse",
+        "weaker": "spline flow is better",
         "as good": "no difference beyond 2 standard errors",
     }
 
@@ -124,7 +124,7 @@ def test_the_report_is_as_plain_when_the_flow_loses(capsys: pytest.CaptureFixtur
 def test_training_that_depends_on_threads_would_be_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = demo.galaxies()[:600]
+    rows = demo.galaxies()[:4000]
     demo.check_threads(rows, rows[:50], 0, "auto")
     assert "identical" in capsys.readouterr().out
     original = demo.new_flow

@@ -489,6 +489,35 @@ def test_the_layout_of_the_input_changes_no_bit(case: Case, backend: str, dtype:
 
 @each_backend
 @each_dtype
+@pytest.mark.parametrize("layout", ["C", "every_second_row", "every_second_column", "other_width", "unaligned"])
+def test_rows_of_any_width_are_read_and_written_as_numpy_would(backend: str, dtype: str, layout: str) -> None:
+    most = float(np.finfo(dtype).max)
+    for dim in (*range(1, 41), 64, 100):
+        order = tuple(int(i) for i in rng("order", dim).permutation(dim))
+        flow = ps.Flow(ps.StandardNormal(dim), [ps.Permutation(order)], dtype=dtype, backend=backend)
+        source = rng("rows", dim, layout)
+        loc, scale = source.standard_normal(dim), np.exp(source.standard_normal(dim))
+        flow._assign(buffers=np.concatenate([loc, scale]))
+        for rows in (1, 2, 7, 63, 65):
+            x = (source.standard_normal((rows, dim)) * 10.0 ** source.uniform(-44, 37, (rows, dim))).astype(dtype)
+            x[source.random(x.shape) < 0.05] = source.choice([np.inf, -np.inf, np.nan, -0.0, np.finfo("float32").max])
+            x = x if layout == "C" else LAYOUTS[layout](x)
+            with np.errstate(all="ignore"):
+                u = (x.astype(np.float64) - loc) * (1 / scale)
+                u = np.where(np.isfinite(u), np.clip(u, -most, most), u).astype(dtype)
+                z, z_back = flow.to_latent(x)[0], x.astype(dtype)
+                assert_same_numbers(z[:, order], u)
+                wanted = (loc + scale * z_back[:, order].astype(np.float64)).astype(dtype)
+                assert_same_numbers(flow.to_data(x)[0], wanted)
+
+
+def assert_same_numbers(actual: Array, expected: Array) -> None:
+    """Same bits, but that a NaN is a NaN."""
+    assert_same_bits(np.where(np.isnan(actual), np.nan, actual), np.where(np.isnan(expected), np.nan, expected))
+
+
+@each_backend
+@each_dtype
 def test_a_row_repeated_by_a_zero_stride_works(backend: str, dtype: str) -> None:
     case = BY_NAME["mixed_layers"]
     flow = built(case, backend, dtype)

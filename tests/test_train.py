@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -17,10 +18,12 @@ import reference
 from cases import BACKENDS, BY_NAME, built, fresh, points, rng
 from helpers import assert_same_bits, each_backend, each_dtype, python_json
 from penstock import _validate
+from penstock.optim import Schedule
 
 Array = np.ndarray[Any, Any]
 
 CASE = BY_NAME["mixed_layers"]
+SMALL = ps.Coupling(ps.Affine(), ps.MLP((8,)))
 
 # -- what is learnt -----------------------------------------------------------------------------
 
@@ -83,7 +86,7 @@ def test_weights_are_as_good_as_copies_of_rows(backend: str) -> None:
 @each_backend
 @pytest.mark.parametrize("how", [True, False, "robust"])
 def test_what_rows_of_weight_zero_hold_changes_no_bit(backend: str, how: Any) -> None:
-    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), ps.Coupling(), ps.ActNorm()], rng=0, backend=backend)
+    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), SMALL, ps.ActNorm()], rng=0, backend=backend)
     x = rng("weightless").standard_normal((500, 3))
     weight = np.where(np.arange(500) % 5 < 2, 0.0, 1.5)
     own, own_weight = x[:50] + 0.1, weight[:50]
@@ -338,7 +341,7 @@ def test_an_error_in_a_callback_passes_through_and_leaves_a_usable_flow(backend:
 @each_backend
 def test_a_plateau_stops_when_its_patience_is_out(backend: str) -> None:
     flow = fresh(CASE, backend, "float32")
-    x = points(CASE, 60, flow)
+    x = points(CASE, 80, flow)
     flow.fit(x, epochs=500, batch_size=20, learning_rate=0.03, schedule="plateau", patience=4, rng=0)
     history = flow.history
     assert history.stopped == "patience"
@@ -361,10 +364,107 @@ def test_a_cosine_ends_at_zero_and_a_warm_up_rises(backend: str) -> None:
     assert constant.history.learning_rate == [0.01] * 3
 
 
+def test_one_cycle_rises_and_falls_like_a_cosine_over_the_whole_run() -> None:
+    rates = Schedule("onecycle", 0.5, warmup=40, n_steps=100, patience=None).rates
+    every = rates(0, 100)
+    low = 0.5 / 25
+    # A quarter of the way up and down a half cosine is (1 - 1/sqrt 2) / 2.
+    quarter = 0.5 * (1 - math.sqrt(0.5))
+    for step, expected in ((0, low), (10, low + (0.5 - low) * quarter), (20, (low + 0.5) / 2), (40, 0.5), (70, 0.25)):
+        np.testing.assert_allclose(every[step], expected, rtol=1e-12)
+    np.testing.assert_allclose(every[55], 0.5 * (1 - quarter), rtol=1e-12)
+    assert (np.diff(every[:41]) > 0).all()
+    assert (np.diff(every[40:]) < 0).all()
+    assert 0 < every[99] < 5e-4
+    assert_same_bits(np.concatenate([rates(0, 7), rates(7, 93)]), every)
+    assert Schedule("onecycle", 0.5, warmup=0, n_steps=100, patience=None).rates(0, 1)[0] == 0.5
+
+
+@each_backend
+def test_one_cycle_warms_up_over_three_tenths_unless_told(backend: str) -> None:
+    start = fresh(CASE, backend, "float32")
+    x = points(CASE, 400, start)
+    for given, top in (({}, 6), ({"warmup": 4}, 2), ({"warmup": 0.5}, 10)):
+        flow = start.copy().fit(x, epochs=20, batch_size=180, learning_rate=0.01, schedule="onecycle", **given)
+        assert flow.history.stopped == "completed"
+        rates = np.array(flow.history.learning_rate)  # of the last of two steps an epoch
+        assert int(rates.argmax()) in (top - 1, top)
+        assert rates[-1] < 1e-4
+
+
+@each_backend
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+def test_what_falls_over_the_whole_run_takes_no_patience(backend: str, schedule: str) -> None:
+    flow = fresh(CASE, backend, "float32")
+    with pytest.raises(ValueError, match=f'patience.*schedule="{schedule}"'):
+        flow.fit(points(CASE, 200, flow), schedule=schedule, patience=3)
+
+
+@each_backend
+def test_a_refit_goes_on_from_the_parameters_alone_and_a_reset_forgets(backend: str) -> None:
+    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), SMALL, ps.ActNorm()], rng=0, backend=backend)
+    first = rng("first fit").normal([5, 0, -2], [2, 1, 3], (400, 3))
+    second = rng("second fit").normal([-5, 3, 0], [1, 4, 2], (400, 3))
+    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 50, "rng": 1}
+    flow = start.copy().fit(first, **arguments)
+    # Nothing of the first fit but what a file holds has a part in the second: no moments, no step count.
+    stored = ps.from_bytes(flow.to_bytes(), backend=backend).fit(second, **arguments)
+    trained = flow.copy()
+    flow.fit(second, **arguments)
+    assert_same_bits(flow.params, stored.params)
+    assert len(flow.history) == 3
+    assert flow.history.step[-1] == 3 * (360 // 50)
+    # What was measured on the first rows stays, ActNorm included: these start far from its zero.
+    trained.fit(second, **{**arguments, "learning_rate": 1e-12})
+    assert np.abs(trained.to_latent(second)[0].mean(axis=0)).max() > 0.5
+    # After a reset the second rows are as the first ones of a new flow.
+    fresh_start = start.copy().reset(3).fit(second, **arguments)
+    assert_same_bits(flow.reset(3).fit(second, **arguments).params, fresh_start.params)
+    assert_same_bits(np.array(flow._snapshot.buffers), np.array(fresh_start._snapshot.buffers))
+
+
+@each_backend
+@pytest.mark.parametrize("how", [True, False, "robust"])
+def test_a_column_far_from_zero_is_named_with_its_distance(backend: str, how: Any) -> None:
+    flow = ps.realnvp(4, layers=2, hidden=(8,), rng=0, backend=backend)
+    u = rng("far").standard_normal((2000, 4))
+    u -= u.mean(axis=0)
+    x = u / u.std(axis=0)
+    x[:, 1] += 0.95e4
+    flow.copy().fit(x, epochs=1, batch_size=500, validation=0, standardize=how, learning_rate=1e-9)  # silent
+    x[:, 1] += 0.15e4
+    x[:, 3] = 7  # constant, and so not far
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030
+        flow.fit(x, epochs=1, batch_size=500, validation=0, standardize=how, learning_rate=1e-9)
+    far = [str(warning.message) for warning in caught if "standard deviations from zero" in str(warning.message)]
+    assert len(far) == 1
+    assert "float32" in far[0]
+    assert "subtract" in far[0]
+    named = re.match(r"column (\d) \((\d\.\d+e\+04)\) of X", far[0])
+    assert named is not None
+    assert named[1] == "1"
+    assert float(named[2]) == pytest.approx(1.1e4, rel=0.1)
+    assert all(warning.filename == __file__ for warning in caught)
+    assert len(caught) == (1 if how is False else 2)
+
+
+@each_backend
+def test_fewer_rows_than_a_tenth_of_the_parameters_are_told_before_training(backend: str) -> None:
+    flow = ps.realnvp(2, layers=2, hidden=(30,), rng=0, backend=backend)
+    least = -(-flow.n_params // 10)
+    x = rng("few").standard_normal((1000, 2))
+    flow.copy().fit(x[:least], validation=0, epochs=1, batch_size=4)  # silent
+    flow.copy().fit(x[:least], validation=x, epochs=1, batch_size=4)
+    for rows, validation in ((least - 1, 0), (2 * (least - 1), 0.5)):  # rows that judge do not train
+        with pytest.warns(UserWarning, match=rf"{flow.n_params} parameters.*training rows \({least - 1}\)") as caught:
+            flow.copy().fit(x[:rows], validation=validation, epochs=1, batch_size=4)
+        assert caught[0].filename == __file__
+
+
 @each_backend
 def test_the_first_fit_standardises_and_later_ones_keep_it(backend: str) -> None:
     flow = ps.realnvp(3, layers=2, hidden=(8,), rng=0, backend=backend)
-    x = rng("standardise").normal([1e6, 0, -5], [10, 1e-3, 2], (500, 3))
+    x = rng("standardise").normal([1e6, 0, -5], [200, 1e-3, 2], (500, 3))
     flow.fit(x, epochs=1, batch_size=100, validation=0)
     loc, scale = np.split(np.array(flow._snapshot.buffers), 2)
     np.testing.assert_allclose(loc, x.mean(axis=0), rtol=1e-12)
@@ -472,7 +572,7 @@ def test_a_later_failure_leaves_the_end_of_the_last_good_epoch(backend: str) -> 
 @each_backend
 @pytest.mark.parametrize("validation", [0, 0.2])
 def test_a_first_fit_that_failed_has_not_happened(backend: str, validation: float) -> None:
-    flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm(), ps.Coupling()], rng=0, backend=backend)
+    flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm(), SMALL], rng=0, backend=backend)
     x = rng("not happened").standard_normal((300, 2))
     x[7] = 1e25
     before, buffers = flow.params.copy(), np.array(flow._snapshot.buffers)

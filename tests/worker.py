@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import penstock as ps
-from cases import BACKENDS, CASES, DTYPES, ENGINE, built, points, rng
+from cases import BACKENDS, CASES, DTYPES, ENGINE, bare, built, contexts, points, rng
 
 
 def digest(*arrays: Any) -> str:
@@ -38,6 +38,11 @@ def main() -> None:
             hashes[f"{key}-maps"] = digest(*flow.to_latent(x), *flow.to_data(x))
             hashes[f"{key}-gradients"] = digest(*flow.to_latent_vjp(x, dy, dl)[:2], *flow.to_data_vjp(x, dy, dl)[:2])
             hashes[f"{key}-loss"] = digest(*flow.loss_and_grad(x))
+            if case.conditional:
+                own, c = bare(flow), contexts(case, 333, flow)
+                hashes[f"{key}-contexts"] = digest(
+                    own.log_prob(x, c), own.sample(3, c[:100], rng=1), *own.to_data_vjp(x, dy, dl, c)
+                )
         for case in ENGINE:
             flow = built(case, backend, dtype).copy()
             # 50 steps: 10 epochs of 5 batches that are no multiple of tile or slice.

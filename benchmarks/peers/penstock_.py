@@ -37,8 +37,19 @@ def prepare(flow: Flow | Lu, task: Task, threads: int) -> Work:
     if isinstance(flow, Lu):
         return prepare_lu(flow, task)
     hidden = (flow.width, flow.width)
-    mixing = {"glow": "lu", "realnvp": "none"}.get(flow.recipe, "reverse")
-    model = getattr(ps, flow.recipe)(flow.dim, layers=flow.layers, hidden=hidden, mixing=mixing, rng=0, backend=BACKEND)
+    if flow.recipe == "net":
+        n_theta = len(ps.RationalQuadratic(8).theta_names)
+        half = flow.dim // 2
+        layer = ps.Coupling(ps.Additive(), ps.MLP(hidden), split=tuple(range(half)))
+        model = ps.Flow(ps.StandardNormal(half + half * n_theta), [layer] * flow.layers, rng=0, backend=BACKEND)
+    else:
+        recipe, double = flow.recipe.removesuffix("_float64"), flow.recipe.endswith("_float64")
+        mixing = {"glow": "lu", "realnvp": "none", "nsf": "random"}.get(recipe, "reverse")
+        # Relu networks, as the peers have.
+        model = getattr(ps, recipe)(
+            flow.dim, layers=flow.layers, hidden=hidden, activation="relu", mixing=mixing, rng=0, backend=BACKEND,
+            dtype="float64" if double else "float32",
+        )  # fmt: skip
     rng = np.random.default_rng(0)
     model.params = model.params + 0.02 * rng.standard_normal(model.n_params)
     if task.verb == "step":
@@ -51,7 +62,7 @@ def prepare(flow: Flow | Lu, task: Task, threads: int) -> Work:
             model.fit(rows, epochs=1, batch_size=task.rows, validation=0, learning_rate=1e-5, progress=False)
 
         return step
-    x = rng.standard_normal((task.rows, flow.dim), dtype=np.float32)
+    x = rng.standard_normal((task.rows, model.dim), dtype=np.float32).astype(model.dtype)
 
     def log_prob(repeats: int) -> None:
         for _ in range(repeats):

@@ -40,12 +40,15 @@ struct Operands {
   const T *mask;  // Finish::relu_gradient: activations, laid out as out
   int k;
   int skip = 0;  // rows of W at the head of each panel that have no part in the sum
+  const int64_t *in_slots = nullptr, *out_slots = nullptr;  // by_slot: where its rows lie in in and out
 };
 
-template <class V, int NR, int MR, bool panels, Start start, Finish finish>
+template <class V, int NR, int MR, bool panels, Start start, Finish finish, bool by_slot>
 PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
   using T = Element<V>;
   constexpr int L = lanes<V>;
+  const auto out = [&](int n)
+                       __attribute__((always_inline)) { return o.out + (by_slot ? o.out_slots[n] : n) * o.out_stride; };
   V sum[NR][MR];
 #pragma GCC unroll 8
   for (int n = 0; n < NR; n++) {
@@ -56,7 +59,7 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
       } else if constexpr (start == Start::zero) {
         sum[n][m] = V{};
       } else {
-        sum[n][m] = load<V>(o.out + n * o.out_stride + m * L);
+        sum[n][m] = load<V>(out(n) + m * L);
       }
     }
   }
@@ -64,6 +67,9 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
   const T *in = o.in;
   const int64_t w_n = panels ? 1 : o.w_stride;
   for (int k = 0; k < o.k; k++) {
+    if constexpr (by_slot) {
+      in = o.in + o.in_slots[k] * o.in_stride;
+    }
     V x[MR];
 #pragma GCC unroll 8
     for (int m = 0; m < MR; m++) {
@@ -78,7 +84,7 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
       }
     }
     w += panels ? NR : 1;
-    in += o.in_stride;
+    in += by_slot ? 0 : o.in_stride;
   }
 #pragma GCC unroll 8
   for (int n = 0; n < NR; n++) {
@@ -90,18 +96,18 @@ PENSTOCK_INLINE void register_block(const Operands<Element<V>> &o) {
       } else if constexpr (finish == Finish::relu_gradient) {
         y = select(load<V>(o.mask + n * o.out_stride + m * L) <= V{}, V{}, y);
       }
-      store(o.out + n * o.out_stride + m * L, y);
+      store(out(n) + m * L, y);
     }
   }
 }
 
 // One register block of nr outputs.
-template <class V, int MR, bool panels, Start start, Finish finish>
+template <class V, int MR, bool panels, Start start, Finish finish, bool by_slot = false>
 PENSTOCK_INLINE void block_of(int nr, const Operands<Element<V>> &o) {
   switch (nr) {
-#define PENSTOCK_BLOCK(NR)                               \
-  case NR:                                               \
-    register_block<V, NR, MR, panels, start, finish>(o); \
+#define PENSTOCK_BLOCK(NR)                                        \
+  case NR:                                                        \
+    register_block<V, NR, MR, panels, start, finish, by_slot>(o); \
     break;
     PENSTOCK_BLOCK(1)
     PENSTOCK_BLOCK(2)

@@ -16,6 +16,8 @@
 #endif
 
 #define PENSTOCK_INLINE inline __attribute__((always_inline))
+// For what is long and used often: inlined everywhere, it would double the size of the library.
+#define PENSTOCK_OUTLINE __attribute__((noinline))
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -122,6 +124,20 @@ PENSTOCK_INLINE V number(Bits<V> i) {
     return static_cast<V>(i);
   } else {
     return __builtin_convertvector(i, V);
+  }
+}
+
+// Numbers to another type, lane by lane.
+template <class To, class From>
+PENSTOCK_INLINE To convert(From v) {
+  if constexpr (lanes<To> == 1) {
+    return static_cast<To>(v);
+#if defined(__AVX512F__)
+  } else if constexpr (sizeof(From) == 32 && sizeof(To) == 64 && sizeof(Element<To>) == 8) {
+    return (To)_mm512_cvtps_pd((__m256)v);  // the compiler would do it by halves
+#endif
+  } else {
+    return __builtin_convertvector(v, To);
   }
 }
 
@@ -260,8 +276,8 @@ PENSTOCK_INLINE void accumulate(double *sum, V v) {
     using D = Vector<double, lanes<V> / 2>;
     H half[2];
     __builtin_memcpy(half, &v, sizeof v);
-    store(sum, load<D>(sum) + __builtin_convertvector(half[0], D));
-    store(sum + lanes<V> / 2, load<D>(sum + lanes<V> / 2) + __builtin_convertvector(half[1], D));
+    store(sum, load<D>(sum) + convert<D>(half[0]));
+    store(sum + lanes<V> / 2, load<D>(sum + lanes<V> / 2) + convert<D>(half[1]));
   }
 }
 
@@ -282,7 +298,7 @@ PENSTOCK_INLINE void accumulate_product(double *sum, V a, V b) {
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
       double *p = sum + i * (lanes<V> / 2);
-      store(p, fma<D>(__builtin_convertvector(x[i], D), __builtin_convertvector(y[i], D), load<D>(p)));
+      store(p, fma<D>(convert<D>(x[i]), convert<D>(y[i]), load<D>(p)));
     }
   }
 }
@@ -326,7 +342,9 @@ PENSTOCK_INLINE void transpose_stages(V (&block)[lanes<V>]) {
 // A square block of as many vectors as a vector has lanes, transposed.
 template <class V>
 PENSTOCK_INLINE void transpose_block(V (&block)[lanes<V>]) {
-  transpose_stages<lanes<V> / 2>(block);
+  if constexpr (lanes<V> > 1) {
+    transpose_stages<lanes<V> / 2>(block);
+  }
 }
 
 }  // namespace penstock::PENSTOCK_ISA

@@ -50,25 +50,33 @@ PENSTOCK_INLINE void philox_rounds(Vector<uint64_t, N> (&c)[4], uint64_t seed) {
   }
 }
 
-// Words of the counters (draw, context_row, block, stream), one of each of the first two a lane, as signed integers of
-// the lanes' width.
+// The draw and the context row of each lane, on 64-bit lanes: of even lanes, and of odd ones where two share 64 bits.
 template <class V>
-PENSTOCK_INLINE void philox(uint64_t seed, const uint32_t *draw, const uint32_t *context_row, uint32_t block,
-                            uint32_t stream, Bits<V> (&words)[4]) {
-  constexpr int apart = sizeof(Element<V>) == 4 ? 2 : 1, N = lanes<V> / apart;
+struct Counters {
+  static constexpr int parts = sizeof(Element<V>) == 4 ? 2 : 1, N = lanes<V> / parts;
   using U = Vector<uint64_t, N>;
-  U c[4] = {U{}, U{}, U{} + block, U{} + stream};
-  for (int i = 0; i < N; i++) {
-    c[0][i] = draw[apart * i];
-    c[1][i] = context_row[apart * i];
+  U draw[parts], context_row[parts];
+
+  PENSTOCK_INLINE Counters(const uint32_t *draws, const uint32_t *context_rows) {
+    for (int p = 0; p < parts; p++) {
+      for (int i = 0; i < N; i++) {
+        draw[p][i] = draws[parts * i + p];
+        context_row[p][i] = context_rows[parts * i + p];
+      }
+    }
   }
+};
+
+// Words of the counters (draw, context row, block, stream), as signed integers of the lanes' width.
+template <class V>
+PENSTOCK_INLINE void philox(uint64_t seed, const Counters<V> &counters, uint32_t block, uint32_t stream,
+                            Bits<V> (&words)[4]) {
+  constexpr int N = Counters<V>::N;
+  using U = Vector<uint64_t, N>;
+  U c[4] = {counters.draw[0], counters.context_row[0], U{} + block, U{} + stream};
   philox_rounds<N>(c, seed);
   if constexpr (sizeof(Element<V>) == 4) {
-    U d[4] = {U{}, U{}, U{} + block, U{} + stream};
-    for (int i = 0; i < N; i++) {
-      d[0][i] = draw[2 * i + 1];
-      d[1][i] = context_row[2 * i + 1];
-    }
+    U d[4] = {counters.draw[1], counters.context_row[1], U{} + block, U{} + stream};
     philox_rounds<N>(d, seed);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -103,9 +111,10 @@ template <class V>
 void normals(uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows, int dim, int stride,
              Element<V> *state) {
   for (int lane = 0; lane < rows; lane += lanes<V>) {
+    const Counters<V> counters(draw + lane, context_row + lane);
     for (int block = 0; 4 * block < dim; block++) {
       Bits<V> words[4];
-      philox<V>(seed, draw + lane, context_row + lane, static_cast<uint32_t>(block), stream_base, words);
+      philox<V>(seed, counters, static_cast<uint32_t>(block), stream_base, words);
       V z[4];
       normal_pair<V>(words[0], words[1], z[0], z[1]);
       normal_pair<V>(words[2], words[3], z[2], z[3]);

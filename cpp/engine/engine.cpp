@@ -37,20 +37,21 @@ int64_t cache_share() {
   return l3 / 2 / num_threads();
 }
 
-// Cuts one thread's workspace into the arrays of a tile.
+// Cuts one thread's workspace into the arrays of a tile; without memory it only measures.
 class Carver {
  public:
-  explicit Carver(char *memory) : next_(memory) {}
+  explicit Carver(char *memory) : memory_(memory) {}
   template <class T>
   T *take(int64_t n) {
-    char *mine = next_;
-    next_ += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-    return reinterpret_cast<T *>(mine);
+    const int64_t at = used_;
+    used_ += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    return memory_ != nullptr ? reinterpret_cast<T *>(memory_ + at) : nullptr;
   }
-  int64_t used(const char *memory) const { return next_ - memory; }
+  int64_t used() const { return used_; }
 
  private:
-  char *next_;
+  char *memory_;
+  int64_t used_ = 0;
 };
 
 enum class Use { evaluation, training, training_recompute };
@@ -84,7 +85,7 @@ Tile<T> lend(const Plan &plan, Use use) {
   Tile<T> tile{};
   Carver measure(nullptr);
   carve(measure, plan, use, tile);
-  Carver carver(static_cast<char *>(workspace(measure.used(nullptr))));
+  Carver carver(static_cast<char *>(workspace(measure.used())));
   carve(carver, plan, use, tile);
   return tile;
 }

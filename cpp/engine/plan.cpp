@@ -336,7 +336,7 @@ Plan::Plan(const int64_t *numbers, int64_t length) : table_(numbers, numbers + l
       padded_size += (n + 1) * stride;
       params += n * (n + 1);
       step.panels = panels_size;
-      step.panel_size = padded(n * (n + 2 * block_outputs - 1) / 2 + 1);  // corners of blocks included
+      step.panel_size = padded(n * (n + 2 * block_outputs + 1) / 2 + 1);  // starts and corners of blocks included
       panels_size += lu_triangles * step.panel_size;
       step.kept = old_values;
       old_values += n * tile_stride;

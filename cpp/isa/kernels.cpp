@@ -5,6 +5,7 @@
 #include "isa/kernels.hpp"
 
 #include "core/philox.hpp"
+#include "isa/rows.hpp"
 #include "layers/autoregressive.hpp"
 #include "layers/coupling.hpp"
 #include "layers/elementwise.hpp"
@@ -13,110 +14,43 @@
 namespace penstock::PENSTOCK_ISA {
 namespace {
 
-template <class From>
-PENSTOCK_INLINE double read(const char *p) {
-  From x;
-  __builtin_memcpy(&x, p, sizeof x);  // may be unaligned
-  return static_cast<double>(x);
-}
-
-// Rounded to T; what is finite stays so.
-template <class T>
-PENSTOCK_INLINE T narrow(double x) {
-  if constexpr (sizeof(T) == 4) {
-    constexpr double most = 3.4028234663852886e38, infinity = __builtin_inf();
-    x = x > most && x < infinity ? most : x;
-    x = x < -most && x > -infinity ? -most : x;
-  }
-  return static_cast<T>(x);
-}
-
-template <class T, class From, bool standardise>
-void load_rows(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const RowsView &in,
-               const int64_t *index, int64_t first_row, int rows, int stride, T *state) {
-  for (int r = 0; r < rows; r++) {
-    const char *row = in.data + (index != nullptr ? index[r] : first_row + r) * in.row_stride;
-    for (int64_t d = 0; d < plan.dim; d++) {
-      double x = read<From>(row + d * in.column_stride);
-      if constexpr (standardise) {
-        x = (x - packed->loc[d]) * packed->inverse[d];
-      }
-      state[slots[d] * stride + r] = narrow<T>(x);
-    }
-  }
-}
-
 template <class T>
 PENSTOCK_INLINE int vectors(int rows) {
-  return (rows + lanes_native<T> - 1) / lanes_native<T>;
-}
-
-// Lanes beyond the last row up to a whole vector repeat that row, so that they stay as harmless as it is.
-template <class T>
-void pad_rows(int64_t features, int rows, T *tile) {
-  const int whole = (rows + lanes_native<T> - 1) / lanes_native<T> * lanes_native<T>;
-  if (rows == whole) {
-    return;
-  }
-  for (int64_t f = 0; f < features; f++) {
-    for (int r = rows; r < whole; r++) {
-      tile[f * tile_stride + r] = tile[f * tile_stride + rows - 1];
-    }
-  }
+  return whole_vectors<T>(rows) / lanes_native<T>;
 }
 
 template <class T>
 void load_tile(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const RowsView &in,
                const int64_t *index, int64_t first_row, int rows, int stride, T *state) {
-  const auto run = packed != nullptr ? (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)
-                                     : (in.item_size == 4 ? load_rows<T, float, false> : load_rows<T, double, false>);
-  run(plan, slots, packed, in, index, first_row, rows, stride, state);
-  if (stride == tile_stride) {
-    pad_rows(plan.dim, rows, state);
+  const RowPointers pointers{in, index, first_row, rows};
+  if (packed != nullptr) {
+    const Columns columns{plan.dim, slots, packed->loc, packed->inverse};
+    (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)(columns, pointers, stride, state);
+  } else {
+    const Columns columns{plan.dim, slots, nullptr, nullptr};
+    (in.item_size == 4 ? load_rows<T, float, false> : load_rows<T, double, false>)(columns, pointers, stride, state);
   }
 }
 
 template <class T>
 void store_tile(const PlanView &plan, const int64_t *slots, const PackedView<T> *packed, const T *state, int rows,
                 int stride, T *out) {
-  for (int64_t r = 0; r < rows; r++) {
-    for (int64_t d = 0; d < plan.dim; d++) {
-      const T u = state[slots[d] * stride + r];
-      out[r * plan.dim + d] =
-          packed != nullptr ? static_cast<T>(packed->loc[d] + packed->scale[d] * static_cast<double>(u)) : u;
-    }
+  if (packed != nullptr) {
+    store_rows<T, true>({plan.dim, slots, packed->loc, packed->scale}, state, rows, stride, out);
+  } else {
+    store_rows<T, false>({plan.dim, slots, nullptr, nullptr}, state, rows, stride, out);
   }
 }
 
 template <class T>
 void load_columns(const T *in, int64_t n, int rows, T *tile) {
-  for (int64_t r = 0; r < rows; r++) {
-    for (int64_t i = 0; i < n; i++) {
-      tile[i * tile_stride + r] = in[r * n + i];
-    }
-  }
-  pad_rows(n, rows, tile);
+  const RowsView view{reinterpret_cast<const char *>(in), n * static_cast<int64_t>(sizeof(T)), sizeof(T), sizeof(T)};
+  load_rows<T, T, false>({n, nullptr, nullptr, nullptr}, {view, nullptr, 0, rows}, tile_stride, tile);
 }
 
 template <class T>
 void store_columns(const T *tile, int64_t n, int rows, T *out) {
-  for (int64_t r = 0; r < rows; r++) {
-    for (int64_t i = 0; i < n; i++) {
-      out[r * n + i] = tile[i * tile_stride + r];
-    }
-  }
-}
-
-template <class T, class From>
-void load_context_rows(const PlanView &plan, const PackedView<T> &packed, const RowsView &in, const int64_t *index,
-                       int rows, int stride, T *to) {
-  for (int64_t r = 0; r < rows; r++) {
-    const char *row = in.data + index[r] * in.row_stride;
-    for (int64_t i = 0; i < plan.context_dim; i++) {
-      const double c = read<From>(row + i * in.column_stride);
-      to[i * stride + r] = narrow<T>((c - packed.context_loc[i]) * packed.context_inverse[i]);
-    }
-  }
+  store_rows<T, false>({n, nullptr, nullptr, nullptr}, tile, rows, tile_stride, out);
 }
 
 // Rows of the context lie where the embedding reads them, or else conditioners.
@@ -127,11 +61,9 @@ void load_context(const PlanView &plan, const PackedView<T> &packed, const RowsV
   const int64_t scale = tile_stride / stride;
   T *area = embedding != nullptr ? tile.kept + embedding->area : nullptr;
   T *to = embedding != nullptr ? area + embedding->input / scale : tile.context;
-  const auto run = in.item_size == 4 ? load_context_rows<T, float> : load_context_rows<T, double>;
-  run(plan, packed, in, index, stride == 1 ? 1 : tile.rows, stride, to);
-  if (stride == tile_stride) {
-    pad_rows(plan.context_dim, tile.rows, to);
-  }
+  const RowPointers pointers{in, index, 0, tile.rows};
+  const Columns columns{plan.context_dim, nullptr, packed.context_loc, packed.context_inverse};
+  (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)(columns, pointers, stride, to);
   if (embedding == nullptr) {
     return;
   }
@@ -177,7 +109,7 @@ void base_normals(const PlanView &plan, uint64_t seed, const uint32_t *context_r
     for (int block = 0; 4 * block < plan.dim; block++) {
       using V = Vector<T, 16 / sizeof(T)>;
       Bits<V> words[4];
-      philox<V>(seed, draw, context_row, static_cast<uint32_t>(block), stream_base, words);
+      philox<V>(seed, Counters<V>(draw, context_row), static_cast<uint32_t>(block), stream_base, words);
       V z[4];
       normal_pair<V>(words[0], words[1], z[0], z[1]);
       normal_pair<V>(words[2], words[3], z[2], z[3]);

@@ -41,30 +41,32 @@ struct Dimensions {
 };
 PENSTOCK_INLINE Dimensions all_of(const Step &step) { return {0, step.n_b}; }
 
-// theta: (n_b n_theta, tile) of the tile, or (n_b, n_theta) free. Changes the state, adds to log_det; old values of B
-// go to kept if it is not null.
-template <class Transform, class V, bool free>
-void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
+// theta: (n_b n_theta, tile) of the tile, or (n_b, n_theta) free; it overlaps nothing that is written, so that what free
+// theta alone decides is computed once a dimension. Changes the state, adds to log_det; old values of B go to kept if it is
+// not null.
+template <class Transform, class V, bool free, bool inverse>
+void transform_forward(const Step &step, Dimensions dims, int n_vectors, const Element<V> *__restrict theta,
                        Element<V> *state, double *log_det, Element<V> *kept) {
   using T = Element<V>;
   const Options<T> options(step);
   for (int64_t d = dims.from; d < dims.to; d++) {
     T *x = state + step.b[d] * tile_stride;
+    const T *own = theta + d * step.n_theta * (free ? 1 : tile_stride);
     for (int v = 0; v < n_vectors; v++) {
       const int lane = v * lanes<V>;
       const V old = load<V>(x + lane);
       V now, log_slope, slope;
       const auto apply = [&](auto read) __attribute__((always_inline)) {
-        if (inverse) {
+        if constexpr (inverse) {
           Transform::template inverse<V>(old, read, options.values, now, log_slope);
         } else {
           Transform::template forward<V>(old, read, options.values, now, log_slope, slope);
         }
       };
       if constexpr (free) {
-        apply(FreeTheta<V>{theta + d * step.n_theta});
+        apply(FreeTheta<V>{own});
       } else {
-        apply(TileTheta<V>{theta + d * step.n_theta * tile_stride + lane});
+        apply(TileTheta<V>{own + lane});
       }
       if (kept != nullptr) {
         store(kept + d * tile_stride + lane, old);
@@ -141,9 +143,10 @@ template <class V, bool free>
 void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
                        Element<V> *state, double *log_det, Element<V> *kept) {
   int code = 0;
-#define PENSTOCK_CASE(name, fixed, a_bin)                                                                 \
-  if (step.transform == code++) {                                                                         \
-    return transform_forward<name, V, free>(step, dims, inverse, n_vectors, theta, state, log_det, kept); \
+#define PENSTOCK_CASE(name, fixed, a_bin)                                                                        \
+  if (step.transform == code++) {                                                                                \
+    const auto run = inverse ? transform_forward<name, V, free, true> : transform_forward<name, V, free, false>; \
+    return run(step, dims, n_vectors, theta, state, log_det, kept);                                              \
   }
   PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE

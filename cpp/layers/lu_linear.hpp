@@ -5,15 +5,17 @@
 //   backward   dc = P' dy,  dv = L' dc,  dx = U' dv
 //              db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
 // A triangle is a product over less than all inputs, in register blocks whose corners are filled with zeros; its inverse
-// is one too: the blocks on the diagonal are inverted, and multiplied into the rest, when the triangle is packed. So all of
-// it runs on the microkernel, in place if need be, and P is a name for slots.
+// is one too: the blocks on the diagonal are inverted, and multiplied into the rest, when the triangle is packed. The sums
+// of L start from P'b, those of its inverse from -P'b. So all of it runs on the microkernel, in place on the state where
+// nothing is kept, and P is a name for slots.
 #pragma once
 
-#include "conditioners/mlp.hpp"
+#include "conditioners/inputs.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
-// The packed triangles of a step, panel_size numbers each. A solve takes the same shape as its triangle.
+// The packed triangles of a step, panel_size numbers each: what the n sums start from, then the panels of the register
+// blocks. A solve takes the same shape as its triangle.
 enum Triangle { tri_upper, tri_lower, tri_upper_t, tri_lower_t, tri_solves };  // + tri_solves: the inverse of each
 
 PENSTOCK_INLINE constexpr bool is_upper(int triangle) {
@@ -28,9 +30,11 @@ PENSTOCK_INLINE constexpr Reach reach(bool upper, int n, int n0, int n1) {
   return upper ? Reach{n0, n - n0} : Reach{0, n1};
 }
 
-// One triangle: entry(n, k) inside it, whatever outside. Inverses of the diagonal blocks are taken in float64.
+// One triangle: entry(n, k) inside it, whatever outside. Inverses of the diagonal blocks are taken in float64, and
+// multiplied into the starts.
 template <class T, class Entry>
-void pack_triangle(bool upper, bool solve, int n, Entry entry, T *panels) {
+void pack_triangle(bool upper, bool solve, int n, Entry entry, T *starts) {
+  T *panels = starts + n;
   for (int i = 0; i < block_count(n); i++) {
     const int n0 = block_start(n, i), n1 = block_start(n, i + 1), nr = n1 - n0;
     const auto [first, count] = reach(upper, n, n0, n1);
@@ -53,6 +57,17 @@ void pack_triangle(bool upper, bool solve, int n, Entry entry, T *panels) {
         }
         inverted[a][column] = sum / static_cast<double>(entry(n0 + a, n0 + a));
       }
+    }
+    double start[block_outputs];
+    for (int m = 0; m < nr; m++) {
+      start[m] = static_cast<double>(starts[n0 + m]);
+    }
+    for (int a = 0; a < nr; a++) {
+      double sum = 0;
+      for (int m = 0; m < nr; m++) {
+        sum = sum + inverted[a][m] * start[m];
+      }
+      starts[n0 + a] = static_cast<T>(sum);
     }
     for (int k = first; k < first + count; k++) {
       for (int a = 0; a < nr; a++) {
@@ -82,6 +97,10 @@ void pack_lu(const Step &step, int t, const T *params, T *panels) {
   const auto lower = [&](int i, int j) { return i == j ? T{1} : M[static_cast<int64_t>(i) * n + j]; };
   T *to = panels + step.panels + t * step.panel_size;
   const bool solve = t >= tri_solves;
+  for (int j = 0; j < n; j++) {
+    const T b = t % tri_solves == tri_lower ? params[step.bias + j] : T{0};
+    to[step.order[j]] = solve ? -b : b;
+  }
   switch (t % tri_solves) {
     case tri_upper:
       return pack_triangle(true, solve, n, upper, to);
@@ -95,13 +114,14 @@ void pack_lu(const Step &step, int t, const T *params, T *panels) {
 }
 
 // The product or solve of one packed triangle for one column of MR vectors. A product may run in place, a solve must: a
-// block reads what is solved already, and its own inputs.
-template <class V, int MR>
-void triangle_column(int t, int n, int stride, const Element<V> *panels, const Element<V> *in, Element<V> *out) {
+// block reads what is solved already, and its own inputs. With slots, in and out are the state.
+template <class V, int MR, bool by_slot>
+void triangle_column(int t, int n, int stride, const Element<V> *starts, const int64_t *slots, const Element<V> *in,
+                     Element<V> *out) {
   const bool upper = is_upper(t), solve = t >= tri_solves;
   const int blocks = block_count(n);
   const bool ascending = upper != solve;
-  const Element<V> *panel = panels;
+  const Element<V> *panel = starts + n;
   if (!ascending) {
     for (int i = 0; i < blocks; i++) {
       const int n0 = block_start(n, i), n1 = block_start(n, i + 1);
@@ -114,23 +134,30 @@ void triangle_column(int t, int n, int stride, const Element<V> *panels, const E
     const auto [first, count] = reach(upper, n, n0, n1);
     const int64_t size = static_cast<int64_t>(count) * (n1 - n0);
     panel -= ascending ? 0 : size;
-    block_of<V, MR, true, Start::zero, Finish::none>(
-        n1 - n0, {panel, 0, in + static_cast<int64_t>(first) * stride, stride, out + static_cast<int64_t>(n0) * stride,
-                  stride, nullptr, nullptr, count});
+    Operands<Element<V>> o{panel, 0, in, stride, out, stride, starts + n0, nullptr, count};
+    if constexpr (by_slot) {
+      o.in_slots = slots + first;
+      o.out_slots = slots + n0;
+    } else {
+      o.in += static_cast<int64_t>(first) * stride;
+      o.out += static_cast<int64_t>(n0) * stride;
+    }
+    block_of<V, MR, true, Start::bias, Finish::none, by_slot>(n1 - n0, o);
     panel += ascending ? size : 0;
   }
 }
 
-template <class V>
+template <class V, bool by_slot = false>
 void triangle(const Step &step, int t, const PackedView<Element<V>> &packed, int n_vectors, int stride,
               const Element<V> *in, Element<V> *out) {
-  const Element<V> *panels = packed.panels + step.panels + t * step.panel_size;
+  const Element<V> *starts = packed.panels + step.panels + t * step.panel_size;
   int v = 0;
   for (; v + block_vectors <= n_vectors; v += block_vectors) {
-    triangle_column<V, block_vectors>(t, step.n_b, stride, panels, in + v * lanes<V>, out + v * lanes<V>);
+    triangle_column<V, block_vectors, by_slot>(t, step.n_b, stride, starts, step.b, in + v * lanes<V>,
+                                               out + v * lanes<V>);
   }
   for (; v < n_vectors; v++) {
-    triangle_column<V, 1>(t, step.n_b, stride, panels, in + v * lanes<V>, out + v * lanes<V>);
+    triangle_column<V, 1, by_slot>(t, step.n_b, stride, starts, step.b, in + v * lanes<V>, out + v * lanes<V>);
   }
 }
 
@@ -138,62 +165,44 @@ void triangle(const Step &step, int t, const PackedView<Element<V>> &packed, int
 template <class T>
 struct LuArea {
   T *x, *v, *c;
-  LuArea(const Step &step, int stride, T *area)
+  LuArea(const Step &step, T *area)
       : x(area),
-        v(area + static_cast<int64_t>(step.n_b) * stride),
-        c(area + 2 * static_cast<int64_t>(step.n_b) * stride) {}
+        v(area + static_cast<int64_t>(step.n_b) * tile_stride),
+        c(area + 2 * static_cast<int64_t>(step.n_b) * tile_stride) {}
 };
 
-// state (dim, stride) by slot into (n, stride) in order, and back.
+// state (dim, tile) by slot into (n, tile) in order, and back.
 template <class V>
-PENSTOCK_INLINE void gather_slots(const Step &step, int n_vectors, int stride, const Element<V> *state,
-                                  Element<V> *to) {
+PENSTOCK_INLINE void gather_slots(const Step &step, int n_vectors, const Element<V> *state, Element<V> *to) {
   for (int64_t i = 0; i < step.n_b; i++) {
     for (int v = 0; v < n_vectors; v++) {
-      store(to + i * stride + v * lanes<V>, load<V>(state + step.b[i] * stride + v * lanes<V>));
+      store(to + i * tile_stride + v * lanes<V>, load<V>(state + step.b[i] * tile_stride + v * lanes<V>));
     }
   }
 }
 
 template <class V>
-PENSTOCK_INLINE void scatter_slots(const Step &step, int n_vectors, int stride, const Element<V> *from,
-                                   Element<V> *state) {
+PENSTOCK_INLINE void scatter_slots(const Step &step, int n_vectors, const Element<V> *from, Element<V> *state) {
   for (int64_t i = 0; i < step.n_b; i++) {
     for (int v = 0; v < n_vectors; v++) {
-      store(state + step.b[i] * stride + v * lanes<V>, load<V>(from + i * stride + v * lanes<V>));
+      store(state + step.b[i] * tile_stride + v * lanes<V>, load<V>(from + i * tile_stride + v * lanes<V>));
     }
   }
 }
 
-// From what went in, (n, stride), to what comes out: c + b (forward) or x (inverse); x and v stay in the area.
+// From what went in, (n, tile), to what comes out: c + P'b (forward) or x (inverse); x and v stay in the area.
 template <class V>
-Element<V> *lu_map(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors, int stride,
+Element<V> *lu_map(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
                    const Element<V> *in, const LuArea<Element<V>> &area) {
-  using T = Element<V>;
-  const T *b = packed.params + step.bias;
-  const int64_t width = static_cast<int64_t>(n_vectors) * lanes<V>;
-  const auto shift = [&](const T *from, T *to, T sign) __attribute__((always_inline)) {
-    for (int64_t j = 0; j < step.n_b; j++) {
-      const int64_t i = step.order[j];
-      for (int64_t lane = 0; lane < width; lane += lanes<V>) {
-        store(to + i * stride + lane, load<V>(from + i * stride + lane) + splat<V>(sign * b[j]));
-      }
-    }
-  };
   if (!inverse) {
-    triangle<V>(step, tri_upper, packed, n_vectors, stride, in, area.v);
-    triangle<V>(step, tri_lower, packed, n_vectors, stride, area.v, area.c);
-    shift(area.c, area.c, T{1});
+    triangle<V>(step, tri_upper, packed, n_vectors, tile_stride, in, area.v);
+    triangle<V>(step, tri_lower, packed, n_vectors, tile_stride, area.v, area.c);
     return area.c;
   }
-  shift(in, area.v, T{-1});
-  triangle<V>(step, tri_solves + tri_lower, packed, n_vectors, stride, area.v, area.v);
-  for (int64_t i = 0; i < step.n_b; i++) {
-    for (int64_t lane = 0; lane < width; lane += lanes<V>) {
-      store(area.x + i * stride + lane, load<V>(area.v + i * stride + lane));
-    }
-  }
-  triangle<V>(step, tri_solves + tri_upper, packed, n_vectors, stride, area.x, area.x);
+  copy_features<V>(step.n_b, n_vectors, in, area.v);
+  triangle<V>(step, tri_solves + tri_lower, packed, n_vectors, tile_stride, area.v, area.v);
+  copy_features<V>(step.n_b, n_vectors, area.v, area.x);
+  triangle<V>(step, tri_solves + tri_upper, packed, n_vectors, tile_stride, area.x, area.x);
   return area.x;
 }
 
@@ -210,13 +219,15 @@ double lu_log_det(const Step &step, const T *params) {
 // Tile or row (stride 1, V a plain number): changes the state, adds to log_det; what went in goes to kept if given.
 template <class V>
 void lu_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors, int stride,
-                Element<V> *state, double *log_det, Element<V> *area_memory, Element<V> *kept) {
-  using T = Element<V>;
-  const LuArea<T> area(step, stride, area_memory);
-  T *in = kept != nullptr ? kept : inverse ? area.c : area.x;
-  gather_slots<V>(step, n_vectors, stride, state, in);
-  scatter_slots<V>(step, n_vectors, stride, lu_map<V>(step, packed, inverse, n_vectors, stride, in, area), state);
-  const double change = inverse ? -lu_log_det(step, packed.params) : lu_log_det(step, packed.params);
+                Element<V> *state, double *log_det, Element<V> *area, Element<V> *kept) {
+  if (kept != nullptr) {
+    gather_slots<V>(step, n_vectors, state, kept);
+    scatter_slots<V>(step, n_vectors, lu_map<V>(step, packed, inverse, n_vectors, kept, {step, area}), state);
+  } else {
+    triangle<V, true>(step, inverse ? tri_solves + tri_lower : tri_upper, packed, n_vectors, stride, state, state);
+    triangle<V, true>(step, inverse ? tri_solves + tri_upper : tri_lower, packed, n_vectors, stride, state, state);
+  }
+  const double sum = lu_log_det(step, packed.params), change = inverse ? -sum : sum;
   for (int r = 0; r < n_vectors * lanes<V>; r++) {
     log_det[r] = log_det[r] + change;
   }
@@ -307,33 +318,26 @@ template <class V>
 void lu_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute, int n_vectors,
                  const Tile<Element<V>> &tile, Element<V> *area_memory, const Element<V> *kept) {
   using T = Element<V>;
-  const LuArea<T> area(step, tile_stride, area_memory);
+  const LuArea<T> area(step, area_memory);
   if (recompute) {
-    lu_map<V>(step, packed, inverse, n_vectors, tile_stride, kept, area);
+    lu_map<V>(step, packed, inverse, n_vectors, kept, area);
   }
-  const auto copy = [&](const T *from, T *to) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < step.n_b; i++) {
-      for (int64_t lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
-        store(to + i * tile_stride + lane, load<V>(from + i * tile_stride + lane));
-      }
-    }
-  };
   T *first = tile.d_hidden[0], *second = tile.d_hidden[1];
-  gather_slots<V>(step, n_vectors, tile_stride, tile.gradient, first);
+  gather_slots<V>(step, n_vectors, tile.gradient, first);
   if (!inverse) {
-    copy(kept, area.x);
+    copy_features<V>(step.n_b, n_vectors, kept, area.x);
     triangle<V>(step, tri_lower_t, packed, n_vectors, tile_stride, first, second);
     triangle<V>(step, tri_upper_t, packed, n_vectors, tile_stride, second, area.c);
-    scatter_slots<V>(step, n_vectors, tile_stride, area.c, tile.gradient);
+    scatter_slots<V>(step, n_vectors, area.c, tile.gradient);
     if (tile.params_gradient != nullptr) {
       lu_gradient<V>(step, packed, tile, n_vectors, T{1}, area, first, second);
     }
   } else {
-    copy(first, second);
+    copy_features<V>(step.n_b, n_vectors, first, second);
     triangle<V>(step, tri_solves + tri_upper_t, packed, n_vectors, tile_stride, second, second);
-    copy(second, first);
+    copy_features<V>(step.n_b, n_vectors, second, first);
     triangle<V>(step, tri_solves + tri_lower_t, packed, n_vectors, tile_stride, first, first);
-    scatter_slots<V>(step, n_vectors, tile_stride, first, tile.gradient);
+    scatter_slots<V>(step, n_vectors, first, tile.gradient);
     if (tile.params_gradient != nullptr) {
       for (int64_t k = 0; k < static_cast<int64_t>(step.n_b) * tile_stride; k += lanes<V>) {
         store(first + k, -load<V>(first + k));
@@ -342,7 +346,7 @@ void lu_backward(const Step &step, const PackedView<Element<V>> &packed, bool in
       lu_gradient<V>(step, packed, tile, n_vectors, T{-1}, area, first, second);
     }
   }
-  scatter_slots<V>(step, n_vectors, tile_stride, kept, tile.state);
+  scatter_slots<V>(step, n_vectors, kept, tile.state);
 }
 
 }  // namespace penstock::PENSTOCK_ISA

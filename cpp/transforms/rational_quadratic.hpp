@@ -49,7 +49,7 @@ struct rational_quadratic {
   };
 
   template <class V, class Theta>
-  PENSTOCK_INLINE static void axis(Theta theta, int first, const Element<V> *options, Element<V> m, Axis<V> &out) {
+  PENSTOCK_OUTLINE static void axis(Theta theta, int first, const Element<V> *options, Element<V> m, Axis<V> &out) {
     const int K = static_cast<int>(options[0]);
     V top = theta(first), sum{};
     for (int j = 1; j < K; j++) {
@@ -87,8 +87,8 @@ struct rational_quadratic {
 
   // Passes every knot and drops what lies left of it; number is an x, or a y.
   template <class V, class Theta>
-  PENSTOCK_INLINE static void search(V number, bool is_y, bool circle, Theta theta, const Element<V> *options,
-                                     const Axis<V> &u, const Axis<V> &v, Bin<V> &bin) {
+  PENSTOCK_OUTLINE static void search(V number, bool is_y, bool circle, Theta theta, const Element<V> *options,
+                                      const Axis<V> &u, const Axis<V> &v, Bin<V> &bin) {
     const int K = static_cast<int>(options[0]);
     V x = splat<V>(-options[1]), y = x, t = knot_number<V>(theta, K, circle, 1);
     V w = fma<V>(u.scale, u.e[0], splat<V>(u.least)), h = fma<V>(v.scale, v.e[0], splat<V>(v.least));
@@ -145,7 +145,7 @@ struct rational_quadratic {
   }
 
   template <class V>
-  PENSTOCK_INLINE static void pull(const Bin<V> &bin, const Place<V> &at, V dy, V dlog_det, Pull<V> &out) {
+  PENSTOCK_OUTLINE static void pull(const Bin<V> &bin, const Place<V> &at, V dy, V dlog_det, Pull<V> &out) {
     const V two = splat<V>(2), one = splat<V>(1);
     const V s = bin.s, d = bin.d, e = bin.e, xi = at.xi, q = at.q, p = at.p, rest = at.rest;
     const V over_D = one / at.D, over_E = one / at.E, over_w = one / bin.w;
@@ -163,8 +163,8 @@ struct rational_quadratic {
 
   // The gradients of K numbers from those of where bin k begins and of how wide it is.
   template <class V, class ThetaGradient>
-  PENSTOCK_INLINE static void spread(const Axis<V> &u, V k, V before, V own, V d_before, V d_own, int first, int K,
-                                     ThetaGradient dtheta) {
+  PENSTOCK_OUTLINE static void spread(const Axis<V> &u, V k, V before, V own, V d_before, V d_own, int first, int K,
+                                      ThetaGradient dtheta) {
     const V least = splat<V>(u.least);
     const V M = fma<V>(d_before, before - k * least, d_own * (own - least)) / splat<V>(u.free);
     for (int j = 0; j < K; j++) {

@@ -42,7 +42,7 @@ def corner_plot(real: Array, sampled: Array) -> Figure:
     _colours(figure, real, sampled)
     handles = [
         Patch(facecolor=GREYS[1], edgecolor=REAL, label=f"{len(real)} real galaxies"),
-        Line2D([], [], color=SAMPLED, lw=1.5, label=f"{len(sampled)} sampled from the Real NVP"),
+        Line2D([], [], color=SAMPLED, lw=1.5, label=f"{len(sampled)} sampled from the flow"),
     ]
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.2, 0.985), frameon=False, fontsize=13)
     enclosed = ", ".join(f"{100 * mass:.0f}" for mass in reversed(MASSES))

@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 
 CHUNK = 1 << 18  # numbers of X looked at together
 SCALE_MIN = 1e-300  # what is below has no reciprocal
+FAR = 1e4  # standard deviations from zero: beyond them float32 becomes coarse
 SAMPLE_ROWS = 10_000  # rows that start ActNorm and give the robust location and scale
 
 
@@ -143,9 +144,10 @@ def standardisation(
 ) -> Array:
     """Return ``[loc, scale]`` for the rows ``x``, of the data or of the context; ``sample`` is a random part of them."""
     dim = x.shape[1]
-    if how is False:
-        return np.concatenate([np.zeros(dim), np.ones(dim)])
     with np.errstate(over="ignore", invalid="ignore"):
+        if how is False:
+            _warn_far(*moments(*sample), name)
+            return np.concatenate([np.zeros(dim), np.ones(dim)])
         loc, scale = quantiles(*sample) if how == "robust" else moments(x, weight)
         if how == "robust" and not scale.all():  # what is constant in a sample need not be so in the table
             scale = np.where(scale == 0, moments(x, weight)[1], scale)
@@ -158,6 +160,7 @@ def standardisation(
         raise ValueError(
             f"the spread of column {j} of {name}, {scale[j]:.3g}, is too small to be divided by; rescale {name}"
         )
+    _warn_far(loc, scale, name)
     constant = np.flatnonzero(scale == 0)
     if len(constant):
         names = ", ".join(map(str, constant[:10])) + (", ..." if len(constant) > 10 else "")
@@ -170,6 +173,24 @@ def standardisation(
         )
         scale[constant] = 1.0
     return np.concatenate([loc, scale])
+
+
+def _warn_far(loc: Array, scale: Array, name: str) -> None:
+    """Warn about columns that lie so far from zero that float32 tells their values apart badly."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        distance = np.where(scale > 0, np.abs(loc) / scale, 0.0)
+    far = np.flatnonzero(distance > FAR)
+    if len(far):
+        names = ", ".join(f"{j} ({distance[j]:.3g})" for j in far[:10]) + (", ..." if len(far) > 10 else "")
+        which = f"column {names} of {name} lies" if len(far) == 1 else f"columns {names} of {name} lie"
+        step = distance[far].max() * np.finfo(np.float32).eps
+        warnings.warn(
+            f"{which} more than {FAR:g} standard deviations from zero (in brackets: |mean| / std). In float32 its "
+            f"neighbouring values are up to {step:.2g} standard deviations apart, and what lies between is lost; "
+            f"subtract an offset first, or keep both {name} and the flow in float64",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def start_actnorms(

@@ -103,7 +103,7 @@ def _fit_parser(commands: Any) -> None:
     )
     _common_options(fit)
     group = fit.add_argument_group("the flow")
-    group.add_argument("--recipe", choices=list(RECIPES), default="realnvp", help="(default: %(default)s)")
+    group.add_argument("--recipe", choices=list(RECIPES), default="nsf", help="(default: %(default)s)")
     _add(group, RECIPE_OPTIONS, {})
     group = fit.add_argument_group("training, as Flow.fit describes it")
     _add(group, FIT_OPTIONS, {name: p.default for name, p in inspect.signature(ps.Flow.fit).parameters.items()})
@@ -212,8 +212,8 @@ def _add(group: Any, options: dict[str, tuple[Callable[[str], Any], str, str]], 
 def _demo_parser(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
-        help="train a Real NVP on the joint density of 9509 galaxies, compare, sample, draw and save",
-        description="Trains a Real NVP on redshift and six magnitudes of 9509 galaxies, compares it with a Gaussian "
+        help="train a spline flow on the joint density of 9509 galaxies, compare, sample, draw and save",
+        description="Trains a spline flow on redshift and six magnitudes of 9509 galaxies, compares it with a Gaussian "
         "mixture and a kernel density estimate, lets a classifier look for differences between real and sampled "
         "galaxies, checks speed, round trip and threads, and writes pictures and the model.",
     )
@@ -375,7 +375,11 @@ FIT_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "batch_size": (_positive, "N", "rows a step"),
     "learning_rate": (float, "RATE", "the highest rate of Adam"),
     "schedule": (*_one_of(SCHEDULES), "of the rate"),
-    "warmup": (_steps, "N", "steps, or with a point the fraction of all steps, over which the rate rises"),
+    "warmup": (
+        _steps,
+        "N",
+        "steps, or with a point the fraction of all steps, over which the rate rises (default: 0.1; onecycle 0.3)",
+    ),
     "weight_decay": (float, "DECAY", "decoupled decay of the weights of networks"),
     "clip_norm": (_number_or_none, "NORM", "gradients longer than this are shortened to it; none leaves them"),
     "patience": (_positive, "N", "epochs without a better validation loss before training stops"),

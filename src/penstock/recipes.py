@@ -22,8 +22,8 @@ def realnvp(
     context_dim: int = 0,
     layers: int = 8,
     hidden: int | Sequence[int] = (64, 64),
-    activation: str = "relu",
-    mixing: str | None = "random",
+    activation: str = "tanh",
+    mixing: str | None = "lu",
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
@@ -46,11 +46,13 @@ def realnvp(
         Number of couplings.
     hidden : int or sequence of int, default (64, 64)
         Widths of the hidden layers of each conditioner.
-    activation : {"relu", "tanh", "silu", "gelu", "leaky_relu"}, default "relu"
-    mixing : {"random", "reverse", "lu", "none"} or None, default "random"
-        What stands between the couplings. ``"random"``: a permutation after each pair, and in a
-        pair either half is transformed once. ``"lu"``: an :class:`LULinear` after each pair, which starts as a
-        random permutation. ``"reverse"``: a reversal after each coupling. None or ``"none"``: nothing; the
+    activation : {"relu", "tanh", "silu", "gelu", "leaky_relu"}, default "tanh"
+        Bounded networks (tanh) go on evenly outside the data; the others bend the density of rows far out, and learn
+        tables with outliers much worse. relu is the fastest: it takes about 0.6 of the time.
+    mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
+        What stands between the couplings. ``"lu"``: an :class:`LULinear` after each pair, which starts as a
+        random permutation, and in a pair either half is transformed once. ``"random"``: that permutation alone, which
+        stays as it is. ``"reverse"``: a reversal after each coupling. None or ``"none"``: nothing; the
         couplings transform the two halves in turns.
     scale_bound : float, default 3.0
         Largest absolute log-scale of one coupling.
@@ -152,7 +154,7 @@ def glow(
     context_dim: int = 0,
     layers: int = 8,
     hidden: int | Sequence[int] = (64, 64),
-    activation: str = "relu",
+    activation: str = "tanh",
     mixing: str | None = "lu",
     scale_bound: float = 3.0,
     residual: bool = False,
@@ -218,8 +220,8 @@ def nsf(
     context_dim: int = 0,
     layers: int = 5,
     hidden: int | Sequence[int] = (64, 64),
-    activation: str = "relu",
-    mixing: str | None = "random",
+    activation: str = "tanh",
+    mixing: str | None = "lu",
     bins: int = 8,
     bound: float = 5.0,
     residual: bool = False,

@@ -16,7 +16,7 @@ import numpy as np
 
 from penstock import _prepare, _validate
 from penstock.history import History
-from penstock.optim import Schedule, non_negative, warmup_steps
+from penstock.optim import FALLING, Schedule, non_negative, warmup_steps
 
 if TYPE_CHECKING:
     from penstock.flow import Flow
@@ -32,6 +32,7 @@ PATIENCE = 20
 AVERAGED = 0.05  # the running mean of the parameters looks back over this part of the run,
 AVERAGED_STEPS = 500  # and needs a run of at least so many steps
 SOUND_ROWS = 4096  # rows that tell whether parameters are of use
+ROWS_PER_PARAMETER = 0.1  # fewer training rows a parameter are warned about
 EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
 
 
@@ -82,11 +83,11 @@ def fit(
     validation: Any = 0.1,
     epochs: int | None = None,
     batch_size: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     schedule: str = "cosine",
-    warmup: float = 0.02,
+    warmup: float | None = None,
     weight_decay: float = 0.0,
-    clip_norm: float | None = 10.0,
+    clip_norm: float | None = 1.0,
     patience: int | None = None,
     standardize: bool | str = True,
     rng: Any = None,
@@ -120,20 +121,23 @@ def fit(
     batch_size : int, optional
         Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
         incomplete last batch is left out; the order changes every epoch.
-    learning_rate : float, default 1e-3
+    learning_rate : float, default 3e-3
         The highest rate of Adam.
-    schedule : {"cosine", "constant", "plateau"}, default "cosine"
-        Cosine falls to zero over the whole run. Plateau multiplies the rate by 0.3 when half of
-        ``patience`` has gone by without a better validation loss, and stops when all of it has.
-    warmup : int or float, default 0.02
-        Steps (int) or fraction of all steps (float) over which the rate rises linearly.
+    schedule : {"cosine", "onecycle", "constant", "plateau"}, default "cosine"
+        Cosine falls to zero over the whole run, ``rate (1 + cos(pi u)) / 2`` with ``u`` from 0 to 1. One cycle rises
+        first, ``rate (1/25 + 24/25 (1 - cos(pi v)) / 2)`` with ``v`` from 0 to 1 over the warm-up, and
+        then falls as cosine does. Plateau multiplies the rate by 0.3 when half of ``patience`` has gone by
+        without a better validation loss, and stops when all of it has.
+    warmup : int or float, optional
+        Steps (int) or fraction of all steps (float) over which the rate rises: linearly, except in one cycle. By
+        default 0.1, and 0.3 for one cycle.
     weight_decay : float, default 0.0
         Decoupled decay (AdamW) of the weight matrices of conditioners.
-    clip_norm : float, optional, default 10.0
+    clip_norm : float, optional, default 1.0
         Gradients longer than this are shortened to it; None or infinity leaves them.
     patience : int, optional
         Epochs without a better validation loss before training stops: 20 for the plateau schedule,
-        never for the constant one unless given. A cosine must run to its end and takes none.
+        never for the constant one unless given. A cosine or one cycle must run to its end and takes none.
     standardize : bool or "robust", default True
         At the first ``fit``: shift and scale every column by its mean and standard deviation, or
         ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows.
@@ -157,6 +161,12 @@ def fit(
     TrainingError
         When the loss or gradient of a step, or the outcome of the last one, is NaN or infinite. The flow
         keeps its last good parameters: the best validated ones, without validation those of the end of an epoch.
+
+    Warns
+    -----
+    UserWarning
+        When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
+        coarse; when there are fewer training rows than a tenth of the flow's parameters; when training was interrupted.
 
     Notes
     -----
@@ -190,7 +200,7 @@ def fit(
     weight_decay = non_negative(weight_decay, name="weight_decay")
     clip = np.inf if clip_norm is None else _validate.positive_number(clip_norm, name="clip_norm", allow_inf=True)
     patience = _patience(patience, schedule, held_out)
-    rates = Schedule(schedule, learning_rate, warmup_steps(warmup, n_steps), n_steps, patience)
+    rates = Schedule(schedule, learning_rate, warmup_steps(warmup, schedule, n_steps), n_steps, patience)
     if standardize is not True and standardize is not False and standardize != "robust":
         raise ValueError(f'standardize must be True, False or "robust", got {standardize!r}')
     calls = _validate.callables(callbacks, name="callbacks")
@@ -206,6 +216,13 @@ def fit(
         if held_out.context is not None:
             _prepare.check_finite(held_out.context, held_out.weight, name="validation context")
 
+    if n_train < ROWS_PER_PARAMETER * flow.n_params:
+        warnings.warn(
+            f"the flow has {flow.n_params} parameters, more than ten times the training rows ({n_train}): it may learn these "
+            "by heart instead of their density; use fewer layers, narrower hidden layers, or more rows",
+            UserWarning,
+            stacklevel=3,
+        )
     run = _Run(flow, x, context, weight, n_train, held_out, batch_size, seed, rates, checkpoint)
     if not flow.initialised:
         run.initialise(standardize)
@@ -237,9 +254,9 @@ def _batch_size(n_train: int) -> int:
 
 
 def _patience(patience: int | None, schedule: str, held_out: _Validation | None) -> int | None:
-    if schedule == "cosine" and patience is not None:
+    if schedule in FALLING and patience is not None:
         raise ValueError(
-            'patience does not go with schedule="cosine", which does its best work in its last epochs; '
+            f'patience does not go with schedule="{schedule}", which does its best work in its last epochs; '
             'use schedule="plateau", or fewer epochs'
         )
     if held_out is None and (schedule == "plateau" or patience is not None):

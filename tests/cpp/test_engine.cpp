@@ -20,7 +20,8 @@ struct Record {
 
 // A table as src/penstock/plan.py writes it; affine steps have their one option.
 std::vector<int64_t> table_of(int64_t item_size, int64_t dim, const std::vector<Record> &steps,
-                              const std::vector<std::vector<int64_t>> &boundaries) {
+                              const std::vector<std::vector<int64_t>> &boundaries, int64_t context_dim = 0,
+                              const std::vector<int64_t> &embedding = {}) {
   const auto n_steps = static_cast<int64_t>(steps.size());
   std::vector<int64_t> records, pool;
   const int64_t start = 16 + 32 * n_steps;
@@ -64,23 +65,27 @@ std::vector<int64_t> table_of(int64_t item_size, int64_t dim, const std::vector<
   for (const std::vector<int64_t> &row : boundaries) {
     flat.insert(flat.end(), row.begin(), row.end());
   }
-  const int64_t boundary = put(flat);
+  const int64_t boundary = put(flat), embedding_widths = put(embedding);
+  const auto n_embedding = static_cast<int64_t>(embedding.empty() ? 0 : embedding.size() - 1);
+  for (size_t i = 0; i + 1 < embedding.size(); i++) {
+    params += (embedding[i] + 1) * embedding[i + 1];
+  }
   std::vector<int64_t> table{0x504E53544B,
                              1,
                              start + static_cast<int64_t>(pool.size()),
                              item_size,
                              dim,
-                             0,
+                             context_dim,
                              params,
-                             2 * dim,
+                             2 * (dim + context_dim),
                              n_steps,
                              32,
                              0,
                              boundary,
-                             0,
-                             0,
-                             0,
-                             0};
+                             n_embedding > 0 ? conditioner_mlp : 0,
+                             n_embedding > 0 ? act_gelu : 0,
+                             n_embedding,
+                             n_embedding > 0 ? embedding_widths : 0};
   table.insert(table.end(), records.begin(), records.end());
   table.insert(table.end(), pool.begin(), pool.end());
   return table;
@@ -138,6 +143,15 @@ std::vector<int64_t> external_table(int64_t item_size) {
                   {{0, 1, 2}, {0, 1, 2}, {0, 1, 2}});
 }
 
+// A context of two numbers, through an embedding of three to a coupling and to a step that reads nothing else.
+std::vector<int64_t> conditional_table(int64_t item_size) {
+  return table_of(item_size, dim,
+                  {{step_elementwise, 0, 4 * 4 + 5 * 6, 0, 2, conditioner_mlp, act_tanh, {}, {0, 1, 2}, {3, 4, 6}},
+                   {step_coupling, 1, 5 * 7 + 8 * 2, 0, 2, conditioner_mlp, act_relu, {2}, {1}, {4, 7, 2}},
+                   {step_standardize, 0, 0, 0, 0, 0, 0, {}, {}, {}}},
+                  {{0, 1, 2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}}, 2, {2, 5, 3});
+}
+
 template <class T>
 std::vector<T> numbers(int64_t n, uint64_t seed, double size = 1) {
   Random random{seed};
@@ -166,10 +180,20 @@ template <class T>
 uint64_t everything(const Engine<T> &engine, int64_t rows) {
   const Plan &plan = engine.plan();
   const int64_t d = plan.dim, n_theta = plan.external_theta;
-  const Packed<T> packed(plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers_of(d).data());
+  const Packed<T> packed(plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers_of(d + plan.context_dim).data());
   const std::vector<T> x = numbers<T>(rows * d, 2), theta = numbers<T>(rows * n_theta, 3),
                        bar = numbers<T>(rows * d, 4), log_det_bar = numbers<T>(rows, 5);
   const T *external = n_theta > 0 ? theta.data() : nullptr;
+  // a context for each row, one for each half of them, and one for all; all of them the same where there is none
+  const std::vector<T> context = numbers<T>(rows * plan.context_dim, 6);
+  const RowsView view = rows_of(context, plan.context_dim).x;
+  std::vector<Context> contexts{{view, 1, false}};
+  if (plan.context_dim > 0 && rows > 1) {
+    contexts.push_back({view, rows, true});
+    if (rows % 2 == 0) {
+      contexts.push_back({view, rows / 2, false});
+    }
+  }
   Hash all;
   const auto take = [&](const auto &guarded) {
     guarded.check();
@@ -177,6 +201,35 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
       all.add(v);
     }
   };
+  for (const Context &given : contexts) {
+    if (plan.context_dim == 0) {
+      break;
+    }
+    const Batch batch{rows_of(x, d).x, given};
+    const int64_t n_sums = given.shared ? 1 : rows / std::max<int64_t>(given.block, 1);
+    Guarded<T> log_p(rows), d_x(rows * d), d_context(rows * plan.context_dim), draws(rows * d);
+    Guarded<double> d_params(plan.n_params), sums(n_sums * plan.context_dim);
+    const Range range{0, plan.n_steps, false, true};
+    engine.evaluate(packed, range, batch, rows, nullptr, false, nullptr, {log_p.data(), false}, nullptr);
+    Cotangents<T> cotangents;
+    cotangents.log_det = log_det_bar.data();
+    cotangents.x = d_x.data();
+    engine.vjp(packed, range, batch, rows, nullptr, false, cotangents, nullptr);
+    cotangents.context = d_context.data();
+    cotangents.params = d_params.data();
+    engine.vjp(packed, range, batch, rows, nullptr, false, cotangents, nullptr);
+    cotangents.context = nullptr;
+    cotangents.context_sum = sums.data();
+    engine.vjp(packed, range, batch, rows, nullptr, false, cotangents, nullptr);
+    engine.sample(packed, 9, 0, 0, given, rows, draws.data(), nullptr, nullptr);
+    double loss, weight;
+    engine.loss_and_grad(packed, batch, rows, {}, d_params.data(), loss, weight, nullptr);
+    take(log_p), take(d_x), take(d_context), take(d_params), take(sums), take(draws);
+    all.add(loss);
+  }
+  if (plan.context_dim > 0) {
+    return all.value;
+  }
   for (const bool to_data : {false, true}) {
     const Range range{0, plan.n_steps, to_data, !to_data};
     Guarded<T> out(rows * d), log_det(rows), d_x(rows * d), d_theta(rows * n_theta);
@@ -228,7 +281,8 @@ uint64_t train(int64_t rows, int64_t steps, double &first, double &last) {
 
 template <class T>
 void batches_and_threads() {
-  for (const std::vector<int64_t> &numbers : {table(sizeof(T)), external_table(sizeof(T))}) {
+  for (const std::vector<int64_t> &numbers :
+       {table(sizeof(T)), external_table(sizeof(T)), conditional_table(sizeof(T))}) {
     Engine<T> engine(numbers.data(), static_cast<int64_t>(numbers.size()));
     for (const int64_t rows : {0, 1, 2, 63, 64, 65, 1000, 6000}) {
       uint64_t wanted = 0;
@@ -306,7 +360,7 @@ void gradients() {
 template <class T>
 void corrupt_tables() {
   set_num_threads(1);
-  for (const std::vector<int64_t> &good : {table(sizeof(T)), external_table(sizeof(T))}) {
+  for (const std::vector<int64_t> &good : {table(sizeof(T)), external_table(sizeof(T)), conditional_table(sizeof(T))}) {
     for (size_t i = 0; i < good.size(); i++) {
       const int64_t v = good[i];
       for (const int64_t bad :
@@ -358,7 +412,7 @@ void stopped_by_a_poll() {
   const std::vector<int64_t> numbers_ = table(8);
   const auto engine = std::make_shared<Engine<double>>(numbers_.data(), static_cast<int64_t>(numbers_.size()));
   const Plan &plan = engine->plan();
-  const int64_t rows = 1 << 20;
+  const int64_t rows = 1 << 22;  // no call ends before the first poll
   const std::vector<double> x(static_cast<size_t>(rows) * dim, 0.5), buffers = buffers_of(dim),
                                                                      params = numbers<double>(plan.n_params, 1, 0.7);
   const Packed<double> packed(plan, params.data(), buffers.data());

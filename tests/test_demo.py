@@ -111,7 +111,9 @@ def test_without_optional_packages_the_demo_does_the_rest_and_says_what_to_insta
 def test_the_report_is_as_plain_when_the_flow_loses(capsys: pytest.CaptureFixture[str]) -> None:
     ours = np.random.default_rng(0).standard_normal(400)
     noise = 0.1 * np.random.default_rng(1).standard_normal(400)
-    demo.report({"spline flow": ours, "stronger": ours + 0.1 + noise, "weaker": ours - 0.1 + noise, "as good": ours}, 0.0)
+    demo.report(
+        {"spline flow": ours, "stronger": ours + 0.1 + noise, "weaker": ours - 0.1 + noise, "as good": ours}, 0.0
+    )
     out = capsys.readouterr().out
     verdicts = dict(re.findall(r"^  (\w.*?) +[+-]\d\.\d{3} \+- \d\.\d{3}   (.*)$", out, re.M))
     assert verdicts == {

@@ -253,14 +253,15 @@ def _checked(table: Any) -> Array:
         if not (0 < n_linear < 2**16 and inside(at, n_linear + 1) and activation in range(KEPT_DERIVATIVE)):
             return False
         widths = table[at : at + n_linear + 1].tolist()
-        fine = widths[0] == n_in > 0 and all(0 < w < 2**31 for w in widths)
+        fine = widths[0] == n_in and all(0 < w < 2**31 for w in widths[1:])
         return fine and (conditioner == MLP or len(set(widths[1:-1])) <= 1)
 
     embedding, activation, n_linear, at_widths = table[12:16].tolist()
     n_context = context_dim
     if embedding or n_linear:
         need(embedding in (MLP, RESIDUAL_MLP), "kind of the embedding")
-        need(are_widths(at_widths, n_linear, context_dim, embedding, activation), "widths of the embedding")
+        fine = context_dim > 0 and are_widths(at_widths, n_linear, context_dim, embedding, activation)
+        need(fine, "widths of the embedding")
         n_context = int(table[at_widths + n_linear])
     used = 0
     for s in range(n_steps):
@@ -300,6 +301,7 @@ def _checked(table: Any) -> Array:
         need((kind == COUPLING and n_a > 0) or (kind in (ELEMENTWISE, AUTOREGRESSIVE) and n_a == 0), name + "A")
         need(not masked or n_b == dim, name + "an autoregressive step moves every dimension")
         n_read = n_context + (n_b - 1 if masked else n_a)
+        need(masked or n_read > 0, name + "a network with nothing to read")
         need(are_widths(at_widths, n_linear, n_read, conditioner, activation), name + "widths")
         widths = table[at_widths : at_widths + n_linear + 1].tolist()
         need(widths[-1] == n_b * n_theta, name + "width of the output")

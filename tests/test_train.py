@@ -673,4 +673,4 @@ def test_the_warning_filter_sees_no_warning_of_ours() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         flow = fresh(CASE, BACKENDS[0], "float32")
-        flow.fit(points(CASE, 100, flow), epochs=1, batch_size=30)
+        flow.fit(points(CASE, 150, flow), epochs=1, batch_size=30)

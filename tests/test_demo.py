@@ -126,7 +126,7 @@ def test_the_report_is_as_plain_when_the_flow_loses(capsys: pytest.CaptureFixtur
 def test_training_that_depends_on_threads_would_be_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = demo.galaxies()[:4000]
+    rows = demo.galaxies()[:6000]
     demo.check_threads(rows, rows[:50], 0, "auto")
     assert "identical" in capsys.readouterr().out
     original = demo.new_flow

@@ -75,6 +75,7 @@ def test_a_fresh_layer_is_its_permutation() -> None:
     assert (log_det == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:the flow has .* parameters:UserWarning")
 def test_a_thousand_dimensions_work_in_both_directions_and_train() -> None:
     flow = ps.Flow(ps.StandardNormal(1024), [ps.LULinear()], rng=0)
     x = rng("wide").standard_normal((128, 1024)).astype(np.float32)

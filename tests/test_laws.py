@@ -343,6 +343,7 @@ def test_finite_input_gives_finite_densities_or_minus_infinity(case: Case, backe
 # -- threads and memory -------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the flow has .* parameters:UserWarning")
 @each_engine_case
 @each_backend
 @each_dtype

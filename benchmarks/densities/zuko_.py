@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import zuko
 from fitting import BATCH, BINS, HIDDEN, LAYERS, RATE, Array, Fitted, Model, rates, serve, train_by_epochs
@@ -50,7 +49,7 @@ def fit(make: Callable[[int], Any], cosine: bool = False) -> Model:
         @torch.no_grad()
         def score(state: Any, rows: Array) -> Array:
             flow.load_state_dict(state)
-            return np.array(flow().log_prob(torch.tensor(rows, dtype=torch.float32)))
+            return flow().log_prob(torch.tensor(rows, dtype=torch.float32)).numpy()
 
         def keep() -> Any:
             return {name: value.clone() for name, value in flow.state_dict().items()}

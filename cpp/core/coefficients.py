@@ -1,4 +1,5 @@
-"""Computes the polynomial coefficients of math.hpp: Chebyshev interpolation of each function, in 60 digits.
+"""Computes the coefficients of math.hpp, in many digits: Chebyshev interpolation of each function, and, for tanh, a
+quotient of two polynomials whose largest relative error is as small as reweighted least squares make it.
 
     python coefficients.py        (needs mpmath)
 
@@ -28,6 +29,39 @@ def fit(f: Callable[[mp.mpf], mp.mpf], lo: mp.mpf, hi: mp.mpf, degree: int) -> t
     return coefficients, error
 
 
+def fit_quotient(f: Callable[[mp.mpf], mp.mpf], hi: mp.mpf, degree: int) -> tuple[list[mp.mpf], list[mp.mpf], mp.mpf]:
+    """``f(x^2)`` on [0, hi] as P(x^2) / Q(x^2), both of ``degree`` and with the constant term 1; P, Q and the error.
+
+    Least squares of (P - f Q) / (f Q'), Q' being the last Q, weighted anew by its errors until these are even (Lawson's
+    method).
+    """
+    n = 150
+    nodes = [(hi * (1 - mp.cos(mp.pi * (2 * k + 1) / (2 * n))) / 2) ** 2 for k in range(n)]
+    values = [f(t) for t in nodes]
+    weights, below = [mp.mpf(1)] * n, [1 + t for t in nodes]
+    best: tuple[list[mp.mpf], list[mp.mpf], mp.mpf] = ([], [], mp.inf)
+    for _ in range(40):
+        matrix, right = mp.matrix(2 * degree, 2 * degree), mp.matrix(2 * degree, 1)
+        for t, value, weight, under in zip(nodes, values, weights, below, strict=True):
+            powers = [t**j / under for j in range(1, degree + 1)]
+            row = [power / value for power in powers] + [-power for power in powers]
+            for i, a in enumerate(row):
+                right[i] += weight * a * (value - 1) / (value * under)
+                for j, b in enumerate(row):
+                    matrix[i, j] += weight * a * b
+        solution = list(mp.lu_solve(matrix, right))
+        p, q = [mp.mpf(1), *solution[:degree]], [mp.mpf(1), *solution[degree:]]
+        below = [mp.polyval(q[::-1], t) for t in nodes]
+        errors = [
+            abs(mp.polyval(p[::-1], t) / (under * value) - 1)
+            for t, value, under in zip(nodes, values, below, strict=True)
+        ]
+        best = min(best, (p, q, max(errors)), key=lambda fit: fit[2])
+        total = mp.fsum(weight * error for weight, error in zip(weights, errors, strict=True))
+        weights = [n * weight * error / total for weight, error in zip(weights, errors, strict=True)]
+    return best
+
+
 def series(f: Callable[[mp.mpf], mp.mpf], at_zero: mp.mpf) -> Callable[[mp.mpf], mp.mpf]:
     """``f`` with its limit filled in at zero."""
     return lambda t: at_zero if t == 0 else f(t)
@@ -38,15 +72,12 @@ MILLS = mp.mpf("0.35")
 FUNCTIONS = {
     # e^r = 1 + r + r^2 P(r),  |r| <= ln2 / 2
     "exp": (lambda r: mp.hyp1f1(1, 3, r) / 2, -LN2 / 2, LN2 / 2, 4, 10),
+    # 2^f = 1 + f P(f),  |f| <= 1 / 2
+    "exp2": (series(lambda f: mp.expm1(f * LN2) / f, LN2), -mp.mpf(1) / 2, mp.mpf(1) / 2, 4, 10),
     # log(m) = 2 s + s^3 P(s^2),  s = (m - 1) / (m + 1),  m in [sqrt(1/2), sqrt(2)]
     "log": (
         series(lambda t: (mp.log((1 + mp.sqrt(t)) / (1 - mp.sqrt(t))) / mp.sqrt(t) - 2) / t, mp.mpf(2) / 3),
         mp.mpf(0), ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2, 2, 6,
-    ),
-    # tanh(x) = x + x^3 P(x^2),  |x| <= 0.55
-    "tanh": (
-        series(lambda t: (mp.tanh(mp.sqrt(t)) / mp.sqrt(t) - 1) / t, -mp.mpf(1) / 3),
-        mp.mpf(0), mp.mpf("0.3025"), 4, 10,
     ),
     # sin(x) = x + x^3 P(x^2),  cos(x) = 1 - x^2 / 2 + x^4 P(x^2),  |x| <= pi / 4
     "sin": (
@@ -60,6 +91,11 @@ FUNCTIONS = {
     # Phi(-y) = e^(-y^2 / 2) t P(t - 0.55),  t = 1 / (1 + 0.35 y),  0 <= y <= 39
     "normal_cdf": (lambda w: mills_over_t(w + mp.mpf("0.55")), mp.mpf("-0.48183"), mp.mpf("0.45"), 10, 23),
 }  # fmt: skip
+
+# tanh(x) = x P(x^2) / Q(x^2) up to where it rounds to 1
+QUOTIENTS = {
+    "tanh": (series(lambda t: mp.tanh(mp.sqrt(t)) / mp.sqrt(t), mp.mpf(1)), (mp.mpf("9.02"), 4), (mp.mpf("19.07"), 9)),
+}
 
 
 def mills_over_t(t: mp.mpf) -> mp.mpf:
@@ -79,3 +115,9 @@ if __name__ == "__main__":
             coefficients, error = fit(f, lo, hi, degree)
             print(f"{name} {kind}: relative error {mp.nstr(error, 3)}")
             print("   ", ", ".join(mp.nstr(c, digits) for c in coefficients))
+    for name, (f, short_range, long_range) in QUOTIENTS.items():
+        for kind, (hi, degree), digits in (("float", short_range, 10), ("double", long_range, 19)):
+            above, under, error = fit_quotient(f, hi, degree)
+            print(f"{name} {kind}: relative error {mp.nstr(error, 3)}")
+            for part in (above, under):
+                print("   ", ", ".join(mp.nstr(c, digits) for c in part))

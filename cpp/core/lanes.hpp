@@ -33,6 +33,65 @@ inline constexpr int lanes_native = PENSTOCK_LANE_BYTES / static_cast<int>(sizeo
 template <class T>
 using Native = Vector<T, lanes_native<T>>;
 
+// Two vectors that go side by side through long chains of arithmetic, in which each fills the other's waits; where
+// there are registers for that.
+template <class V>
+struct Pair {
+  V a, b;
+};
+#if defined(__AVX512F__) || defined(__aarch64__)
+template <class V>
+using Wide = Pair<V>;
+#else
+template <class V>
+using Wide = V;
+#endif
+template <class V>
+inline constexpr bool paired = false;
+template <class V>
+inline constexpr bool paired<Pair<V>> = true;
+
+template <class V>
+PENSTOCK_INLINE Pair<V> pair(V a, V b) {
+  return {a, b};
+}
+#define PENSTOCK_OPERATOR(op)                                            \
+  template <class V>                                                     \
+  PENSTOCK_INLINE auto operator op(const Pair<V> &x, const Pair<V> &y) { \
+    return pair(x.a op y.a, x.b op y.b);                                 \
+  }
+PENSTOCK_OPERATOR(+)
+PENSTOCK_OPERATOR(-)
+PENSTOCK_OPERATOR(*)
+PENSTOCK_OPERATOR(/)
+PENSTOCK_OPERATOR(&)
+PENSTOCK_OPERATOR(<)
+PENSTOCK_OPERATOR(<=)
+PENSTOCK_OPERATOR(>)
+PENSTOCK_OPERATOR(>=)
+PENSTOCK_OPERATOR(!=)
+#undef PENSTOCK_OPERATOR
+template <class V>
+PENSTOCK_INLINE Pair<V> operator-(const Pair<V> &x) {
+  return {-x.a, -x.b};
+}
+template <class V>
+PENSTOCK_INLINE Pair<V> operator~(const Pair<V> &x) {
+  return {~x.a, ~x.b};
+}
+template <class V>
+PENSTOCK_INLINE Pair<V> operator<<(const Pair<V> &x, int n) {
+  return {x.a << n, x.b << n};
+}
+template <class V>
+PENSTOCK_INLINE Pair<V> operator>>(const Pair<V> &x, int n) {
+  return {x.a >> n, x.b >> n};
+}
+template <class V>
+PENSTOCK_INLINE Pair<V> operator+(const Pair<V> &x, int n) {
+  return {x.a + n, x.b + n};
+}
+
 // What a lane type is made of; a plain number is a vector of one.
 template <class V>
 struct Traits {
@@ -48,6 +107,11 @@ template <>
 struct Traits<double> {
   using Element = double;
   static constexpr int lanes = 1;
+};
+template <class V>
+struct Traits<Pair<V>> {
+  using Element = typename Traits<V>::Element;
+  static constexpr int lanes = 2 * Traits<V>::lanes;
 };
 template <class V>
 using Element = typename Traits<V>::Element;
@@ -77,11 +141,19 @@ template <class V>
 struct BitsOf<V, 1> {
   using type = typename IntegerOf<V>::type;
 };
+template <class V, int N>
+struct BitsOf<Pair<V>, N> {
+  using type = Pair<typename BitsOf<V>::type>;
+};
 template <class V>
 using Bits = typename BitsOf<V>::type;
 
 template <class V, class T>
 PENSTOCK_INLINE V load(const T *p) {
+  if constexpr (paired<V>) {
+    using H = decltype(V::a);
+    return {load<H>(p), load<H>(p + lanes<H>)};
+  }
   V v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
@@ -89,17 +161,29 @@ PENSTOCK_INLINE V load(const T *p) {
 
 template <class V, class T>
 PENSTOCK_INLINE void store(T *p, V v) {
+  if constexpr (paired<V>) {
+    store(p, v.a);
+    store(p + lanes<V> / 2, v.b);
+    return;
+  }
   __builtin_memcpy(p, &v, sizeof v);
 }
 
 // Every lane the same number. Written as a subtraction because x - 0 is x for every x, so that it folds to a broadcast.
 template <class V>
 PENSTOCK_INLINE V splat(Element<V> x) {
-  return x - V{};
+  if constexpr (paired<V>) {
+    return {splat<decltype(V::a)>(x), splat<decltype(V::b)>(x)};
+  } else {
+    return x - V{};
+  }
 }
 
 template <class V>
 PENSTOCK_INLINE Bits<V> bits(V v) {
+  if constexpr (paired<V>) {
+    return {bits<decltype(V::a)>(v.a), bits<decltype(V::b)>(v.b)};
+  }
   Bits<V> b;
   __builtin_memcpy(&b, &v, sizeof v);
   return b;
@@ -107,6 +191,9 @@ PENSTOCK_INLINE Bits<V> bits(V v) {
 
 template <class V>
 PENSTOCK_INLINE V from_bits(Bits<V> b) {
+  if constexpr (paired<V>) {
+    return {from_bits<decltype(V::a)>(b.a), from_bits<decltype(V::b)>(b.b)};
+  }
   V v;
   __builtin_memcpy(&v, &b, sizeof v);
   return v;
@@ -114,13 +201,19 @@ PENSTOCK_INLINE V from_bits(Bits<V> b) {
 
 template <class M, class V>
 PENSTOCK_INLINE V select(M mask, V yes, V no) {
-  return mask ? yes : no;
+  if constexpr (paired<V>) {
+    return {mask.a ? yes.a : no.a, mask.b ? yes.b : no.b};
+  } else {
+    return mask ? yes : no;
+  }
 }
 
 // Integers of the lanes' width to numbers.
 template <class V>
 PENSTOCK_INLINE V number(Bits<V> i) {
-  if constexpr (lanes<V> == 1) {
+  if constexpr (paired<V>) {
+    return {number<decltype(V::a)>(i.a), number<decltype(V::b)>(i.b)};
+  } else if constexpr (lanes<V> == 1) {
     return static_cast<V>(i);
   } else {
     return __builtin_convertvector(i, V);
@@ -150,7 +243,10 @@ struct Halves {
 template <class V>
 PENSTOCK_INLINE V fma(V a, V b, V c) {
   using T = Element<V>;
-  if constexpr (lanes<V> == 1) {
+  if constexpr (paired<V>) {
+    using H = decltype(V::a);
+    return {fma<H>(a.a, b.a, c.a), fma<H>(a.b, b.b, c.b)};
+  } else if constexpr (lanes<V> == 1) {
     if constexpr (sizeof(T) == 4) {
       return __builtin_fmaf(a, b, c);
     } else {
@@ -199,7 +295,9 @@ PENSTOCK_INLINE V fma(Element<V> a, V b, V c)
 template <class V>
 PENSTOCK_INLINE V sqrt(V a) {
   using T = Element<V>;
-  if constexpr (lanes<V> == 1) {
+  if constexpr (paired<V>) {
+    return {sqrt<decltype(V::a)>(a.a), sqrt<decltype(V::b)>(a.b)};
+  } else if constexpr (lanes<V> == 1) {
     if constexpr (sizeof(T) == 4) {
       return __builtin_sqrtf(a);
     } else {
@@ -239,6 +337,20 @@ PENSTOCK_INLINE V sqrt(V a) {
   }
 }
 
+#if defined(__AVX512F__)
+// a * 2^n for whole numbers n, rounded once.
+template <class V>
+PENSTOCK_INLINE V scale_by_power_native(V a, V n) {
+  if constexpr (paired<V>) {
+    return {scale_by_power_native(a.a, n.a), scale_by_power_native(a.b, n.b)};
+  } else if constexpr (sizeof(Element<V>) == 4) {
+    return (V)_mm512_scalef_ps((__m512)a, (__m512)n);
+  } else {
+    return (V)_mm512_scalef_pd((__m512d)a, (__m512d)n);
+  }
+}
+#endif
+
 // 0, 1, ... as template arguments.
 template <int... J>
 struct Indices {};
@@ -267,7 +379,10 @@ PENSTOCK_INLINE Bits<V> lane_numbers() {
 template <class V>
 PENSTOCK_INLINE void accumulate(double *sum, V v) {
   using T = Element<V>;
-  if constexpr (lanes<V> == 1) {
+  if constexpr (paired<V>) {
+    accumulate(sum, v.a);
+    accumulate(sum + lanes<V> / 2, v.b);
+  } else if constexpr (lanes<V> == 1) {
     *sum += static_cast<double>(v);
   } else if constexpr (sizeof(T) == 8) {
     store(sum, load<V>(sum) + v);
@@ -306,13 +421,13 @@ PENSTOCK_INLINE void accumulate_product(double *sum, V a, V b) {
 // x clamped to [lo, hi]; NaN passes.
 template <class V>
 PENSTOCK_INLINE V clamp(V x, Element<V> lo, Element<V> hi) {
-  x = select(x < splat<V>(lo), splat<V>(lo), x);
-  return select(x > splat<V>(hi), splat<V>(hi), x);
+  x = select(splat<V>(lo) > x, splat<V>(lo), x);  // in this order they are one instruction each
+  return select(splat<V>(hi) < x, splat<V>(hi), x);
 }
 
 template <class V>
 PENSTOCK_INLINE V absolute(V x) {
-  return select(x < V{}, -x, x);
+  return from_bits<V>(bits<V>(x) & ~bits<V>(splat<V>(Element<V>{-0.0F})));
 }
 
 // One stage of a transpose: rows i and i + H exchange their off-diagonal H-blocks.

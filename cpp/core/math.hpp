@@ -26,8 +26,11 @@ struct Constants<float> {
   static constexpr float exp_lo = -104.0F, exp_hi = 89.0F, round = 12582912.0F;  // round: 1.5 * 2^23
   static constexpr float ln2_hi = 0.693145751953125F, ln2_lo = 1.42860682030941723212e-6F;
   static constexpr float exp[] = {0.5F, 0.1666657703F, 0.04166655466F, 0.008363173075F, 0.001392617612F};
+  static constexpr float exp2[] = {0.6931471806F, 0.2402234904F, 0.05550381014F, 0.009666368515F, 0.001338130254F};
   static constexpr float log[] = {0.6666668504F, 0.3998878057F, 0.2957994939F};
-  static constexpr float tanh[] = {-0.3333333201F, 0.1333311373F, -0.05390942883F, 0.02130938866F, -0.006610227831F};
+  static constexpr float tanh_one = 9.02F;
+  static constexpr float tanh_p[] = {1.0F, 0.1338267948F, 0.003497448504F, 2.063567639e-5F, 1.338410097e-8F};
+  static constexpr float tanh_q[] = {1.0F, 0.4671600072F, 0.02588432581F, 0.0003288502537F, 7.790168657e-7F};
   static constexpr float sin[] = {-0.1666666466F, 0.008332748271F, -0.0001958789088F};
   static constexpr float cos[] = {0.04166666466F, -0.001388830304F, 2.454794209e-5F};
   static constexpr float normal_cdf_max = 14.5F;
@@ -51,13 +54,34 @@ struct Constants<double> {
                                    2.755727366134863622e-7,
                                    2.510520637395701112e-8,
                                    2.09146793765839351e-9};
+  static constexpr double exp2[] = {0.6931471805599453094,     0.2402265069591009822,   0.05550410866482159434,
+                                    0.009618129107606888527,   0.001333355814641693531, 0.0001540353044173605015,
+                                    0.00001525273382983611839, 1.321544258792168965e-6, 1.017806244584577352e-7,
+                                    7.0725859492692237e-9,     4.454960598186518394e-10};
   static constexpr double log[] = {0.6666666666666669686, 0.3999999999989950449, 0.2857142862597548492,
                                    0.2222221113479507986, 0.1818288912526172208, 0.1533172160055604127,
                                    0.1461644968504340586};
-  static constexpr double tanh[] = {-0.3333333333333333256,    0.1333333333333271483,    -0.0539682539674340145,
-                                    0.0218694884936669419,     -0.008863234397814354838, 0.003592110378689023877,
-                                    -0.001455661830100716034,  0.000588936052007405777,  -0.0002346347410887237144,
-                                    0.00008511313685577671516, -0.0000206027653763663416};
+  static constexpr double tanh_one = 19.07;
+  static constexpr double tanh_p[] = {1.0,
+                                      0.1518082690554059058,
+                                      0.005975147514710308968,
+                                      0.00009361924853294693804,
+                                      6.83271863416669241e-7,
+                                      2.441806597337575076e-9,
+                                      4.174226575650839618e-12,
+                                      3.066975941444822651e-15,
+                                      7.424473201791775372e-19,
+                                      2.506167174675689525e-23};
+  static constexpr double tanh_q[] = {1.0,
+                                      0.4851416023887386768,
+                                      0.03435568164429128885,
+                                      0.0008282201130508199115,
+                                      8.755762434919109897e-6,
+                                      4.465115906183018694e-8,
+                                      1.111869350256932825e-10,
+                                      1.271581561314817549e-13,
+                                      5.638689458089588394e-17,
+                                      6.233623256439004679e-21};
   static constexpr double sin[] = {-0.1666666666666666667,   0.008333333333333331492,  -0.0001984126984126506495,
                                    2.755731921933916652e-6,  -2.505210623244757733e-8, 1.605853161898614684e-10,
                                    -7.586697117706917985e-13};
@@ -73,11 +97,17 @@ struct Constants<double> {
       -0.006669757108616456073, -0.03028796948206545423, 0.01027390231260661173,  0.01296103205119919064};
 };
 
-// x * 2^n for n in twice the exponent's range, rounded once, also into the denormals.
+// x * 2^n for n in twice the exponent's range, rounded once, also into the denormals; shifted is n + Constants::round.
 template <class V>
-PENSTOCK_INLINE V scale_by_power(V x, Bits<V> n) {
+PENSTOCK_INLINE V scale_by_power(V x, V shifted) {
   using I = IntegerOf<Element<V>>;
-  const Bits<V> half = n >> 1;
+  const V round = splat<V>(Constants<Element<V>>::round);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64 || paired<V>) {
+    return scale_by_power_native(x, shifted - round);
+  }
+#endif
+  const Bits<V> n = bits<V>(shifted) - bits<V>(round), half = n >> 1;
   x = x * from_bits<V>((half + I::bias) << I::mantissa);
   return x * from_bits<V>((n - half + I::bias) << I::mantissa);
 }
@@ -89,13 +119,23 @@ PENSTOCK_INLINE V exp(V x) {
   using T = Element<V>;
   x = clamp(x, C::exp_lo, C::exp_hi);
   const V shifted = fma<V>(x, splat<V>(static_cast<T>(1.44269504088896340736)), splat<V>(C::round));
-  const Bits<V> n = bits<V>(shifted) - bits<V>(splat<V>(C::round));
   const V whole = shifted - splat<V>(C::round);
   V r = fma<V>(whole, splat<V>(-C::ln2_hi), x);  // ln2 in two parts keeps r exact
   r = fma<V>(whole, splat<V>(-C::ln2_lo), r);
   const V p = polynomial(r, C::exp);
   const V y = fma<V>(r * r, p, r) + splat<V>(1);
-  return scale_by_power(y, n);
+  return scale_by_power<V>(y, shifted);
+}
+
+// 2^x for x of normal results, 3.1 / 1 ulp; x is clamped to where that is so.
+template <class V>
+PENSTOCK_INLINE V exp2(V x) {
+  using T = Element<V>;
+  using C = Constants<T>;
+  constexpr T most = IntegerOf<T>::bias - 1;
+  x = clamp(x, -most, most);
+  const V shifted = x + splat<V>(C::round), whole = shifted - splat<V>(C::round), f = x - whole;
+  return scale_by_power<V>(fma<V>(f, polynomial(f, C::exp2), splat<V>(1)), shifted);
 }
 
 // log(x) for positive, normal x; 1.0 / 1.0 ulp.
@@ -117,15 +157,13 @@ PENSTOCK_INLINE V log(V x) {
   return fma<V>(n, splat<V>(C::ln2_hi), f + tail);
 }
 
-// tanh(x); 1.6 / 1.6 ulp. Near zero a polynomial: the exponential form loses all relative accuracy there.
+// tanh(x) = x P(x^2) / Q(x^2), whose coefficients are all positive; 6 / 7.5 ulp. Beyond tanh_one it is 1.
 template <class V>
 PENSTOCK_INLINE V tanh(V x) {
-  using T = Element<V>;
+  using C = Constants<Element<V>>;
+  x = clamp(x, -C::tanh_one, C::tanh_one);
   const V t = x * x;
-  const V small = fma<V>(x * t, polynomial(t, Constants<T>::tanh), x);
-  const V magnitude = absolute(x);
-  const V big = splat<V>(1) - splat<V>(2) / (exp<V>(magnitude + magnitude) + splat<V>(1));
-  return select(magnitude < splat<V>(static_cast<T>(0.55)), small, select(x < V{}, -big, big));
+  return clamp(x * polynomial(t, C::tanh_p) / polynomial(t, C::tanh_q), -1, 1);
 }
 
 // 1 / (1 + e^-x); 2.5 / 2.5 ulp, in both tails.

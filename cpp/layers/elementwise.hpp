@@ -41,6 +41,31 @@ struct Dimensions {
 };
 PENSTOCK_INLINE Dimensions all_of(const Step &step) { return {0, step.n_b}; }
 
+// The numbers x of one dimension from a lane on; theta begins with that of the dimension.
+template <class Transform, class V, bool free, bool inverse>
+PENSTOCK_INLINE void transform_lanes(const Element<V> *options, const Element<V> *__restrict theta, int lane,
+                                     Element<V> *x, double *log_det, Element<V> *kept) {
+  const V old = load<V>(x + lane);
+  V now, log_slope, slope;
+  const auto apply = [&](auto read) __attribute__((always_inline)) {
+    if constexpr (inverse) {
+      Transform::template inverse<V>(old, read, options, now, log_slope);
+    } else {
+      Transform::template forward<V>(old, read, options, now, log_slope, slope);
+    }
+  };
+  if constexpr (free) {
+    apply(FreeTheta<V>{theta});
+  } else {
+    apply(TileTheta<V>{theta + lane});
+  }
+  if (kept != nullptr) {
+    store(kept + lane, old);
+  }
+  store(x + lane, now);
+  accumulate<V>(log_det + lane, log_slope);
+}
+
 // theta: (n_b n_theta, tile) of the tile, or (n_b, n_theta) free; it overlaps nothing that is written, so that what free
 // theta alone decides is computed once a dimension. Changes the state, adds to log_det; old values of B go to kept if it is
 // not null.
@@ -52,27 +77,13 @@ void transform_forward(const Step &step, Dimensions dims, int n_vectors, const E
   for (int64_t d = dims.from; d < dims.to; d++) {
     T *x = state + step.b[d] * tile_stride;
     const T *own = theta + d * step.n_theta * (free ? 1 : tile_stride);
-    for (int v = 0; v < n_vectors; v++) {
-      const int lane = v * lanes<V>;
-      const V old = load<V>(x + lane);
-      V now, log_slope, slope;
-      const auto apply = [&](auto read) __attribute__((always_inline)) {
-        if constexpr (inverse) {
-          Transform::template inverse<V>(old, read, options.values, now, log_slope);
-        } else {
-          Transform::template forward<V>(old, read, options.values, now, log_slope, slope);
-        }
-      };
-      if constexpr (free) {
-        apply(FreeTheta<V>{own});
-      } else {
-        apply(TileTheta<V>{own + lane});
-      }
-      if (kept != nullptr) {
-        store(kept + d * tile_stride + lane, old);
-      }
-      store(x + lane, now);
-      accumulate<V>(log_det + lane, log_slope);
+    T *keep = kept != nullptr ? kept + d * tile_stride : nullptr;
+    int lane = 0;
+    for (; lane + lanes<Wide<V>> <= n_vectors * lanes<V>; lane += lanes<Wide<V>>) {
+      transform_lanes<Transform, Wide<V>, free, inverse>(options.values, own, lane, x, log_det, keep);
+    }
+    for (; lane < n_vectors * lanes<V>; lane += lanes<V>) {
+      transform_lanes<Transform, V, free, inverse>(options.values, own, lane, x, log_det, keep);
     }
   }
 }

@@ -39,9 +39,9 @@ struct circular_rational_quadratic {
     find<V>(i, false, theta, options, u, v, bin);
     spline::Place<V> at;
     spline::measure<V>(bin, (i - bin.x) / bin.w, at);
-    y = wrap<V>(fma<V>(bin.h, at.N / at.D, bin.y) + theta(3 * static_cast<int>(options[0])), options);
+    y = wrap<V>(fma<V>(bin.h, at.N * at.over_D, bin.y) + theta(3 * static_cast<int>(options[0])), options);
     slope = at.slope;
-    log_det = log<V>(at.slope) + at.D * V{};  // a logarithm does not pass NaN
+    log_det = log<V>(at.slope) + at.over_D * V{};  // a logarithm does not pass NaN
   }
 
   template <class V, class Theta>
@@ -53,7 +53,7 @@ struct circular_rational_quadratic {
     spline::Place<V> at;
     spline::measure<V>(bin, spline::root<V>(bin, o), at);
     x = fma<V>(bin.w, at.xi, bin.x);
-    log_det = -log<V>(at.slope) + at.D * V{};
+    log_det = -log<V>(at.slope) + at.over_D * V{};
   }
 
   template <class V, class Theta, class ThetaGradient>

@@ -23,6 +23,8 @@
 namespace penstock::PENSTOCK_ISA {
 
 struct rational_quadratic {
+  static constexpr float steepest = 1e6F;
+
   // K numbers u: w'_j = scale e[j], and w_j = w'_j + least.
   template <class V>
   struct Axis {
@@ -33,13 +35,13 @@ struct rational_quadratic {
   // The bin that a number lies in.
   template <class V>
   struct Bin {
-    V k, x, w, y, h, s, d, e, slope_d, slope_e;  // slope: derivative with respect to t
+    V k, x, w, y, h, s, d, e, t_d, t_e;
   };
 
   // What value, slope and gradients have in common at a place xi of a bin.
   template <class V>
   struct Place {
-    V xi, rest, q, p, N, D, E, slope;  // rest = 1 - xi
+    V xi, rest, q, p, N, over_D, E, slope;  // rest = 1 - xi
   };
 
   // Gradients of what a bin is made of, and of xi over w.
@@ -56,8 +58,9 @@ struct rational_quadratic {
       const V u = theta(first + j);
       top = select(u > top, u, top);
     }
+    const V base2 = splat<V>(static_cast<Element<V>>(1.44269504088896340736));
     for (int j = 0; j < K; j++) {
-      out.e[j] = exp<V>(theta(first + j) - top);
+      out.e[j] = exp2<V>((theta(first + j) - top) * base2);  // e^(u - top)
       sum = sum + out.e[j];
     }
     out.least = 2 * options[1] * m;
@@ -65,15 +68,15 @@ struct rational_quadratic {
     out.scale = splat<V>(out.free) / sum;
   }
 
-  // d, and its derivative with respect to t.
+  // d at a number t + c, and its derivative.
   template <class V>
-  PENSTOCK_INLINE static V knot_slope(V t, const Element<V> *options, V &derivative) {
-    const V steepest = splat<V>(1e6F), one = splat<V>(1);
-    t = t + splat<V>(options[5]);
-    const V e = exp<V>(-absolute(t));
-    derivative = select(t > steepest, V{}, select(t < V{}, e, one) / (one + e));
-    const V d = select(t < V{}, V{}, t) + log<V>(one + e);
-    return select(t > steepest, steepest, d) + splat<V>(options[4]);
+  PENSTOCK_INLINE static V knot_slope(V t, const Element<V> *options) {
+    const V d = select(t < V{}, V{}, t) + log<V>(splat<V>(1) + exp<V>(-absolute(t)));
+    return select(t > splat<V>(steepest), splat<V>(steepest), d) + splat<V>(options[4]);
+  }
+  template <class V>
+  PENSTOCK_INLINE static V knot_slope_derivative(V t) {
+    return select(t > splat<V>(steepest), V{}, sigmoid<V>(t));
   }
 
   // t_j. On a circle the first knot is the last one, too.
@@ -92,30 +95,26 @@ struct rational_quadratic {
     const int K = static_cast<int>(options[0]);
     V x = splat<V>(-options[1]), y = x, t = knot_number<V>(theta, K, circle, 1);
     V w = fma<V>(u.scale, u.e[0], splat<V>(u.least)), h = fma<V>(v.scale, v.e[0], splat<V>(v.least));
-    V t_left = knot_number<V>(theta, K, circle, 0), t_right = t;
-    bin.k = V{};
-    bin.x = x;
-    bin.w = w;
-    bin.y = y;
-    bin.h = h;
+    // not in bin, which might be theta for all that the compiler knows, and would be written in every turn
+    V k{}, x_k = x, w_k = w, y_k = y, h_k = h, t_d = knot_number<V>(theta, K, circle, 0), t_e = t;
     for (int j = 1; j < K; j++) {
       x = x + w;
       y = y + h;
       w = fma<V>(u.scale, u.e[j], splat<V>(u.least));
       h = fma<V>(v.scale, v.e[j], splat<V>(v.least));
       const auto passed = number >= (is_y ? y : x);
-      bin.k = select(passed, splat<V>(static_cast<Element<V>>(j)), bin.k);
-      bin.x = select(passed, x, bin.x);
-      bin.w = select(passed, w, bin.w);
-      bin.y = select(passed, y, bin.y);
-      bin.h = select(passed, h, bin.h);
-      t_left = select(passed, t, t_left);
+      k = select(passed, k + splat<V>(1), k);
+      x_k = select(passed, x, x_k);
+      w_k = select(passed, w, w_k);
+      y_k = select(passed, y, y_k);
+      h_k = select(passed, h, h_k);
+      t_d = select(passed, t, t_d);
       t = knot_number<V>(theta, K, circle, j + 1);
-      t_right = select(passed, t, t_right);
+      t_e = select(passed, t, t_e);
     }
-    bin.s = bin.h / bin.w;
-    bin.d = knot_slope<V>(t_left, options, bin.slope_d);
-    bin.e = knot_slope<V>(t_right, options, bin.slope_e);
+    t_d = t_d + splat<V>(options[5]);
+    t_e = t_e + splat<V>(options[5]);
+    bin = {k, x_k, w_k, y_k, h_k, h_k / w_k, knot_slope<V>(t_d, options), knot_slope<V>(t_e, options), t_d, t_e};
   }
 
   template <class V>
@@ -126,9 +125,9 @@ struct rational_quadratic {
     at.q = at.xi * at.rest;
     at.p = one - (at.q + at.q);
     at.N = at.xi * fma<V>(bin.s, at.xi, bin.d * at.rest);
-    at.D = fma<V>(bin.s, at.p, (bin.d + bin.e) * at.q);
+    at.over_D = one / fma<V>(bin.s, at.p, (bin.d + bin.e) * at.q);
     at.E = fma<V>(bin.e * at.xi, at.xi, fma<V>(bin.d * at.rest, at.rest, (bin.s + bin.s) * at.q));
-    const V r = bin.s / at.D;
+    const V r = bin.s * at.over_D;
     at.slope = r * r * at.E;
   }
 
@@ -148,7 +147,7 @@ struct rational_quadratic {
   PENSTOCK_OUTLINE static void pull(const Bin<V> &bin, const Place<V> &at, V dy, V dlog_det, Pull<V> &out) {
     const V two = splat<V>(2), one = splat<V>(1);
     const V s = bin.s, d = bin.d, e = bin.e, xi = at.xi, q = at.q, p = at.p, rest = at.rest;
-    const V over_D = one / at.D, over_E = one / at.E, over_w = one / bin.w;
+    const V over_D = at.over_D, over_E = one / at.E, over_w = one / bin.w;
     const V ratio = at.N * over_D, rise = dy * bin.h * over_D;
     const V T = d + e - two * s, turn = rest - xi;  // 1 - 2 xi
     const V dlog_E = dlog_det * over_E, dlog_D = two * dlog_det * over_D;
@@ -157,8 +156,8 @@ struct rational_quadratic {
     out.dx = dxi * over_w;
     out.dw = -((dxi * xi + ds * s) * over_w);
     out.dh = fma<V>(dy, ratio, ds * over_w);
-    out.dd = fma<V>(rise, q * (one - ratio), dlog_E * (rest * rest) - dlog_D * q) * bin.slope_d;
-    out.de = (dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio) * bin.slope_e;
+    out.dd = fma<V>(rise, q * (one - ratio), dlog_E * (rest * rest) - dlog_D * q) * knot_slope_derivative<V>(bin.t_d);
+    out.de = (dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio) * knot_slope_derivative<V>(bin.t_e);
   }
 
   // The gradients of K numbers from those of where bin k begins and of how wide it is.
@@ -186,8 +185,8 @@ struct rational_quadratic {
     Place<V> at;
     measure<V>(bin, (inner - bin.x) / bin.w, at);
     const auto inside = absolute(x) <= splat<V>(B);
-    const V nothing = at.D * V{};  // NaN where theta is
-    y = select(inside, fma<V>(bin.h, at.N / at.D, bin.y), x + nothing);
+    const V nothing = at.over_D * V{};  // NaN where theta is
+    y = select(inside, fma<V>(bin.h, at.N * at.over_D, bin.y), x + nothing);
     slope = select(inside, at.slope, splat<V>(1) + nothing);
     log_det = select(inside, log<V>(at.slope), V{}) + nothing;  // a logarithm does not pass NaN
   }
@@ -204,7 +203,7 @@ struct rational_quadratic {
     Place<V> at;
     measure<V>(bin, root<V>(bin, inner), at);
     const auto inside = absolute(y) <= splat<V>(B);
-    const V nothing = at.D * V{};
+    const V nothing = at.over_D * V{};
     x = select(inside, fma<V>(bin.w, at.xi, bin.x), y + nothing);
     log_det = select(inside, -log<V>(at.slope), V{}) + nothing;
   }

@@ -277,8 +277,8 @@ def maf(
     context_dim: int = 0,
     layers: int = 5,
     hidden: int | Sequence[int] = (64, 64),
-    activation: str = "relu",
-    mixing: str | None = "reverse",
+    activation: str = "tanh",
+    mixing: str | None = "lu",
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
@@ -300,9 +300,9 @@ def maf(
         Number of dimensions. With one there is nothing to come before: the flow is then a Gaussian, and a warning says so.
     layers : int, default 5
         Number of autoregressive layers.
-    mixing : {"reverse", "random", "lu", "none"} or None, default "reverse"
-        How the order of the dimensions changes from layer to layer: reversed in every second one, permuted at random before each
-        but the first, mixed by an :class:`LULinear` before each but the first, or the same in all.
+    mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
+        What changes from layer to layer: the dimensions are mixed by an :class:`LULinear` before each but the first; or their
+        order is permuted at random in each but the first, reversed in every second one, or the same in all.
     residual : bool, default False
         Conditioners with skip connections.
     context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, dtype, rng, backend
@@ -337,8 +337,8 @@ def iaf(
     context_dim: int = 0,
     layers: int = 5,
     hidden: int | Sequence[int] = (64, 64),
-    activation: str = "relu",
-    mixing: str | None = "reverse",
+    activation: str = "tanh",
+    mixing: str | None = "lu",
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
@@ -391,8 +391,8 @@ def nsf_ar(
     context_dim: int = 0,
     layers: int = 5,
     hidden: int | Sequence[int] = (64, 64),
-    activation: str = "relu",
-    mixing: str | None = "reverse",
+    activation: str = "tanh",
+    mixing: str | None = "lu",
     bins: int = 8,
     bound: float = 5.0,
     residual: bool = False,

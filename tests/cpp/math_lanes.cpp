@@ -18,6 +18,10 @@ void run_exp(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
   each<V>(x, out, n, [](V v) { return exp<V>(v); });
 }
 template <class V>
+void run_exp2(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
+  each<V>(x, out, n, [](V v) { return exp2<V>(v); });
+}
+template <class V>
 void run_log(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
   each<V>(x, out, n, [](V v) { return log<V>(v); });
 }
@@ -63,7 +67,8 @@ void run_normals(const Element<V> *, Element<V> *out, Element<V> *, int64_t n) {
 
 template <class V>
 constexpr MathTable<Element<V>> table() {
-  return {run_exp<V>, run_log<V>, run_tanh<V>, run_sigmoid<V>, run_normal_cdf<V>, run_sincos<V>, run_normals<V>};
+  return {run_exp<V>,     run_exp2<V>,       run_log<V>,    run_tanh<V>,
+          run_sigmoid<V>, run_normal_cdf<V>, run_sincos<V>, run_normals<V>};
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ template <class T>
 using ArrayFunction = void (*)(const T *x, T *out, T *second, int64_t n);
 template <class T>
 struct MathTable {
-  ArrayFunction<T> exp, log, tanh, sigmoid, normal_cdf, sincos, normals;
+  ArrayFunction<T> exp, exp2, log, tanh, sigmoid, normal_cdf, sincos, normals;
 };
 
 #define DECLARE_WIDTH(name)                                   \

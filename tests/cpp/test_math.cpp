@@ -15,9 +15,9 @@ constexpr Wide pi = 3.14159265358979323846264338327950288L;
 
 // What math.hpp states: in ulp, for float and double; the last is an absolute error.
 struct Stated {
-  double exp, log, tanh, sigmoid, normal_cdf, density, sincos;
+  double exp, exp2, log, tanh, sigmoid, normal_cdf, density, sincos;
 };
-constexpr Stated stated_float{1.1, 1.0, 1.6, 2.5, 7, 4, 1.3e-7}, stated_double{1.0, 1.0, 1.6, 2.5, 7.5, 4, 2e-16};
+constexpr Stated stated_float{1.1, 3.1, 1.0, 6, 2.5, 7, 4, 1.3e-7}, stated_double{1.0, 1.0, 1.0, 7.5, 2.5, 7.5, 4, 2e-16};
 
 int64_t samples = 1 << 16;
 bool report = false;
@@ -165,6 +165,11 @@ void test() {
   std::vector<T> x = inputs<T>(single ? -106 : -748, single ? 90 : 712);
   compare<T>("exp", x, agreed<T>(&M::exp, x, second), [](Wide v) { return std::exp(v); }, stated.exp);
   limits<T>(&M::exp, 0, std::numeric_limits<Wide>::infinity());
+
+  const T most = std::numeric_limits<T>::max_exponent - 2;
+  x = inputs<T>(-most, most);
+  compare<T>("exp2", x, agreed<T>(&M::exp2, x, second), [](Wide v) { return std::exp2(v); }, stated.exp2);
+  limits<T>(&M::exp2, std::exp2(-static_cast<Wide>(most)), std::exp2(static_cast<Wide>(most)));
 
   x.clear();
   Random random{7};

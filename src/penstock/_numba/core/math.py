@@ -26,6 +26,15 @@ EXP = (
         2.510520637395701112e-8, 2.09146793765839351e-9,
     ),
 )  # fmt: skip
+EXP2_MOST = (126.0, 1022.0)
+EXP2 = (
+    (0.6931471806, 0.2402234904, 0.05550381014, 0.009666368515, 0.001338130254),
+    (
+        0.6931471805599453094, 0.2402265069591009822, 0.05550410866482159434, 0.009618129107606888527,
+        0.001333355814641693531, 0.0001540353044173605015, 0.00001525273382983611839, 1.321544258792168965e-6,
+        1.017806244584577352e-7, 7.0725859492692237e-9, 4.454960598186518394e-10,
+    ),
+)  # fmt: skip
 LOG = (
     (0.6666668504, 0.3998878057, 0.2957994939),
     (
@@ -33,12 +42,21 @@ LOG = (
         0.1818288912526172208, 0.1533172160055604127, 0.1461644968504340586,
     ),
 )  # fmt: skip
-TANH = (
-    (-0.3333333201, 0.1333311373, -0.05390942883, 0.02130938866, -0.006610227831),
+TANH_ONE = (9.02, 19.07)
+TANH_P = (
+    (1.0, 0.1338267948, 0.003497448504, 2.063567639e-5, 1.338410097e-8),
     (
-        -0.3333333333333333256, 0.1333333333333271483, -0.0539682539674340145, 0.0218694884936669419,
-        -0.008863234397814354838, 0.003592110378689023877, -0.001455661830100716034, 0.000588936052007405777,
-        -0.0002346347410887237144, 0.00008511313685577671516, -0.0000206027653763663416,
+        1.0, 0.1518082690554059058, 0.005975147514710308968, 0.00009361924853294693804, 6.83271863416669241e-7,
+        2.441806597337575076e-9, 4.174226575650839618e-12, 3.066975941444822651e-15, 7.424473201791775372e-19,
+        2.506167174675689525e-23,
+    ),
+)  # fmt: skip
+TANH_Q = (
+    (1.0, 0.4671600072, 0.02588432581, 0.0003288502537, 7.790168657e-7),
+    (
+        1.0, 0.4851416023887386768, 0.03435568164429128885, 0.0008282201130508199115, 8.755762434919109897e-6,
+        4.465115906183018694e-8, 1.111869350256932825e-10, 1.271581561314817549e-13, 5.638689458089588394e-17,
+        6.233623256439004679e-21,
     ),
 )  # fmt: skip
 SIN = (
@@ -109,6 +127,16 @@ def exp(x: Any) -> Any:
 
 
 @jit
+def exp2(x: Any) -> Any:
+    """2^x for x of normal results, 3.1 / 1 ulp; x is clamped to where that is so."""
+    x = clamp(x, -constant(x, EXP2_MOST), constant(x, EXP2_MOST))
+    rounder = splat(x, constant(x, ROUND))
+    shifted = x + rounder
+    f = x - (shifted - rounder)
+    return scale_by_power(fma(f, polynomial(f, constant(x, EXP2)), 1.0), bits(shifted) - bits(rounder))
+
+
+@jit
 def log(x: Any) -> Any:
     """log(x) for positive, normal x; 1.5 / 1.5 ulp."""
     # m in [sqrt(1/2), sqrt(2)): subtract the bits of sqrt(1/2) so that the exponent field counts from there
@@ -126,12 +154,11 @@ def log(x: Any) -> Any:
 
 @jit
 def tanh(x: Any) -> Any:
-    """tanh(x); 2.0 / 2.0 ulp. Near zero a polynomial: the exponential form loses all relative accuracy there."""
+    """tanh(x) = x P(x^2) / Q(x^2), whose coefficients are all positive; 6 / 7.5 ulp. Beyond TANH_ONE it is 1."""
+    one = constant(x, TANH_ONE)
+    x = clamp(x, -one, one)
     t = x * x
-    small = fma(x * t, polynomial(t, constant(x, TANH)), x)
-    magnitude = absolute(x)
-    big = 1.0 - 2.0 / (exp(magnitude + magnitude) + 1.0)
-    return select(magnitude < 0.55, small, select(x < 0.0, -big, big))
+    return clamp(x * polynomial(t, constant(x, TANH_P)) / polynomial(t, constant(x, TANH_Q)), -1.0, 1.0)
 
 
 @jit

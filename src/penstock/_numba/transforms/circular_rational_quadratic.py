@@ -41,9 +41,9 @@ def forward(x: Any, theta: Any, at: int, options: Any) -> Any:
     i = wrap(x, options)
     _, _, bin = find(i, False, theta, at, options)
     _, bin_x, bin_w, bin_y, bin_h, _, _, _, _, _ = bin
-    _, _, _, _, N, D, _, slope = measure(bin, (i - bin_x) / bin_w)
-    y = wrap(fma(bin_h, N / D, bin_y) + read(theta, at, 3 * int(options[0])), options)
-    log_det = log(slope) + D * 0.0  # a logarithm does not pass NaN
+    _, _, _, _, N, over_D, _, slope = measure(bin, (i - bin_x) / bin_w)
+    y = wrap(fma(bin_h, N * over_D, bin_y) + read(theta, at, 3 * int(options[0])), options)
+    log_det = log(slope) + over_D * 0.0  # a logarithm does not pass NaN
     return y, log_det, slope
 
 
@@ -53,9 +53,9 @@ def inverse(y: Any, theta: Any, at: int, options: Any) -> Any:
     o = wrap(y - read(theta, at, 3 * int(options[0])), options)
     _, _, bin = find(o, True, theta, at, options)
     _, bin_x, bin_w, _, _, _, _, _, _, _ = bin
-    xi, _, _, _, _, D, _, slope = measure(bin, root(bin, o))
+    xi, _, _, _, _, over_D, _, slope = measure(bin, root(bin, o))
     x = fma(bin_w, xi, bin_x)
-    return x, -log(slope) + D * 0.0
+    return x, -log(slope) + over_D * 0.0
 
 
 @jit

@@ -22,8 +22,17 @@ from typing import Any
 
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import fma, select, splat, sqrt
-from penstock._numba.core.math import absolute, clamp, exp, log
+from penstock._numba.core.math import absolute, clamp, exp, exp2, log, sigmoid
 from penstock._numba.core.theta import read, write
+
+STEEPEST = 1e6
+LOG2_E = 1.44269504088896340736
+
+
+@jit
+def power(u: Any, top: Any) -> Any:
+    """e^(u - top)."""
+    return exp2((u - top) * LOG2_E)
 
 
 @jit
@@ -36,7 +45,7 @@ def axis(theta: Any, at: int, first: int, options: Any, m: Any) -> Any:
         top = select(u > top, u, top)
     total = splat(top, 0.0)
     for j in range(K):
-        total = total + exp(read(theta, at, first + j) - top)
+        total = total + power(read(theta, at, first + j), top)
     least = 2.0 * options[1] * m
     free = 2.0 * options[1] * (1.0 - options[0] * m)
     return top, splat(top, free) / total, least, free
@@ -44,12 +53,15 @@ def axis(theta: Any, at: int, first: int, options: Any, m: Any) -> Any:
 
 @jit
 def knot_slope(t: Any, options: Any) -> Any:
-    """d, and its derivative with respect to t."""
-    t = t + options[5]
-    e = exp(-absolute(t))
-    derivative = select(t > 1e6, 0.0, select(t < 0.0, e, splat(t, 1.0)) / (1.0 + e))
-    d = select(t < 0.0, 0.0, t) + log(1.0 + e)
-    return select(t > 1e6, 1e6, d) + options[4], derivative
+    """d at a number t + c."""
+    d = select(t < 0.0, 0.0, t) + log(1.0 + exp(-absolute(t)))
+    return select(t > STEEPEST, STEEPEST, d) + options[4]
+
+
+@jit
+def knot_slope_derivative(t: Any) -> Any:
+    """The derivative of d at a number t + c."""
+    return select(t > STEEPEST, 0.0, sigmoid(t))
 
 
 @jit
@@ -63,24 +75,24 @@ def knot_number(theta: Any, at: int, K: int, circle: bool, j: int) -> Any:
 
 @jit
 def search(number: Any, is_y: bool, circle: bool, theta: Any, at: int, options: Any, u: Any, v: Any) -> Any:
-    """The bin that a number lies in: k, x, w, y, h, s, d, e, and the slopes of d and e with respect to t."""
+    """The bin that a number lies in: k, x, w, y, h, s, d, e, and the numbers of d and e."""
     K = int(options[0])
     u_top, u_scale, u_least, _ = u
     v_top, v_scale, v_least, _ = v
     x = splat(number, -options[1])
     y = x
     t = knot_number(theta, at, K, circle, 1)
-    w = fma(u_scale, exp(read(theta, at, 0) - u_top), u_least)
-    h = fma(v_scale, exp(read(theta, at, K) - v_top), v_least)
+    w = fma(u_scale, power(read(theta, at, 0), u_top), u_least)
+    h = fma(v_scale, power(read(theta, at, K), v_top), v_least)
     k, bin_x, bin_w, bin_y, bin_h = splat(number, 0.0), x, w, y, h
     t_left, t_right = knot_number(theta, at, K, circle, 0), t
     for j in range(1, K):
         x = x + w
         y = y + h
-        w = fma(u_scale, exp(read(theta, at, j) - u_top), u_least)
-        h = fma(v_scale, exp(read(theta, at, K + j) - v_top), v_least)
+        w = fma(u_scale, power(read(theta, at, j), u_top), u_least)
+        h = fma(v_scale, power(read(theta, at, K + j), v_top), v_least)
         passed = number >= (y if is_y else x)
-        k = select(passed, splat(k, j), k)
+        k = select(passed, k + 1.0, k)
         bin_x = select(passed, x, bin_x)
         bin_w = select(passed, w, bin_w)
         bin_y = select(passed, y, bin_y)
@@ -88,25 +100,25 @@ def search(number: Any, is_y: bool, circle: bool, theta: Any, at: int, options: 
         t_left = select(passed, t, t_left)
         t = knot_number(theta, at, K, circle, j + 1)
         t_right = select(passed, t, t_right)
-    s = bin_h / bin_w
-    d, slope_d = knot_slope(t_left, options)
-    e, slope_e = knot_slope(t_right, options)
-    return k, bin_x, bin_w, bin_y, bin_h, s, d, e, slope_d, slope_e
+    t_left = t_left + options[5]
+    t_right = t_right + options[5]
+    d, e = knot_slope(t_left, options), knot_slope(t_right, options)
+    return k, bin_x, bin_w, bin_y, bin_h, bin_h / bin_w, d, e, t_left, t_right
 
 
 @jit
 def measure(bin: Any, xi: Any) -> Any:
-    """xi, 1 - xi, q, p, N, D, E, slope."""
+    """xi, 1 - xi, q, p, N, 1 / D, E, slope."""
     _, _, _, _, _, s, d, e, _, _ = bin
     xi = clamp(xi, 0.0, 1.0)  # the last bin may end a rounding before B
     rest = 1.0 - xi
     q = xi * rest
     p = 1.0 - (q + q)
     N = xi * fma(s, xi, d * rest)
-    D = fma(s, p, (d + e) * q)
+    over_D = 1.0 / fma(s, p, (d + e) * q)
     E = fma(e * xi, xi, fma(d * rest, rest, (s + s) * q))
-    r = s / D
-    return xi, rest, q, p, N, D, E, r * r * E
+    r = s * over_D
+    return xi, rest, q, p, N, over_D, E, r * r * E
 
 
 @jit
@@ -127,9 +139,9 @@ def root(bin: Any, y: Any) -> Any:
 @jit
 def pull(bin: Any, at: Any, dy: Any, dlog_det: Any) -> Any:
     """Gradients of what a bin is made of, dw, dh, dd, de, and before them dx, that of xi over w."""
-    _, _, bin_w, _, bin_h, s, d, e, slope_d, slope_e = bin
-    xi, rest, q, p, N, D, E, _ = at
-    over_D, over_E, over_w = 1.0 / D, 1.0 / E, 1.0 / bin_w
+    _, _, bin_w, _, bin_h, s, d, e, t_d, t_e = bin
+    xi, rest, q, p, N, over_D, E, _ = at
+    over_E, over_w = 1.0 / E, 1.0 / bin_w
     ratio, rise = N * over_D, dy * bin_h * over_D
     T, turn = d + e - 2.0 * s, rest - xi  # 1 - 2 xi
     dlog_E, dlog_D = dlog_det * over_E, 2.0 * dlog_det * over_D
@@ -137,8 +149,8 @@ def pull(bin: Any, at: Any, dy: Any, dlog_det: Any) -> Any:
     ds = fma(rise, xi * xi - p * ratio, 2.0 * dlog_det / s + 2.0 * dlog_E * q - dlog_D * p)
     dw = -((dxi * xi + ds * s) * over_w)
     dh = fma(dy, ratio, ds * over_w)
-    dd = fma(rise, q * (1.0 - ratio), dlog_E * (rest * rest) - dlog_D * q) * slope_d
-    de = (dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio) * slope_e
+    dd = fma(rise, q * (1.0 - ratio), dlog_E * (rest * rest) - dlog_D * q) * knot_slope_derivative(t_d)
+    de = (dlog_E * (xi * xi) - dlog_D * q - rise * q * ratio) * knot_slope_derivative(t_e)
     return dxi * over_w, dw, dh, dd, de
 
 
@@ -153,7 +165,7 @@ def spread(
     for j in range(K):
         number = splat(k, j)
         G = select(number < k, d_before, select(number > k, 0.0, d_own))
-        write(dtheta, dat, first + j, scale * exp(read(theta, at, first + j) - top) * (G - M))
+        write(dtheta, dat, first + j, scale * power(read(theta, at, first + j), top) * (G - M))
 
 
 @jit
@@ -165,10 +177,10 @@ def forward(x: Any, theta: Any, at: int, options: Any) -> Any:
     v = axis(theta, at, int(options[0]), options, options[3])
     bin = search(inner, False, False, theta, at, options, u, v)
     _, bin_x, bin_w, bin_y, bin_h, _, _, _, _, _ = bin
-    _, _, _, _, N, D, _, slope = measure(bin, (inner - bin_x) / bin_w)
+    _, _, _, _, N, over_D, _, slope = measure(bin, (inner - bin_x) / bin_w)
     inside = absolute(x) <= B
-    nothing = D * 0.0  # NaN where theta is
-    y = select(inside, fma(bin_h, N / D, bin_y), x + nothing)
+    nothing = over_D * 0.0  # NaN where theta is
+    y = select(inside, fma(bin_h, N * over_D, bin_y), x + nothing)
     log_det = select(inside, log(slope), 0.0) + nothing  # a logarithm does not pass NaN
     return y, log_det, select(inside, slope, 1.0 + nothing)
 
@@ -182,9 +194,9 @@ def inverse(y: Any, theta: Any, at: int, options: Any) -> Any:
     v = axis(theta, at, int(options[0]), options, options[3])
     bin = search(inner, True, False, theta, at, options, u, v)
     _, bin_x, bin_w, _, _, _, _, _, _, _ = bin
-    xi, _, _, _, _, D, _, slope = measure(bin, root(bin, inner))
+    xi, _, _, _, _, over_D, _, slope = measure(bin, root(bin, inner))
     inside = absolute(y) <= B
-    nothing = D * 0.0
+    nothing = over_D * 0.0
     x = select(inside, fma(bin_w, xi, bin_x), y + nothing)
     return x, select(inside, -log(slope), 0.0) + nothing
 

@@ -51,6 +51,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     **{f"warm-up {value:g}": {"fit": {"warmup": value}} for value in (0.02, 0.1)},
     **{f"batch {value}": {"fit": {"batch_size": value}} for value in (128, 256, 512, 1024)},
     **{f"steps {value}": {"constants": {"STEPS": value, "EPOCHS": value // 40}} for value in (4000, 16000)},
+    "longer": {"constants": {"STEPS": 16000}},
     **{f"clip {value:g}": {"fit": {"clip_norm": value}} for value in (1.0, 3.0, 10.0, 100.0)},
     **{f"decay {value:g}": {"fit": {"weight_decay": value}} for value in (0.01, 0.1, 0.3, 1.0)},
     **{f"mean {value:g}": {"constants": {"AVERAGED": value}} for value in (0.02, 0.05, 0.1, 0.2)},

@@ -270,7 +270,7 @@ def test_a_file_with_numbers_behind_a_mask_is_refused() -> None:
 
 
 def test_a_fresh_unit_has_the_variance_of_what_it_reads() -> None:
-    flow = ps.maf(33, layers=1, hidden=(2048, 2048), rng=0)
+    flow = ps.maf(33, layers=1, hidden=(2048, 2048), activation="relu", rng=0)
     x = rng("variance").standard_normal((2000, 33))
     named = {name: np.asarray(value, np.float64) for name, value in flow.named_params().items()}
     first = x[:, :32] @ named["layers.0.conditioner.0.weight"]

@@ -353,3 +353,17 @@ def test_reset_forgets(backend: str) -> None:
     assert not np.array_equal(other.params, flow.params)
     x = points(CASE, 10, built(CASE, backend, "float32"))
     assert (flow.to_latent(x)[1] == 0).all()
+
+
+@each_backend
+def test_a_file_of_an_earlier_build_gives_the_same_numbers(backend: str) -> None:
+    """Written in November 2026 by a build that knew neither contexts nor splines; so were the numbers."""
+    flow = ps.load(Path(__file__).parent / "data" / "glow_2026_11.safetensors", backend=backend)
+    rows = [
+        [3.125730276, 2.930760145, 3.359842777],
+        [3.104900122, 2.516780615, 3.341498375],
+        [4.303999901, 4.599081039, 2.364008188],
+    ]
+    np.testing.assert_allclose(flow.log_prob(rows), [-2.473898172, -2.525156498, -4.426586151], rtol=1e-5)
+    draws = [[3.010286093, 2.551626921, 2.443367958], [1.240983248, 2.590667725, 3.048779726]]
+    np.testing.assert_allclose(flow.sample(2, rng=5), draws, rtol=1e-5)

@@ -50,6 +50,12 @@ struct rational_quadratic {
     V dx, dw, dh, dd, de;
   };
 
+  // e^(u - top).
+  template <class V>
+  PENSTOCK_INLINE static V power(V u, V top) {
+    return exp2<V>((u - top) * splat<V>(static_cast<Element<V>>(1.44269504088896340736)));
+  }
+
   template <class V, class Theta>
   PENSTOCK_OUTLINE static void axis(Theta theta, int first, const Element<V> *options, Element<V> m, Axis<V> &out) {
     const int K = static_cast<int>(options[0]);
@@ -58,9 +64,8 @@ struct rational_quadratic {
       const V u = theta(first + j);
       top = select(u > top, u, top);
     }
-    const V base2 = splat<V>(static_cast<Element<V>>(1.44269504088896340736));
     for (int j = 0; j < K; j++) {
-      out.e[j] = exp2<V>((theta(first + j) - top) * base2);  // e^(u - top)
+      out.e[j] = power<V>(theta(first + j), top);
       sum = sum + out.e[j];
     }
     out.least = 2 * options[1] * m;

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock._numba.conditioners.inputs import copy_features
 from penstock._numba.conditioners.microkernel import LOAD, product, transpose_tile
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import broadcast, fma, lanes, load, splat, store
@@ -71,14 +72,6 @@ def triangle_solve(
 
 
 @jit
-def copy(n: int, n_vectors: int, source: Any, source_at: int, out: Any, out_at: int) -> None:
-    """(n, tile) from one place to another."""
-    for i in range(n):
-        for lane in range(0, n_vectors * lanes(out), lanes(out)):
-            store(out, out_at + i * TILE + lane, load(source, source_at + i * TILE + lane))
-
-
-@jit
 def gather_slots(step: Any, slots: Any, n_vectors: int, state: Any, out: Any, at: int) -> None:
     """state (dim, tile) by slot into (n, tile) in order."""
     for i in range(step[N_B]):
@@ -123,11 +116,11 @@ def lu_forward(step: Any, slots: Any, params: Any, inverse: bool, n_vectors: int
     if inverse:
         shift(step, slots, params, n_vectors, -1.0, kept, step[KEPT], v)
         triangle_solve(False, False, step, slots, params, n_vectors, kept, v)
-        copy(step[N_B], n_vectors, kept, v, kept, x)
+        copy_features(step[N_B], n_vectors, kept, v, kept, x)
         triangle_solve(True, False, step, slots, params, n_vectors, kept, x)
         scatter_slots(step, slots, n_vectors, kept, x, tile.state)
     else:
-        copy(step[N_B], n_vectors, kept, step[KEPT], kept, x)
+        copy_features(step[N_B], n_vectors, kept, step[KEPT], kept, x)
         triangle_product(True, False, step, slots, params, n_vectors, kept, x, kept, v)
         triangle_product(False, False, step, slots, params, n_vectors, kept, v, kept, c)
         shift(step, slots, params, n_vectors, 1.0, kept, c, c)
@@ -181,9 +174,9 @@ def lu_backward(
     first, second, c = 0, d.size // 2, step[THETA] + step[N_B] * TILE
     gather_slots(step, slots, n_vectors, tile.gradient, d, first)
     if inverse:
-        copy(n, n_vectors, d, first, d, second)
+        copy_features(n, n_vectors, d, first, d, second)
         triangle_solve(False, True, step, slots, params, n_vectors, d, second)
-        copy(n, n_vectors, d, second, d, first)
+        copy_features(n, n_vectors, d, second, d, first)
         triangle_solve(True, True, step, slots, params, n_vectors, d, first)
         scatter_slots(step, slots, n_vectors, d, first, tile.gradient)
         for start in (first, second):

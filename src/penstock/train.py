@@ -26,7 +26,7 @@ Callback = Callable[["TrainingState"], Any]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-STEPS = 8000  # the budget when epochs is not given,
+STEPS = 16000  # the budget when epochs is not given,
 EPOCHS = 200  # and the most epochs it may become: a small table is learnt by then
 PATIENCE = 20
 AVERAGED = 0.05  # the running mean of the parameters looks back over this part of the run,
@@ -117,7 +117,7 @@ def fit(
         ``(X_val, weight)``, with a context ``(X_val, context)`` or ``(X_val, context, weight)``. 0 or None trains
         without; the last parameters are then kept.
     epochs : int, optional
-        Passes over the training rows. By default as many as make about 8000 steps, at least 1 and at most 200.
+        Passes over the training rows. By default as many as make about 16 000 steps, at least 1 and at most 200.
     batch_size : int, optional
         Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
         incomplete last batch is left out; the order changes every epoch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -16,10 +17,13 @@ from tasks import Flow, Task
 from worker import Work, serve
 
 
+NUMBERS = itertools.count()  # a context keeps the parameters of every flow made in it by name
+
+
 def prepare(flow: Flow, task: Task, threads: int) -> Work:
     """The work of a task as a function of the number of repetitions."""
     context = madspace.default_context()
-    model = madspace.Flow(flow.dim, 0, "flow", 8, flow.width, 3)
+    model = madspace.Flow(flow.dim, 0, f"flow{next(NUMBERS)}", 8, flow.width, 3)
     model.initialize_globals(context, 1)
     function = model.forward_function() if task.verb == "sample" else model.inverse_function()
     runtime = madspace.FunctionRuntime(function, context)

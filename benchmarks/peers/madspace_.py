@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tasks import Flow, Task
 from worker import Work, serve
 
-
 NUMBERS = itertools.count()  # a context keeps the parameters of every flow made in it by name
 
 

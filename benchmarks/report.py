@@ -113,8 +113,8 @@ def other(results: dict[str, Any]) -> list[tuple[str, str]]:
         medians = [time(statistics.median(timed[task])) for task in ("log_prob", "sample")]
         what = f"`{flow.recipe}`, D{flow.dim}, {flow.layers} layers, {flow.width}×{flow.width}: log_prob / sample of 1e5 rows"
         rows.append((what, f"{medians[0]} / {medians[1]}, a ratio of {timed['ratio']:.2f}"))
-    if "splines" in results:
-        rows.append(("share of the splines in the first line", f"{results['splines']['share']['share']:.2f}"))
+    if "share" in results:
+        rows.append(("share of the splines in log_prob of `nsf`", f"{results['share']['share']:.2f}"))
     if "scaling" in results:
         ratios = ", ".join(f"{flow} {value['ratio']:.2f}" for flow, value in results["scaling"].items())
         rows.append(("two threads over one, log_prob of 1e5 rows", ratios))

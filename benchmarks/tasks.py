@@ -24,10 +24,15 @@ class Flow:
 # One pass through the network in either direction, or nearly; penstock only.
 AUTOREGRESSIVE = {"MAF64": Flow(64, 5, 128, "maf"), "NSF_AR8": Flow(8, 5, 64, "nsf_ar")}
 # Spline flows of 8 bins beside those of other libraries. "net": what networks and all else cost without the splines, as
-# the same networks in additive couplings of as many dimensions as there were numbers of theta.
+# the same networks in additive couplings of as many dimensions as there were numbers of theta. Without layers: what it
+# costs to read so many dimensions, and the base.
 SPLINES = {"NSF8": Flow(8, 5, 64, "nsf"), "NSF_AR8": AUTOREGRESSIVE["NSF_AR8"]}
 SPLINES_DOUBLE = {"NSF8x6": Flow(8, 6, 64, "nsf_float64")}
-WITHOUT_SPLINES = {"NET8": Flow(8, 5, 64, "net")}
+WITHOUT_SPLINES = {
+    "NET8": Flow(8, 5, 64, "net"),
+    "NET8_rows": Flow(8, 0, 64, "net"),
+    "NSF8_rows": Flow(8, 0, 64, "nsf"),
+}
 GLOW = {"glow16": Flow(16, 8, 64, "glow")}  # with ActNorm and LU in every step; penstock only
 FLOWS = {"D16": Flow(16, 8, 64), "D64": Flow(64, 8, 128), "D6": Flow(6, 10, 256)}
 

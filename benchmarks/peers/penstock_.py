@@ -42,6 +42,8 @@ def prepare(flow: Flow | Lu, task: Task, threads: int) -> Work:
         half = flow.dim // 2
         layer = ps.Coupling(ps.Additive(), ps.MLP(hidden), split=tuple(range(half)))
         model = ps.Flow(ps.StandardNormal(half + half * n_theta), [layer] * flow.layers, rng=0, backend=BACKEND)
+    elif not flow.layers:
+        model = ps.Flow(ps.StandardNormal(flow.dim), [], rng=0, backend=BACKEND)
     else:
         recipe, double = flow.recipe.removesuffix("_float64"), flow.recipe.endswith("_float64")
         mixing = {"glow": "lu", "realnvp": "none", "nsf": "random"}.get(recipe, "reverse")

@@ -17,7 +17,8 @@ constexpr Wide pi = 3.14159265358979323846264338327950288L;
 struct Stated {
   double exp, exp2, log, tanh, sigmoid, normal_cdf, density, sincos;
 };
-constexpr Stated stated_float{1.1, 3.1, 1.0, 6, 2.5, 7, 4, 1.3e-7}, stated_double{1.0, 1.0, 1.0, 7.5, 2.5, 7.5, 4, 2e-16};
+constexpr Stated stated_float{1.1, 3.1, 1.0, 6, 2.5, 7, 4, 1.3e-7},
+    stated_double{1.0, 1.0, 1.0, 7.5, 2.5, 7.5, 4, 2e-16};
 
 int64_t samples = 1 << 16;
 bool report = false;

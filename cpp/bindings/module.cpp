@@ -199,18 +199,22 @@ struct PackedHandle {
   PackedPair pair;
 };
 
+Table decoded_table(const py::array &table) {
+  if (table.ndim() != 1 || !holds<int64_t>(table) || (table.flags() & py::array::c_style) == 0) {
+    wrong("table", "be a contiguous one-dimensional array of int64");
+  }
+  return decode_table(static_cast<const int64_t *>(table.data()), table.size());
+}
+
 class EngineHandle {
  public:
   explicit EngineHandle(const py::array &table) {
-    if (table.ndim() != 1 || !holds<int64_t>(table) || (table.flags() & py::array::c_style) == 0) {
-      wrong("table", "be a contiguous one-dimensional array of int64");
-    }
-    const auto *numbers = static_cast<const int64_t *>(table.data());
+    Table decoded = decoded_table(table);
     isa();  // so that a forced instruction set that is not there is an error now
-    if (table.size() > 3 && numbers[3] == 8) {
-      engine_ = std::make_shared<Engine<double>>(numbers, table.size());
+    if (decoded.flow.dtype == dtype_float64) {
+      engine_ = std::make_shared<Engine<double>>(std::move(decoded));
     } else {
-      engine_ = std::make_shared<Engine<float>>(numbers, table.size());
+      engine_ = std::make_shared<Engine<float>>(std::move(decoded));
     }
   }
 
@@ -255,7 +259,7 @@ class EngineHandle {
 
   template <class T>
   std::pair<const T *, bool> theta(const py::object &object, const Range &range, int64_t rows) const {
-    if (plan().external_theta == 0 || (range.first == range.last && object.is_none())) {
+    if (plan().external_features == 0 || (range.first == range.last && object.is_none())) {
       if (!object.is_none()) {
         wrong("theta", "be None: no step takes it from outside");
       }
@@ -266,8 +270,8 @@ class EngineHandle {
     }
     const auto array = py::reinterpret_borrow<py::array>(object);
     const bool shared = py::isinstance<py::array>(object) && array.ndim() == 1;
-    return {shared ? lent<T, false>(object, "theta", {plan().external_theta})
-                   : lent<T, false>(object, "theta", {rows, plan().external_theta}),
+    return {shared ? lent<T, false>(object, "theta", {plan().external_features})
+                   : lent<T, false>(object, "theta", {rows, plan().external_features}),
             shared};
   }
 
@@ -338,9 +342,9 @@ class EngineHandle {
       cotangents.x = lent<T, true>(d_x, "d_x", {rows, plan().dim});
       cotangents.params = lent<double, true>(d_params, "d_params", {plan().n_params});
       if (shared) {
-        cotangents.theta_sum = lent<double, true>(d_theta, "d_theta", {plan().external_theta});
+        cotangents.theta_sum = lent<double, true>(d_theta, "d_theta", {plan().external_features});
       } else if (external != nullptr) {
-        cotangents.theta = lent<T, true>(d_theta, "d_theta", {rows, plan().external_theta});
+        cotangents.theta = lent<T, true>(d_theta, "d_theta", {rows, plan().external_features});
       }
       without_gil([&, external = external, shared = shared] {
         engine.vjp(packed, steps, batch, rows, external, shared, cotangents, poll_signals);
@@ -514,6 +518,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "transform_names", [] { return std::vector<std::string>(transform_names().begin(), transform_names().end()); },
       "Names of the transforms, in the order of their codes.");
+  m.def(
+      "check_table", [](const py::array &table) { decoded_table(table); }, py::arg("table"),
+      "Raises ValueError if this is no valid plan table. Does not ask whether the engine can compute it.");
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("set_local_num_threads", &set_local_num_threads, py::arg("n"));
   m.def("num_threads", &num_threads);

@@ -122,7 +122,7 @@ void base_normals(const PlanView &plan, uint64_t seed, const uint32_t *context_r
   }
 }
 
-PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_standardize; }
+PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_columns; }
 
 template <class T>
 PENSTOCK_INLINE T *kept(const Step &step, const Pass &pass, const Tile<T> &tile) {

@@ -266,8 +266,9 @@ def normals(seed: int, first: int, rows: int, dim: int, context_row: int = 0) ->
     """Draws ``first ..`` of the base density, ``(rows, dim)``."""
     out = np.empty((rows, dim))
     draws = np.arange(first, first + rows, dtype=np.uint64)
+    high = (draws >> np.uint64(32)) << np.uint64(8)  # above the stream, which is 0
     for f in range(dim):
-        words = philox(seed, (draws, context_row, f // 4, 0))
+        words = philox(seed, (draws, context_row, f // 4 | context_row >> 32 << 24, high))
         pair = (f % 4) // 2
         w0, w1 = words[2 * pair], words[2 * pair + 1]
         r = np.sqrt(-2 * np.log(((w0 >> np.uint64(1)).astype(np.float64) + 0.5) * 2.0**-31))

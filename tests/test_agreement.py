@@ -143,7 +143,17 @@ def test_draws_are_the_documented_ones(backend: str, dtype: str, dim: int) -> No
 @each_backend
 def test_the_order_of_an_epoch_is_the_documented_permutation(backend: str) -> None:
     module = built(CASES[0], backend, "float32")._backend
-    for seed, epoch, n in ((0, 0, 1), (0, 1, 2), (1, 3, 3), (5, 2, 17), (9, 2**40 + 3, 1000), (2**63 + 11, 1, 1025)):
+    for seed, epoch, n in (
+        (0, 0, 1),
+        (0, 1, 2),
+        (1, 3, 3),
+        (5, 2, 17),
+        (4, 1, 64),
+        (4, 7, 65),
+        (6, 6, 256),
+        (9, 2**40 + 3, 1000),
+        (2**63 + 11, 1, 1025),
+    ):
         want = reference.permutation(seed, epoch, n)
         assert sorted(want) == list(range(n))
         out = np.full(n, -1, np.int64)

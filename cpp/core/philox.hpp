@@ -12,48 +12,12 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-// N unsigned numbers of 64 bits; one is a plain number.
-template <int N>
-struct WordsOf {
-  using type = Vector<uint64_t, N>;
-};
-template <>
-struct WordsOf<1> {
-  using type = uint64_t;
-};
-template <int N>
-using Words = typename WordsOf<N>::type;
-
-// The 64-bit products of the low halves of 64-bit lanes with a 32-bit number.
-template <int N>
-PENSTOCK_INLINE Words<N> multiply_wide(Words<N> a, uint32_t m) {
-  using U = Words<N>;
-#if defined(__AVX512F__)
-  if constexpr (N == 8) {
-    return (U)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
-  } else
-#endif
-#if defined(__AVX2__)
-      if constexpr (N == 4) {
-    return (U)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
-  } else
-#endif
-#if defined(__SSE2__)
-      if constexpr (N == 2) {
-    return (U)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
-  } else
-#endif
-  {
-    return (a & 0xFFFFFFFFu) * static_cast<uint64_t>(m);
-  }
-}
-
 // Ten rounds on 64-bit lanes that each hold a 32-bit word; upper halves come out as rubbish.
 template <int N>
 PENSTOCK_INLINE void philox_rounds(Words<N> (&c)[4], uint64_t seed) {
   using U = Words<N>;
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-#pragma GCC unroll 10
+  PENSTOCK_UNROLL(10)
   for (int round = 0; round < 10; round++) {
     const U p0 = multiply_wide<N>(c[0], 0xD2511F53u), p1 = multiply_wide<N>(c[2], 0xCD9E8D57u);
     c[0] = (p1 >> 32) ^ c[1] ^ static_cast<uint64_t>(k0);
@@ -108,12 +72,12 @@ PENSTOCK_INLINE void philox(uint64_t seed, const Counters<V> &counters, uint32_t
     U d[4];
     counters.words(1, block, stream, d);
     philox_rounds<N>(d, seed);
-#pragma GCC unroll 4
+    PENSTOCK_UNROLL(4)
     for (int i = 0; i < 4; i++) {
       words[i] = (Bits<V>)((c[i] & 0xFFFFFFFFu) | (d[i] << 32));
     }
   } else {
-#pragma GCC unroll 4
+    PENSTOCK_UNROLL(4)
     for (int i = 0; i < 4; i++) {
       words[i] = (Bits<V>)(c[i] & 0xFFFFFFFFu);
     }
@@ -140,8 +104,8 @@ PENSTOCK_INLINE void normal_pair(Bits<V> w0, Bits<V> w1, V &first, V &second) {
 // Fills state (dim, stride) with normals: dimension f of lane i is decided by (seed, context_row[i], draw[i], f) alone.
 // Counters are read up to a whole vector.
 template <class V>
-void normals(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows, int dim, int stride,
-             Element<V> *state) {
+PENSTOCK_FUNCTION void normals(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows, int dim,
+                               int stride, Element<V> *state) {
   for (int lane = 0; lane < rows; lane += lanes<V>) {
     const Counters<V> counters(draw + lane, context_row + lane);
     for (int block = 0; 4 * block < dim; block++) {

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that has just ended.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs and optimiser steps done.
+    train_loss, validation_loss : float
+        Mean negative log-likelihood in nats a row; ``validation_loss`` is NaN without validation rows.
+    learning_rate : float
+        Rate of the last step.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
 
 
 @dataclass
@@ -42,6 +64,25 @@ class History:
     rows_per_second: list[float] = field(default_factory=list)
     best_epoch: int | None = None
     stopped: str = ""
+
+    def copy(self) -> History:
+        """A record of its own."""
+        twin = copy(self)
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), list):
+                setattr(twin, f.name, list(getattr(self, f.name)))
+        return twin
+
+    def add(self, epoch: Epoch, *, seconds: float, rows_per_second: float, validated: bool) -> None:
+        """Append an epoch."""
+        self.epoch.append(epoch.epoch)
+        self.step.append(epoch.step)
+        self.train_loss.append(epoch.train_loss)
+        if validated:
+            self.validation_loss.append(epoch.validation_loss)
+        self.learning_rate.append(epoch.learning_rate)
+        self.seconds.append(seconds)
+        self.rows_per_second.append(rows_per_second)
 
     def __len__(self) -> int:
         return len(self.epoch)

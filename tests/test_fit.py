@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,13 @@ def test_a_second_fit_meanwhile_is_refused_and_the_first_goes_on(backend: str) -
         thread = threading.Thread(target=again)
         thread.start()
         thread.join()
-        state.flow.fit(x, epochs=1)  # a copy is a flow by itself
+        state.flow.fit(x, epochs=1, validation=0)  # a copy is a flow by itself
 
     flow.fit(x, epochs=3, batch_size=50, rng=0, callbacks=inside)
     assert len(errors) == 6
     assert all("another fit of this flow is running" in str(error) for error in errors)
     assert_same_bits(flow.params, plain.params)
-    flow.fit(x, epochs=1)  # and the lock is free again
+    flow.fit(x, epochs=1, validation=0)  # and the lock is free again
 
 
 @each_backend
@@ -125,7 +126,7 @@ def test_an_error_in_a_callback_passes_through_with_the_best_flow_and_the_histor
     assert_same_bits(error.best.params, best)
     assert error.best.initialised
     assert error.best.history is error.history
-    flow.fit(x, epochs=1)
+    flow.fit(x, epochs=1, validation=0)
 
 
 @each_backend
@@ -153,6 +154,38 @@ def test_an_error_that_takes_no_attributes_passes_through() -> None:
 
     with pytest.raises(SlottedError, match="mine"):
         ps.realnvp(3, layers=2, hidden=(8,), rng=0).fit(gaussian(100, "slots"), epochs=1, callbacks=fail)
+
+
+@each_backend
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_later_fit_that_validates_no_better_keeps_what_it_began_with(
+    backend: str, schedule: str, tmp_path: Path
+) -> None:
+    x, own = gaussian(2000, "refit"), gaussian(500, "refit validation")
+    flow = ps.realnvp(3, layers=2, hidden=(8,), rng=0, backend=backend).fit(x, validation=own, epochs=20, rng=0)
+    before, score = state_of(flow)[:2], flow.score(own)
+    arguments: dict[str, Any] = {"validation": own, "batch_size": 100, "rng": 0, "schedule": schedule}
+    with pytest.warns(UserWarning, match="no epoch validated better than the starting parameters") as caught:
+        flow.fit(x, learning_rate=10.0, epochs=5, checkpoint=tmp_path / "m", **arguments)
+    assert [warning.filename for warning in caught] == [__file__]
+    history = flow.history
+    assert state_of(flow)[:2] == before
+    assert history.best_epoch == 0
+    assert history.start_loss == history.best_loss == pytest.approx(-score, rel=1e-12)
+    assert min(history.validation_loss) > history.start_loss
+    assert history.stopped == "completed"  # a schedule goes by the losses of its own run
+    assert "at the start" in repr(history)
+    assert ps.load(tmp_path / "m", backend=backend).to_bytes() == flow.to_bytes()
+    # A start that is worse has no part in it, and no first fit has one.
+    other = flow.copy()
+    other.params = flow.params + np.float32(0.3)
+    other.fit(x, epochs=20, **arguments)
+    assert other.history.best_epoch is not None
+    assert other.history.best_epoch > 0
+    assert other.history.start_loss > other.history.best_loss
+    assert np.isnan(flow.copy().reset(0).fit(x, epochs=1, **arguments).history.start_loss)
+    # Without validation rows nothing compares them.
+    assert flow.copy().fit(x, epochs=1, validation=0, rng=0).history.best_epoch is None
 
 
 # -- frozen parameters --------------------------------------------------------------------------

@@ -577,7 +577,8 @@ class Flow:
 
         The first ``fit`` of a flow also sets what depends on data: the standardisation and every ActNorm.
         A later one keeps those, goes on from the present parameters, and starts a new optimiser,
-        schedule and split. ``flow.reset()`` forgets everything.
+        schedule and split; with validation rows it keeps the parameters that it began with if none validate better.
+        ``flow.reset()`` forgets everything.
 
         Parameters
         ----------
@@ -647,7 +648,8 @@ class Flow:
         -----
         UserWarning
             When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
-            coarse; when training was interrupted. When the flow overfits: in the last quarter of the epochs the validation
+            coarse; when training was interrupted; when no epoch validated better than the parameters of an earlier fit. When
+            the flow overfits: in the last quarter of the epochs the validation
             loss lies 0.1 nats or more above the best one, while the training loss has gone on falling. Without validation
             rows: when there are fewer training rows than a tenth of the free parameters. When the weights of the validation
             rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.

@@ -109,6 +109,15 @@ def warn_of_outcome(validation: Part | None, history: History) -> None:
     if history.best_epoch is None:
         warn("the validation loss was never finite; the flow keeps its last parameters")
         return
+    if history.best_epoch == 0:
+        lowest = min(history.validation_loss)
+        if lowest > history.start_loss:
+            warn(
+                f"no epoch validated better than the starting parameters (lowest validation loss {lowest:.4g}, at the start "
+                f"{history.start_loss:.4g}), and the flow keeps those; a lower learning_rate or more epochs may help, and "
+                "flow.reset() forgets the earlier fit"
+            )
+        return
     size, rows = validation.effective_size(), len(validation)
     if size < FEW and size < rows / 2:
         warn(

@@ -121,6 +121,7 @@ class _Run:
         self.params, self.buffers = snapshot.params.copy(), snapshot.buffers
         self.history = History()
         self.best: Best | None = None
+        self.lowest = np.inf  # validation loss of an epoch of this run
         # Parameters at the ends of the last two epochs: the older ones have carried a whole epoch of finite losses.
         self.ends: list[Array] = []
         self.kept: Array | None = None  # what is left where nothing was validated
@@ -192,6 +193,11 @@ class _Run:
     def _epochs(self, progress: Progress, watch: Watch | None, save: Callable[[Snapshot], None] | None) -> str:
         """All epochs; why they ended."""
         start, n_epochs = time.perf_counter(), self.budget.epochs
+        if self.before.initialised and self.validation is not None:
+            # The parameters that an earlier fit has left take part in the choice of the best.
+            self.history.start_loss = self.validation_loss(self.before.pack(self.runner))
+            if self._offer(self.history.start_loss, self.params, 0) and save is not None:
+                save(self.snapshot(self.params))
         for number in range(1, n_epochs + 1):
             began = time.perf_counter()
             train_loss, rate = self.epoch(number, progress)
@@ -201,11 +207,7 @@ class _Run:
                 raise TrainingError(diagnosis.blown_up("a parameter", number, self.budget.schedule))
             self.ends = [*self.ends[-1:], self.params.copy()]
             loss, candidate = self.validate()
-            lowest = self.best.loss if self.best else np.inf
-            improved = self.validation is None or (np.isfinite(loss) and loss < lowest)
-            if improved and self.validation is not None:
-                self.best = Best(loss, candidate.copy(), number)
-                self.history.best_epoch = number
+            better = self.validation is None or self._offer(loss, candidate, number)
             epoch = Epoch(number, self.trainer.step, train_loss, loss, rate)
             rows = self.budget.steps_per_epoch * self.budget.batch_size
             self.history.add(
@@ -213,13 +215,24 @@ class _Run:
                 validated=self.validation is not None,
             )  # fmt: skip
             progress.epoch(f"epoch {number}/{n_epochs}", self._losses(epoch))
-            if improved and save is not None:
+            if better and save is not None:
                 save(self.snapshot(self.params if self.best is None else self.best.params))
             if watch is not None and watch(epoch, self.snapshot(self.params), self.history.copy()):
                 return "callback"
+            # By the losses of this run alone: that its first epochs are worse than its start is in the nature of a schedule.
+            improved = bool(np.isfinite(loss) and loss < self.lowest)
+            self.lowest = loss if improved else self.lowest
             if self.budget.schedule.observe(improved):
                 return "patience"
         return "completed"
+
+    def _offer(self, loss: float, params: Array, epoch: int) -> bool:
+        """Keep parameters if they validate better than the best so far."""
+        if not (np.isfinite(loss) and loss < (self.best.loss if self.best else np.inf)):
+            return False
+        self.best = Best(loss, params.copy(), epoch)
+        self.history.best_epoch = epoch
+        return True
 
     def epoch(self, number: int, progress: Progress) -> tuple[float, float]:
         """One pass over the training rows: mean loss, and the rate of the last step."""
@@ -319,7 +332,7 @@ class _Run:
         """Keep the best, or the present parameters, and say which."""
         kept = "its last good parameters"
         if self.best is not None:
-            kept = f"those of epoch {self.best.epoch}"
+            kept = f"those of epoch {self.best.epoch}" if self.best.epoch else "its starting parameters"
         else:
             present = self.trainer.params(self.params)
             if self.usable(present):

@@ -640,7 +640,7 @@ def test_a_constant_column_of_the_context_is_told() -> None:
     x, c = wave(100)
     c[:, 1] = 3
     flow = ps.realnvp(2, context_dim=2, layers=2, hidden=(8,), rng=0)
-    with pytest.warns(UserWarning, match="column 1 of context is constant and tells nothing"):
+    with pytest.warns(UserWarning, match="column 1 of context is constant and carries no information"):
         flow.fit(x, context=c, epochs=1)
 
 

@@ -17,11 +17,11 @@ import numpy as np
 
 import penstock as ps
 from penstock import _validate
+from penstock._replace import check_writable
 from penstock._sinks import table_file
 from penstock._tables import SUFFIXES, Table, chunk_rows, read_table
 from penstock.history import History
 from penstock.recipes import RECIPES
-from penstock.train import check_writable
 
 Array = np.ndarray[Any, Any]
 

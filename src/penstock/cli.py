@@ -20,8 +20,8 @@ import penstock as ps
 from penstock._backend import NAMES as BACKENDS
 from penstock._tables import SUFFIXES
 from penstock.conditioners import ACTIVATIONS
-from penstock.optim import SCHEDULES
 from penstock.recipes import MIXINGS, RECIPES
+from penstock.training.schedule import SCHEDULES
 
 
 def main(argv: Sequence[str] | None = None) -> int:

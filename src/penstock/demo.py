@@ -16,7 +16,7 @@ import numpy as np
 
 import penstock as ps
 from penstock import save
-from penstock.train import check_writable
+from penstock._replace import check_writable
 
 Array = np.ndarray[Any, Any]
 

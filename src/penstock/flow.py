@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from penstock import _backend, _validate, params, save
+from penstock._replace import check_writable
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
-from penstock.history import History
-from penstock.layers import LAYERS, Elementwise, Layer
+from penstock.history import Epoch, History
+from penstock.layers import LAYERS, ActNorm, Elementwise, Layer
 from penstock.params import Snapshot
 from penstock.plan import Plan, Runner, compile_plan
 from penstock.transforms import TRANSFORMS
@@ -55,6 +58,29 @@ class FlowSpec:
             f"FlowSpec(\n  base={self.base},\n  layers=({lines}\n  ),\n"
             f"  context_dim={self.context_dim}, dtype={self.dtype!r},{embedding}\n)"
         )
+
+
+@dataclass(frozen=True)
+class TrainingState(Epoch):
+    """What a callback of ``Flow.fit`` sees after each epoch.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs and optimiser steps done.
+    train_loss, validation_loss : float
+        Mean negative log-likelihood in nats a row; ``validation_loss`` is NaN without validation rows.
+    learning_rate : float
+        Rate of the last step.
+    flow : Flow
+        A copy of the flow with its present parameters and the history so far, for evaluation and sampling. Nothing that is
+        done to it touches the training.
+    """
+
+    flow: Flow
+
+
+Callback = Callable[[TrainingState], Any]
 
 
 class Flow:
@@ -134,6 +160,7 @@ class Flow:
         self._made: Runner | None = None
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
+        self._fit_lock = os.getpid(), threading.Lock()
         self.history = History()
         return self
 
@@ -539,38 +566,178 @@ class Flow:
         weight_decay: float = 0.0,
         clip_norm: float | None = 1.0,
         patience: int | None = None,
+        freeze: str | Sequence[str] = (),
         standardize: bool | str = True,
         rng: Any = None,
         progress: bool | None = None,
-        callbacks: Any = (),
+        callbacks: Callback | Iterable[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Flow:
-        """Train by maximum likelihood on the rows of ``X``, and return the flow itself.
+        """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
-        The options are described at :func:`penstock.train.fit`.
+        The first ``fit`` of a flow also sets what depends on data: the standardisation and every ActNorm.
+        A later one keeps those, goes on from the present parameters, and starts a new optimiser,
+        schedule and split; with validation rows it keeps the parameters that it began with if none validate better.
+        ``flow.reset()`` forgets everything.
+
+        Parameters
+        ----------
+        X : array of shape (rows, dim)
+            Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
+            count must be finite; those of weight 0 may hold anything.
+        context : array of shape (rows, context_dim), optional
+            For a flow with a context, a row for each row of ``X``, read and standardised in the same way.
+        sample_weight : array of shape (rows,), optional
+            Weights of the rows, in any unit; they may be negative. Their sum must be positive, in the training and in the
+            validation part.
+        validation : float, array or tuple, default 0.1
+            A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
+            ``(X_val, weight)``, with a context ``(X_val, context)`` or ``(X_val, context, weight)``. 0 or None trains
+            without; the last parameters are then kept.
+        epochs : int, optional
+            Passes over the training rows. By default as many as make about 16 000 steps, at least 1 and at most 200.
+        batch_size : int, optional
+            Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
+            incomplete last batch is left out; the order changes every epoch.
+        learning_rate : float, default 3e-3
+            The highest rate of Adam.
+        schedule : {"cosine", "onecycle", "constant", "plateau"}, default "cosine"
+            Cosine falls to zero over the whole run, ``rate (1 + cos(pi u)) / 2`` with ``u`` from 0 to 1. One cycle rises
+            first, ``rate (1/25 + 24/25 (1 - cos(pi v)) / 2)`` with ``v`` from 0 to 1 over the warm-up, and
+            then falls as cosine does. Plateau multiplies the rate by 0.3 when half of ``patience`` has gone by
+            without a better validation loss, and stops when all of it has.
+        warmup : int or float, optional
+            Steps (int) or fraction of all steps (float) over which the rate rises: linearly, except in one cycle. By
+            default 0.1, and 0.3 for one cycle.
+        weight_decay : float, default 0.0
+            Decoupled decay (AdamW) of the weight matrices of conditioners.
+        clip_norm : float, optional, default 1.0
+            Gradients longer than this are shortened to it; None or infinity leaves them.
+        patience : int, optional
+            Epochs without a better validation loss before training stops: 20 for the plateau schedule,
+            never for the constant one unless given. A cosine or one cycle must run to its end and takes none.
+        freeze : str or sequence of str, default ()
+            Parameters that are not trained: names of ``flow.named_params()`` or prefixes of them, such as
+            ``["layers.0", "embedding"]``. Not a bit of them changes: no decay, and a frozen ActNorm is not set by data.
+        standardize : bool or "robust", default True
+            At the first ``fit``: shift and scale every column by its mean and standard deviation, or
+            ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows.
+        rng : seed or numpy Generator, optional
+            What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
+        progress : bool, optional
+            A progress bar on standard error. By default only where that is a terminal.
+        callbacks : callable or list of callables
+            Called with a :class:`TrainingState` after each epoch; training stops when one returns True.
+        checkpoint : path, optional
+            A model file, replaced atomically whenever the validation loss improves (without validation,
+            after every epoch).
+
+        Returns
+        -------
+        Flow
+            The flow itself; ``flow.history`` holds the record.
+
+        Raises
+        ------
+        TrainingError
+            When the loss or gradient of a step, or the outcome of the last one, is NaN or infinite.
+        RuntimeError
+            When another ``fit`` of this flow is running, in another thread or around a callback.
+
+        Warns
+        -----
+        UserWarning
+            When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
+            coarse; when training was interrupted; when no epoch validated better than the parameters of an earlier fit. When
+            the flow overfits: in the last quarter of the epochs the validation
+            loss lies 0.1 nats or more above the best one, while the training loss has gone on falling. Without validation
+            rows: when there are fewer training rows than a tenth of the free parameters. When the weights of the validation
+            rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
+
+        Notes
+        -----
+        Training works on a copy, and the flow changes once, at the end. Until then evaluation sees the old parameters.
+        Whatever is raised, the flow is as it was before the call: parameters, standardisation, history and all. The error,
+        a callback's own included, then has two attributes: ``best``, a flow with the best validated parameters (without
+        validation the last good ones of the end of an epoch), or None; and ``history``.
+
+        Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
+        so far; ``flow.history.stopped`` is then ``"interrupted"``.
+
+        After each epoch both the present parameters and their running mean over the last twentieth of the
+        run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
+
+        With the same rows, arguments and seed the parameters come out the same, bit for bit, whatever the
+        number of threads.
         """
-        from penstock.train import fit
+        from penstock import training
 
-        return fit(
-            self,
-            X,
-            context=context,
-            sample_weight=sample_weight,
-            validation=validation,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            patience=patience,
-            standardize=standardize,
-            rng=rng,
-            progress=progress,
-            callbacks=callbacks,
-            checkpoint=checkpoint,
-        )
+        try:
+            options = training.Options(
+                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
+                weight_decay=weight_decay, clip_norm=clip_norm, patience=patience, standardize=standardize, freeze=freeze,
+            )  # fmt: skip
+            calls = _validate.callables(callbacks, name="callbacks")
+            seed = _validate.seed(rng)
+            path = None if checkpoint is None else _validate.path(checkpoint, name="checkpoint")
+            data = training.training_data(
+                X, context, sample_weight, validation, dim=self.dim, context_dim=self.context_dim
+            )  # fmt: skip
+            if path is not None:
+                check_writable(path)
+            data.check_finite()
+            with self._fitting():
+                self._snapshot, self.history = training.run(
+                    self._training_runner(),
+                    self._snapshot,
+                    data,
+                    options,
+                    seed=seed,
+                    actnorms=[k for k, layer in enumerate(self._layers) if isinstance(layer, ActNorm)],
+                    progress=progress,
+                    watch=self._watch(calls) if calls else None,
+                    save=None if path is None else lambda snapshot: self._with(snapshot).save(path),
+                )
+        except BaseException as error:
+            history = getattr(error, "history", None) or History(stopped="failed")
+            best = getattr(error, "best", None)
+            with suppress(Exception):  # an error that takes no attributes
+                error.best = self._with(best, history) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
+                error.history = history  # type: ignore[attr-defined]
+            raise
+        return self
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """At most one ``fit`` of a flow runs at a time."""
+        pid, lock = self._fit_lock
+        if pid != os.getpid():  # the child of a fork has no part in a fit that its parent runs
+            self._fit_lock = _, lock = os.getpid(), threading.Lock()
+        if not lock.acquire(blocking=False):
+            raise RuntimeError(
+                "another fit of this flow is running, in another thread or around this callback; "
+                "wait for its end, or fit a copy: flow.copy().fit(...)"
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _with(self, snapshot: Snapshot, history: History | None = None) -> Flow:
+        """A copy with other numbers."""
+        twin = self._like(self._spec, self._plan, snapshot)
+        twin._made = self._made
+        twin.history = history or History()
+        return twin
+
+    def _watch(self, calls: tuple[Callback, ...]) -> Callable[[Epoch, Snapshot, History], bool]:
+        """What calls every callback, each with a copy of its own, and says whether one of them wants to stop."""
+
+        def watch(epoch: Epoch, snapshot: Snapshot, history: History) -> bool:
+            answers = [call(TrainingState(**vars(epoch), flow=self._with(snapshot, history.copy()))) for call in calls]
+            return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
+
+        return watch
 
     # --- copies and files ---------------------------------------------------------------------------------------
 
@@ -650,6 +817,11 @@ class Flow:
         if self._made is None:
             self._made = Runner(self._plan, self._backend.Engine(self._plan.table))
         return self._made
+
+    def _training_runner(self) -> Any:
+        from penstock.training._shim import TrainingRunner
+
+        return TrainingRunner(self._plan, self._backend, self._runner().engine)
 
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot) -> Flow:
         return object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)

@@ -209,7 +209,7 @@ def start_actnorms(
             continue
         inner = np.zeros((len(rows), flow.dim), dtype=flow.dtype)
         packed = flow.engine.pack(params, buffers)
-        flow.engine.evaluate(packed, False, k + 1, last, rows, context, None, False, inner, None)
+        flow.engine.evaluate(packed, False, k + 1, last, rows, None, context, None, False, inner, None)
         rows, last = inner, k + 1
         mean, std = moments(rows, weight)
         # A spread whose reciprocal may overflow in the flow's dtype counts as none.

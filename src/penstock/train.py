@@ -459,7 +459,7 @@ class _Run:
         log_p = np.zeros(len(index))
         packed = self.engine.pack(params, self.flow._snapshot.buffers)
         context = None if self.context is None else self.context[index]
-        self.engine.evaluate(packed, False, 0, self.n_steps, self.x[index], context, None, True, None, log_p)
+        self.engine.evaluate(packed, False, 0, self.n_steps, self.x[index], None, context, None, True, None, log_p)
         return bool(np.isfinite(log_p).all())
 
     def last_sound(self, last_step: int) -> Array | None:
@@ -488,15 +488,14 @@ class _Run:
             losses, norms = np.zeros(count), np.zeros(count)
             began = time.perf_counter()
             done = trainer.run(
-                self.x, self.context, self.weight, self.weight_scale, self.seed, epoch, self.n_train, first, self.batch_size,
-                rates, losses, norms,
+                self.x, self.context, self.weight, 0, self.weight_scale, self.seed, epoch, self.n_train, first,
+                self.batch_size, rates, losses, norms,
             )  # fmt: skip
-            total += float(losses[:done].sum())
-            counted += done
+            counts = ~np.isnan(losses[:done])
+            total += float(losses[:done][counts].sum())
+            counted += int(counts.sum())
             if done < count:
-                if not self.batch_is_weightless(epoch, first + done):
-                    raise TrainingError(self.diagnose(trainer, epoch, first + done, losses[done], norms[done]))
-                done += 1
+                raise TrainingError(self.diagnose(trainer, epoch, first + done, losses[done], norms[done]))
             first += done
             if self.mean is not None and (taken + done) % self.mean.interval == 0:
                 trainer.get_params(self.params)
@@ -532,7 +531,7 @@ class _Run:
                 part = _prepare.split_rows(self.backend, len(x), self.seed, start, stop)
             rows, c, w = x[part], None if context is None else context[part], None if weight is None else weight[part]
             out = log_p[: stop - start]
-            self.engine.evaluate(packed, False, 0, self.n_steps, rows, c, None, True, None, out)
+            self.engine.evaluate(packed, False, 0, self.n_steps, rows, None, c, None, True, None, out)
             if w is None:
                 total += float(out.sum())
                 mass += len(out)

@@ -373,7 +373,7 @@ class Runner:
     def log_prob_row(self, packed: Any, row: Array, context: Array | None) -> Array:
         """The log-density of one row, of shape (1, dim), without any check."""
         out = np.empty(1, self._dtype)
-        self._evaluate(packed, False, 0, self._n_steps, row, context, None, True, None, out)
+        self._evaluate(packed, False, 0, self._n_steps, row, None, context, None, True, None, out)
         return out
 
     def log_prob(
@@ -387,7 +387,7 @@ class Runner:
         """The log-density of every row, (rows,), into ``out`` if given."""
         if out is None:
             out = np.empty(len(x), dtype or self._dtype)
-        self._evaluate(packed, False, 0, self._n_steps, x, context, None, True, None, out)
+        self._evaluate(packed, False, 0, self._n_steps, x, None, context, None, True, None, out)
         return out
 
     def transform(
@@ -396,7 +396,8 @@ class Runner:
         """All steps in one direction: the image of every row, and its log_det."""
         out = np.empty(x.shape, self._dtype)
         log_det = np.empty(len(x), self._dtype)
-        self._evaluate(packed, to_data, 0, self._n_steps, x, context, theta, False, out, log_det)
+        thetas = None if theta is None else [theta]
+        self._evaluate(packed, to_data, 0, self._n_steps, x, None, context, thetas, False, out, log_det)
         return out, log_det
 
     def sample(
@@ -450,8 +451,8 @@ class Runner:
         if theta is not None:  # shared by all rows it is a sum, in float64
             d_theta = np.empty(theta.shape, self._dtype) if theta.ndim == 2 else np.zeros(theta.shape)
         self.engine.vjp(
-            packed, to_data, 0, self._n_steps, x, context, theta, base, d_out, d_log_det, d_x, d_params, d_context,
-            d_theta,
+            packed, to_data, 0, self._n_steps, x, context, None if theta is None else [theta], base, d_out, d_log_det,
+            None, d_x, d_params, d_context, None if d_theta is None else [d_theta],
         )  # fmt: skip
         return d_x, d_params, d_context, d_theta
 

@@ -734,7 +734,7 @@ def test_chunks_of_the_command_change_no_draw_of_a_context(tmp_path: Path, monke
     np.save(tmp_path / "c.npy", c)
     words = ["sample", str(tmp_path / "m"), "-o", str(tmp_path / "o.npy"), "--seed", "3", "--context"]
     for size in (1, 7, 30):
-        monkeypatch.setattr("penstock._commands.chunk_rows", lambda columns, size=size: size)
+        monkeypatch.setattr("penstock.cli.commands.chunk_rows", lambda columns, size=size: size)
         assert main([*words, str(tmp_path / "c.npy"), "-n", "12", "-q"]) == 0
         assert_same_bits(np.load(tmp_path / "o.npy"), flow.sample(12, c, rng=3).reshape(60, 5))
 

@@ -15,25 +15,20 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from penstock import _backend
-from penstock._replace import replacing
+from penstock._files import replacing
+from penstock._typing import Array
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.layers import LAYERS
-from penstock.params import Snapshot, named
-from penstock.plan import compile_plan
+from penstock.plan import Plan, compile_plan
+from penstock.spec import FlowSpec
+from penstock.state import Snapshot, named
 from penstock.transforms import TRANSFORMS
-
-if TYPE_CHECKING:
-    from penstock.flow import FlowSpec
-    from penstock.layers import Layer
-    from penstock.plan import Plan
-
-Array = np.ndarray[Any, Any]
 
 FORMAT = "penstock"
 FORMAT_VERSION = 1
@@ -57,10 +52,7 @@ NESTED: dict[str, dict[str, type]] = {"transform": TRANSFORMS, "conditioner": CO
 class Contents(NamedTuple):
     """What a file holds, checked."""
 
-    base: StandardNormal
-    layers: tuple[Layer, ...]
-    embedding: MLP | None
-    embedding_dim: int
+    spec: FlowSpec
     plan: Plan
     snapshot: Snapshot
 
@@ -175,7 +167,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
     )
     entries = {name: _entry(name, entry) for name, entry in header.items()}
     _layout(entries, room)
-    base, layers, embedding, embedding_dim, plan = _build(spec, entries, size)
+    flow_spec, plan = _build(spec, entries, size)
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
         "plan": ("I64", plan.table.shape),
         **{name: ("F64", shape) for name, shape in _buffers(plan)},
@@ -214,7 +206,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
     flat = [array.ravel() for array in numbers.values()]
     params = np.concatenate(flat) if flat else np.zeros(0, plan.dtype)
     snapshot = Snapshot(params, np.concatenate(list(buffers.values())), bool(flag))
-    return Contents(base, layers, embedding, embedding_dim, plan, snapshot)
+    return Contents(flow_spec, plan, snapshot)
 
 
 class Entry(NamedTuple):
@@ -295,10 +287,8 @@ def _layout(entries: Mapping[str, Entry], room: int) -> None:
     _need(position == room, f"{room - position} bytes follow after the last tensor")
 
 
-def _build(
-    spec: dict[str, Any], entries: Mapping[str, Entry], size: int
-) -> tuple[StandardNormal, tuple[Layer, ...], MLP | None, int, Plan]:
-    """The specs of a file and their plan, once it is clear that the file has room for what they claim."""
+def _build(spec: dict[str, Any], entries: Mapping[str, Entry], size: int) -> tuple[FlowSpec, Plan]:
+    """The spec of a file and its plan, once it is clear that the file has room for what they claim."""
     dtype = spec.get("dtype")
     _need(dtype in ("float32", "float64"), f"dtype must be float32 or float64, got {dtype!s:.40}")
     context_dim = spec.get("context_dim")
@@ -331,8 +321,9 @@ def _build(
         settled = layer.resolve(base.dim, np.random.default_rng(0))
         _need(settled == layer, f"layers[{number}] is not resolved")
         layers.append(layer)
-    plan = compile_plan(base, layers, context_dim, np.dtype(dtype), embedding, embedding_dim)
-    return base, tuple(layers), embedding, embedding_dim, plan
+    assert isinstance(dtype, str)
+    flow_spec = FlowSpec(base, tuple(layers), context_dim, dtype, embedding, embedding_dim)
+    return flow_spec, compile_plan(flow_spec)
 
 
 def _decoder(largest: int) -> Callable[[Any, str, dict[str, type]], Any]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from penstock._typing import Array
 from penstock._warn import warn
 from penstock.history import Epoch, History
-from penstock.params import Snapshot
+from penstock.runner import Runner
+from penstock.state import Snapshot
 from penstock.training import diagnosis
-from penstock.training._shim import TrainingRunner
 from penstock.training.data import Data, check_sum
 from penstock.training.diagnosis import TrainingError
 from penstock.training.mean import running_mean
@@ -22,8 +23,6 @@ from penstock.training.options import Options, frozen_ranges
 from penstock.training.progress import Progress
 from penstock.training.rows import Part
 from penstock.training.scale import SAMPLE_ROWS, standardisation, start_actnorms
-
-Array = np.ndarray[Any, Any]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -45,7 +44,7 @@ Watch = Callable[[Epoch, Snapshot, History], bool]
 
 
 def run(
-    runner: TrainingRunner,
+    runner: Runner,
     snapshot: Snapshot,
     data: Data,
     options: Options,
@@ -112,7 +111,7 @@ def _in_state(state: Any, call: Any) -> Any:
 class _Run:
     """The numbers of one training run."""
 
-    def __init__(self, runner: TrainingRunner, snapshot: Snapshot, data: Data, options: Options, seed: int) -> None:
+    def __init__(self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int) -> None:
         self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
         self.rows, self.n_train = data.rows, data.n_train
         self.options = options

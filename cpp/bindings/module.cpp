@@ -299,19 +299,19 @@ class EngineHandle {
 
   void sample(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
               const py::object &context, const py::array &out, const py::object &log_prob) const {
-    constexpr int64_t most = int64_t{1} << 32;
+    constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
       const Context given = context_view(context, plan().context_dim, rows);
       const int64_t draws = given.block > 0 ? given.block : rows, contexts = draws > 0 ? rows / draws : 0;
-      if (first_draw < 0 || context_row < 0 || context_row >= most || context_row > most - contexts ||
-          first_draw > most - draws) {
-        wrong("first_draw and context_row", "leave draws and context rows below 2^32");
+      if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
+          first_draw > most_draws - draws) {
+        wrong("first_draw and context_row", "leave draws below 2^56 and context rows below 2^40");
       }
       T *x = lent<T, true>(out, "out", {rows, plan().dim});
       T *p = lent<T, true>(log_prob, "log_prob", {rows});
       without_gil([&] {
-        engine.sample(packed, seed, static_cast<uint32_t>(context_row), static_cast<uint32_t>(first_draw), given, rows,
+        engine.sample(packed, seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw), given, rows,
                       x, p, poll_signals);
       });
     });

@@ -334,7 +334,7 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batc
 }
 
 template <class T>
-void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw,
+void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint64_t context_row, uint64_t first_draw,
                        const Context &context, int64_t rows, T *out, T *log_prob, Poll poll) const {
   const Kernels<T> &kernel = kernels<T>();
   const PlanView plan = plan_.evaluation();
@@ -347,10 +347,10 @@ void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_
     const int64_t first_row = t * tile_rows;
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     const int stride = rows == 1 ? 1 : tile_stride;
-    uint32_t context_rows[tile_rows], draws[tile_rows];
+    uint64_t context_rows[tile_rows], draws[tile_rows];
     for (int64_t r = 0; r < tile_rows; r++) {
-      context_rows[r] = context_row + static_cast<uint32_t>((first_row + r) / block);
-      draws[r] = first_draw + static_cast<uint32_t>((first_row + r) % block);
+      context_rows[r] = context_row + static_cast<uint64_t>((first_row + r) / block);
+      draws[r] = first_draw + static_cast<uint64_t>((first_row + r) % block);
     }
     kernel.normals(plan, seed, context_rows, draws, tile.rows, stride, tile.state);
     bring_context(plan_, plan, view, context, shared.get(), false, stride, false, tile,

@@ -113,7 +113,7 @@ class Engine {
   void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
                 bool theta_shared, T *out, LogDetOut log_det, Poll poll) const;
   // Draw r is number first_draw + r % block of context row context_row + r / block.
-  void sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw, const Context &context,
+  void sample(const Packed<T> &packed, uint64_t seed, uint64_t context_row, uint64_t first_draw, const Context &context,
               int64_t rows, T *out, T *log_prob, Poll poll) const;
   void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
            bool theta_shared, Cotangents<T> cotangents, Poll poll) const;

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ def test_every_file_of_format_1_is_tested() -> None:
 def test_a_file_of_format_1_gives_the_log_densities_it_gave(name: str, backend: str) -> None:
     record = EXPECTED[name]
     dtype = record["dtype"]
-    flow = ps.load(FORMAT_1 / f"{name}.safetensors", backend=backend)
+    # A circle under a normal base: the density is wrong, and the numbers are kept.
+    warns = pytest.warns(UserWarning, match="density of this flow is wrong") if name == "circular" else nullcontext()
+    with warns:
+        flow = ps.load(FORMAT_1 / f"{name}.safetensors", backend=backend)
     assert flow.dtype == dtype
     assert flow.initialised == record["initialised"]
     x, context = _rows(record["X"], dtype), None

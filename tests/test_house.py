@@ -154,7 +154,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
 
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
-    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "_describe", "training", "save", "ops",
+    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "_describe", "training", "files", "ops",
     "history", "runner", "_protocol1", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers",
     "conditioners", "transforms", "base", "_files", "_validate", "_warn", "_typing",
 )  # fmt: skip

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from penstock import _backend, _validate, save
+from penstock import _backend, _validate
 from penstock._describe import describe
 from penstock._files import check_writable
 from penstock._typing import Array
+from penstock._warn import warn
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
+from penstock.files import model
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, Layer
 from penstock.plan import Plan, compile_plan
 from penstock.runner import Runner
-from penstock.spec import FlowSpec, resolved_spec
+from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
 
 
@@ -112,6 +114,8 @@ class Flow:
         self._backend = backend
         self._asked = asked  # the backend as it was asked for, which is what travels with a pickle
         self._made: Runner | None = None
+        self._columns: tuple[str, ...] = ()
+        self._context_columns: tuple[str, ...] = ()
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self._fit_lock = os.getpid(), threading.Lock()
@@ -704,7 +708,10 @@ class Flow:
 
     def to_bytes(self) -> bytes:
         """The flow as the bytes of its file; :func:`from_bytes` reads them."""
-        return save.to_bytes(self._spec, self._plan, self._snapshot)
+        contents = model.Contents(
+            self._spec, self._plan, self._snapshot, self._columns, self._context_columns, self.history
+        )
+        return model.to_bytes(contents)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the flow to a file (safetensors), replacing it at once; :func:`load` reads it.
@@ -713,10 +720,10 @@ class Flow:
         ----------
         path : str or path
         """
-        save.save(_validate.path(path), self.to_bytes())
+        model.save(_validate.path(path), self.to_bytes())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.to_bytes(), self._asked, self.history)
+        return _unpickle, (self.to_bytes(), self._asked)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -742,7 +749,9 @@ class Flow:
         return self._made
 
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot) -> Flow:
-        return object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
+        twin = object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
+        twin._columns, twin._context_columns = self._columns, self._context_columns
+        return twin
 
 
 def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
@@ -758,7 +767,7 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
     ValueError
         If the file is not one of penstock, truncated, from a newer version or damaged; the message says which.
     """
-    return _from_contents(save.load(_validate.path(path)), backend)
+    return _from_contents(model.load(_validate.path(path)), backend)
 
 
 def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
@@ -769,19 +778,27 @@ def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
     data : bytes
     backend : {"auto", "cpp", "numba"}, default "auto"
     """
-    return _from_contents(save.from_bytes(_validate.bytes_like(data, name="data")), backend)
+    return _from_contents(model.from_bytes(_validate.bytes_like(data, name="data")), backend)
 
 
-def _from_contents(contents: save.Contents, backend: str) -> Flow:
-    return object.__new__(Flow)._setup(
+def _from_contents(contents: model.Contents, backend: str) -> Flow:
+    circular = circular_layers(contents.spec)
+    if circular:
+        warn(
+            f"layers {circular} wrap around a circle, but the base is {contents.spec.base}, which lies on the whole line: the "
+            "density of this flow is wrong (it integrates to less than 1). Build and train it again"
+        )
+    flow = object.__new__(Flow)._setup(
         contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend
     )
-
-
-def _unpickle(data: bytes, backend: str, history: History) -> Flow:
-    flow = from_bytes(data, backend=backend)
-    flow.history = history
+    flow._columns, flow._context_columns = contents.columns, contents.context_columns
+    if contents.history is not None:
+        flow.history = contents.history
     return flow
+
+
+def _unpickle(data: bytes, backend: str) -> Flow:
+    return from_bytes(data, backend=backend)
 
 
 def _generators(rng: Any) -> tuple[np.random.Generator, np.random.Generator]:

@@ -49,8 +49,9 @@ class FlowSpec:
 
 def circular_layers(spec: FlowSpec) -> list[int]:
     """Numbers of the layers whose transform wraps around a circle."""
-    transforms = [getattr(layer, "transform", None) for layer in spec.layers]
-    return [number for number, transform in enumerate(transforms) if isinstance(transform, CircularRationalQuadratic)]
+    return [
+        number for number, layer in enumerate(spec.layers) if isinstance(layer.transform, CircularRationalQuadratic)
+    ]
 
 
 def resolved_spec(
@@ -73,7 +74,14 @@ def resolved_spec(
     width = _embedding_width(embedding, embedding_dim, context_dim)
     number_type = _validate.float_dtype(dtype)
     settled = tuple(layer.resolve(base.dim, rng) for layer in given)
-    return FlowSpec(base, settled, context_dim, number_type.name, embedding, width)
+    spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width)
+    circular = circular_layers(spec)
+    if circular:
+        raise ValueError(
+            f"layers[{circular[0]}] wraps around a circle, and the base {base} lies on the whole line: the map would not be "
+            "a bijection. penstock.ops has the transform by itself"
+        )
+    return spec
 
 
 def _check_layer(layer: Any, name: str) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import penstock as ps
 from penstock import _validate
 from penstock._files import check_writable
+from penstock._typing import Array
 from penstock.cli.sinks import table_file
 from penstock.cli.tables import SUFFIXES, Table, chunk_rows, read_table
-from penstock._typing import Array
 from penstock.history import History
 from penstock.recipes import RECIPES
 

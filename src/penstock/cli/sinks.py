@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from penstock._files import replacing
-from penstock.cli.tables import suffix
 from penstock._typing import Array
+from penstock.cli.tables import suffix
 
 Write = Callable[[Array], None]
 

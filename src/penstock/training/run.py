@@ -42,6 +42,7 @@ class Best:
 
 
 Watch = Callable[[Epoch, Snapshot, History], bool]
+Save = Callable[[Snapshot], None]
 
 
 def run(
@@ -54,7 +55,7 @@ def run(
     actnorms: Sequence[int] = (),
     progress: bool | None = None,
     watch: Watch | None = None,
-    save: Callable[[Snapshot], None] | None = None,
+    save: Save | None = None,
 ) -> tuple[Snapshot, History]:
     """Train from a snapshot on the rows of ``data``.
 
@@ -166,7 +167,7 @@ class _Run:
             self.buffers = standardisation(self.rows, standardize, sample)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
-            diagnosis.warn_few_rows(self.runner.plan.tensors, self.frozen, self.n_train)
+            diagnosis.warn_few_rows(self.runner.plan, self.frozen, self.n_train)
         self.trainer = self.runner.trainer(
             self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
@@ -174,7 +175,7 @@ class _Run:
 
     # --- training -----------------------------------------------------------------------------------------------
 
-    def train(self, progress: Progress, watch: Watch | None, save: Callable[[Snapshot], None] | None) -> None:
+    def train(self, progress: Progress, watch: Watch | None, save: Save | None) -> None:
         """All epochs, and what remains of them."""
         try:
             self.history.stopped = self._epochs(progress, watch, save)
@@ -190,24 +191,24 @@ class _Run:
             progress.close()
         diagnosis.warn_of_outcome(self.validation, self.history)
 
-    def _epochs(self, progress: Progress, watch: Watch | None, save: Callable[[Snapshot], None] | None) -> str:
+    def _epochs(self, progress: Progress, watch: Watch | None, save: Save | None) -> str:
         """All epochs; why they ended."""
         start, n_epochs = time.perf_counter(), self.budget.epochs
         if self.before.initialised and self.validation is not None:
             # The parameters that an earlier fit has left take part in the choice of the best.
             self.history.start_loss = self.validation_loss(self.before.pack(self.runner))
-            if self._offer(self.history.start_loss, self.params, 0) and save is not None:
+            if self._keep_if_better(self.history.start_loss, self.params, 0) and save is not None:
                 save(self.snapshot(self.params))
         for number in range(1, n_epochs + 1):
             began = time.perf_counter()
-            train_loss, rate = self.epoch(number, progress)
+            train_loss, rate = self.train_epoch(number, progress)
             seconds = time.perf_counter() - began
             self.trainer.params(self.params)
             if not np.isfinite(self.params).all():
                 raise TrainingError(diagnosis.blown_up("a parameter", number, self.budget.schedule))
             self.ends = [*self.ends[-1:], self.params.copy()]
             loss, candidate = self.validate()
-            better = self.validation is None or self._offer(loss, candidate, number)
+            better = self.validation is None or self._keep_if_better(loss, candidate, number)
             epoch = Epoch(number, self.trainer.step, train_loss, loss, rate)
             rows = self.budget.steps_per_epoch * self.budget.batch_size
             self.history.add(
@@ -226,7 +227,7 @@ class _Run:
                 return "patience"
         return "completed"
 
-    def _offer(self, loss: float, params: Array, epoch: int) -> bool:
+    def _keep_if_better(self, loss: float, params: Array, epoch: int) -> bool:
         """Keep parameters if they validate better than the best so far."""
         if not (np.isfinite(loss) and loss < (self.best.loss if self.best else np.inf)):
             return False
@@ -234,7 +235,7 @@ class _Run:
         self.history.best_epoch = epoch
         return True
 
-    def epoch(self, number: int, progress: Progress) -> tuple[float, float]:
+    def train_epoch(self, number: int, progress: Progress) -> tuple[float, float]:
         """One pass over the training rows: mean loss, and the rate of the last step."""
         steps, first, count = self.budget.steps_per_epoch, 0, 16
         losses: list[Array] = []
@@ -253,7 +254,7 @@ class _Run:
             if done < count:
                 what = diagnosis.quantity(batch_losses[done], norms[done])
                 cause = diagnosis.cause(
-                    self.rows, self.batch(number, first + done), self.buffers, self.weight_scale, rates[done]
+                    self.rows, self.batch_rows(number, first + done), self.buffers, self.weight_scale, rates[done]
                 )
                 where = f"step {self.trainer.step + 1} (epoch {number})"
                 raise TrainingError(f"{what} at {where}; likely cause: {cause}. The flow is as it was before")
@@ -269,7 +270,7 @@ class _Run:
         counted = every[np.isfinite(every)]  # a batch that weighs nothing has no loss
         return float(counted.sum() / len(counted)) if len(counted) else float("nan"), float(rates[-1])
 
-    def batch(self, epoch: int, step: int) -> Array:
+    def batch_rows(self, epoch: int, step: int) -> Array:
         """Row numbers of one batch."""
         first = step * self.budget.batch_size
         positions = self.runner.row_order(

@@ -66,6 +66,29 @@ def test_few_rows_are_told_by_the_number_of_free_parameters_where_nothing_is_val
 
 
 @each_backend
+def test_a_later_fit_on_rows_that_lie_elsewhere_says_that_it_goes_on_from_the_first(backend: str) -> None:
+    x, c = gaussian(500, "moved"), gaussian(500, "moved context", 2)
+    flow = ps.realnvp(3, context_dim=2, layers=2, hidden=(8,), rng=0, backend=backend)
+    arguments: dict[str, Any] = {"epochs": 1, "validation": 0, "rng": 0}
+    flow.fit(x, context=c, **arguments)
+    flow.copy().fit(3 * x + 5, context=c - 5, **arguments)  # silent
+    for rows, given, words in (
+        (x + np.array([0, 1e3, 0]), c, r"column 1 of X has moved .*from .* to 1e\+03 .*reset"),
+        (30 * x, c, r"columns 0, 1, 2 of X have moved"),
+        (x, c + np.array([20, 0]), r"column 0 of context has moved"),
+    ):
+        with pytest.warns(UserWarning, match=words) as caught:
+            flow.copy().fit(rows, context=given, **arguments)
+        assert [warning.filename for warning in caught] == [__file__]
+        flow.copy().reset().fit(rows, context=given, **arguments)  # silent
+    outlier = x.copy()
+    outlier[3, 1] = 1e15
+    flow.copy().fit(outlier, context=c, **arguments)  # silent
+    plain = flow.copy().reset().fit(x, context=c, standardize=False, **arguments)
+    plain.fit(x + 100, context=c, **arguments)  # silent: nothing was measured
+
+
+@each_backend
 def test_validation_rows_that_negative_weights_make_worth_little_are_told(backend: str) -> None:
     source = rng("worth little")
     x, weight = source.standard_normal((500, 2)), np.where(source.random(500) < 0.3, -1.0, 1.0)

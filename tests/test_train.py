@@ -360,7 +360,8 @@ def test_the_first_fit_standardises_and_later_ones_keep_it(backend: str) -> None
     loc, scale = np.split(np.array(flow._snapshot.buffers), 2)
     np.testing.assert_allclose(loc, x.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(scale, x.std(axis=0), rtol=1e-9)
-    flow.fit(x * 2 + 1, epochs=1, batch_size=100)
+    with pytest.warns(UserWarning, match="columns 0, 1 of X have moved"):
+        flow.fit(x * 2 + 1, epochs=1, batch_size=100)
     assert_same_bits(np.array(flow._snapshot.buffers), np.concatenate([loc, scale]))
 
 

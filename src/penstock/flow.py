@@ -648,11 +648,11 @@ class Flow:
         -----
         UserWarning
             When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
-            coarse; when training was interrupted; when no epoch validated better than the parameters of an earlier fit. When
-            the flow overfits: in the last quarter of the epochs the validation
-            loss lies 0.1 nats or more above the best one, while the training loss has gone on falling. Without validation
-            rows: when there are fewer training rows than a tenth of the free parameters. When the weights of the validation
-            rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
+            coarse; when one has moved by more than ten scales since the first fit; when training was interrupted; when no
+            epoch validated better than the parameters of an earlier fit. When the flow overfits: in the last quarter of the
+            epochs the validation loss lies 0.1 nats or more above the best one, while the training loss has gone on falling.
+            Without validation rows: when there are fewer training rows than a tenth of the free parameters. When the weights
+            of the validation rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
 
         Notes
         -----

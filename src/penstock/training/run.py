@@ -20,8 +20,8 @@ from penstock.training.diagnosis import TrainingError
 from penstock.training.mean import running_mean
 from penstock.training.options import Options, frozen_ranges
 from penstock.training.progress import Progress
-from penstock.training.rows import Part
-from penstock.training.scale import SAMPLE_ROWS, standardisation, start_actnorms
+from penstock.training.rows import Part, Rows
+from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
 
 Array = np.ndarray[Any, Any]
 
@@ -159,11 +159,10 @@ class _Run:
 
     def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
         """Measure standardisation and ActNorm on the training rows, unless an earlier fit did; make the trainer."""
-        if not self.before.initialised:
-            index = self.split(0, min(self.n_train, SAMPLE_ROWS))
-            if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
-                index = np.flatnonzero(self.rows.weight)[:SAMPLE_ROWS]
-            sample = self.rows.take(index)
+        if self.before.initialised:
+            warn_moved(self.sample(MOVED_ROWS), self.buffers)
+        else:
+            sample = self.sample(SAMPLE_ROWS)
             self.buffers = standardisation(self.rows, standardize, sample)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
@@ -172,6 +171,13 @@ class _Run:
             self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
+
+    def sample(self, most: int) -> Rows:
+        """Some of the training rows, at random."""
+        index = self.split(0, min(self.n_train, most))
+        if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
+            index = np.flatnonzero(self.rows.weight)[:most]
+        return self.rows.take(index)
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -311,7 +317,7 @@ class _Run:
                 mass += float(weight.sum())
         return -total / mass
 
-    def _log_prob(self, packed: Any, index: Any, rows: Any) -> Array:
+    def _log_prob(self, packed: Any, index: Any, rows: Rows) -> Array:
         if isinstance(index, slice):
             context = None if rows.context is None else rows.context[index]
             return self.runner.log_prob(packed, rows.x[index], context, dtype=np.dtype(np.float64))

@@ -95,12 +95,12 @@ def test_kernels_touch_nothing_of_the_standard_library() -> None:
 
 
 def test_kernels_live_in_the_namespace_of_their_instruction_set() -> None:
-    # core/plan.hpp holds plain structures that the engine shares; it has no function that could leak.
+    # core/plan.hpp and core/stream.hpp hold plain structures that the engine shares; they have no function that could leak.
     for path in sources("cpp/core/*.hpp", "cpp/transforms/*.hpp", "cpp/conditioners/*.hpp", "cpp/layers/*.hpp"):
         text = without_comments(path.read_text())
-        if path.name not in ("list.hpp", "plan.hpp"):
+        if path.name not in ("list.hpp", "plan.hpp", "stream.hpp"):
             assert re.search(r"namespace penstock::PENSTOCK_ISA\b", text), path
-    plain = without_comments((CPP / "core" / "plan.hpp").read_text())
+    plain = "".join(without_comments((CPP / "core" / name).read_text()) for name in ("plan.hpp", "stream.hpp"))
     assert not re.search(r"\binline\b(?!\s+constexpr)|\btemplate\b[^;{]*\)\s*(const\s*)?\{", plain)
 
 
@@ -111,7 +111,7 @@ def calls(path: Path) -> Iterator[tuple[str, int]]:
             yield ast.unparse(node.func), node.lineno
 
 
-SHELL = ("src/penstock/*.py", "src/penstock/layers/*.py", "src/penstock/transforms/*.py")
+SHELL = tuple(f"src/penstock/{room}*.py" for room in ("", "layers/", "transforms/", "training/"))
 
 
 def test_user_arrays_are_converted_at_the_front_door_alone() -> None:
@@ -126,15 +126,69 @@ def test_user_arrays_are_converted_at_the_front_door_alone() -> None:
     assert found == []
 
 
-def test_outputs_are_allocated_in_the_plan_alone() -> None:
+def test_outputs_are_allocated_in_the_runner_alone() -> None:
     found = [
         f"{path.name}:{line}"
         for path in sources(*SHELL)
-        if path.name != "plan.py"
+        if path.name != "runner.py"
         for name, line in calls(path)
         if name in ("np.empty", "np.empty_like")
     ]
     assert found == []
+
+
+ENGINE_CALLS = {"evaluate", "sample", "vjp", "loss_and_grad", "adam", "pack", "Engine", "Trainer", "row_order"}
+
+
+def test_the_runner_alone_calls_the_engine() -> None:
+    found = [
+        f"{path.name}:{line}"
+        for path in sources(*SHELL)
+        if path.name not in ("runner.py", "_protocol1.py")
+        for name, line in calls(path)
+        if name.rpartition(".")[0].rpartition(".")[2] in ("engine", "_engine", "backend", "_backend")
+        if name.rpartition(".")[2] in ENGINE_CALLS
+    ]
+    assert found == []
+
+
+# The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
+ROOMS = (
+    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "_describe", "training", "files", "ops",
+    "history", "runner", "_protocol1", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers",
+    "conditioners", "transforms", "base", "_files", "_validate", "_warn", "_typing",
+)  # fmt: skip
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Rooms that a file of the package imports, for type checkers alone or when a function runs included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "penstock":
+                yield (parts[1] if len(parts) > 1 and parts[1] in ROOMS else "__init__"), node.lineno
+
+
+def test_imports_point_down_only() -> None:
+    rank = {room: number for number, room in enumerate(ROOMS)}
+    found, met = [], set()
+    for path in sources("src/penstock/**/*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        assert room in rank, f"{room} has no place in ROOMS"
+        met.add(room)
+        found += [
+            f"{path.relative_to(PACKAGE)}:{line} imports {other}"
+            for other, line in imports(path)
+            if other != room and rank[other] <= rank[room]
+        ]
+    assert found == []
+    assert set(ROOMS) - met <= {"_core"}
 
 
 def test_every_file_says_first_what_it_is() -> None:
@@ -179,7 +233,7 @@ def test_the_arithmetic_of_the_compiler_is_the_ieee_one() -> None:
 def cpp_transforms() -> list[str]:
     """The names in the list of the C++ room."""
     text = (CPP / "transforms" / "list.hpp").read_text()
-    return re.findall(r"\bX\((\w+), -?\d+, \d+\)", text.split("#define PENSTOCK_TRANSFORMS(X)")[1])
+    return re.findall(r"\bX\((\w+), -?\d+, \d+, \d+\)", text.split("#define PENSTOCK_TRANSFORMS(X)")[1])
 
 
 def test_the_lists_of_transforms_agree() -> None:
@@ -212,8 +266,9 @@ def test_every_layer_and_recipe_has_a_case() -> None:
 
 @pytest.mark.parametrize("room", ["transforms", "layers", "conditioners", "core"])
 def test_twins_have_the_same_names(room: str) -> None:
-    # core/plan.hpp describes structures in memory, which the twin reads from the table itself.
-    skip = {"list", "__init__", "plan", "jit", "theta", "coefficients"}
+    # core/plan.hpp describes structures in memory, which the twin reads from the table itself; scalar.hpp is the lane type
+    # of a device, and streams stand in the twin's philox.py.
+    skip = {"list", "__init__", "plan", "codes", "scalar", "stream", "jit", "theta", "coefficients"}
     headers = {path.stem for path in (CPP / room).glob("*.hpp")} - skip
     twins = {path.stem for path in (NUMBA / room).glob("*.py")} - skip
     assert headers == twins

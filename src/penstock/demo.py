@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import shlex
 import time
 import warnings
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import penstock as ps
-from penstock import save
-from penstock._replace import check_writable
-
-Array = np.ndarray[Any, Any]
+from penstock._files import check_writable, replacing
+from penstock._typing import Array
 
 NOT_DETECTED = 99.0
 COLUMNS = ("redshift", "u", "g", "r", "i", "z", "y")
@@ -204,9 +200,8 @@ def pictures(flow: ps.Flow, rows: Array, sampled: Array, corner: Path, loss: Pat
     flow.history.plot(axes)
     axes.set_title(f"{NAME} on {len(COLUMNS)} galaxy columns", fontsize=10)
     for path, picture in ((corner, corner_plot(rows, sampled)), (loss, figure)):
-        data = io.BytesIO()
-        picture.savefig(data, format="png", dpi=130)
-        save.save(str(path), data.getvalue())  # at once, so that nothing half-drawn is left
+        with replacing(str(path)) as file:  # at once, so that nothing half-drawn is left
+            picture.savefig(file, format="png", dpi=130)
     say(f"Pictures: {corner} and {loss}")
 
 

@@ -8,56 +8,24 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from penstock import _backend, _validate, params, save
-from penstock._replace import check_writable
+from penstock import _backend, _validate
+from penstock._describe import describe
+from penstock._files import check_writable
+from penstock._typing import Array
+from penstock._warn import warn
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
+from penstock.files import model
 from penstock.history import Epoch, History
-from penstock.layers import LAYERS, ActNorm, Elementwise, Layer
-from penstock.params import Snapshot
-from penstock.plan import Plan, Runner, compile_plan
-from penstock.transforms import TRANSFORMS
-
-if TYPE_CHECKING:
-    from penstock._backend import Backend
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class FlowSpec:
-    """The frozen description of a flow, enough to build another: ``ps.Flow(spec.base, spec.layers, dtype=spec.dtype)``.
-
-    Attributes
-    ----------
-    base : StandardNormal
-    layers : tuple of layers, from latent to data
-        With every random choice made.
-    context_dim : int
-    dtype : str
-    embedding : MLP or None
-    embedding_dim : int
-        0 without an embedding.
-    """
-
-    base: StandardNormal
-    layers: tuple[Layer, ...]
-    context_dim: int = 0
-    dtype: str = "float32"
-    embedding: MLP | None = None
-    embedding_dim: int = 0
-
-    def __str__(self) -> str:
-        lines = "".join(f"\n    {layer}," for layer in self.layers)
-        embedding = f"\n  embedding={self.embedding}, embedding_dim={self.embedding_dim}," if self.embedding else ""
-        return (
-            f"FlowSpec(\n  base={self.base},\n  layers=({lines}\n  ),\n"
-            f"  context_dim={self.context_dim}, dtype={self.dtype!r},{embedding}\n)"
-        )
+from penstock.layers import ActNorm, Layer
+from penstock.plan import Plan, compile_plan
+from penstock.runner import Runner
+from penstock.spec import FlowSpec, circular_layers, resolved_spec
+from penstock.state import Snapshot, initial, named
 
 
 @dataclass(frozen=True)
@@ -134,30 +102,20 @@ class Flow:
         embedding: MLP | None = None,
         embedding_dim: int | None = None,
     ) -> None:
-        _validate.instance(base, (StandardNormal,), name="base")
-        given = _validate.sequence(layers, name="layers")
-        for i, layer in enumerate(given):
-            _check_layer(layer, f"layers[{i}]")
-        context_dim = _validate.count(context_dim, name="context_dim")
-        if context_dim and not any(getattr(layer, "conditioner", None) for layer in given):
-            raise ValueError(f"context_dim={context_dim}, but no layer has a conditioner, which would read the context")
-        width = _embedding_width(embedding, embedding_dim, context_dim)
-        number_type = _validate.float_dtype(dtype)
         structure, numbers = _generators(rng)
-        resolved = tuple(layer.resolve(base.dim, structure) for layer in given)
-        spec = FlowSpec(base, resolved, context_dim, number_type.name, embedding, width)
-        plan = _compiled(spec)
-        snapshot = params.initial(plan, resolved, embedding, numbers)
-        self._setup(spec, plan, snapshot, _backend.choose(backend), backend)
+        spec = resolved_spec(base, layers, context_dim, dtype, embedding, embedding_dim, structure)
+        plan = compile_plan(spec)
+        self._setup(spec, plan, initial(plan, spec, numbers), _backend.choose(backend), backend)
 
-    def _setup(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, backend: Backend, asked: str) -> Flow:
+    def _setup(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, backend: _backend.Backend, asked: str) -> Flow:
         self._spec = spec
-        self._layers = spec.layers
         self._plan = plan
         self._snapshot = snapshot
         self._backend = backend
         self._asked = asked  # the backend as it was asked for, which is what travels with a pickle
         self._made: Runner | None = None
+        self._columns: tuple[str, ...] = ()
+        self._context_columns: tuple[str, ...] = ()
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self._fit_lock = os.getpid(), threading.Lock()
@@ -212,43 +170,16 @@ class Flow:
 
     @params.setter
     def params(self, values: Any) -> None:
-        self._replace(params=self._plan.clear_masked(_validate.as_params(values, self.n_params, self.dtype)))
+        old = self._snapshot
+        numbers = self._plan.clear_masked(_validate.as_params(values, self.n_params, self.dtype))
+        self._snapshot = Snapshot(numbers, old.buffers, old.initialised)
 
     def named_params(self) -> dict[str, Array]:
         """The parameters by name, as read-only views into ``params``."""
-        return params.named(self._plan, self._snapshot.params)
-
-    @property
-    def engine(self) -> Any:
-        """The backend's engine, for loops of one's own."""
-        return self._runner().engine
+        return named(self._plan, self._snapshot.params)
 
     def __repr__(self) -> str:
-        state = "fitted" if self.initialised else "not fitted"
-        context = f" given {self.context_dim}" if self.context_dim else ""
-        lines = [f"Flow of {self.dim} dimensions{context}, {self.n_params:,} parameters, {self.dtype.name}, {state}"]
-        lines.append(f"  base      {self._spec.base}")
-        lines += [f"  layer {number:<3} {self._describe(number)}" for number in range(len(self._layers))]
-        if self._spec.embedding is not None:
-            tensors = [t for t in self._plan.tensors if t.name.startswith("embedding.")]
-            network, size = _network_words(self._spec.embedding, tensors), sum(t.size for t in tensors)
-            lines.append(f"  embedding {network}, {size:,} parameters")
-        return "\n".join([*lines, f"  backend   {self._backend!r}"])
-
-    def _describe(self, number: int) -> str:
-        """A layer in a few words, with the sizes that it has in this flow."""
-        layer: Any = self._layers[number]
-        tensors = [t for t in self._plan.tensors if t.name.startswith(f"layers.{number}.")]
-        words = [type(layer).__name__]
-        if hasattr(layer, "transform"):
-            words.append(repr(layer.transform))
-        if getattr(layer, "conditioner", None) is not None:
-            words.append(_network_words(layer.conditioner, tensors))
-        words += [str(getattr(layer, field)) for field in ("split", "order") if hasattr(layer, field)]
-        if getattr(layer, "explicit", "to_latent") != "to_latent":
-            words.append(f"explicit {layer.explicit}")
-        size = sum(t.size for t in tensors)
-        return ", ".join([*words, f"{size:,} parameters"] if size else words)
+        return describe(self._spec, self._plan, fitted=self.initialised, backend=repr(self._backend))
 
     # --- evaluating ---------------------------------------------------------------------------------------------
 
@@ -423,14 +354,11 @@ class Flow:
         for word in words:
             _validate.choice(word, ("x", "context") if self.context_dim else ("x",), name="wrt")
         runner = self._runner()
-        packed = self._snapshot.pack(runner)
-        log_prob = runner.log_prob(packed, x, given)
-        grad, _, d_context, _ = runner.vjp(
-            packed, False, x, None, runner.ones(len(x)), given, base=True, params=False, contexts="context" in words
-        )
-        grads = {"x": grad.reshape(*shape, self.dim), "context": _context_shaped(d_context, shape)}
+        found = runner.log_prob_and_grad(self._snapshot.pack(runner), x, given, contexts="context" in words)
+        assert found.log_det is not None
+        grads = {"x": found.x.reshape(*shape, self.dim), "context": _context_shaped(found.context, shape)}
         chosen = tuple(grads[word] for word in words)
-        return _shaped(log_prob, shape), chosen[0] if isinstance(wrt, str) else chosen
+        return _shaped(found.log_det, shape), chosen[0] if isinstance(wrt, str) else chosen
 
     def log_prob_vjp(self, X: Any, dlogp: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
         """Vector-Jacobian product of ``log_prob``.
@@ -518,10 +446,9 @@ class Flow:
         if d_log_det is not None or base:
             d_log_det = _validate.as_shaped(d_log_det, shape, self.dtype, name=names[2]).reshape(len(x))
         runner = self._runner()
-        packed = self._snapshot.pack(runner)
-        d_x, d_params, d_context, _ = runner.vjp(packed, to_data, x, d_rows, d_log_det, given, base=base)
-        assert d_params is not None
-        return d_x.reshape(*shape, self.dim), d_params, _context_shaped(d_context, shape)
+        found = runner.vjp(self._snapshot.pack(runner), to_data, x, d_rows, d_log_det, given, base=base)
+        assert found.params is not None
+        return found.x.reshape(*shape, self.dim), found.params, _context_shaped(found.context, shape)
 
     def loss_and_grad(self, X: Any, context: Any = None, sample_weight: Any = None) -> tuple[float, float, Array]:
         """Sum over rows of weighted negative log-density, and its gradient with respect to the parameters.
@@ -688,12 +615,12 @@ class Flow:
             data.check_finite()
             with self._fitting():
                 self._snapshot, self.history = training.run(
-                    self._training_runner(),
+                    self._runner(),
                     self._snapshot,
                     data,
                     options,
                     seed=seed,
-                    actnorms=[k for k, layer in enumerate(self._layers) if isinstance(layer, ActNorm)],
+                    actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
                     watch=self._watch(calls) if calls else None,
                     save=None if path is None else lambda snapshot: self._with(snapshot).save(path),
@@ -761,7 +688,7 @@ class Flow:
         Flow
             The flow itself.
         """
-        self._snapshot = params.initial(self._plan, self._layers, self._spec.embedding, _generators(rng)[1])
+        self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
         self.history = History()
         return self
 
@@ -773,7 +700,7 @@ class Flow:
         dtype : {"float32", "float64"}
         """
         spec = replace(self._spec, dtype=_validate.float_dtype(dtype).name)
-        plan = _compiled(spec)
+        plan = compile_plan(spec)
         numbers = _validate.as_params(self._snapshot.params, self.n_params, plan.dtype)
         twin = self._like(spec, plan, Snapshot(numbers, self._snapshot.buffers, self._snapshot.initialised))
         twin.history = self.history
@@ -781,7 +708,10 @@ class Flow:
 
     def to_bytes(self) -> bytes:
         """The flow as the bytes of its file; :func:`from_bytes` reads them."""
-        return save.to_bytes(self._spec, self._plan, self._snapshot)
+        contents = model.Contents(
+            self._spec, self._plan, self._snapshot, self._columns, self._context_columns, self.history
+        )
+        return model.to_bytes(contents)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the flow to a file (safetensors), replacing it at once; :func:`load` reads it.
@@ -790,10 +720,10 @@ class Flow:
         ----------
         path : str or path
         """
-        save.save(_validate.path(path), self.to_bytes())
+        model.save(_validate.path(path), self.to_bytes())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.to_bytes(), self._asked, self.history)
+        return _unpickle, (self.to_bytes(), self._asked)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -815,37 +745,13 @@ class Flow:
     def _runner(self) -> Runner:
         """The plan on its backend, made at the first computation."""
         if self._made is None:
-            self._made = Runner(self._plan, self._backend.Engine(self._plan.table))
+            self._made = Runner(self._plan, self._backend)
         return self._made
 
-    def _training_runner(self) -> Any:
-        from penstock.training._shim import TrainingRunner
-
-        return TrainingRunner(self._plan, self._backend, self._runner().engine)
-
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot) -> Flow:
-        return object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
-
-    def _replace(
-        self, params: Array | None = None, buffers: Array | None = None, initialised: bool | None = None
-    ) -> None:
-        """A new snapshot, of arrays that are given away."""
-        old = self._snapshot
-        self._snapshot = Snapshot(
-            old.params if params is None else params,
-            old.buffers if buffers is None else buffers,
-            old.initialised if initialised is None else initialised,
-        )
-
-    def _assign(
-        self, params: Array | None = None, buffers: Array | None = None, initialised: bool | None = None
-    ) -> None:
-        """A new snapshot, of copies; for ``fit``, whose numbers are in order."""
-        self._replace(
-            None if params is None else self._plan.clear_masked(params.astype(self.dtype)),
-            None if buffers is None else buffers.astype(np.float64),
-            initialised,
-        )
+        twin = object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
+        twin._columns, twin._context_columns = self._columns, self._context_columns
+        return twin
 
 
 def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
@@ -861,7 +767,7 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
     ValueError
         If the file is not one of penstock, truncated, from a newer version or damaged; the message says which.
     """
-    return _from_contents(save.load(_validate.path(path)), backend)
+    return _from_contents(model.load(_validate.path(path)), backend)
 
 
 def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
@@ -872,60 +778,33 @@ def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
     data : bytes
     backend : {"auto", "cpp", "numba"}, default "auto"
     """
-    return _from_contents(save.from_bytes(_validate.bytes_like(data, name="data")), backend)
+    return _from_contents(model.from_bytes(_validate.bytes_like(data, name="data")), backend)
 
 
-def _from_contents(contents: save.Contents, backend: str) -> Flow:
-    spec = FlowSpec(
-        contents.base, contents.layers, contents.plan.context_dim, contents.plan.dtype.name,
-        contents.embedding, contents.embedding_dim,
-    )  # fmt: skip
-    return object.__new__(Flow)._setup(spec, contents.plan, contents.snapshot, _backend.choose(backend), backend)
-
-
-def _unpickle(data: bytes, backend: str, history: History) -> Flow:
-    flow = from_bytes(data, backend=backend)
-    flow.history = history
+def _from_contents(contents: model.Contents, backend: str) -> Flow:
+    circular = circular_layers(contents.spec)
+    if circular:
+        warn(
+            f"layers {circular} wrap around a circle, but the base is {contents.spec.base}, which lies on the whole line: the "
+            "density of this flow is wrong (it integrates to less than 1). Build and train it again"
+        )
+    flow = object.__new__(Flow)._setup(
+        contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend
+    )
+    flow._columns, flow._context_columns = contents.columns, contents.context_columns
+    if contents.history is not None:
+        flow.history = contents.history
     return flow
+
+
+def _unpickle(data: bytes, backend: str) -> Flow:
+    return from_bytes(data, backend=backend)
 
 
 def _generators(rng: Any) -> tuple[np.random.Generator, np.random.Generator]:
     """Generators for the structure and for the numbers, so that the one does not depend on how much the other drew."""
     seed = _validate.seed(rng)
     return np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-
-
-def _check_layer(layer: Any, name: str) -> None:
-    _validate.instance(layer, LAYERS.values(), name=name)
-    if hasattr(layer, "transform"):
-        _validate.instance(layer.transform, TRANSFORMS.values(), name=f"{name}.transform")
-    if hasattr(layer, "conditioner") and not (isinstance(layer, Elementwise) and layer.conditioner is None):
-        _validate.instance(layer.conditioner, (MLP,), name=f"{name}.conditioner")
-
-
-def _embedding_width(embedding: Any, embedding_dim: Any, context_dim: int) -> int:
-    """How many numbers the embedding gives; 0 without one."""
-    if embedding is None:
-        if embedding_dim is not None:
-            raise ValueError(f"embedding_dim={embedding_dim} needs an embedding")
-        return 0
-    _validate.instance(embedding, (MLP,), name="embedding")
-    if context_dim == 0:
-        raise ValueError("an embedding needs a context, and context_dim is 0")
-    if embedding_dim is None:
-        return int(embedding.hidden[-1]) if embedding.hidden else context_dim
-    return _validate.positive_int(embedding_dim, name="embedding_dim")
-
-
-def _compiled(spec: FlowSpec) -> Plan:
-    return compile_plan(
-        spec.base, spec.layers, spec.context_dim, np.dtype(spec.dtype), spec.embedding, spec.embedding_dim
-    )
-
-
-def _network_words(network: MLP, tensors: Sequence[Any]) -> str:
-    widths = [tensors[0].shape[0], *(t.shape[0] for t in tensors[1::2])]
-    return f"MLP {'-'.join(map(str, widths))} {network.activation}{' residual' if network.residual else ''}"
 
 
 def _shaped(values: Array, shape: tuple[int, ...]) -> Any:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from penstock import _validate
+from penstock._typing import Array
 from penstock.training.rows import Part, Rows
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

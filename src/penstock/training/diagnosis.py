@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from penstock._typing import Array
 from penstock._warn import warn
 from penstock.history import History
+from penstock.plan import Plan
 from penstock.training.rows import Part, Rows
 from penstock.training.schedule import Schedule
-
-if TYPE_CHECKING:
-    from penstock.plan import Plan
-
-Array = np.ndarray[Any, Any]
 
 EXTREME = 1e3  # scales from the location, beyond which a value is the likely cause of an overflow
 HEAVY = 1e4  # mean weights, beyond which a weight is

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 PART = 0.05  # the mean forgets over this part of the run,
 STEPS_MIN = 500  # and needs a run of at least so many steps

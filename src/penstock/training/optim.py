@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from penstock._typing import Array
 from penstock._validate import as_gradient, decay_rates, non_negative_number, positive_number
-
-Array = np.ndarray[Any, Any]
+from penstock.runner import Runner
 
 
 class Trainable(Protocol):
@@ -16,9 +16,9 @@ class Trainable(Protocol):
 
     params: Array
 
-    @property
-    def engine(self) -> Any:
+    def _runner(self) -> Runner:
         """What takes the step."""
+        ...
 
 
 class Adam:
@@ -94,8 +94,8 @@ class Adam:
         if first.shape != params.shape or first.dtype != params.dtype:
             raise ValueError(f"this {type(self).__name__} belongs to another flow; make a new one")
         rate = positive_number(self.learning_rate, name="learning_rate")
-        flow.engine.adam(
-            params, gradient, first, second, self.steps + 1, rate, *self.betas, self.epsilon, self.weight_decay,
+        flow._runner().adam(
+            params, gradient, first, second, self.steps + 1, rate, self.betas, self.epsilon, self.weight_decay,
             self._decoupled,
         )  # fmt: skip
         if not np.isfinite(params).all():

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock import _validate
+from penstock._typing import Array
 from penstock.training.schedule import FALLING, SCHEDULES, Schedule, warmup_steps
 
 if TYPE_CHECKING:
     from penstock.plan import Tensor
 
-Array = np.ndarray[Any, Any]
 
 STEPS = 16000  # the budget when epochs is not given,
 EPOCHS = 200  # and the most epochs it may become: more than that overfits a small table

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 CHUNK = 1 << 18  # numbers looked at together, so that a table larger than memory stays where it is
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from penstock._typing import Array
 from penstock._warn import warn
 from penstock.history import Epoch, History
-from penstock.params import Snapshot
+from penstock.runner import Runner
+from penstock.state import Snapshot
 from penstock.training import diagnosis
-from penstock.training._shim import TrainingRunner
 from penstock.training.data import Data, check_sum
 from penstock.training.diagnosis import TrainingError
 from penstock.training.mean import running_mean
@@ -22,8 +23,6 @@ from penstock.training.options import Options, frozen_ranges
 from penstock.training.progress import Progress
 from penstock.training.rows import Part, Rows
 from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
-
-Array = np.ndarray[Any, Any]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -46,7 +45,7 @@ Save = Callable[[Snapshot], None]
 
 
 def run(
-    runner: TrainingRunner,
+    runner: Runner,
     snapshot: Snapshot,
     data: Data,
     options: Options,
@@ -113,7 +112,7 @@ def _in_state(state: Any, call: Any) -> Any:
 class _Run:
     """The numbers of one training run."""
 
-    def __init__(self, runner: TrainingRunner, snapshot: Snapshot, data: Data, options: Options, seed: int) -> None:
+    def __init__(self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int) -> None:
         self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
         self.rows, self.n_train = data.rows, data.n_train
         self.options = options

@@ -6,17 +6,13 @@ Everything is done in chunks, so that a table larger than memory stays where it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock._typing import Array
 from penstock._warn import warn
+from penstock.runner import Runner
 from penstock.training.rows import Rows
-
-if TYPE_CHECKING:
-    from penstock.training._shim import TrainingRunner as Runner
-
-Array = np.ndarray[Any, Any]
 
 SCALE_MIN = 1e-300  # what is below has no reciprocal
 FAR = 1e4  # standard deviations from zero: beyond them float32 becomes coarse

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 SCHEDULES = ("cosine", "onecycle", "constant", "plateau")
 # These fall to zero over the whole run, so that they must not be stopped early.

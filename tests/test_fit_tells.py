@@ -92,14 +92,14 @@ def test_a_later_fit_on_rows_that_lie_elsewhere_says_that_it_goes_on_from_the_fi
 def test_validation_rows_that_negative_weights_make_worth_little_are_told(backend: str) -> None:
     source = rng("worth little")
     x, weight = source.standard_normal((500, 2)), np.where(source.random(500) < 0.3, -1.0, 1.0)
-    flow = ps.nsf(2, layers=2, hidden=(8,), rng=0, backend=backend)
+    start = ps.nsf(2, layers=2, hidden=(8,), rng=0, backend=backend)
     with pytest.warns(
         UserWarning, match=r"50 validation rows make them worth \d+(\.\d)? rows.*has chosen epoch"
     ) as told:
-        flow.fit(x, sample_weight=weight, epochs=20, rng=0)
+        start.copy().fit(x, sample_weight=weight, epochs=20, rng=0)
     assert [warning.filename for warning in told] == [__file__]
-    flow.copy().fit(x, sample_weight=np.abs(weight), epochs=2, rng=0)  # silent
-    flow.copy().fit(x[:40], sample_weight=np.abs(weight)[:40], epochs=2, rng=0)  # few rows, but not for their weights
+    start.copy().fit(x, sample_weight=np.abs(weight), epochs=2, rng=0)  # silent
+    start.copy().fit(x[:40], sample_weight=np.abs(weight)[:40], epochs=2, rng=0)  # few rows, but not for their weights
 
 
 @each_backend

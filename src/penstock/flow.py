@@ -623,7 +623,7 @@ class Flow:
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
                     watch=self._watch(calls) if calls else None,
-                    save=None if path is None else lambda snapshot: self._with(snapshot).save(path),
+                    save=None if path is None else lambda snapshot, history: self._with(snapshot, history).save(path),
                 )
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")

@@ -41,7 +41,7 @@ class Best:
 
 
 Watch = Callable[[Epoch, Snapshot, History], bool]
-Save = Callable[[Snapshot], None]
+Save = Callable[[Snapshot, History], None]
 
 
 def run(
@@ -76,7 +76,8 @@ def run(
         Called after each epoch with the epoch, the present parameters and the history so far, which are its own; training
         stops if it returns True.
     save : callable, optional
-        Called with the best snapshot whenever there is a better one, without validation after every epoch.
+        Called with the best snapshot and the history so far whenever there is a better one, without validation after every
+        epoch.
 
     Returns
     -------
@@ -203,7 +204,7 @@ class _Run:
             # The parameters that an earlier fit has left take part in the choice of the best.
             self.history.start_loss = self.validation_loss(self.before.pack(self.runner))
             if self._keep_if_better(self.history.start_loss, self.params, 0) and save is not None:
-                save(self.snapshot(self.params))
+                save(self.snapshot(self.params), self.history)
         for number in range(1, n_epochs + 1):
             began = time.perf_counter()
             train_loss, rate = self.train_epoch(number, progress)
@@ -222,7 +223,7 @@ class _Run:
             )  # fmt: skip
             progress.epoch(f"epoch {number}/{n_epochs}", self._losses(epoch))
             if better and save is not None:
-                save(self.snapshot(self.params if self.best is None else self.best.params))
+                save(self.snapshot(self.params if self.best is None else self.best.params), self.history)
             if watch is not None and watch(epoch, self.snapshot(self.params), self.history.copy()):
                 return "callback"
             # By the losses of this run alone: that its first epochs are worse than its start is in the nature of a schedule.

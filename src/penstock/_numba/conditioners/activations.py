@@ -11,6 +11,7 @@ from typing import Any
 from penstock._numba.core import math
 from penstock._numba.core.jit import dispatch, jit
 from penstock._numba.core.lanes import fma, lanes, load, select, splat, store
+from penstock._numba.core.plan import RELU
 
 sigmoid, normal_cdf, tanh_of = math.sigmoid, math.normal_cdf, math.tanh
 
@@ -98,12 +99,13 @@ def _scale_by_kept(n: int, d: Any, at: int, area: Any, derivative: int, scaled: 
 
 # activate_all(kind, n, area, h, skip, derivative): in place on n numbers of an area, h = act(h), plus skip; derivative
 # kept. Positions below zero mean: none.
-activate_all = dispatch([_activate_all(f) for f in (relu, tanh, silu, gelu, leaky_relu)])
+activate_all = dispatch([_activate_all(f) for f in (relu, tanh, silu, gelu, leaky_relu)], RELU)
 
 # scale_by_derivative(kind, n, d, at, area, source, scaled, to): scaled = d act'(x), the source being the kept derivative for
 # silu, gelu and KEPT_DERIVATIVE, and otherwise the activation.
 scale_by_derivative = dispatch(
     [_scale_by_output(f) for f in (relu_derivative, tanh_derivative)]
     + [_scale_by_kept, _scale_by_kept]
-    + [_scale_by_output(leaky_relu_derivative), _scale_by_kept]
+    + [_scale_by_output(leaky_relu_derivative), _scale_by_kept],
+    RELU,
 )

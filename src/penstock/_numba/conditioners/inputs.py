@@ -11,6 +11,7 @@ from penstock._numba.conditioners.microkernel import START_BIAS, product
 from penstock._numba.conditioners.mlp import mlp_forward
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import broadcast, lanes, load, store
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import (
     AUTOREGRESSIVE,
     BIAS,
@@ -26,7 +27,6 @@ from penstock._numba.core.plan import (
     OUTPUT,
     START,
     THETA,
-    TILE,
     WEIGHT,
     A,
 )

@@ -14,6 +14,7 @@ from penstock._numba.conditioners.microkernel import START_BIAS, ZERO, product, 
 from penstock._numba.conditioners.mlp import bias_gradient, weight_gradient
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import lanes, load, store
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import (
     ACTIVATION,
     BIAS,
@@ -33,7 +34,6 @@ from penstock._numba.core.plan import (
     OUT_START,
     OUTPUT,
     RESIDUAL_MLP,
-    TILE,
     WEIGHT,
 )
 

@@ -15,6 +15,7 @@ from penstock._numba.conditioners.activations import activate_all, scale_by_deri
 from penstock._numba.conditioners.microkernel import LOAD, START_BIAS, ZERO, product, transpose_tile
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import lanes, load, store
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import (
     ACTIVATION,
     BIAS,
@@ -33,7 +34,6 @@ from penstock._numba.core.plan import (
     N_U,
     OUTPUT,
     RESIDUAL_MLP,
-    TILE,
     WEIGHT,
 )
 

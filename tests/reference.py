@@ -266,8 +266,9 @@ def normals(seed: int, first: int, rows: int, dim: int, context_row: int = 0) ->
     """Draws ``first ..`` of the base density, ``(rows, dim)``."""
     out = np.empty((rows, dim))
     draws = np.arange(first, first + rows, dtype=np.uint64)
+    high = (draws >> np.uint64(32)) << np.uint64(8)  # above the stream, which is 0
     for f in range(dim):
-        words = philox(seed, (draws, context_row, f // 4, 0))
+        words = philox(seed, (draws, context_row, f // 4 | context_row >> 32 << 24, high))
         pair = (f % 4) // 2
         w0, w1 = words[2 * pair], words[2 * pair + 1]
         r = np.sqrt(-2 * np.log(((w0 >> np.uint64(1)).astype(np.float64) + 0.5) * 2.0**-31))
@@ -281,10 +282,17 @@ def permutation(seed: int, epoch: int, n: int) -> Array:
     """The keyed permutation of ``range(n)``."""
     if n <= 1:
         return np.arange(n)
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    blocks = [philox(seed, (epoch & 0xFFFFFFFF, epoch >> 32, block, 4)) for block in range(16)]
+    words = [int(w) for block in blocks for w in block]
+    if n <= 64:
+        drawn = list(range(n))
+        for i in range(n - 1, 0, -1):
+            j = (words[i - 1] * (i + 1)) >> 32
+            drawn[i], drawn[j] = drawn[j], drawn[i]
+        return np.array(drawn)
+    half = ((n - 1).bit_length() + 1) // 2
     mask = (1 << half) - 1
-    words = [philox(seed, (epoch & 0xFFFFFFFF, epoch >> 32, block, 4)) for block in (0, 1)]
-    keys = [int(w) for w in words[0]] + [int(w) for w in words[1][:2]]
+    keys, swap = words[:6], words[6] & 1 if n == 1 << 2 * half else 0
 
     def mix(r: int, key: int) -> int:
         h = ((r ^ key) * 0x9E3779B1) & 0xFFFFFFFF
@@ -303,5 +311,5 @@ def permutation(seed: int, epoch: int, n: int) -> Array:
             v = (left << half) | right
             if v < n:
                 break
-        out.append(v)
+        out.append(v ^ swap if v < 2 else v)
     return np.array(out)

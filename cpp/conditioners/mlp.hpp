@@ -76,7 +76,7 @@ template <class V>
 void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const Element<V> *in, const Element<V> *d) {
   using T = Element<V>;
   const int stride = linear.grad_stride;
-  const int t_stride = stride / pad_columns % 2 == 0 ? stride + pad_columns : stride;  // odd, as tile_stride
+  const int t_stride = transposed_stride(stride);
   transpose_tile<V>(d, linear.n_out, tile.rows, tile.transposed, t_stride);
   T *weight = tile.params_gradient + linear.grad_weight, *bias = tile.params_gradient + linear.grad_bias;
   const int n_vectors = (linear.n_out + lanes<V> - 1) / lanes<V>;

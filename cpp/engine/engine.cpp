@@ -15,8 +15,6 @@ constexpr double flops_worth_a_thread = 2e5;
 
 int64_t tiles_of(int64_t rows) { return (rows + tile_rows - 1) / tile_rows; }
 
-int64_t whole(int64_t features) { return (features + pad_columns - 1) / pad_columns * pad_columns; }
-
 double read_number(const char *p, int item_size) {
   if (item_size == 4) {
     float x;
@@ -61,7 +59,7 @@ void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
   const int64_t dim = plan.dim;
   tile.state = carver.take<T>(dim * tile_stride);
   tile.log_det = carver.take<double>(tile_rows);
-  tile.theta = plan.external_theta > 0 ? carver.take<T>(plan.external_theta * tile_stride) : nullptr;
+  tile.theta = plan.external_features > 0 ? carver.take<T>(plan.external_features * tile_stride) : nullptr;
   tile.context = plan.context_dim > 0 ? carver.take<T>(plan.n_context * tile_stride) : nullptr;
   tile.kept = carver.take<T>(use == Use::evaluation ? plan.evaluation_area
                              : use == Use::training ? plan.training_kept
@@ -69,10 +67,10 @@ void carve(Carver &carver, const Plan &plan, Use use, Tile<T> &tile) {
   if (use == Use::evaluation) {
     return;
   }
-  const int64_t widest = whole(std::max({plan.layer_widest, plan.theta_widest, int64_t{1}}));
+  const int64_t widest = padded(std::max(plan.layer_widest, int64_t{1}));
   tile.gradient = carver.take<T>(dim * tile_stride);
   tile.log_det_bar = carver.take<T>(tile_rows);
-  tile.d_theta = carver.take<T>(widest * tile_stride);
+  tile.d_theta = carver.take<T>(padded(std::max(plan.theta_widest, int64_t{1})) * tile_stride);
   tile.d_hidden[0] = carver.take<T>(std::max(widest, plan.masked_widest) * tile_stride);
   tile.d_hidden[1] = carver.take<T>(widest * tile_stride);
   tile.d_context = plan.context_dim > 0 ? carver.take<T>(plan.n_context * tile_stride) : nullptr;
@@ -104,10 +102,10 @@ void load_theta(const Plan &plan, const T *theta, bool shared, int64_t first_row
     return;
   }
   if (!shared) {
-    return kernels<T>().load_columns(theta + first_row * plan.external_theta, plan.external_theta, tile.rows,
+    return kernels<T>().load_columns(theta + first_row * plan.external_features, plan.external_features, tile.rows,
                                      tile.theta);
   }
-  for (int64_t i = 0; i < plan.external_theta; i++) {
+  for (int64_t i = 0; i < plan.external_features; i++) {
     std::fill_n(tile.theta + i * tile_stride, tile_rows, theta[i]);
   }
 }
@@ -184,21 +182,24 @@ AdamSettings adam_settings(double learning_rate, double beta1, double beta2, dou
 
 template <class T>
 Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
-    : dim_(plan.dim),
+    : digest_(plan.digest()),
+      dim_(plan.dim),
       params_(plan.n_params),
       panels_(plan.panels_size),
       standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}) {
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
-  std::copy_n(buffers, 2 * dim_, loc);
   for (int64_t d = 0; d < dim_; d++) {
+    loc[d] = buffers[plan.loc()[static_cast<size_t>(d)]];
+    loc[dim_ + d] = buffers[plan.scale()[static_cast<size_t>(d)]];
     loc[2 * dim_ + d] = 1.0 / loc[dim_ + d];
     loc[3 * dim_ + d] = 0.0;
     log_scale_ += std::log(loc[dim_ + d]);
   }
   for (int64_t i = 0; i < plan.context_dim; i++) {
-    loc[4 * dim_ + i] = buffers[2 * dim_ + i];
-    loc[4 * dim_ + plan.context_dim + i] = 1.0 / buffers[2 * dim_ + plan.context_dim + i];
+    const auto column = static_cast<size_t>(dim_ + i);
+    loc[4 * dim_ + i] = buffers[plan.loc()[column]];
+    loc[4 * dim_ + plan.context_dim + i] = 1.0 / buffers[plan.scale()[column]];
   }
   for (const Segment &segment : plan.segments) {
     if (segment.linear != nullptr) {
@@ -333,7 +334,7 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batc
 }
 
 template <class T>
-void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw,
+void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint64_t context_row, uint64_t first_draw,
                        const Context &context, int64_t rows, T *out, T *log_prob, Poll poll) const {
   const Kernels<T> &kernel = kernels<T>();
   const PlanView plan = plan_.evaluation();
@@ -346,10 +347,10 @@ void Engine<T>::sample(const Packed<T> &packed, uint64_t seed, uint32_t context_
     const int64_t first_row = t * tile_rows;
     tile.rows = static_cast<int>(std::min<int64_t>(tile_rows, rows - first_row));
     const int stride = rows == 1 ? 1 : tile_stride;
-    uint32_t context_rows[tile_rows], draws[tile_rows];
+    uint64_t context_rows[tile_rows], draws[tile_rows];
     for (int64_t r = 0; r < tile_rows; r++) {
-      context_rows[r] = context_row + static_cast<uint32_t>((first_row + r) / block);
-      draws[r] = first_draw + static_cast<uint32_t>((first_row + r) % block);
+      context_rows[r] = context_row + static_cast<uint64_t>((first_row + r) / block);
+      draws[r] = first_draw + static_cast<uint64_t>((first_row + r) % block);
     }
     kernel.normals(plan, seed, context_rows, draws, tile.rows, stride, tile.state);
     bring_context(plan_, plan, view, context, shared.get(), false, stride, false, tile,
@@ -390,13 +391,13 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
                        sizeof(T), sizeof(T)};
 
   if (cotangents.theta_sum != nullptr) {
-    Aligned<T> by_row(rows * plan_.external_theta);
+    Aligned<T> by_row(rows * plan_.external_features);
     Cotangents<T> inner = cotangents;
     inner.theta = by_row.data();
     inner.theta_sum = nullptr;
     vjp(packed, range, batch, rows, theta, theta_shared, inner, poll);
     for (int64_t i = 0; i < by_row.size(); i++) {
-      cotangents.theta_sum[i % plan_.external_theta] += static_cast<double>(by_row.data()[i]);
+      cotangents.theta_sum[i % plan_.external_features] += static_cast<double>(by_row.data()[i]);
     }
     return;
   }
@@ -456,8 +457,8 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
                    cotangents.x + first_row * plan.dim);
     }
     if (cotangents.theta != nullptr) {
-      kernel.store_columns(tile.d_theta, plan_.external_theta, tile.rows,
-                           cotangents.theta + first_row * plan_.external_theta);
+      kernel.store_columns(tile.d_theta, plan_.external_features, tile.rows,
+                           cotangents.theta + first_row * plan_.external_features);
     }
   };
 

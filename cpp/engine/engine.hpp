@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "engine/layout.hpp"
 #include "engine/order.hpp"
-#include "engine/plan.hpp"
 #include "engine/pool.hpp"
 #include "isa/dispatch.hpp"
 
@@ -41,15 +41,14 @@ class Packed {
   // Cotangents cross the standardisation by its scale alone: latent side = data side * scale, and back.
   PackedView<T> cotangents() const;
   double log_scale() const { return log_scale_; }
-  // Whether every offset of the plan lies within this.
-  bool fits(const Plan &plan) const {
-    return plan.dim == dim_ && plan.n_params == params_.size() && plan.panels_size == panels_.size();
-  }
+  // Whether this was packed for the plan, or for another one of the same table.
+  bool fits(const Plan &plan) const { return plan.digest() == digest_; }
   T *params() { return params_.data(); }
   const T *params() const { return params_.data(); }
   T *panels() { return panels_.data(); }
 
  private:
+  uint64_t digest_;
   int64_t dim_;
   Aligned<T> params_, panels_;
   Aligned<double> standardisation_;  // loc, scale, 1 / scale, 0; then of the context loc and 1 / scale
@@ -105,7 +104,7 @@ AdamSettings adam_settings(double learning_rate, double beta1, double beta2, dou
 template <class T>
 class Engine {
  public:
-  Engine(const int64_t *table, int64_t length) : plan_(table, length) {}
+  explicit Engine(Table table) : plan_(std::move(table)) {}
   const Plan &plan() const { return plan_; }
 
   // Keep all activations on the way forward (0), or run conditioners again on the way back (1); -1 lets their size decide.
@@ -114,7 +113,7 @@ class Engine {
   void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
                 bool theta_shared, T *out, LogDetOut log_det, Poll poll) const;
   // Draw r is number first_draw + r % block of context row context_row + r / block.
-  void sample(const Packed<T> &packed, uint64_t seed, uint32_t context_row, uint32_t first_draw, const Context &context,
+  void sample(const Packed<T> &packed, uint64_t seed, uint64_t context_row, uint64_t first_draw, const Context &context,
               int64_t rows, T *out, T *log_prob, Poll poll) const;
   void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, int64_t rows, const T *theta,
            bool theta_shared, Cotangents<T> cotangents, Poll poll) const;

@@ -103,26 +103,12 @@ void share(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &til
 }
 
 template <class T>
-void base_normals(const PlanView &plan, uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows,
+void base_normals(const PlanView &plan, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
                   int stride, T *state) {
-  if (stride == 1) {  // one row: the first lane of a vector of draws
-    for (int block = 0; 4 * block < plan.dim; block++) {
-      using V = Vector<T, 16 / sizeof(T)>;
-      Bits<V> words[4];
-      philox<V>(seed, Counters<V>(draw, context_row), static_cast<uint32_t>(block), stream_base, words);
-      V z[4];
-      normal_pair<V>(words[0], words[1], z[0], z[1]);
-      normal_pair<V>(words[2], words[3], z[2], z[3]);
-      for (int i = 0; i < 4 && 4 * block + i < plan.dim; i++) {
-        state[4 * block + i] = z[i][0];
-      }
-    }
-  } else {
-    normals<Native<T>>(seed, context_row, draw, rows, plan.dim, stride, state);
-  }
+  (stride == 1 ? normals<T> : normals<Native<T>>)(seed, context_row, draw, rows, plan.dim, stride, state);
 }
 
-PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_standardize; }
+PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_columns; }
 
 template <class T>
 PENSTOCK_INLINE T *kept(const Step &step, const Pass &pass, const Tile<T> &tile) {

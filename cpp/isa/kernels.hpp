@@ -38,7 +38,7 @@ struct Kernels {
   void (*share)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *starts);
 
   // Draws of the base, each of a context row and a number of its own (tile_rows of them).
-  void (*normals)(const PlanView &, uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows,
+  void (*normals)(const PlanView &, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
                   int stride, T *state);
 
   void (*forward)(const PlanView &, const PackedView<T> &, const Pass &, Tile<T> &);

@@ -641,6 +641,9 @@ class Checker {
       check_linear(linear, i, i + 1 == n, network, readable);
       if (readable.masked) {
         check_degrees(linear, i, i + 1 == n ? theta_degrees : nullptr, readable);
+      } else {
+        linear.is(&LinearRecord::in_degrees, no_index);
+        linear.is(&LinearRecord::out_degrees, no_index);
       }
       const int64_t columns = linear[&LinearRecord::n_out], weights = linear[&LinearRecord::n_in] * columns;
       params.push_back({linear.within(&LinearRecord::weight, 0, count_most), weights});

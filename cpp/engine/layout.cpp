@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t segment_numbers = 8192;
 // Masks of any network take less than so many bytes, and so many times those of the table itself. A table that lists
 // degrees once may let many layers point to them.
-constexpr int64_t mask_bytes_most = int64_t{64} << 20, mask_bytes_a_word = 512;
+constexpr int64_t mask_bytes_most = int64_t{64} << 20, mask_bytes_a_word = 128;
 
 void refuse_unless(bool computed, const char *what, const char *name = "") {
   if (!computed) {

@@ -34,6 +34,8 @@ HASH_SIZE = 32
 # Tensors of the optimiser in a checkpoint; those of other prefixes belong to files of several flows.
 TRAINING, MEMBER = "training.", "member."
 METADATA = {"spec", "history", "provenance"}
+# Left out of the file, so that the same training gives the same bytes.
+TIMES = ("seconds", "rows_per_second")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def to_bytes(contents: Contents) -> bytes:
     record = {"format": FORMAT, "format_version": FORMAT_VERSION, "library_version": version, **specs.encode(spec)}
     metadata = {"spec": _dump(record)}
     if contents.history is not None and len(contents.history):
-        metadata["history"] = _dump(_without_nan(asdict(contents.history)))
+        kept = {key: value for key, value in asdict(contents.history).items() if key not in TIMES}
+        metadata["history"] = _dump(_without_nan(kept))
     metadata["provenance"] = _dump({"library": "penstock", "version": version})
     buffers = _buffers(plan)
     starts = np.cumsum([shape[0] for _, shape in buffers])[:-1]
@@ -307,4 +310,5 @@ def _history(container: Container) -> History | None:
         if part.type == "list[float]":
             value = [math.nan if item is None else float(item) for item in value]
         values[part.name] = value
-    return History(**values)
+    epochs = len(values.get("epoch", ()))
+    return History(**{name: [math.nan] * epochs for name in TIMES} | values)

@@ -311,7 +311,9 @@ class Checker:
             part.need(fine, "members", "must lie within B, each once")
             met[own] = True
             source, size = part.code("source", codes.SOURCES[:3]), n_members * n_theta
-            part.need(bool(np.all((starts >= 0) & (starts <= COUNT_MAX))), "theta", "begins before or beyond its source")
+            part.need(
+                bool(np.all((starts >= 0) & (starts <= COUNT_MAX))), "theta", "begins before or beyond its source"
+            )
             if source == FREE:
                 part.need(covers(starts.tolist(), [n_theta] * n_members, size), "theta", "must fill its parameters")
                 part.within("n_params", size, size)

@@ -601,11 +601,11 @@ class Flow:
         -----
         UserWarning
             When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
-            coarse; when training was interrupted; when no epoch validated better than the parameters of an earlier fit. When
-            the flow overfits: in the last quarter of the epochs the validation
-            loss lies 0.1 nats or more above the best one, while the training loss has gone on falling. Without validation
-            rows: when there are fewer training rows than a tenth of the free parameters. When the weights of the validation
-            rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
+            coarse; when one has moved by more than ten scales since the first fit; when training was interrupted; when no
+            epoch validated better than the parameters of an earlier fit. When the flow overfits: in the last quarter of the
+            epochs the validation loss lies 0.1 nats or more above the best one, while the training loss has gone on falling.
+            Without validation rows: when there are fewer training rows than a tenth of the free parameters. When the weights
+            of the validation rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
 
         Notes
         -----
@@ -649,7 +649,7 @@ class Flow:
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
                     watch=self._watch(calls) if calls else None,
-                    save=None if path is None else lambda snapshot: self._with(snapshot).save(path),
+                    save=None if path is None else lambda snapshot, history: self._with(snapshot, history).save(path),
                 )
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")

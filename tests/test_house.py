@@ -95,14 +95,16 @@ def test_kernels_touch_nothing_of_the_standard_library() -> None:
 
 
 def test_kernels_live_in_the_namespace_of_their_instruction_set() -> None:
-    # These hold plain constants and structures that the engine shares; they have no function that could leak.
-    shared = ("codes.hpp", "plan.hpp", "stream.hpp")
+    # These hold plain structures and constants that the engine shares; they have no function that could leak.
+    shared = ("codes.hpp", "layout.hpp", "plan.hpp", "stream.hpp")
     for path in sources("cpp/core/*.hpp", "cpp/transforms/*.hpp", "cpp/conditioners/*.hpp", "cpp/layers/*.hpp"):
         text = without_comments(path.read_text())
         if path.name not in ("list.hpp", *shared):
             assert re.search(r"namespace penstock::PENSTOCK_ISA\b", text), path
     plain = "".join(without_comments((CPP / "core" / name).read_text()) for name in shared)
     assert not re.search(r"\binline\b(?!\s+constexpr)|\btemplate\b[^;{]*\)\s*(const\s*)?\{", plain)
+    functions = re.findall(r"(?m)^(\w+) [\w:]+ (?!operator)\w+\([^;]*?\) \{", plain)
+    assert set(functions) == {"PENSTOCK_LAYOUT"}  # always inlined
 
 
 def calls(path: Path) -> Iterator[tuple[str, int]]:

@@ -6,6 +6,9 @@ forward    v = U x,  c = L v,  y = P c + b                    log_det = sum_i M_
 inverse    c = P'(y - b),  v = L^-1 c,  x = U^-1 v            log_det = -sum_i M_ii
 backward   dc = P' dy,  dv = L' dc,  dx = U' dv
 db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
+
+Triangles are solved by substitution, a row at a time, where the compiled core inverts the blocks on the diagonal when it packs
+them: the same numbers but for rounding.
 """
 
 from __future__ import annotations
@@ -169,7 +172,7 @@ def lu_backward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int
     """Puts the state back to what went in, and turns the gradient of what came out into that of what went in."""
     slots, params = plan.slots, packed.params
     n, d = step[N_B], tile.d_hidden
-    first, second, c = 0, d.size // 2, step[THETA] + step[N_B] * TILE
+    first, second, c = 0, tile.d_hidden_half, step[THETA] + step[N_B] * TILE
     gather_slots(step, slots, n_vectors, tile.gradient, d, first)
     if inverse:
         copy_features(n, n_vectors, d, first, d, second)

@@ -292,8 +292,8 @@ def rng(*key: Any) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
 
-def randomise(flow: ps.Flow, gain: float, *key: Any) -> ps.Flow:
-    """Random parameters and a random standardisation, the same for every backend and dtype."""
+def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -> ps.Flow:
+    """Random parameters and a random standardisation, the same for every backend, dtype and machine."""
     source = rng("parameters", *key)
     params = []
     for name, value in dict(flow.named_params()).items():
@@ -305,8 +305,18 @@ def randomise(flow: ps.Flow, gain: float, *key: Any) -> ps.Flow:
     for n in (flow.dim, flow.context_dim):
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     vector = np.concatenate(params) if params else np.zeros(0)
-    flow._assign(params=vector.astype(np.float32).astype(flow.dtype), buffers=np.concatenate(buffers), initialised=True)
+    # NumPy's exp depends in its last bits on the instruction set; rounding to float32 hides them.
+    flow._assign(
+        params=vector.astype(np.float32).astype(flow.dtype),
+        buffers=np.concatenate(buffers).astype(np.float32),
+        initialised=initialised,
+    )
     return flow
+
+
+def standardisation(flow: Any) -> Array:
+    """Location and scale of every column of the data, then of the context."""
+    return np.array(flow._snapshot.buffers)
 
 
 @functools.cache

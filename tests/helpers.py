@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cases import BACKENDS, CASES, DTYPES, ENGINE, SMALL
+from penstock.files.model import HASH_SIZE, content_hash
 
 Array = np.ndarray[Any, Any]
 
@@ -54,6 +55,11 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 def engine_of(flow: Any) -> tuple[Any, Any, int]:
     """The engine, the packed parameters and the number of steps, for calls below the shell."""
     return flow.engine, flow._snapshot.pack(flow._runner()), flow._plan.n_steps
+
+
+def sealed(data: bytes) -> bytes:
+    """The bytes of a file with the hash that belongs to them, as a writer would have left them."""
+    return data[:-HASH_SIZE] + content_hash(data)
 
 
 def row_size(rows: Array) -> Array:

@@ -1,47 +1,30 @@
-"""An independent evaluator in plain NumPy, float64, written from the specs: what every backend has to agree with.
+"""An independent evaluator in plain NumPy, float64: what every backend has to agree with.
 
-It shares no line with the engines: rows are rows, layers run one after the other, and the mathematical functions are
-those of the C library.
+It shares no line with the engines. Layers and networks are those of the evaluator in docs/file-format.md; the transforms stand
+here, written from the papers, their inverses by bisection. Philox, normals and permutations are those of the standard library's
+integers and the C library's functions.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from typing import Any
 
 import numpy as np
 
 import penstock as ps
+from helpers import HERE
+from penstock.files import specs
+from penstock.transforms import TRANSFORMS
 
 Array = np.ndarray[Any, Any]
-
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-ACTIVATIONS = {
-    "relu": lambda h: np.where(h < 0, 0.0, h),
-    "leaky_relu": lambda h: np.where(h < 0, 0.01 * h, h),
-    "tanh": np.tanh,
-    "silu": lambda h: h / (1 + np.exp(-h)),
-    "gelu": lambda h: 0.5 * h * (1 + _erf(h / math.sqrt(2))) if h.size else h,
-}
 
 
 def named(flow: ps.Flow) -> dict[str, Array]:
     """The parameters of a flow by name, float64."""
     return {name: np.array(value, np.float64) for name, value in dict(flow.named_params()).items()}
-
-
-def network(params: dict[str, Array], prefix: str, conditioner: ps.MLP, u: Array) -> Array:
-    """The conditioner's output, ``(rows, n_out)``."""
-    act = ACTIVATIONS[conditioner.activation]
-    depth = len(conditioner.hidden)
-    h = u
-    for i in range(depth + 1):
-        a = h @ params[f"{prefix}.{i}.weight"] + params[f"{prefix}.{i}.bias"]
-        if i == depth:
-            return a
-        h = h + act(a) if conditioner.residual and i > 0 else act(a)
-    raise AssertionError
 
 
 def transform_forward(transform: Any, theta: Array, x: Array) -> tuple[Array, Array]:
@@ -128,125 +111,66 @@ def log_scale(r: Array, bound: float) -> Array:
     return r if math.isinf(bound) else r / np.sqrt(1 + (r / bound) ** 2)
 
 
-def features(flow: ps.Flow, rows: int, context: Array | None) -> Array:
-    """What conditioners read of the context, a row for each of so many; without one that of the flow itself, if any."""
-    if flow.context_dim == 0:
-        return np.zeros((rows, 0))
-    loc, scale = np.split(np.array(flow._snapshot.buffers, np.float64)[2 * flow.dim :], 2)
-    given = np.asarray(flow.context if context is None else context, np.float64)  # type: ignore[attr-defined]
-    u = np.broadcast_to((given - loc) / scale, (rows, flow.context_dim))
-    embedding = flow.spec.embedding
-    return u if embedding is None else network(named(flow), "embedding", embedding, u)
+def reader() -> dict[str, Any]:
+    """The evaluator of docs/file-format.md, with the transforms of this page in the place of its own."""
+    text = (HERE.parent / "docs" / "file-format.md").read_text()
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", text, flags=re.S)[0], names)
+    names["transform"] = _moved
+    return names
 
 
-def step(flow: ps.Flow, index: int, v: Array, to_data: bool, c: Array) -> tuple[Array, Array]:
-    """One layer of the flow in one direction: the moved rows and the log-determinant of each."""
-    layer, dim = flow.spec.layers[index], flow.dim
-    params = named(flow)
-    zero = np.zeros(len(v))
-    if isinstance(layer, ps.Permutation):
-        order = list(range(dim))[::-1] if layer.order == "reverse" else [int(i) for i in layer.order]
-        if to_data:
-            return v[:, order], zero
-        out = np.empty_like(v)
-        out[:, order] = v
-        return out, zero
-    if isinstance(layer, ps.LULinear):
-        lower, upper, bias = lu(layer, dim, params, index)
-        order = list(range(dim)) if isinstance(layer.order, str) else list(layer.order)
-        log_det = zero + np.trace(params[f"layers.{index}.lu"])
-        if (layer.explicit == "to_data") == to_data:
-            return (v @ upper.T @ lower.T)[:, order] + bias, log_det
-        c = np.empty_like(v)
-        c[:, order] = v - bias
-        return np.linalg.solve(upper, np.linalg.solve(lower, c.T)).T, -log_det
-    if isinstance(layer, ps.Autoregressive):
-        return autoregressive(
-            layer, params, f"layers.{index}.conditioner", v, c, (layer.explicit == "to_data") == to_data
-        )
-    if isinstance(layer, ps.Coupling):
-        a, b = layer.split_sets(dim)
-        transform, explicit = layer.transform, layer.explicit
-        u = np.concatenate([c, v[:, list(a)]], axis=1)
-        theta = network(params, f"layers.{index}.conditioner", layer.conditioner, u)
-        theta = theta.reshape(len(v), len(b), theta.shape[1] // len(b))
-    else:
-        b = tuple(range(dim))
-        if isinstance(layer, ps.ActNorm):
-            transform, explicit = ps.Affine(scale_bound=math.inf), "to_latent"
-        else:
-            transform, explicit = layer.transform, layer.explicit
-        if getattr(layer, "conditioner", None) is not None:
-            theta = network(params, f"layers.{index}.conditioner", layer.conditioner, c).reshape(len(v), dim, -1)
-        else:
-            theta = params[f"layers.{index}.theta"][None]
-    move = transform_forward if (explicit == "to_data") == to_data else transform_inverse
-    out = v.copy()
-    out[:, list(b)], slope = move(transform, theta, v[:, list(b)])
-    return out, np.broadcast_to(slope, (len(v), len(b))).sum(axis=1)
+def _moved(record: dict[str, Any], theta: Array, x: Array, inverse: bool) -> tuple[Array, Array]:
+    options = {name: math.inf if value == "inf" else value for name, value in record.items() if name != "type"}
+    transform = TRANSFORMS[record["type"]](**options)
+    y, slope = (transform_inverse if inverse else transform_forward)(transform, np.asarray(theta, np.float64), x)
+    return y, np.broadcast_to(slope, x.shape).sum(axis=1)
 
 
-def autoregressive(
-    layer: ps.Autoregressive, params: dict[str, Array], prefix: str, v: Array, c: Array, parallel: bool
-) -> tuple[Array, Array]:
-    """One autoregressive layer; the sequential direction runs the whole network anew for each dimension."""
-    rows, dim = v.shape
-    orders = {"identity": list(range(dim)), "reverse": list(range(dim))[::-1]}
-    order = orders[layer.order] if isinstance(layer.order, str) else list(layer.order)
-
-    def theta(x: Array) -> Array:
-        u = np.concatenate([c, x[:, order[:-1]]], axis=1)
-        return network(params, prefix, layer.conditioner, u).reshape(rows, dim, -1)
-
-    out, slope = v.copy(), np.zeros((rows, dim))
-    if parallel:
-        out[:, order], slope = transform_forward(layer.transform, theta(v), v[:, order])
-    else:
-        for p, i in enumerate(order):
-            out[:, i], slope[:, p] = transform_inverse(layer.transform, theta(out)[:, p], v[:, i])
-    return out, slope.sum(axis=1)
+_reader = reader()
 
 
-def lu(layer: ps.LULinear, dim: int, params: dict[str, Array], index: int) -> tuple[Array, Array, Array]:
-    """L, U and b of an LU layer."""
-    matrix = params[f"layers.{index}.lu"]
-    signs = np.ones(dim) if isinstance(layer.signs, str) else np.array(layer.signs)
-    upper = np.triu(matrix, 1) + np.diag(signs * np.exp(np.diag(matrix)))
-    return np.tril(matrix, -1) + np.eye(dim), upper, params[f"layers.{index}.bias"]
+def _model(flow: ps.Flow) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The spec of a flow as its file has it, and the tensors, float64."""
+    sizes = [flow.dim, flow.dim, flow.context_dim, flow.context_dim]
+    loc, scale, context_loc, context_scale = np.split(
+        np.array(flow._snapshot.buffers, np.float64), np.cumsum(sizes)[:-1]
+    )
+    buffers = {
+        "standardize.loc": loc,
+        "standardize.scale": scale,
+        "context.loc": context_loc,
+        "context.scale": context_scale,
+    }
+    return json.loads(json.dumps(specs.encode(flow.spec))), {**named(flow), **buffers}
 
 
-def loc_scale(flow: ps.Flow) -> tuple[Array, Array]:
-    """The standardisation."""
-    buffers = np.array(flow._snapshot.buffers, np.float64)
-    return buffers[: flow.dim], buffers[flow.dim : 2 * flow.dim]
+def _run(verb: str, flow: ps.Flow, rows: Array, context: Array | None) -> Any:
+    if flow.context_dim and context is None:
+        context = flow.context  # type: ignore[attr-defined]
+    x = np.array(rows, np.float64)
+    if len(x) == 0:  # a shape of none is not to be inferred
+        result = _reader[verb](*_model(flow), np.zeros((1, flow.dim)), context if np.ndim(context) < 2 else None)
+        return result[:0] if verb == "log_prob" else tuple(part[:0] for part in result)
+    return _reader[verb](*_model(flow), x, context)
 
 
 def to_latent(flow: ps.Flow, x: Array, context: Array | None = None) -> tuple[Array, Array]:
     """``z`` and ``log|det dz/dx|``."""
-    loc, scale = loc_scale(flow)
-    v, c = (np.array(x, np.float64) - loc) / scale, features(flow, len(x), context)
-    log_det = np.full(len(v), -np.log(scale).sum())
-    for index in reversed(range(len(flow.spec.layers))):
-        v, change = step(flow, index, v, False, c)
-        log_det = log_det + change
-    return v, log_det
+    z, log_det = _run("to_latent", flow, x, context)
+    return z, log_det
 
 
 def to_data(flow: ps.Flow, z: Array, context: Array | None = None) -> tuple[Array, Array]:
     """``x`` and ``log|det dx/dz|``."""
-    loc, scale = loc_scale(flow)
-    v, c = np.array(z, np.float64), features(flow, len(z), context)
-    log_det = np.full(len(v), np.log(scale).sum())
-    for index in range(len(flow.spec.layers)):
-        v, change = step(flow, index, v, True, c)
-        log_det = log_det + change
-    return v * scale + loc, log_det
+    x, log_det = _run("to_data", flow, z, context)
+    return x, log_det
 
 
 def log_prob(flow: ps.Flow, x: Array, context: Array | None = None) -> Array:
     """The log-density of rows."""
-    z, log_det = to_latent(flow, x, context)
-    return log_det - 0.5 * (z**2).sum(axis=1) - 0.5 * flow.dim * math.log(2 * math.pi)
+    density: Array = _run("log_prob", flow, x, context)
+    return density
 
 
 def philox(seed: int, counter: tuple[Any, Any, Any, Any]) -> list[Array]:
@@ -266,8 +190,9 @@ def normals(seed: int, first: int, rows: int, dim: int, context_row: int = 0) ->
     """Draws ``first ..`` of the base density, ``(rows, dim)``."""
     out = np.empty((rows, dim))
     draws = np.arange(first, first + rows, dtype=np.uint64)
+    high = (draws >> np.uint64(32)) << np.uint64(8)  # above the stream, which is 0
     for f in range(dim):
-        words = philox(seed, (draws, context_row, f // 4, 0))
+        words = philox(seed, (draws, context_row, f // 4 | context_row >> 32 << 24, high))
         pair = (f % 4) // 2
         w0, w1 = words[2 * pair], words[2 * pair + 1]
         r = np.sqrt(-2 * np.log(((w0 >> np.uint64(1)).astype(np.float64) + 0.5) * 2.0**-31))
@@ -281,10 +206,17 @@ def permutation(seed: int, epoch: int, n: int) -> Array:
     """The keyed permutation of ``range(n)``."""
     if n <= 1:
         return np.arange(n)
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    blocks = [philox(seed, (epoch & 0xFFFFFFFF, epoch >> 32, block, 4)) for block in range(16)]
+    words = [int(w) for block in blocks for w in block]
+    if n <= 64:
+        drawn = list(range(n))
+        for i in range(n - 1, 0, -1):
+            j = (words[i - 1] * (i + 1)) >> 32
+            drawn[i], drawn[j] = drawn[j], drawn[i]
+        return np.array(drawn)
+    half = ((n - 1).bit_length() + 1) // 2
     mask = (1 << half) - 1
-    words = [philox(seed, (epoch & 0xFFFFFFFF, epoch >> 32, block, 4)) for block in (0, 1)]
-    keys = [int(w) for w in words[0]] + [int(w) for w in words[1][:2]]
+    keys, swap = words[:6], words[6] & 1 if n == 1 << 2 * half else 0
 
     def mix(r: int, key: int) -> int:
         h = ((r ^ key) * 0x9E3779B1) & 0xFFFFFFFF
@@ -303,5 +235,5 @@ def permutation(seed: int, epoch: int, n: int) -> Array:
             v = (left << half) | right
             if v < n:
                 break
-        out.append(v)
+        out.append(v ^ swap if v < 2 else v)
     return np.array(out)

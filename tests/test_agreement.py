@@ -125,7 +125,12 @@ def test_backends_raise_the_same_kind_of_error_and_name_the_same_argument(
 @pytest.mark.parametrize("dim", [1, 2, 3, 4, 5, 9])
 def test_draws_are_the_documented_ones(backend: str, dtype: str, dim: int) -> None:
     flow = ps.Flow(ps.StandardNormal(dim), [], dtype=dtype, rng=0, backend=backend)
-    for seed, context_row, first in ((0, 0, 0), (12345678901234567890, 0, 0), (7, 3, 2**32 - 130)):
+    for seed, context_row, first in (
+        (0, 0, 0),
+        (12345678901234567890, 0, 0),
+        (7, 3, 2**32 - 70),
+        (8, 2**40 - 1, 2**56 - 130),
+    ):
         out, log_prob = np.empty((130, dim), dtype), np.empty(130, dtype)
         engine, packed, _ = engine_of(flow)
         engine.sample(packed, seed, context_row, first, None, out, log_prob)
@@ -138,7 +143,17 @@ def test_draws_are_the_documented_ones(backend: str, dtype: str, dim: int) -> No
 @each_backend
 def test_the_order_of_an_epoch_is_the_documented_permutation(backend: str) -> None:
     module = built(CASES[0], backend, "float32")._backend
-    for seed, epoch, n in ((0, 0, 1), (0, 1, 2), (1, 3, 3), (5, 2, 17), (9, 2**40 + 3, 1000), (2**63 + 11, 1, 1025)):
+    for seed, epoch, n in (
+        (0, 0, 1),
+        (0, 1, 2),
+        (1, 3, 3),
+        (5, 2, 17),
+        (4, 1, 64),
+        (4, 7, 65),
+        (6, 6, 256),
+        (9, 2**40 + 3, 1000),
+        (2**63 + 11, 1, 1025),
+    ):
         want = reference.permutation(seed, epoch, n)
         assert sorted(want) == list(range(n))
         out = np.full(n, -1, np.int64)

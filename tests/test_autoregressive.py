@@ -11,7 +11,8 @@ import pytest
 import penstock as ps
 import reference
 from cases import rng
-from helpers import assert_close, assert_same_bits, each_backend, each_dtype
+from helpers import assert_close, assert_same_bits, each_backend, each_dtype, sealed
+from penstock import plan_table
 
 Array = np.ndarray[Any, Any]
 
@@ -266,7 +267,7 @@ def test_a_file_with_numbers_behind_a_mask_is_refused() -> None:
     at = start + offset + 4 * masked
     data[at : at + 4] = np.float32(0.5).tobytes()
     with pytest.raises(ValueError, match=f"{name} holds numbers where its mask has none"):
-        ps.from_bytes(bytes(data))
+        ps.from_bytes(sealed(bytes(data)))
 
 
 def test_a_fresh_unit_has_the_variance_of_what_it_reads() -> None:
@@ -309,11 +310,11 @@ def test_bad_input_is_named(make: Any, kind: type[Exception], message: str) -> N
 @each_backend
 def test_a_plan_with_degrees_that_do_not_rise_is_refused(backend: str, wrong: list[int]) -> None:
     flow = ps.Flow(ps.StandardNormal(3), [ps.Autoregressive(conditioner=ps.MLP((2,)))], rng=0, backend=backend)
-    table = flow._plan.table.copy()
-    at = table[16 + 18]
-    table[at : at + 2] = wrong
-    with pytest.raises(ValueError, match="degrees"):
-        flow._backend.Engine(table)
+    table = plan_table.read(flow._plan.table)
+    at = table.linears[0]["out_degrees"]
+    table.ints[at : at + 2] = wrong
+    with pytest.raises(ValueError, match="degree"):
+        flow._backend.Engine(table.write())
 
 
 @pytest.mark.parametrize("recipe", ["maf", "iaf", "nsf_ar"])

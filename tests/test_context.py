@@ -13,7 +13,7 @@ import pytest
 import penstock as ps
 import reference
 from cases import BACKENDS, BY_NAME, CONDITIONAL, ROWS, Case, bare, built, contexts, fresh, latents, points, rng
-from helpers import assert_close, assert_same_bits, derivative, each_backend, each_dtype, engine_of, row_size
+from helpers import assert_close, assert_same_bits, derivative, each_backend, each_dtype, engine_of, row_size, sealed
 from penstock.cli import main
 from test_laws import LAYOUTS, _integrates_to_one
 
@@ -701,7 +701,7 @@ def test_a_damaged_conditional_file_is_refused(old: bytes, new: bytes, what: str
     pair = escaped if escaped[0] in data else (old, new)
     assert data.count(pair[0]) == 1
     with pytest.raises(ValueError, match=what):
-        ps.from_bytes(data.replace(*pair))
+        ps.from_bytes(sealed(data.replace(*pair)))
 
 
 # -- the command line ---------------------------------------------------------------------------

@@ -200,18 +200,22 @@ struct PackedHandle {
   PackedPair pair;
 };
 
+Table decoded_table(const py::array &table) {
+  if (table.ndim() != 1 || !holds<int64_t>(table) || (table.flags() & py::array::c_style) == 0) {
+    wrong("table", "be a contiguous one-dimensional array of int64");
+  }
+  return decode_table(static_cast<const int64_t *>(table.data()), table.size());
+}
+
 class EngineHandle {
  public:
   explicit EngineHandle(const py::array &table) {
-    if (table.ndim() != 1 || !holds<int64_t>(table) || (table.flags() & py::array::c_style) == 0) {
-      wrong("table", "be a contiguous one-dimensional array of int64");
-    }
-    const auto *numbers = static_cast<const int64_t *>(table.data());
+    Table decoded = decoded_table(table);
     isa();  // so that a forced instruction set that is not there is an error now
-    if (table.size() > 3 && numbers[3] == 8) {
-      engine_ = std::make_shared<Engine<double>>(numbers, table.size());
+    if (decoded.flow.dtype == dtype_float64) {
+      engine_ = std::make_shared<Engine<double>>(std::move(decoded));
     } else {
-      engine_ = std::make_shared<Engine<float>>(numbers, table.size());
+      engine_ = std::make_shared<Engine<float>>(std::move(decoded));
     }
   }
 
@@ -255,8 +259,8 @@ class EngineHandle {
   }
 
   template <class T>
-  Theta<T> theta(const py::object &object, const Range &range, int64_t rows) const {
-    if (plan().external_theta == 0 || (range.first == range.last && object.is_none())) {
+  ExternalTheta<T> theta(const py::object &object, const Range &range, int64_t rows) const {
+    if (plan().external_features == 0 || (range.first == range.last && object.is_none())) {
       if (!object.is_none()) {
         wrong("theta", "be None: no step takes it from outside");
       }
@@ -267,8 +271,8 @@ class EngineHandle {
     }
     const auto array = py::reinterpret_borrow<py::array>(object);
     const bool shared = py::isinstance<py::array>(object) && array.ndim() == 1;
-    return {shared ? lent<T, false>(object, "theta", {plan().external_theta})
-                   : lent<T, false>(object, "theta", {rows, plan().external_theta}),
+    return {shared ? lent<T, false>(object, "theta", {plan().external_features})
+                   : lent<T, false>(object, "theta", {rows, plan().external_features}),
             shared};
   }
 
@@ -280,7 +284,7 @@ class EngineHandle {
       const Range steps = range(to_data, first, last, base);
       const RowsView view = rows_view(x, plan().dim, rows);
       const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
-      const Theta<T> external = theta<T>(theta_object, steps, rows);
+      const ExternalTheta<T> external = theta<T>(theta_object, steps, rows);
       T *y = lent<T, true>(out, "out", {rows, plan().dim});
       LogDetOut sums;
       if (!log_det.is_none()) {
@@ -296,19 +300,19 @@ class EngineHandle {
 
   void sample(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
               const py::object &context, const py::array &out, const py::object &log_prob) const {
-    constexpr int64_t most = int64_t{1} << 32;
+    constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
       const Context given = context_view(context, plan().context_dim, rows);
       const int64_t draws = given.block > 0 ? given.block : rows, contexts = draws > 0 ? rows / draws : 0;
-      if (first_draw < 0 || context_row < 0 || context_row >= most || context_row > most - contexts ||
-          first_draw > most - draws) {
-        wrong("first_draw and context_row", "leave draws and context rows below 2^32");
+      if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
+          first_draw > most_draws - draws) {
+        wrong("first_draw and context_row", "leave draws below 2^56 and context rows below 2^40");
       }
       T *x = lent<T, true>(out, "out", {rows, plan().dim});
       T *p = lent<T, true>(log_prob, "log_prob", {rows});
       without_gil([&] {
-        const Draws numbers{seed, static_cast<uint32_t>(context_row), static_cast<uint32_t>(first_draw)};
+        const Draws numbers{seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw)};
         engine.sample(packed, numbers, given, rows, x, p, poll_signals);
       });
     });
@@ -323,7 +327,7 @@ class EngineHandle {
       const Range steps = range(to_data, first, last, base);
       const RowsView view = rows_view(x, plan().dim, rows);
       const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
-      const Theta<T> external = theta<T>(theta_object, steps, rows);
+      const ExternalTheta<T> external = theta<T>(theta_object, steps, rows);
       Cotangents<T> cotangents;
       if (context.is_none()) {
         lent<T, true>(d_context, "d_context", {0, 0});
@@ -339,9 +343,9 @@ class EngineHandle {
       cotangents.x = lent<T, true>(d_x, "d_x", {rows, plan().dim});
       cotangents.params = lent<double, true>(d_params, "d_params", {plan().n_params});
       if (external.shared) {
-        cotangents.theta_sum = lent<double, true>(d_theta, "d_theta", {plan().external_theta});
+        cotangents.theta_sum = lent<double, true>(d_theta, "d_theta", {plan().external_features});
       } else if (external.data != nullptr) {
-        cotangents.theta = lent<T, true>(d_theta, "d_theta", {rows, plan().external_theta});
+        cotangents.theta = lent<T, true>(d_theta, "d_theta", {rows, plan().external_features});
       }
       without_gil([&] { engine.vjp(packed, steps, batch, external, cotangents, poll_signals); });
     });
@@ -513,6 +517,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "transform_names", [] { return std::vector<std::string>(transform_names().begin(), transform_names().end()); },
       "Names of the transforms, in the order of their codes.");
+  m.def(
+      "check_table", [](const py::array &table) { decoded_table(table); }, py::arg("table"),
+      "Raises ValueError if this is no valid plan table. Does not ask whether the engine can compute it.");
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("set_local_num_threads", &set_local_num_threads, py::arg("n"));
   m.def("num_threads", &num_threads);

@@ -8,11 +8,6 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-// Whether the derivative can be had from the activation itself; otherwise the forward pass has to keep it.
-PENSTOCK_INLINE bool derivative_from_output(int kind) {
-  return kind == act_relu || kind == act_leaky_relu || kind == act_tanh;
-}
-
 template <int kind, class V>
 PENSTOCK_INLINE void activate(V x, V &y, V &derivative) {
   using T = Element<V>;

@@ -22,12 +22,6 @@ inline constexpr int block_vectors = 2;  // 12 in 16
 enum class Start { bias, zero, load };            // what an accumulator holds before the sum
 enum class Finish { none, relu, relu_gradient };  // what happens to it before the store
 
-// Outputs are dealt evenly to register blocks: block i of ceil(n / block_outputs) begins at output block_start(n, i).
-PENSTOCK_INLINE constexpr int block_count(int n) { return (n + block_outputs - 1) / block_outputs; }
-PENSTOCK_INLINE constexpr int block_start(int n, int i) {
-  return static_cast<int>(static_cast<int64_t>(i) * n / block_count(n));
-}
-
 template <class T>
 struct Operands {
   const T *w;

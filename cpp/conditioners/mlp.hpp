@@ -77,7 +77,7 @@ void linear_gradient(const Linear &linear, int rows, const TileGradient<Element<
                      const Element<V> *d) {
   using T = Element<V>;
   const int stride = linear.grad_stride;
-  const int t_stride = stride / pad_columns % 2 == 0 ? stride + pad_columns : stride;  // odd, as tile_stride
+  const int t_stride = transposed_stride(stride);
   const bool overwrite = gradient.of_params == Gradient::overwrite;
   transpose_tile<V>(d, linear.n_out, rows, gradient.transposed, t_stride);
   T *weight = gradient.params + linear.grad_weight, *bias = gradient.params + linear.grad_bias;

@@ -1,23 +1,20 @@
-// The lane type: a vector of rows on which every kernel is written, and the few operations it needs.
-// Templates here also take a plain float or double. Nothing of the standard library: see cpp/README.md, "isa".
+// The lane type: a vector of rows on which every kernel is written, and the few operations it needs; scalar.hpp has the
+// same ones for plain numbers. Nothing of the standard library: see cpp/README.md, "isa". A device has no vectors.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include "core/scalar.hpp"
 
-#if defined(__x86_64__)
-#  include <immintrin.h>
-#elif defined(__aarch64__)
-#  include <arm_neon.h>
-#endif
+#if !defined(__CUDACC__)
 
-#ifndef PENSTOCK_ISA
-#  error "compile with -DPENSTOCK_ISA=<namespace> -DPENSTOCK_LANE_BYTES=<16|32|64>"
-#endif
+#  if defined(__x86_64__)
+#    include <immintrin.h>
+#  elif defined(__aarch64__)
+#    include <arm_neon.h>
+#  endif
 
-#define PENSTOCK_INLINE inline __attribute__((always_inline))
-// For what is long and used often: inlined everywhere, it would double the size of the library.
-#define PENSTOCK_OUTLINE __attribute__((noinline))
+#  ifndef PENSTOCK_LANE_BYTES
+#    error "compile with -DPENSTOCK_LANE_BYTES=<16|32|64>"
+#  endif
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -39,13 +36,13 @@ template <class V>
 struct Pair {
   V a, b;
 };
-#if defined(__AVX512F__) || defined(__aarch64__)
+#  if defined(__AVX512F__) || defined(__aarch64__)
 template <class V>
 using Wide = Pair<V>;
-#else
+#  else
 template <class V>
 using Wide = V;
-#endif
+#  endif
 template <class V>
 inline constexpr bool paired = false;
 template <class V>
@@ -55,11 +52,11 @@ template <class V>
 PENSTOCK_INLINE Pair<V> pair(V a, V b) {
   return {a, b};
 }
-#define PENSTOCK_OPERATOR(op)                                            \
-  template <class V>                                                     \
-  PENSTOCK_INLINE auto operator op(const Pair<V> &x, const Pair<V> &y) { \
-    return pair(x.a op y.a, x.b op y.b);                                 \
-  }
+#  define PENSTOCK_OPERATOR(op)                                            \
+    template <class V>                                                     \
+    PENSTOCK_INLINE auto operator op(const Pair<V> &x, const Pair<V> &y) { \
+      return pair(x.a op y.a, x.b op y.b);                                 \
+    }
 PENSTOCK_OPERATOR(+)
 PENSTOCK_OPERATOR(-)
 PENSTOCK_OPERATOR(*)
@@ -70,7 +67,7 @@ PENSTOCK_OPERATOR(<=)
 PENSTOCK_OPERATOR(>)
 PENSTOCK_OPERATOR(>=)
 PENSTOCK_OPERATOR(!=)
-#undef PENSTOCK_OPERATOR
+#  undef PENSTOCK_OPERATOR
 template <class V>
 PENSTOCK_INLINE Pair<V> operator-(const Pair<V> &x) {
   return {-x.a, -x.b};
@@ -92,63 +89,57 @@ PENSTOCK_INLINE Pair<V> operator+(const Pair<V> &x, int n) {
   return {x.a + n, x.b + n};
 }
 
-// What a lane type is made of; a plain number is a vector of one.
 template <class V>
 struct Traits {
   using Element = __typeof__(V{}[0] + 0);
   static constexpr int lanes = static_cast<int>(sizeof(V) / sizeof(Element));
-};
-template <>
-struct Traits<float> {
-  using Element = float;
-  static constexpr int lanes = 1;
-};
-template <>
-struct Traits<double> {
-  using Element = double;
-  static constexpr int lanes = 1;
 };
 template <class V>
 struct Traits<Pair<V>> {
   using Element = typename Traits<V>::Element;
   static constexpr int lanes = 2 * Traits<V>::lanes;
 };
-template <class V>
-using Element = typename Traits<V>::Element;
-template <class V>
-inline constexpr int lanes = Traits<V>::lanes;
 
-// The integer of the same width, and vectors of it.
-template <class T>
-struct IntegerOf;
-template <>
-struct IntegerOf<float> {
-  using type = int32_t;
-  using unsigned_type = uint32_t;
-  static constexpr int mantissa = 23, bias = 127;
-};
-template <>
-struct IntegerOf<double> {
-  using type = int64_t;
-  using unsigned_type = uint64_t;
-  static constexpr int mantissa = 52, bias = 1023;
-};
-template <class V, int N = lanes<V>>
+template <class V>
+concept Several = lanes<V> > 1;
+
+template <class V>
 struct BitsOf {
-  using type = Vector<typename IntegerOf<Element<V>>::type, N>;
+  using type = Vector<typename IntegerOf<Element<V>>::type, lanes<V>>;
 };
 template <class V>
-struct BitsOf<V, 1> {
-  using type = typename IntegerOf<V>::type;
-};
-template <class V, int N>
-struct BitsOf<Pair<V>, N> {
+struct BitsOf<Pair<V>> {
   using type = Pair<typename BitsOf<V>::type>;
 };
-template <class V>
-using Bits = typename BitsOf<V>::type;
 
-template <class V, class T>
+template <int N>
+struct WordsOf {
+  using type = Vector<uint64_t, N>;
+};
+
+template <int N>
+PENSTOCK_INLINE Words<N> multiply_wide(Words<N> a, uint32_t m)
+  requires(N > 1)
+{
+#  if defined(__AVX512F__)
+  if constexpr (N == 8) {
+    return (Words<N>)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+  }
+#  endif
+#  if defined(__AVX2__)
+  if constexpr (N == 4) {
+    return (Words<N>)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
+  }
+#  endif
+#  if defined(__SSE2__)
+  if constexpr (N == 2) {
+    return (Words<N>)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
+  }
+#  endif
+  return (a & 0xFFFFFFFFu) * static_cast<uint64_t>(m);
+}
+
+template <Several V, class T>
 PENSTOCK_INLINE V load(const T *p) {
   if constexpr (paired<V>) {
     using H = decltype(V::a);
@@ -159,7 +150,7 @@ PENSTOCK_INLINE V load(const T *p) {
   return v;
 }
 
-template <class V, class T>
+template <Several V, class T>
 PENSTOCK_INLINE void store(T *p, V v) {
   if constexpr (paired<V>) {
     store(p, v.a);
@@ -170,7 +161,7 @@ PENSTOCK_INLINE void store(T *p, V v) {
 }
 
 // Every lane the same number. Written as a subtraction because x - 0 is x for every x, so that it folds to a broadcast.
-template <class V>
+template <Several V>
 PENSTOCK_INLINE V splat(Element<V> x) {
   if constexpr (paired<V>) {
     return {splat<decltype(V::a)>(x), splat<decltype(V::b)>(x)};
@@ -179,7 +170,7 @@ PENSTOCK_INLINE V splat(Element<V> x) {
   }
 }
 
-template <class V>
+template <Several V>
 PENSTOCK_INLINE Bits<V> bits(V v) {
   if constexpr (paired<V>) {
     return {bits<decltype(V::a)>(v.a), bits<decltype(V::b)>(v.b)};
@@ -189,7 +180,7 @@ PENSTOCK_INLINE Bits<V> bits(V v) {
   return b;
 }
 
-template <class V>
+template <Several V>
 PENSTOCK_INLINE V from_bits(Bits<V> b) {
   if constexpr (paired<V>) {
     return {from_bits<decltype(V::a)>(b.a), from_bits<decltype(V::b)>(b.b)};
@@ -200,38 +191,27 @@ PENSTOCK_INLINE V from_bits(Bits<V> b) {
 }
 
 template <class M, class V>
-PENSTOCK_INLINE V select(M mask, V yes, V no) {
-  if constexpr (paired<V>) {
-    return {mask.a ? yes.a : no.a, mask.b ? yes.b : no.b};
-  } else {
-    return mask ? yes : no;
-  }
+PENSTOCK_INLINE Pair<V> select(M mask, Pair<V> yes, Pair<V> no) {
+  return {mask.a ? yes.a : no.a, mask.b ? yes.b : no.b};
 }
 
-// Integers of the lanes' width to numbers.
-template <class V>
+template <Several V>
 PENSTOCK_INLINE V number(Bits<V> i) {
   if constexpr (paired<V>) {
     return {number<decltype(V::a)>(i.a), number<decltype(V::b)>(i.b)};
-  } else if constexpr (lanes<V> == 1) {
-    return static_cast<V>(i);
   } else {
     return __builtin_convertvector(i, V);
   }
 }
 
-// Numbers to another type, lane by lane.
-template <class To, class From>
+template <Several To, class From>
 PENSTOCK_INLINE To convert(From v) {
-  if constexpr (lanes<To> == 1) {
-    return static_cast<To>(v);
-#if defined(__AVX512F__)
-  } else if constexpr (sizeof(From) == 32 && sizeof(To) == 64 && sizeof(Element<To>) == 8) {
+#  if defined(__AVX512F__)
+  if constexpr (sizeof(From) == 32 && sizeof(To) == 64 && sizeof(Element<To>) == 8) {
     return (To)_mm512_cvtps_pd((__m256)v);  // the compiler would do it by halves
-#endif
-  } else {
-    return __builtin_convertvector(v, To);
   }
+#  endif
+  return __builtin_convertvector(v, To);
 }
 
 template <class V>
@@ -239,26 +219,28 @@ struct Halves {
   using type = Vector<Element<V>, lanes<V> / 2>;
 };
 
-// a * b + c with one rounding.
-template <class V>
+template <Several V>
+PENSTOCK_INLINE Bits<V> wrapping_sum(Bits<V> a, Bits<V> b) {
+  return a + b;
+}
+template <Several V>
+PENSTOCK_INLINE Bits<V> wrapping_difference(Bits<V> a, Bits<V> b) {
+  return a - b;
+}
+
+template <Several V>
 PENSTOCK_INLINE V fma(V a, V b, V c) {
   using T = Element<V>;
   if constexpr (paired<V>) {
     using H = decltype(V::a);
     return {fma<H>(a.a, b.a, c.a), fma<H>(a.b, b.b, c.b)};
-  } else if constexpr (lanes<V> == 1) {
-    if constexpr (sizeof(T) == 4) {
-      return __builtin_fmaf(a, b, c);
-    } else {
-      return __builtin_fma(a, b, c);
-    }
-#if defined(__AVX512F__)
+#  if defined(__AVX512F__)
   } else if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
     return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
   } else if constexpr (sizeof(V) == 64) {
     return (V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
-#endif
-#if defined(__FMA__)
+#  endif
+#  if defined(__FMA__)
   } else if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
     return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
   } else if constexpr (sizeof(V) == 32) {
@@ -267,12 +249,12 @@ PENSTOCK_INLINE V fma(V a, V b, V c) {
     return (V)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
   } else if constexpr (sizeof(V) == 16) {
     return (V)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
-#elif defined(__aarch64__)
+#  elif defined(__aarch64__)
   } else if constexpr (sizeof(V) == 16 && sizeof(T) == 4) {
     return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
   } else if constexpr (sizeof(V) == 16) {
     return (V)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
-#endif
+#  endif
   } else {  // a vector wider than the machine's: by halves
     using H = typename Halves<V>::type;
     V r;
@@ -285,47 +267,39 @@ PENSTOCK_INLINE V fma(V a, V b, V c) {
   }
 }
 
-template <class V>
-PENSTOCK_INLINE V fma(Element<V> a, V b, V c)
-  requires(lanes<V> > 1)
-{
+template <Several V>
+PENSTOCK_INLINE V fma(Element<V> a, V b, V c) {
   return fma<V>(splat<V>(a), b, c);
 }
 
-template <class V>
+template <Several V>
 PENSTOCK_INLINE V sqrt(V a) {
   using T = Element<V>;
   if constexpr (paired<V>) {
     return {sqrt<decltype(V::a)>(a.a), sqrt<decltype(V::b)>(a.b)};
-  } else if constexpr (lanes<V> == 1) {
-    if constexpr (sizeof(T) == 4) {
-      return __builtin_sqrtf(a);
-    } else {
-      return __builtin_sqrt(a);
-    }
-#if defined(__AVX512F__)
+#  if defined(__AVX512F__)
   } else if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
     return (V)_mm512_sqrt_ps((__m512)a);
   } else if constexpr (sizeof(V) == 64) {
     return (V)_mm512_sqrt_pd((__m512d)a);
-#endif
-#if defined(__AVX__)
+#  endif
+#  if defined(__AVX__)
   } else if constexpr (sizeof(V) == 32 && sizeof(T) == 4) {
     return (V)_mm256_sqrt_ps((__m256)a);
   } else if constexpr (sizeof(V) == 32) {
     return (V)_mm256_sqrt_pd((__m256d)a);
-#endif
-#if defined(__SSE2__)
+#  endif
+#  if defined(__SSE2__)
   } else if constexpr (sizeof(V) == 16 && sizeof(T) == 4) {
     return (V)_mm_sqrt_ps((__m128)a);
   } else if constexpr (sizeof(V) == 16) {
     return (V)_mm_sqrt_pd((__m128d)a);
-#elif defined(__aarch64__)
+#  elif defined(__aarch64__)
   } else if constexpr (sizeof(V) == 16 && sizeof(T) == 4) {
     return (V)vsqrtq_f32((float32x4_t)a);
   } else if constexpr (sizeof(V) == 16) {
     return (V)vsqrtq_f64((float64x2_t)a);
-#endif
+#  endif
   } else {
     using H = typename Halves<V>::type;
     V r;
@@ -337,7 +311,13 @@ PENSTOCK_INLINE V sqrt(V a) {
   }
 }
 
-#if defined(__AVX512F__)
+#  if defined(__AVX512F__)
+template <class V>
+  requires(sizeof(V) == 64)
+inline constexpr bool scales_natively<V> = true;
+template <class V>
+inline constexpr bool scales_natively<Pair<V>> = scales_natively<V>;
+
 // a * 2^n for whole numbers n, rounded once.
 template <class V>
 PENSTOCK_INLINE V scale_by_power_native(V a, V n) {
@@ -349,7 +329,7 @@ PENSTOCK_INLINE V scale_by_power_native(V a, V n) {
     return (V)_mm512_scalef_pd((__m512d)a, (__m512d)n);
   }
 }
-#endif
+#  endif
 
 // 0, 1, ... as template arguments.
 template <int... J>
@@ -375,15 +355,12 @@ PENSTOCK_INLINE Bits<V> lane_numbers() {
   return lane_numbers<V>(typename IndicesUpTo<lanes<V>>::type{});
 }
 
-// Adds lanes to float64 accumulators in memory.
-template <class V>
+template <Several V>
 PENSTOCK_INLINE void accumulate(double *sum, V v) {
   using T = Element<V>;
   if constexpr (paired<V>) {
     accumulate(sum, v.a);
     accumulate(sum + lanes<V> / 2, v.b);
-  } else if constexpr (lanes<V> == 1) {
-    *sum += static_cast<double>(v);
   } else if constexpr (sizeof(T) == 8) {
     store(sum, load<V>(sum) + v);
   } else {
@@ -396,13 +373,10 @@ PENSTOCK_INLINE void accumulate(double *sum, V v) {
   }
 }
 
-// The same with one rounding of a float64 product: sum += a * b.
-template <class V>
+template <Several V>
 PENSTOCK_INLINE void accumulate_product(double *sum, V a, V b) {
   using T = Element<V>;
-  if constexpr (lanes<V> == 1) {
-    *sum = __builtin_fma(static_cast<double>(a), static_cast<double>(b), *sum);
-  } else if constexpr (sizeof(T) == 8) {
+  if constexpr (sizeof(T) == 8) {
     store(sum, fma<V>(a, b, load<V>(sum)));
   } else {
     using H = typename Halves<V>::type;
@@ -410,24 +384,12 @@ PENSTOCK_INLINE void accumulate_product(double *sum, V a, V b) {
     H x[2], y[2];
     __builtin_memcpy(x, &a, sizeof a);
     __builtin_memcpy(y, &b, sizeof b);
-#pragma GCC unroll 2
+#  pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
       double *p = sum + i * (lanes<V> / 2);
       store(p, fma<D>(convert<D>(x[i]), convert<D>(y[i]), load<D>(p)));
     }
   }
-}
-
-// x clamped to [lo, hi]; NaN passes.
-template <class V>
-PENSTOCK_INLINE V clamp(V x, Element<V> lo, Element<V> hi) {
-  x = select(splat<V>(lo) > x, splat<V>(lo), x);  // in this order they are one instruction each
-  return select(splat<V>(hi) < x, splat<V>(hi), x);
-}
-
-template <class V>
-PENSTOCK_INLINE V absolute(V x) {
-  return from_bits<V>(bits<V>(x) & ~bits<V>(splat<V>(Element<V>{-0.0F})));
 }
 
 // One stage of a transpose: rows i and i + H exchange their off-diagonal H-blocks.
@@ -443,7 +405,7 @@ PENSTOCK_INLINE void exchange(V &a, V &b, Indices<J...>) {
 template <int H, class V>
 PENSTOCK_INLINE void transpose_stages(V (&block)[lanes<V>]) {
   constexpr int L = lanes<V>;
-#pragma GCC unroll 16
+#  pragma GCC unroll 16
   for (int i = 0; i < L; i++) {
     if ((i / H) % 2 == 0) {
       exchange<H>(block[i], block[i + H], typename IndicesUpTo<L>::type{});
@@ -463,3 +425,5 @@ PENSTOCK_INLINE void transpose_block(V (&block)[lanes<V>]) {
 }
 
 }  // namespace penstock::PENSTOCK_ISA
+
+#endif

@@ -1,44 +1,23 @@
 // Philox4x32-10 over lanes of rows, and standard normals from its words.
 // Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
-// key = (seed low, seed high); counter = (draw, context row, block, stream).
+// key = (seed low, seed high).  Counter, for a draw below 2^56, a context row below 2^40, a block below 2^24:
+//   word 0   draw, bits 0..31
+//   word 1   context row, bits 0..31
+//   word 2   block in bits 0..23, bits 32..39 of the context row in bits 24..31
+//   word 3   stream in bits 0..7, bits 32..55 of the draw in bits 8..31
 #pragma once
 
 #include "core/math.hpp"
+#include "core/stream.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
-enum Stream : uint32_t { stream_base, stream_mixture, stream_gamma, stream_dequantise, stream_shuffle, stream_init };
-
-// The 64-bit products of the low halves of 64-bit lanes with a 32-bit number.
-template <int N>
-PENSTOCK_INLINE Vector<uint64_t, N> multiply_wide(Vector<uint64_t, N> a, uint32_t m) {
-  using U = Vector<uint64_t, N>;
-#if defined(__AVX512F__)
-  if constexpr (N == 8) {
-    return (U)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
-  } else
-#endif
-#if defined(__AVX2__)
-      if constexpr (N == 4) {
-    return (U)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
-  } else
-#endif
-#if defined(__SSE2__)
-      if constexpr (N == 2) {
-    return (U)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
-  } else
-#endif
-  {
-    return (a & 0xFFFFFFFFu) * static_cast<uint64_t>(m);
-  }
-}
-
 // Ten rounds on 64-bit lanes that each hold a 32-bit word; upper halves come out as rubbish.
 template <int N>
-PENSTOCK_INLINE void philox_rounds(Vector<uint64_t, N> (&c)[4], uint64_t seed) {
-  using U = Vector<uint64_t, N>;
+PENSTOCK_INLINE void philox_rounds(Words<N> (&c)[4], uint64_t seed) {
+  using U = Words<N>;
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-#pragma GCC unroll 10
+  PENSTOCK_UNROLL(10)
   for (int round = 0; round < 10; round++) {
     const U p0 = multiply_wide<N>(c[0], 0xD2511F53u), p1 = multiply_wide<N>(c[2], 0xCD9E8D57u);
     c[0] = (p1 >> 32) ^ c[1] ^ static_cast<uint64_t>(k0);
@@ -53,17 +32,30 @@ PENSTOCK_INLINE void philox_rounds(Vector<uint64_t, N> (&c)[4], uint64_t seed) {
 // The draw and the context row of each lane, on 64-bit lanes: of even lanes, and of odd ones where two share 64 bits.
 template <class V>
 struct Counters {
-  static constexpr int parts = sizeof(Element<V>) == 4 ? 2 : 1, N = lanes<V> / parts;
-  using U = Vector<uint64_t, N>;
+  static constexpr int parts = sizeof(Element<V>) == 4 && lanes<V> > 1 ? 2 : 1, N = lanes<V> / parts;
+  using U = Words<N>;
   U draw[parts], context_row[parts];
 
-  PENSTOCK_INLINE Counters(const uint32_t *draws, const uint32_t *context_rows) {
-    for (int p = 0; p < parts; p++) {
-      for (int i = 0; i < N; i++) {
-        draw[p][i] = draws[parts * i + p];
-        context_row[p][i] = context_rows[parts * i + p];
+  PENSTOCK_INLINE Counters(const uint64_t *draws, const uint64_t *context_rows) {
+    if constexpr (N == 1) {
+      draw[0] = *draws;
+      context_row[0] = *context_rows;
+    } else {
+      for (int p = 0; p < parts; p++) {
+        for (int i = 0; i < N; i++) {
+          draw[p][i] = draws[parts * i + p];
+          context_row[p][i] = context_rows[parts * i + p];
+        }
       }
     }
+  }
+
+  // The four words of a part, in the lower halves; upper halves are rubbish.
+  PENSTOCK_INLINE void words(int part, uint32_t block, uint32_t stream, U (&c)[4]) const {
+    c[0] = draw[part];
+    c[1] = context_row[part];
+    c[2] = ((context_row[part] >> 8) & uint64_t{0xFF000000}) | uint64_t{block};
+    c[3] = ((draw[part] >> 24) & uint64_t{0xFFFFFF00}) | uint64_t{stream};
   }
 };
 
@@ -72,18 +64,20 @@ template <class V>
 PENSTOCK_INLINE void philox(uint64_t seed, const Counters<V> &counters, uint32_t block, uint32_t stream,
                             Bits<V> (&words)[4]) {
   constexpr int N = Counters<V>::N;
-  using U = Vector<uint64_t, N>;
-  U c[4] = {counters.draw[0], counters.context_row[0], U{} + block, U{} + stream};
+  using U = Words<N>;
+  U c[4];
+  counters.words(0, block, stream, c);
   philox_rounds<N>(c, seed);
-  if constexpr (sizeof(Element<V>) == 4) {
-    U d[4] = {counters.draw[1], counters.context_row[1], U{} + block, U{} + stream};
+  if constexpr (Counters<V>::parts == 2) {
+    U d[4];
+    counters.words(1, block, stream, d);
     philox_rounds<N>(d, seed);
-#pragma GCC unroll 4
+    PENSTOCK_UNROLL(4)
     for (int i = 0; i < 4; i++) {
       words[i] = (Bits<V>)((c[i] & 0xFFFFFFFFu) | (d[i] << 32));
     }
   } else {
-#pragma GCC unroll 4
+    PENSTOCK_UNROLL(4)
     for (int i = 0; i < 4; i++) {
       words[i] = (Bits<V>)(c[i] & 0xFFFFFFFFu);
     }
@@ -92,6 +86,8 @@ PENSTOCK_INLINE void philox(uint64_t seed, const Counters<V> &counters, uint32_t
 
 // Two standard normals from two words: r = sqrt(-2 log u), u = (w0 / 2 + 1/2) / 2^31, at the angle 2 pi w1 / 2^32.
 // Box, Muller, "A note on the generation of random normal deviates" (1958).
+// Also in float64 the radius has 31 bits: u >= 2^-32, so that no normal lies beyond sqrt(64 log 2) = 6.66, where the
+// probability is 2.7e-11; a float has room for 24 of the bits in the upper half of u.
 template <class V>
 PENSTOCK_INLINE void normal_pair(Bits<V> w0, Bits<V> w1, V &first, V &second) {
   using T = Element<V>;
@@ -108,8 +104,8 @@ PENSTOCK_INLINE void normal_pair(Bits<V> w0, Bits<V> w1, V &first, V &second) {
 // Fills state (dim, stride) with normals: dimension f of lane i is decided by (seed, context_row[i], draw[i], f) alone.
 // Counters are read up to a whole vector.
 template <class V>
-void normals(uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows, int dim, int stride,
-             Element<V> *state) {
+PENSTOCK_FUNCTION void normals(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows, int dim,
+                               int stride, Element<V> *state) {
   for (int lane = 0; lane < rows; lane += lanes<V>) {
     const Counters<V> counters(draw + lane, context_row + lane);
     for (int block = 0; 4 * block < dim; block++) {

@@ -1,32 +1,20 @@
-// A plan as the kernels see it: plain structs of sizes, offsets and pointers. plan.cpp makes them from the table that
-// src/penstock/plan.py documents. No functions here: this header is shared by rooms compiled for different machines.
+// A plan as the kernels see it: plain structs of sizes, offsets and pointers, which engine/layout.cpp makes from a plan
+// table. No functions here: this header is shared by rooms compiled for different machines.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "core/codes.hpp"
+#include "core/layout.hpp"
+
 namespace penstock {
 
-inline constexpr int tile_rows = 64;  // rows of a tile, and of the smallest slice of a batch
-// Numbers from one feature of a tile to the next: an odd number of cache lines of floats, since a power of two would
-// crowd a column of features into a few sets of the cache.
-inline constexpr int tile_stride = 80;
-inline constexpr int block_outputs = 6;  // outputs of a register block, and of a panel of packed weights
-inline constexpr int pad_columns = 16;   // gradients of weights are stored with rows padded to this many numbers
 inline constexpr int max_options = 8;
-inline constexpr int most_bins = 64;    // of a spline
-inline constexpr int lu_triangles = 8;  // packed triangles of an LU step
+inline constexpr int most_bins = 64;  // of a spline
 
-enum StepKind : int32_t {
-  step_permutation,
-  step_elementwise,
-  step_coupling,
-  step_standardize,
-  step_lu_linear,
-  step_autoregressive
-};
+// Where theta comes from, as the kernels tell it apart.
 enum ConditionerKind : int32_t { conditioner_free, conditioner_mlp, conditioner_residual_mlp, conditioner_external };
-enum ActivationKind : int32_t { act_relu, act_tanh, act_silu, act_gelu, act_leaky_relu };
 
 // One product of a masked linear layer: the sums of n outputs (or, on the way back, inputs) from `to` on take their terms
 // of `count` others from `from` on.
@@ -65,13 +53,14 @@ struct Step {
   const int64_t *a, *b;
   const Linear *linear;
   double options[max_options];
-  int64_t params;  // offset of free theta
-  int64_t grad;    // offset of its gradient in a padded gradient
-  int64_t kept;    // offset of the old values of B, (n_b, tile), in the kept store
-  int64_t area;    // offset of the activations in the kept store
-  int64_t input;   // offsets in the area: conditioner input (n_u, tile),
-  int64_t theta;   // theta (n_b n_theta, tile)
-  int64_t start;   // offset in Tile::starts
+  int64_t params;    // offset of free theta
+  int64_t grad;      // offset of its gradient in a padded gradient
+  int64_t kept;      // offset of the old values of B, (n_b, tile), in the kept store
+  int64_t area;      // offset of the activations in the kept store
+  int64_t input;     // offsets in the area: conditioner input (n_u, tile),
+  int64_t theta;     // theta (n_b n_theta, tile)
+  int64_t start;     // offset in Tile::starts
+  int64_t external;  // offset in Tile::theta and in Tile::external_gradient, -1: theta is not external
   int64_t area_size;
   // lu_linear: P as the row of L U x that each output takes, signs of the diagonal of U, and the packed triangles
   const int64_t *order, *signs;

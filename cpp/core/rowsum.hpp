@@ -7,7 +7,7 @@ namespace penstock::PENSTOCK_ISA {
 
 template <class T>
 PENSTOCK_INLINE T sum_partials(T (&partial)[16]) {
-#pragma GCC unroll 4
+  PENSTOCK_UNROLL(4)
   for (int stride = 1; stride < 16; stride *= 2) {
     for (int i = 0; i < 16; i += 2 * stride) {
       partial[i] = partial[i] + partial[i + stride];

@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
+#include "engine/layout.hpp"
 #include "engine/order.hpp"
 #include "engine/packed.hpp"
-#include "engine/plan.hpp"
 #include "engine/pool.hpp"
 #include "isa/dispatch.hpp"
 
@@ -35,7 +35,7 @@ struct Batch {
 
 // External theta: a row for each of the batch, or one for all; null where the range has no such step.
 template <class T>
-struct Theta {
+struct ExternalTheta {
   const T *data = nullptr;
   bool shared = false;
 };
@@ -49,7 +49,7 @@ struct LogDetOut {
 // Draw r is number first_draw + r % block of context row context_row + r / block.
 struct Draws {
   uint64_t seed;
-  uint32_t context_row, first_draw;
+  uint64_t context_row, first_draw;
 };
 
 template <class T>
@@ -90,17 +90,17 @@ AdamSettings adam_settings(double learning_rate, double beta1, double beta2, dou
 template <class T>
 class Engine {
  public:
-  Engine(const int64_t *table, int64_t length) : plan_(table, length) {}
+  explicit Engine(Table table) : plan_(std::move(table)) {}
   const Plan &plan() const { return plan_; }
 
   // Keep all activations on the way forward (0), or run conditioners again on the way back (1); -1 lets their size decide.
   int recompute = -1;
 
-  void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const Theta<T> &theta, T *out,
+  void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> &theta, T *out,
                 LogDetOut log_det, Poll poll) const;
   void sample(const Packed<T> &packed, const Draws &draws, const Context &context, int64_t rows, T *out, T *log_prob,
               Poll poll) const;
-  void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const Theta<T> &theta,
+  void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> &theta,
            const Cotangents<T> &cotangents, Poll poll) const;
   // params (+=) gets the gradient of the loss.
   LossSums loss_and_grad(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights, double *params,

@@ -20,8 +20,8 @@ void put(const LogDetOut &out, int64_t first_row, const Tile<T> &tile) {
 }  // namespace
 
 template <class T>
-void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const Theta<T> &theta, T *out,
-                         LogDetOut log_det, Poll poll) const {
+void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> &theta,
+                         T *out, LogDetOut log_det, Poll poll) const {
   Range wanted = range;
   wanted.base = range.base && log_det.data != nullptr;
   Walk<T> walk(plan_, packed, wanted, Keep::nothing, batch.context, batch.rows, false);
@@ -59,10 +59,10 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
     walk.forward(
         some, out + some.first * plan_.dim, tile,
         [&](Tile<T> &to) {
-          uint32_t context_rows[tile_rows], numbers[tile_rows];
+          uint64_t context_rows[tile_rows], numbers[tile_rows];
           for (int64_t r = 0; r < tile_rows; r++) {
-            context_rows[r] = draws.context_row + static_cast<uint32_t>((some.first + r) / block);
-            numbers[r] = draws.first_draw + static_cast<uint32_t>((some.first + r) % block);
+            context_rows[r] = draws.context_row + static_cast<uint64_t>((some.first + r) / block);
+            numbers[r] = draws.first_draw + static_cast<uint64_t>((some.first + r) % block);
           }
           walk.draw(draws.seed, context_rows, numbers, to);
         },
@@ -74,9 +74,9 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
   });
 }
 
-#define PENSTOCK_INSTANTIATE(T)                                                                                        \
-  template void Engine<T>::evaluate(const Packed<T> &, const Range &, const Batch &, const Theta<T> &, T *, LogDetOut, \
-                                    Poll) const;                                                                       \
+#define PENSTOCK_INSTANTIATE(T)                                                                                     \
+  template void Engine<T>::evaluate(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> &, T *, \
+                                    LogDetOut, Poll) const;                                                         \
   template void Engine<T>::sample(const Packed<T> &, const Draws &, const Context &, int64_t, T *, T *, Poll) const;
 PENSTOCK_INSTANTIATE(float)
 PENSTOCK_INSTANTIATE(double)

@@ -116,16 +116,16 @@ int Engine<T>::slices(int64_t rows) {
 }
 
 template <class T>
-void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const Theta<T> &theta,
+void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> &theta,
                     const Cotangents<T> &cotangents, Poll poll) const {
   if (cotangents.theta_sum != nullptr) {
-    Aligned<T> by_row(batch.rows * plan_.external_theta);
+    Aligned<T> by_row(batch.rows * plan_.external_features);
     Cotangents<T> inner = cotangents;
     inner.theta = by_row.data();
     inner.theta_sum = nullptr;
     vjp(packed, range, batch, theta, inner, poll);
     for (int64_t i = 0; i < by_row.size(); i++) {
-      cotangents.theta_sum[i % plan_.external_theta] += static_cast<double>(by_row.data()[i]);
+      cotangents.theta_sum[i % plan_.external_features] += static_cast<double>(by_row.data()[i]);
     }
     return;
   }
@@ -166,8 +166,8 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
                         rows_at(cotangents.x, rows.first, plan_.dim),
                         rows_at(cotangents.context, rows.first, plan_.context_dim), tile, space.gradient);
           if (cotangents.theta != nullptr) {
-            kernels<T>().features_out(space.gradient.theta, plan_.external_theta, tile.rows,
-                                      rows_at(cotangents.theta, rows.first, plan_.external_theta));
+            kernels<T>().features_out(space.gradient.theta, plan_.external_features, tile.rows,
+                                      rows_at(cotangents.theta, rows.first, plan_.external_features));
           }
         });
   };
@@ -271,7 +271,7 @@ void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *pa
   template void combine_gradients(const Plan &, T *, int, Poll);                                                      \
   template Keep Engine<T>::keep() const;                                                                              \
   template int Engine<T>::slices(int64_t);                                                                            \
-  template void Engine<T>::vjp(const Packed<T> &, const Range &, const Batch &, const Theta<T> &,                     \
+  template void Engine<T>::vjp(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> &,             \
                                const Cotangents<T> &, Poll) const;                                                    \
   template LossSums Engine<T>::batch_gradient(const Packed<T> &, const Batch &, const SampleWeights &,                \
                                               const TrainingRows &, T *, double *, Poll) const;                       \

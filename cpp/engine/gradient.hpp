@@ -1,7 +1,7 @@
 // Sums over slices of a batch, in an order that depends on the size of the batch alone.
 #pragma once
 
-#include "engine/plan.hpp"
+#include "engine/layout.hpp"
 #include "engine/pool.hpp"
 
 namespace penstock {

@@ -3,6 +3,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
+#include <utility>
+
+#include "core/stream.hpp"
 
 namespace penstock {
 
@@ -22,19 +26,28 @@ void philox(uint64_t seed, const uint32_t (&counter)[4], uint32_t (&words)[4]) {
 }
 
 Order::Order(uint64_t seed, uint64_t epoch, int64_t n) : n_(n) {
-  constexpr uint32_t stream_shuffle = 4;
-  uint32_t words[8];
-  for (uint32_t block = 0; block < 2; block++) {
+  const int64_t n_words = n > most_drawn ? 7 : n - 1;
+  uint32_t words[most_drawn];
+  for (uint32_t block = 0; 4 * block < n_words; block++) {
     const uint32_t counter[4] = {static_cast<uint32_t>(epoch), static_cast<uint32_t>(epoch >> 32), block,
                                  stream_shuffle};
     uint32_t four[4];
     philox(seed, counter, four);
     std::copy(four, four + 4, words + 4 * block);
   }
+  if (n <= most_drawn) {
+    std::iota(drawn_, drawn_ + most_drawn, uint8_t{0});
+    for (int64_t i = n - 1; i > 0; i--) {  // no j is likelier than another by more than 2^-26
+      const uint64_t j = (words[i - 1] * static_cast<uint64_t>(i + 1)) >> 32;
+      std::swap(drawn_[i], drawn_[j]);
+    }
+    return;
+  }
   std::copy(words, words + 6, keys_);
-  const int bits = n > 1 ? std::bit_width(static_cast<uint64_t>(n - 1)) : 1;
-  half_ = std::max(1, (bits + 1) / 2);
+  half_ = (std::bit_width(static_cast<uint64_t>(n - 1)) + 1) / 2;
   mask_ = (uint64_t{1} << half_) - 1;
+  // Each round of the network is an even permutation; where no walk changes that, a transposition decides the sign.
+  swap_ = n == int64_t{1} << 2 * half_ ? words[6] & 1 : 0;
 }
 
 }  // namespace penstock

@@ -1,5 +1,6 @@
 // The keyed permutation behind splits and epochs: row p of an order is computed, not stored.
-// A balanced Feistel network on the smallest even power of two that holds n, walked until it lands below n.
+// Few rows are drawn (Fisher, Yates). For more, a balanced Feistel network on the smallest power of four that holds n,
+// walked until it lands below n.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +9,13 @@ namespace penstock {
 
 class Order {
  public:
+  // Up to this many rows the order is drawn: six rounds of a network on so few bits are not uniform.
+  static constexpr int64_t most_drawn = 64;
+
   Order(uint64_t seed, uint64_t epoch, int64_t n);
   int64_t operator()(int64_t position) const {
-    if (n_ <= 1) {
-      return position;
+    if (n_ <= most_drawn) {
+      return n_ > 1 ? drawn_[position] : position;
     }
     auto v = static_cast<uint64_t>(position);
     do {
@@ -23,7 +27,7 @@ class Order {
       }
       v = left << half_ | right;
     } while (v >= static_cast<uint64_t>(n_));
-    return static_cast<int64_t>(v);
+    return static_cast<int64_t>(v < 2 ? v ^ swap_ : v);
   }
 
  private:
@@ -39,10 +43,12 @@ class Order {
   int64_t n_;
   int half_ = 1;
   uint64_t mask_ = 1;
-  uint32_t keys_[6];
+  uint64_t swap_ = 0;  // 1: the results 0 and 1 change places
+  uint32_t keys_[6] = {};
+  uint8_t drawn_[most_drawn] = {};
 };
 
-// Philox4x32-10 for one counter.
+// Philox4x32-10 for one counter: see core/philox.hpp.
 void philox(uint64_t seed, const uint32_t (&counter)[4], uint32_t (&words)[4]);
 
 }  // namespace penstock

@@ -10,21 +10,24 @@ namespace penstock {
 
 template <class T>
 Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
-    : dim_(plan.dim),
+    : digest_(plan.digest()),
+      dim_(plan.dim),
       params_(plan.n_params),
       panels_(plan.panels_size),
       standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}) {
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
-  std::copy_n(buffers, 2 * dim_, loc);
   for (int64_t d = 0; d < dim_; d++) {
+    loc[d] = buffers[plan.loc()[static_cast<size_t>(d)]];
+    loc[dim_ + d] = buffers[plan.scale()[static_cast<size_t>(d)]];
     loc[2 * dim_ + d] = 1.0 / loc[dim_ + d];
     loc[3 * dim_ + d] = 0.0;
     log_scale_ += std::log(loc[dim_ + d]);
   }
   for (int64_t i = 0; i < plan.context_dim; i++) {
-    loc[4 * dim_ + i] = buffers[2 * dim_ + i];
-    loc[4 * dim_ + plan.context_dim + i] = 1.0 / buffers[2 * dim_ + plan.context_dim + i];
+    const auto column = static_cast<size_t>(dim_ + i);
+    loc[4 * dim_ + i] = buffers[plan.loc()[column]];
+    loc[4 * dim_ + plan.context_dim + i] = 1.0 / buffers[plan.scale()[column]];
   }
   for (const Segment &segment : plan.segments) {
     if (segment.linear != nullptr) {

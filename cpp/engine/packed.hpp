@@ -5,7 +5,7 @@
 #include <new>
 
 #include "core/tile.hpp"
-#include "engine/plan.hpp"
+#include "engine/layout.hpp"
 
 namespace penstock {
 
@@ -33,15 +33,14 @@ class Packed {
  public:
   Packed(const Plan &plan, const T *params, const double *buffers);
   PackedView<T> view() const;
-  // Whether every offset of the plan lies within this.
-  bool fits(const Plan &plan) const {
-    return plan.dim == dim_ && plan.n_params == params_.size() && plan.panels_size == panels_.size();
-  }
+  // Whether this was packed for the plan, or for another one of the same table.
+  bool fits(const Plan &plan) const { return plan.digest() == digest_; }
   T *params() { return params_.data(); }
   const T *params() const { return params_.data(); }
   T *panels() { return panels_.data(); }
 
  private:
+  uint64_t digest_;
   int64_t dim_;
   Aligned<T> params_, panels_;
   Aligned<double> standardisation_;  // loc, scale, 1 / scale, zeros; then of the context loc and 1 / scale

@@ -47,7 +47,7 @@ void carve(Carver &carver, const Plan &plan, Keep keep, TileSpace<T> &space) {
   Tile<T> &tile = space.tile;
   tile.state = features(plan.dim);
   tile.log_det = carver.take<double>(tile_rows);
-  tile.theta = features(plan.external_theta);
+  tile.theta = features(plan.external_features);
   tile.context.rows = plan.context_dim > 0 ? features(plan.n_context) : nullptr;
   tile.kept = carver.take<T>(keep == Keep::nothing       ? plan.evaluation_area
                              : keep == Keep::activations ? plan.training_kept
@@ -56,11 +56,10 @@ void carve(Carver &carver, const Plan &plan, Keep keep, TileSpace<T> &space) {
     return;
   }
   TileGradient<T> &gradient = space.gradient;
-  int64_t widest = std::max({plan.layer_widest, plan.theta_widest, int64_t{1}});
-  widest = (widest + pad_columns - 1) / pad_columns * pad_columns;
+  const int64_t widest = padded(std::max(plan.layer_widest, int64_t{1}));
   gradient.state = features(plan.dim);
   gradient.log_det = carver.take<T>(tile_rows);
-  gradient.theta = features(widest);
+  gradient.theta = features(padded(std::max(plan.theta_widest, int64_t{1})));
   gradient.hidden[0] = features(std::max(widest, plan.masked_widest));
   gradient.hidden[1] = features(widest);
   gradient.context = plan.context_dim > 0 ? features(plan.n_context) : nullptr;
@@ -125,8 +124,8 @@ class Walk {
     kernels<T>().columns_in(view_, packed_, in_, x, rows.index, rows.first, rows.count, stride_, tile.state,
                             tile.log_det);
   }
-  void load_theta(const Theta<T> &theta, int64_t first_row, Tile<T> &tile) const {
-    const int64_t n = plan_.external_theta;
+  void load_theta(const ExternalTheta<T> &theta, int64_t first_row, Tile<T> &tile) const {
+    const int64_t n = plan_.external_features;
     if (theta.data == nullptr) {
       return;
     }
@@ -138,7 +137,7 @@ class Walk {
     }
   }
   // Draws of the base as a source.
-  void draw(uint64_t seed, const uint32_t *context_rows, const uint32_t *draws, Tile<T> &tile) const {
+  void draw(uint64_t seed, const uint64_t *context_rows, const uint64_t *draws, Tile<T> &tile) const {
     kernels<T>().base_draw(view_, seed, context_rows, draws, tile.rows, stride_, tile.state);
   }
 

@@ -89,22 +89,9 @@ void features_out(const T *tile, int64_t n, int rows, T *out) {
 
 // Draws from the base, each of a context row and a number of its own.
 template <class T>
-void base_draw(const PlanView &plan, uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows,
+void base_draw(const PlanView &plan, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
                int stride, T *state) {
-  if (stride != 1) {
-    return normals<Native<T>>(seed, context_row, draw, rows, plan.dim, stride, state);
-  }
-  using V = Vector<T, 16 / sizeof(T)>;  // one row: the first lane of a vector of draws
-  for (int block = 0; 4 * block < plan.dim; block++) {
-    Bits<V> words[4];
-    philox<V>(seed, Counters<V>(draw, context_row), static_cast<uint32_t>(block), stream_base, words);
-    V z[4];
-    normal_pair<V>(words[0], words[1], z[0], z[1]);
-    normal_pair<V>(words[2], words[3], z[2], z[3]);
-    for (int i = 0; i < 4 && 4 * block + i < plan.dim; i++) {
-      state[4 * block + i] = z[i][0];
-    }
-  }
+  (stride == 1 ? normals<T> : normals<Native<T>>)(seed, context_row, draw, rows, plan.dim, stride, state);
 }
 
 inline constexpr double half_log_2pi = 0.91893853320467274178;

@@ -68,7 +68,7 @@ void context_backward(const PlanView &plan, const PackedView<T> &packed, const T
   }
 }
 
-PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_standardize; }
+PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_columns; }
 
 template <class T>
 PENSTOCK_INLINE T *kept(const Step &step, const Pass &pass, const Tile<T> &tile) {

@@ -27,7 +27,7 @@ struct Kernels {
   void (*cotangents_out)(const PlanView &, const PackedView<T> &, const End &, const T *d_state, int rows, T *d_in);
   void (*features_in)(const T *in, int64_t n, int rows, T *tile);
   void (*features_out)(const T *tile, int64_t n, int rows, T *out);
-  void (*base_draw)(const PlanView &, uint64_t seed, const uint32_t *context_row, const uint32_t *draw, int rows,
+  void (*base_draw)(const PlanView &, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
                     int stride, T *state);
   void (*base_log_density)(const PlanView &, const T *z, int rows, int stride, double *log_p);
   void (*base_backward)(const PlanView &, const T *z, const T *d_log_p, int rows, T *d_z);

@@ -155,7 +155,7 @@ template <class V, bool free>
 void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
                        Element<V> *state, double *log_det, Element<V> *kept) {
   int code = 0;
-#define PENSTOCK_CASE(name, fixed, a_bin)                                                                        \
+#define PENSTOCK_CASE(name, ...)                                                                                 \
   if (step.transform == code++) {                                                                                \
     const auto run = inverse ? transform_forward<name, V, free, true> : transform_forward<name, V, free, false>; \
     return run(step, dims, n_vectors, theta, state, log_det, kept);                                              \
@@ -169,7 +169,7 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
                         const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
                         const Element<V> *kept) {
   int code = 0;
-#define PENSTOCK_CASE(name, fixed, a_bin)                                                                  \
+#define PENSTOCK_CASE(name, ...)                                                                           \
   if (step.transform == code++) {                                                                          \
     return transform_backward<name, V, free>(step, dims, inverse, n_vectors, theta, tile, gradient, kept); \
   }
@@ -180,7 +180,7 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
 template <class T>
 void transform_row(const Step &step, Dimensions dims, bool inverse, const T *theta, T *state, double *log_det) {
   int code = 0;
-#define PENSTOCK_CASE(name, fixed, a_bin)                                      \
+#define PENSTOCK_CASE(name, ...)                                               \
   if (step.transform == code++) {                                              \
     return transform_row<name, T>(step, dims, inverse, theta, state, log_det); \
   }
@@ -193,7 +193,8 @@ template <class V>
 void elementwise_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
                          const Tile<Element<V>> &tile, Element<V> *kept) {
   if (step.conditioner == conditioner_external) {
-    transform_forward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta, tile.state, tile.log_det, kept);
+    transform_forward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta + step.external, tile.state,
+                                tile.log_det, kept);
   } else {
     transform_forward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile.state,
                                tile.log_det, kept);
@@ -205,7 +206,8 @@ void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed
                           const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
                           const Element<V> *kept) {
   if (step.conditioner == conditioner_external) {
-    return transform_backward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta, tile, gradient, kept);
+    return transform_backward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta + step.external, tile,
+                                        gradient, kept);
   }
   transform_backward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile, gradient,
                               kept);

@@ -22,14 +22,6 @@ PENSTOCK_INLINE constexpr bool is_upper(int triangle) {
   return triangle % tri_solves == tri_upper || triangle % tri_solves == tri_lower_t;
 }
 
-// The inputs that a register block of outputs [n0, n1) reads.
-struct Reach {
-  int first, count;
-};
-PENSTOCK_INLINE constexpr Reach reach(bool upper, int n, int n0, int n1) {
-  return upper ? Reach{n0, n - n0} : Reach{0, n1};
-}
-
 // One triangle: entry(n, k) inside it, whatever outside. Inverses of the diagonal blocks are taken in float64, and
 // multiplied into the starts.
 template <class T, class Entry>
@@ -240,8 +232,7 @@ void lu_side_gradient(const Step &step, bool upper, int n_rows, const TileGradie
                       const Element<V> *d, const Element<V> *x) {
   using T = Element<V>;
   constexpr int L = lanes<V>;
-  const int n = step.n_b, stride = (n + pad_columns - 1) / pad_columns * pad_columns;
-  const int t_stride = stride / pad_columns % 2 == 0 ? stride + pad_columns : stride;
+  const int n = step.n_b, stride = static_cast<int>(padded(n)), t_stride = transposed_stride(stride);
   const bool overwrite = gradient.of_params == Gradient::overwrite;
   transpose_tile<V>(x, n, n_rows, gradient.transposed, t_stride);
   T *M = gradient.params + step.grad;
@@ -297,7 +288,7 @@ void lu_gradient(const Step &step, const PackedView<Element<V>> &packed, int n_r
   using T = Element<V>;
   lu_side_gradient<V>(step, true, n_rows, gradient, dv, area.x);
   lu_side_gradient<V>(step, false, n_rows, gradient, dc, area.v);
-  const int n = step.n_b, stride = (n + pad_columns - 1) / pad_columns * pad_columns;
+  const int n = step.n_b, stride = static_cast<int>(padded(n));
   T *M = gradient.params + step.grad, *b = gradient.params + step.grad_bias;
   const auto add = [&](T *sum, const T *rows) {
     const T more = sum_rows(rows, n_rows);

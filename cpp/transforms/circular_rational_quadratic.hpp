@@ -24,8 +24,8 @@ struct circular_rational_quadratic {
   }
 
   template <class V, class Theta>
-  PENSTOCK_INLINE static void find(V number, bool is_y, Theta theta, const Element<V> *options, spline::Axis<V> &u,
-                                   spline::Axis<V> &v, spline::Bin<V> &bin) {
+  PENSTOCK_INLINE static void find(V number, bool is_y, Theta theta, const Element<V> *options,
+                                   spline::Axis<V, Theta> &u, spline::Axis<V, Theta> &v, spline::Bin<V> &bin) {
     spline::axis<V>(theta, 0, options, options[2], u);
     spline::axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     spline::search<V>(number, is_y, true, theta, options, u, v, bin);
@@ -34,7 +34,7 @@ struct circular_rational_quadratic {
   template <class V, class Theta>
   PENSTOCK_INLINE static void forward(V x, Theta theta, const Element<V> *options, V &y, V &log_det, V &slope) {
     const V i = wrap<V>(x, options);
-    spline::Axis<V> u, v;
+    spline::Axis<V, Theta> u, v;
     spline::Bin<V> bin;
     find<V>(i, false, theta, options, u, v, bin);
     spline::Place<V> at;
@@ -47,7 +47,7 @@ struct circular_rational_quadratic {
   template <class V, class Theta>
   PENSTOCK_INLINE static void inverse(V y, Theta theta, const Element<V> *options, V &x, V &log_det) {
     const V o = wrap<V>(y - theta(3 * static_cast<int>(options[0])), options);
-    spline::Axis<V> u, v;
+    spline::Axis<V, Theta> u, v;
     spline::Bin<V> bin;
     find<V>(o, true, theta, options, u, v, bin);
     spline::Place<V> at;
@@ -61,7 +61,7 @@ struct circular_rational_quadratic {
                                        ThetaGradient dtheta) {
     const int K = static_cast<int>(options[0]);
     const V i = wrap<V>(x, options), B = splat<V>(options[1]), one = splat<V>(1);
-    spline::Axis<V> u, v;
+    spline::Axis<V, Theta> u, v;
     spline::Bin<V> bin;
     find<V>(i, false, theta, options, u, v, bin);
     spline::Place<V> at;

@@ -1,5 +1,5 @@
-// The one list of transforms in C++: a header, a name and the numbers of theta a dimension, some fixed and some for each
-// of options[0] bins. Append only: the position is the code in plan tables and files. Rooms outside the instruction sets
+// The one list of transforms in C++: a header, a name, the numbers of theta a dimension, some fixed and some for each
+// of options[0] bins, and of options. Append only: the position is the code in plan tables and files. Rooms outside the instruction sets
 // read names and numbers alone.
 #pragma once
 
@@ -10,8 +10,8 @@
 #  include "transforms/rational_quadratic.hpp"
 #endif
 
-#define PENSTOCK_TRANSFORMS(X) \
-  X(affine, 2, 0)              \
-  X(additive, 1, 0)            \
-  X(rational_quadratic, -1, 3) \
-  X(circular_rational_quadratic, 1, 3)
+#define PENSTOCK_TRANSFORMS(X)    \
+  X(affine, 2, 0, 1)              \
+  X(additive, 1, 0, 0)            \
+  X(rational_quadratic, -1, 3, 6) \
+  X(circular_rational_quadratic, 1, 3, 6)

@@ -25,10 +25,32 @@ namespace penstock::PENSTOCK_ISA {
 struct rational_quadratic {
   static constexpr float steepest = 1e6F;
 
+  // Powers e^(u_j - top) of an axis: in an array, or where an accessor of theta that has put() keeps them, over theta for
+  // instance: a thread of a device has no room for an array.
+  template <class V, class Theta>
+  struct Powers {
+    V e[most_bins];
+    PENSTOCK_INLINE void put(const Theta &, int, int j, V power) { e[j] = power; }
+    PENSTOCK_INLINE V operator[](int j) const { return e[j]; }
+  };
+  template <class V, class Theta>
+    requires requires(Theta theta, V power) { theta.put(0, power); }
+  struct Powers<V, Theta> {
+    Theta theta;
+    int first;
+    PENSTOCK_INLINE void put(const Theta &of, int from, int j, V power) {
+      theta = of;
+      first = from;
+      theta.put(from + j, power);
+    }
+    PENSTOCK_INLINE V operator[](int j) const { return theta.kept(first + j); }
+  };
+
   // K numbers u: w'_j = scale e[j], and w_j = w'_j + least.
-  template <class V>
+  template <class V, class Theta>
   struct Axis {
-    V e[most_bins], scale;
+    Powers<V, Theta> e;
+    V scale;
     Element<V> least, free;  // 2 B m_w, 2 B (1 - K m_w)
   };
 
@@ -57,7 +79,8 @@ struct rational_quadratic {
   }
 
   template <class V, class Theta>
-  PENSTOCK_OUTLINE static void axis(Theta theta, int first, const Element<V> *options, Element<V> m, Axis<V> &out) {
+  PENSTOCK_OUTLINE static void axis(Theta theta, int first, const Element<V> *options, Element<V> m,
+                                    Axis<V, Theta> &out) {
     const int K = static_cast<int>(options[0]);
     V top = theta(first), sum{};
     for (int j = 1; j < K; j++) {
@@ -65,8 +88,9 @@ struct rational_quadratic {
       top = select(u > top, u, top);
     }
     for (int j = 0; j < K; j++) {
-      out.e[j] = power<V>(theta(first + j), top);
-      sum = sum + out.e[j];
+      const V e = power<V>(theta(first + j), top);
+      out.e.put(theta, first, j, e);
+      sum = sum + e;
     }
     out.least = 2 * options[1] * m;
     out.free = 2 * options[1] * (1 - options[0] * m);
@@ -96,7 +120,7 @@ struct rational_quadratic {
   // Passes every knot and drops what lies left of it; number is an x, or a y.
   template <class V, class Theta>
   PENSTOCK_OUTLINE static void search(V number, bool is_y, bool circle, Theta theta, const Element<V> *options,
-                                      const Axis<V> &u, const Axis<V> &v, Bin<V> &bin) {
+                                      const Axis<V, Theta> &u, const Axis<V, Theta> &v, Bin<V> &bin) {
     const int K = static_cast<int>(options[0]);
     V x = splat<V>(-options[1]), y = x, t = knot_number<V>(theta, K, circle, 1);
     V w = fma<V>(u.scale, u.e[0], splat<V>(u.least)), h = fma<V>(v.scale, v.e[0], splat<V>(v.least));
@@ -166,9 +190,9 @@ struct rational_quadratic {
   }
 
   // The gradients of K numbers from those of where bin k begins and of how wide it is.
-  template <class V, class ThetaGradient>
-  PENSTOCK_OUTLINE static void spread(const Axis<V> &u, V k, V before, V own, V d_before, V d_own, int first, int K,
-                                      ThetaGradient dtheta) {
+  template <class V, class Theta, class ThetaGradient>
+  PENSTOCK_OUTLINE static void spread(const Axis<V, Theta> &u, V k, V before, V own, V d_before, V d_own, int first,
+                                      int K, ThetaGradient dtheta) {
     const V least = splat<V>(u.least);
     const V M = fma<V>(d_before, before - k * least, d_own * (own - least)) / splat<V>(u.free);
     for (int j = 0; j < K; j++) {
@@ -182,7 +206,7 @@ struct rational_quadratic {
   PENSTOCK_INLINE static void forward(V x, Theta theta, const Element<V> *options, V &y, V &log_det, V &slope) {
     const Element<V> B = options[1];
     const V inner = clamp(x, -B, B);
-    Axis<V> u, v;
+    Axis<V, Theta> u, v;
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     Bin<V> bin;
@@ -200,7 +224,7 @@ struct rational_quadratic {
   PENSTOCK_INLINE static void inverse(V y, Theta theta, const Element<V> *options, V &x, V &log_det) {
     const Element<V> B = options[1];
     const V inner = clamp(y, -B, B);
-    Axis<V> u, v;
+    Axis<V, Theta> u, v;
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     Bin<V> bin;
@@ -219,7 +243,7 @@ struct rational_quadratic {
     const int K = static_cast<int>(options[0]);
     const Element<V> B = options[1];
     const V inner = clamp(x, -B, B);
-    Axis<V> u, v;
+    Axis<V, Theta> u, v;
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, K, options, options[3], v);
     Bin<V> bin;

@@ -11,9 +11,10 @@ from penstock import ops
 from penstock._backend import num_threads, set_num_threads, threads
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
-from penstock.flow import Flow, FlowSpec, from_bytes, load
+from penstock.flow import Flow, from_bytes, load
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
+from penstock.spec import FlowSpec
 from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ __all__: list[str] = [
     "Engine",
     "Packed",
     "Trainer",
+    "check_table",
     "isa",
     "isas",
     "name",
@@ -133,6 +134,11 @@ class Trainer:
     def set_params(self, params: typing.Any) -> None: ...
     @property
     def step(self) -> int: ...
+
+def check_table(table: numpy.ndarray) -> None:
+    """
+    Raises ValueError if this is no valid plan table. Does not ask whether the engine can compute it.
+    """
 
 def isa() -> str:
     """

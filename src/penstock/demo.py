@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import shlex
 import time
 import warnings
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import penstock as ps
-from penstock import save
+from penstock._replace import replacing
 from penstock.train import check_writable
 
 Array = np.ndarray[Any, Any]
@@ -204,9 +203,8 @@ def pictures(flow: ps.Flow, rows: Array, sampled: Array, corner: Path, loss: Pat
     flow.history.plot(axes)
     axes.set_title(f"{NAME} on {len(COLUMNS)} galaxy columns", fontsize=10)
     for path, picture in ((corner, corner_plot(rows, sampled)), (loss, figure)):
-        data = io.BytesIO()
-        picture.savefig(data, format="png", dpi=130)
-        save.save(str(path), data.getvalue())  # at once, so that nothing half-drawn is left
+        with replacing(str(path)) as file:  # at once, so that nothing half-drawn is left
+            picture.savefig(file, format="png", dpi=130)
     say(f"Pictures: {corner} and {loss}")
 
 

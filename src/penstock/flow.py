@@ -4,57 +4,28 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock import _backend, _validate, params, save
+from penstock import _backend, _validate, params
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
+from penstock.files import model
 from penstock.history import History
 from penstock.layers import LAYERS, Elementwise, Layer
 from penstock.params import Snapshot
 from penstock.plan import Plan, Runner, compile_plan
+from penstock.spec import FlowSpec, circular_layers
 from penstock.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from penstock._backend import Backend
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class FlowSpec:
-    """The frozen description of a flow, enough to build another: ``ps.Flow(spec.base, spec.layers, dtype=spec.dtype)``.
-
-    Attributes
-    ----------
-    base : StandardNormal
-    layers : tuple of layers, from latent to data
-        With every random choice made.
-    context_dim : int
-    dtype : str
-    embedding : MLP or None
-    embedding_dim : int
-        0 without an embedding.
-    """
-
-    base: StandardNormal
-    layers: tuple[Layer, ...]
-    context_dim: int = 0
-    dtype: str = "float32"
-    embedding: MLP | None = None
-    embedding_dim: int = 0
-
-    def __str__(self) -> str:
-        lines = "".join(f"\n    {layer}," for layer in self.layers)
-        embedding = f"\n  embedding={self.embedding}, embedding_dim={self.embedding_dim}," if self.embedding else ""
-        return (
-            f"FlowSpec(\n  base={self.base},\n  layers=({lines}\n  ),\n"
-            f"  context_dim={self.context_dim}, dtype={self.dtype!r},{embedding}\n)"
-        )
 
 
 class Flow:
@@ -120,6 +91,12 @@ class Flow:
         structure, numbers = _generators(rng)
         resolved = tuple(layer.resolve(base.dim, structure) for layer in given)
         spec = FlowSpec(base, resolved, context_dim, number_type.name, embedding, width)
+        circular = circular_layers(spec)
+        if circular:
+            raise ValueError(
+                f"layers[{circular[0]}] wraps around a circle, and the base {base} lies on the whole line: the map would not be "
+                "a bijection. penstock.ops has the transform by itself"
+            )
         plan = _compiled(spec)
         snapshot = params.initial(plan, resolved, embedding, numbers)
         self._setup(spec, plan, snapshot, _backend.choose(backend), backend)
@@ -132,6 +109,8 @@ class Flow:
         self._backend = backend
         self._asked = asked  # the backend as it was asked for, which is what travels with a pickle
         self._made: Runner | None = None
+        self._columns: tuple[str, ...] = ()
+        self._context_columns: tuple[str, ...] = ()
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self.history = History()
@@ -614,7 +593,10 @@ class Flow:
 
     def to_bytes(self) -> bytes:
         """The flow as the bytes of its file; :func:`from_bytes` reads them."""
-        return save.to_bytes(self._spec, self._plan, self._snapshot)
+        contents = model.Contents(
+            self._spec, self._plan, self._snapshot, self._columns, self._context_columns, self.history
+        )
+        return model.to_bytes(contents)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the flow to a file (safetensors), replacing it at once; :func:`load` reads it.
@@ -623,10 +605,10 @@ class Flow:
         ----------
         path : str or path
         """
-        save.save(_validate.path(path), self.to_bytes())
+        model.save(_validate.path(path), self.to_bytes())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.to_bytes(), self._asked, self.history)
+        return _unpickle, (self.to_bytes(), self._asked)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -652,7 +634,9 @@ class Flow:
         return self._made
 
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot) -> Flow:
-        return object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
+        twin = object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
+        twin._columns, twin._context_columns = self._columns, self._context_columns
+        return twin
 
     def _replace(
         self, params: Array | None = None, buffers: Array | None = None, initialised: bool | None = None
@@ -689,7 +673,7 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
     ValueError
         If the file is not one of penstock, truncated, from a newer version or damaged; the message says which.
     """
-    return _from_contents(save.load(_validate.path(path)), backend)
+    return _from_contents(model.load(_validate.path(path)), backend)
 
 
 def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
@@ -700,21 +684,29 @@ def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
     data : bytes
     backend : {"auto", "cpp", "numba"}, default "auto"
     """
-    return _from_contents(save.from_bytes(_validate.bytes_like(data, name="data")), backend)
+    return _from_contents(model.from_bytes(_validate.bytes_like(data, name="data")), backend)
 
 
-def _from_contents(contents: save.Contents, backend: str) -> Flow:
-    spec = FlowSpec(
-        contents.base, contents.layers, contents.plan.context_dim, contents.plan.dtype.name,
-        contents.embedding, contents.embedding_dim,
-    )  # fmt: skip
-    return object.__new__(Flow)._setup(spec, contents.plan, contents.snapshot, _backend.choose(backend), backend)
-
-
-def _unpickle(data: bytes, backend: str, history: History) -> Flow:
-    flow = from_bytes(data, backend=backend)
-    flow.history = history
+def _from_contents(contents: model.Contents, backend: str) -> Flow:
+    circular = circular_layers(contents.spec)
+    if circular:
+        warnings.warn(
+            f"layers {circular} wrap around a circle, but the base is {contents.spec.base}, which lies on the whole line: the "
+            "density of this flow is wrong (it integrates to less than 1). Build and train it again",
+            UserWarning,
+            stacklevel=3,
+        )
+    flow = object.__new__(Flow)._setup(
+        contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend
+    )
+    flow._columns, flow._context_columns = contents.columns, contents.context_columns
+    if contents.history is not None:
+        flow.history = contents.history
     return flow
+
+
+def _unpickle(data: bytes, backend: str) -> Flow:
+    return from_bytes(data, backend=backend)
 
 
 def _generators(rng: Any) -> tuple[np.random.Generator, np.random.Generator]:

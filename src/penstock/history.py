@@ -53,7 +53,8 @@ class History:
         if self.validation_loss and self.best_epoch is not None:
             best = self.validation_loss[self.epoch.index(self.best_epoch)]
             losses += f", best validation loss {best:.4g} in epoch {self.best_epoch}"
-        return f"History({len(self)} epochs, {self.step[-1]} steps, {self.seconds[-1]:.3g} s, {losses}, {self.stopped})"
+        time = f", {self.seconds[-1]:.3g} s" if self.seconds[-1] == self.seconds[-1] else ""  # NaN: read from a file
+        return f"History({len(self)} epochs, {self.step[-1]} steps{time}, {losses}, {self.stopped})"
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the losses against the epoch; needs matplotlib.

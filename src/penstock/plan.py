@@ -1,41 +1,16 @@
-"""Specs become a plan: the table of integers that every backend reads. Outputs are allocated here and nowhere else.
+"""Specs become a plan: the table of integers that every backend reads, and the names of the numbers that it lays out.
 
-The table (version 1), all int64
---------------------------------
-Header, 16 numbers::
+``plan_table.py`` says what a table is made of. Here the layers, in turn from latent to data, claim parameters and add steps.
 
-    0 magic      1 version     2 length      3 bytes a number (4 or 8)
-    4 dim        5 context_dim 6 n_params    7 n_buffers (float64)
-    8 n_steps    9 step size  10 base code  11 offset of the boundary table
-   12 conditioner code of the embedding, or 0   13 its activation code
-   14 its n_linear            15 offset of its n_linear + 1 widths
-
-then ``n_steps`` records of 32 numbers, from latent to data::
-
-    0 kind (STEP_KINDS)        1 explicit (0 to_latent, 1 to_data)
-    2 params offset            3 params count
-    4 buffers offset           5 buffers count
-    6 n_a    7 offset of the slots of A (what the conditioner reads)
-    8 n_b    9 offset of the slots of B (what the transform changes)
-   10 transform code          11 n_theta, numbers of theta a dimension
-   12 n_options               13 offset of the options (float64 bit patterns)
-   14 conditioner code        15 activation code
-   16 n_linear                17 offset of the n_linear + 1 widths (input, hidden, output)
-   18 offset of the order     19 offset of the signs (lu_linear only)
-   18 offset of the degrees of all hidden units, layer by layer (autoregressive only)
-   20-31 zero
-
-then the pool: index lists, options, widths, and the boundary table of ``(n_steps + 1) * dim`` numbers.
-
-A *slot* is where a dimension lives while a tile walks through the flow; it never moves. Entry ``i`` of row ``k``
-of the boundary table is the slot of logical dimension ``i`` between steps ``k - 1`` and ``k``; a permutation
-is a step that does nothing but rename the slots of the next boundary. Slots equal dimensions on the latent side.
+A *slot* is where a dimension lives while a tile walks through the flow; it never moves. Entry ``i`` of row ``k`` of the
+boundary is the slot of logical dimension ``i`` between steps ``k - 1`` and ``k``; a permutation is a step that does nothing
+but rename the slots of the next boundary. Slots equal dimensions on the latent side.
 
 Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (n_b, n_theta) where it is free; ``M``
 (dim, dim) then ``b`` (dim) of an LU layer, whose B are the slots of its input, and whose outputs are other names for the
 same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). An elementwise
-step may have a conditioner too, of the context alone. The last step is the standardisation, ``x = loc + scale u``, whose
-buffers are ``loc`` (dim) and ``scale`` (dim).
+step may have a conditioner too, of the context alone. The last step is the columns: a bijection and a standardisation,
+``x = loc + scale u``, of each.
 
 An autoregressive step has no A; its B are all dimensions, in its order, of which the conditioner reads all but the last. The
 degree of the context is 0, of dimension ``i`` as an input ``i + 1``, of its theta ``i``; those of hidden units rise within a
@@ -43,48 +18,57 @@ layer and are less than ``dim``. An entry of ``W`` whose input has a higher degr
 no engine reads it.
 
 The embedding is a network between the context and all conditioners, whose parameters come after those of the steps: where
-there is one, conditioners read its output instead. The last buffers are ``loc`` and ``scale`` of the context
-(context_dim each); what is read is ``(context - loc) / scale``.
+there is one, conditioners read its output instead. Buffers are ``loc`` (dim) and ``scale`` (dim), then those of the context.
 """
 
 from __future__ import annotations
 
 import itertools
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.base import BASES, StandardNormal
-from penstock.conditioners import ACTIVATIONS, CONDITIONERS, MLP
+from penstock import plan_table
+from penstock.base import StandardNormal
+from penstock.conditioners import MLP
+from penstock.plan_table import NONE, Record, Table
 from penstock.transforms import TRANSFORMS, Transform
 
 if TYPE_CHECKING:
     from penstock.layers import Layer
 
-MAGIC = 0x504E53544B
-VERSION = 1
-HEADER_SIZE = 16
-STEP_SIZE = 32
-STEP_KINDS = ("permutation", "elementwise", "coupling", "standardize", "lu_linear", "autoregressive")
-
 Array = np.ndarray[Any, Any]
+
+Degrees = tuple[tuple[int, ...], ...]
+# In the place of the number of a layer: the tensor belongs to the embedding.
+EMBEDDING = -1
 
 
 @dataclass(frozen=True)
 class Tensor:
     """A named piece of the flat parameter vector.
 
-    ``decay`` marks the weight matrices of conditioners, the only numbers that weight decay touches; ``degrees`` are those of
-    the inputs and outputs of a masked one.
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+    offset : int
+        Of its first number in the flat vector.
+    layer : int
+        Number of the layer that it belongs to, or ``EMBEDDING``.
+    role : {"weight", "bias", "theta", "lu"}
+        Weight decay touches the weights, which are those of networks, and nothing else.
+    degrees : pair of tuples of int, or None
+        Degrees of the inputs and outputs of a masked weight.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int
-    decay: bool = False
+    layer: int
+    role: str
     degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
@@ -101,6 +85,11 @@ class Tensor:
         """How many numbers it holds."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def stop(self) -> int:
+        """One past its last number in the flat vector."""
+        return self.offset + self.size
+
 
 class PlanBuilder:
     """Collects steps from the layers, from latent to data, and writes the table."""
@@ -108,46 +97,39 @@ class PlanBuilder:
     def __init__(self, dim: int, context_dim: int, embedding: MLP | None = None, embedding_dim: int = 0) -> None:
         self.dim = dim
         self.context_dim = context_dim
-        self.steps: list[dict[str, Any]] = []
-        self.tensors: list[Tensor] = []
-        self.n_params = 0
-        self.n_buffers = 0
-        self.boundaries: list[tuple[int, ...]] = [tuple(range(dim))]
-        self.layer = 0  # number of the layer being compiled, for the names of its tensors
         self.n_context = context_dim if embedding is None else embedding_dim  # what conditioners read of the context
         self.embedding = embedding
-        self.embedding_widths: tuple[int, ...] = ()
+        self.tensors: list[Tensor] = []
+        self.n_params = 0
+        self.layer = 0  # number of the layer being compiled
+        self._table = Table()
+        self._slots: tuple[int, ...] = tuple(range(dim))  # of each dimension, at the present boundary
+        self._table.boundary.append(self._slots)
+        self._n_external = 0
+
+    @property
+    def n_steps(self) -> int:
+        """Steps so far."""
+        return len(self._table.steps)
 
     def add_tensor(
         self,
         name: str,
         shape: tuple[int, ...],
-        *,
-        decay: bool = False,
+        role: str,
         degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
-    ) -> None:
-        """Claim the next numbers of the flat vector for the layer being compiled."""
-        self._claim(f"layers.{self.layer}.{name}", shape, decay, degrees)
-
-    def _claim(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        decay: bool,
-        degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
-    ) -> None:
-        tensor = Tensor(name, shape, self.n_params, decay, degrees)
+    ) -> int:
+        """Claim the next numbers of the flat vector for the layer being compiled; where they begin."""
+        prefix = "embedding" if self.layer == EMBEDDING else f"layers.{self.layer}"
+        tensor = Tensor(f"{prefix}.{name}", shape, self.n_params, self.layer, role, degrees)
         self.tensors.append(tensor)
-        self.n_params += tensor.size
-
-    def add_step(self, **fields: Any) -> None:
-        """Append a step; fields that it does not name are zero or empty."""
-        self.steps.append(fields)
+        self.n_params = tensor.stop
+        return tensor.offset
 
     def permutation_step(self, order: tuple[int, ...]) -> None:
         """Rename the slots: ``x[i] = z[order[i]]``."""
-        self.add_step(kind="permutation", params_offset=self.n_params)
-        self.boundaries.append(tuple(self.boundaries[-1][i] for i in order))
+        self._add_step("permutation", self.n_params)
+        self._rename(tuple(self._slots[i] for i in order))
 
     def transform_step(
         self,
@@ -164,123 +146,157 @@ class PlanBuilder:
 
         In an autoregressive step it is a function of those before each in ``b``.
         """
-        slots = self.boundaries[-1]
-        n_theta = len(transform.theta_names)
-        start = self.n_params
-        widths: tuple[int, ...] = ()
-        degrees: tuple[tuple[int, ...], ...] = ()
+        start, n_theta = self.n_params, len(transform.theta_names)
+        size = len(b) * n_theta
+        part: Record = {
+            "transform": list(TRANSFORMS).index(transform.name),
+            "n_theta": n_theta,
+            "options": self._table.put_reals(transform.options),
+            "n_options": len(transform.options),
+            "members": self._table.put(range(len(b))),
+            "n_members": len(b),
+            "theta": self._table.put(range(0, size, n_theta)),
+            "external": NONE,
+        }
+        network = NONE
+        source = "free"
         if conditioner is not None:
-            n_read = len(a)
-            if kind == "autoregressive":
-                degrees = conditioner.degrees(self.n_context, len(b), n_theta)
-                n_read = len(b) - 1
-            widths = conditioner.widths(self.n_context + n_read, len(b) * n_theta)
-            for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
-                tied = (degrees[i], degrees[i + 1]) if degrees else None
-                self.add_tensor(f"conditioner.{i}.weight", (n_in, n_out), decay=True, degrees=tied)
-                self.add_tensor(f"conditioner.{i}.bias", (n_out,))
-        elif not external:
-            self.add_tensor("theta", (len(b), n_theta))
-        self.add_step(
-            kind=kind,
-            explicit=int(explicit == "to_data"),
-            params_offset=start,
-            params_count=self.n_params - start,
-            a=[slots[i] for i in a],
-            b=[slots[i] for i in b],
-            transform=list(TRANSFORMS).index(transform.name),
-            n_theta=n_theta,
-            options=transform.options,
-            conditioner=CONDITIONERS.index(
-                "external" if external else "free" if conditioner is None else conditioner.kind
-            ),
-            activation=0 if conditioner is None else ACTIVATIONS.index(conditioner.activation),
-            widths=widths,
-            degrees=[degree for layer in degrees[1:-1] for degree in layer],
+            source = "network"
+            masked = kind == "autoregressive"
+            degrees = conditioner.degrees(self.n_context, len(b), n_theta) if masked else ()
+            n_read = len(b) - 1 if masked else len(a)
+            network = self._add_network("conditioner", conditioner, n_read, size, degrees)
+        elif external:
+            source = "external"
+            part["external"] = self._n_external
+            self._n_external += 1
+        else:
+            part |= {"params": self.add_tensor("theta", (len(b), n_theta), "theta"), "n_params": size}
+        part["source"] = plan_table.SOURCES.index(source)
+        self._table.parts.append(part)
+        self._add_step(
+            kind,
+            start,
+            explicit=plan_table.DIRECTIONS.index(explicit),
+            a=self._table.put([self._slots[i] for i in a]),
+            n_a=len(a),
+            b=self._table.put([self._slots[i] for i in b]),
+            n_b=len(b),
+            part=len(self._table.parts) - 1,
+            n_parts=1,
+            network=network,
         )
-        self.boundaries.append(slots)
+        self._rename(self._slots)
 
     def lu_step(self, order: Sequence[int], signs: Sequence[int], explicit: str) -> None:
         """``y = P L U x + b``: the triangles work slot by slot, and ``P`` renames the slots of the next boundary."""
-        before = self.boundaries[-1]
-        start = self.n_params
-        self.add_tensor("lu", (self.dim, self.dim))
-        self.add_tensor("bias", (self.dim,))
+        before, start = self._slots, self.n_params
+        self.add_tensor("lu", (self.dim, self.dim), "lu")
+        self.add_tensor("bias", (self.dim,), "bias")
         after = [0] * self.dim
         for j, i in enumerate(order):
             if explicit == "to_data":
                 after[j] = before[i]
             else:
                 after[i] = before[j]
-        self.boundaries.append(tuple(after))
-        self.add_step(
-            kind="lu_linear",
-            explicit=int(explicit == "to_data"),
-            params_offset=start,
-            params_count=self.n_params - start,
-            b=before if explicit == "to_data" else after,
-            order=order,
-            signs=signs,
+        self._add_step(
+            "lu_linear",
+            start,
+            explicit=plan_table.DIRECTIONS.index(explicit),
+            b=self._table.put(before if explicit == "to_data" else after),
+            n_b=self.dim,
+            order=self._table.put(order),
+            signs=self._table.put(signs),
         )
+        self._rename(tuple(after))
 
-    def add_embedding(self) -> None:
-        """Claim the parameters of the network between the context and the conditioners, if there is one."""
-        if self.embedding is None:
-            return
-        self.embedding_widths = self.embedding.widths(self.context_dim, self.n_context)
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(self.embedding_widths)):
-            self._claim(f"embedding.{i}.weight", (n_in, n_out), True)
-            self._claim(f"embedding.{i}.bias", (n_out,), False)
-
-    def standardize_step(self) -> None:
-        """``x = loc + scale u``, applied in float64 where rows are loaded and stored."""
-        self.add_step(
-            kind="standardize", params_offset=self.n_params, buffers_offset=self.n_buffers, buffers_count=2 * self.dim
-        )
-        self.n_buffers += 2 * self.dim
-        self.boundaries.append(self.boundaries[-1])
+    def columns_step(self) -> None:
+        """The ends of the flow, applied in float64 where rows are loaded and stored."""
+        self._add_step("columns", self.n_params)
+        self._rename(self._slots)
 
     def table(self, dtype: np.dtype[Any], base: str) -> Array:
-        """The finished table."""
-        start = HEADER_SIZE + STEP_SIZE * len(self.steps)
-        pool: list[int] = []
-
-        def put(values: Sequence[int]) -> int:
-            pool.extend(int(v) for v in values)
-            return start + len(pool) - len(values)
-
-        records: list[int] = []
-        for step in self.steps:
-            a, b, widths = step.get("a", ()), step.get("b", ()), step.get("widths", ())
-            options = [struct.unpack("<q", struct.pack("<d", v))[0] for v in step.get("options", ())]
-            record = [
-                STEP_KINDS.index(step["kind"]), step.get("explicit", 0),
-                step["params_offset"], step.get("params_count", 0),
-                step.get("buffers_offset", 0), step.get("buffers_count", 0),
-                len(a), put(a), len(b), put(b),
-                step.get("transform", 0), step.get("n_theta", 0), len(options), put(options),
-                step.get("conditioner", 0), step.get("activation", 0), max(len(widths) - 1, 0), put(widths),
-            ]  # fmt: skip
-            if step["kind"] == "lu_linear":
-                record += [put(step["order"]), put(step["signs"])]
-            if step["kind"] == "autoregressive":
-                record += [put(step["degrees"])]
-            records += record + [0] * (STEP_SIZE - len(record))
-        boundary = put([slot for row in self.boundaries for slot in row])
-        embedding = [0, 0, 0, 0]
+        """The finished table, with the embedding, columns and base."""
+        table, embedding = self._table, NONE
         if self.embedding is not None:
-            codes = CONDITIONERS.index(self.embedding.kind), ACTIVATIONS.index(self.embedding.activation)
-            embedding = [*codes, len(self.embedding_widths) - 1, put(self.embedding_widths)]
-        header = [
-            MAGIC, VERSION, start + len(pool), dtype.itemsize, self.dim, self.context_dim, self.n_params,
-            self.n_buffers + 2 * self.context_dim, len(self.steps), STEP_SIZE, BASES.index(base), boundary, *embedding,
-        ]  # fmt: skip
-        return np.array(header + records + pool, dtype=np.int64)
+            self.layer = EMBEDDING
+            embedding = self._add_network("embedding", self.embedding, 0, self.n_context, ())
+        for side, first, n in ((0, 0, self.dim), (1, 2 * self.dim, self.context_dim)):
+            for i in range(n):
+                table.columns.append(
+                    {"side": side, "lo": NONE, "hi": NONE, "lattice": NONE, "group": NONE, "loc": first + i,
+                     "scale": first + n + i}
+                )  # fmt: skip
+        table.base.append(
+            {"kind": plan_table.BASES.index(base), "dims": table.put(range(self.dim)), "n_dims": self.dim,
+             "source": plan_table.SOURCES.index("fixed"), "network": NONE}
+        )  # fmt: skip
+        for tensor in self.tensors:
+            flags = plan_table.DECAYS if tensor.role == "weight" else 0
+            table.ranges.append({"offset": tensor.offset, "count": tensor.size, "flags": flags})
+        number_type = plan_table.DTYPES.index(dtype.name)
+        table.flow = {
+            "dim": self.dim, "context_dim": self.context_dim, "n_params": self.n_params,
+            "n_buffers": 2 * (self.dim + self.context_dim), "dtype": number_type, "conditioner_dtype": number_type,
+            "embedding": embedding,
+        }  # fmt: skip
+        return table.write()
+
+    def _add_step(self, kind: str, params: int, network: int = NONE, **fields: int) -> None:
+        """Append a step with all parameters claimed since ``params``."""
+        step: Record = {
+            "kind": plan_table.STEP_KINDS.index(kind),
+            "params": params,
+            "n_params": self.n_params - params,
+            "network": network,
+        }
+        self._table.steps.append(step | fields)
+
+    def _rename(self, slots: tuple[int, ...]) -> None:
+        """The next boundary."""
+        self._slots = slots
+        self._table.boundary.append(slots)
+
+    def _add_network(self, role: str, network: MLP, n_read: int, n_out: int, degrees: Degrees) -> int:
+        """A network that reads the context and ``n_read`` dimensions; its number. The embedding reads the context itself."""
+        table, start = self._table, self.n_params
+        n_context = self.context_dim if role == "embedding" else self.n_context
+        prefix = "" if role == "embedding" else "conditioner."
+        widths = network.widths(n_context + n_read, n_out)
+        lists = [table.put(layer) for layer in degrees] if degrees else [NONE] * len(widths)
+        first, last = len(table.linears), len(widths) - 2
+        for i, (n_in, n_out_i) in enumerate(itertools.pairwise(widths)):
+            tied = (degrees[i], degrees[i + 1]) if degrees else None
+            hidden = i < last
+            skips = network.residual and hidden and i > 0
+            table.linears.append(
+                {
+                    "n_in": n_in,
+                    "n_out": n_out_i,
+                    "weight": self.add_tensor(f"{prefix}{i}.weight", (n_in, n_out_i), "weight", tied),
+                    "bias": self.add_tensor(f"{prefix}{i}.bias", (n_out_i,), "bias"),
+                    "source": i - 1 if i else plan_table.INPUT,
+                    "activation": plan_table.ACTIVATIONS.index(network.activation if hidden else "none"),
+                    "skip": plan_table.SKIPS.index("after_activation" if skips else "none"),
+                    "skip_source": i - 1 if skips else NONE,
+                    "gate": NONE,
+                    "in_degrees": lists[i],
+                    "out_degrees": lists[i + 1],
+                }
+            )
+        table.networks.append(
+            {
+                "role": plan_table.ROLES.index(role), "linear": first, "n_linears": last + 1, "n_in": widths[0],
+                "n_out": n_out, "n_context": n_context, "masked": int(bool(degrees)), "params": start,
+                "n_params": self.n_params - start,
+            }
+        )  # fmt: skip
+        return len(table.networks) - 1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled spec: the table, the names of its parameters, and the layer that each step came from."""
+    """A compiled spec: the table, and the names and sizes of its numbers. Step ``k`` is layer ``k``; the last is the columns."""
 
     table: Array
     tensors: tuple[Tensor, ...]
@@ -291,11 +307,16 @@ class Plan:
     n_buffers: int
     n_steps: int
 
+    @property
+    def n_free(self) -> int:
+        """How many parameters there are but for those that masks hide."""
+        return sum(t.size if t.mask is None else int(t.mask.sum()) for t in self.tensors)
+
     def clear_masked(self, params: Array) -> Array:
         """``params``, with zeros put where masks are: what stands there has no meaning, and no engine reads it."""
         for tensor in self.tensors:
             if tensor.degrees is not None:
-                numbers = params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+                numbers = params[tensor.offset : tensor.stop].reshape(tensor.shape)
                 numbers[~tensor.mask] = 0  # type: ignore[operator]
         return params
 
@@ -308,35 +329,26 @@ def compile_plan(
     embedding: MLP | None = None,
     embedding_dim: int = 0,
 ) -> Plan:
-    """Compile resolved layers, latent to data, and the flow's own standardisation. Step ``k`` is layer ``k``."""
+    """Compile resolved layers, latent to data, and the ends of the flow. Step ``k`` is layer ``k``."""
     builder = PlanBuilder(base.dim, context_dim, embedding, embedding_dim)
     for builder.layer, layer in enumerate(layers):
         layer.compile(builder)
-    builder.standardize_step()
-    builder.add_embedding()
     return _finish(builder, dtype, base.name)
 
 
-def external_plan(transform: Transform, dim: int, dtype: np.dtype[Any], explicit: str) -> Plan:
-    """A plan of one transform whose theta comes from an array of the caller's, for ``penstock.ops``."""
+def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
+    """One transform whose theta comes from an array of the caller's, for ``penstock.ops``; towards the data it runs forward."""
     builder = PlanBuilder(dim, 0)
-    builder.transform_step("elementwise", (), tuple(range(dim)), transform, None, explicit, external=True)
+    builder.transform_step("elementwise", (), range(dim), transform, None, "to_data", external=True)
     return _finish(builder, dtype, "standard_normal")
 
 
 def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str) -> Plan:
+    builder.columns_step()
     return Plan(
-        builder.table(dtype, base), tuple(builder.tensors), dtype, builder.dim, builder.context_dim,
-        builder.n_params, builder.n_buffers + 2 * builder.context_dim, len(builder.steps),
+        builder.table(dtype, base), tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params,
+        2 * (builder.dim + builder.context_dim), builder.n_steps,
     )  # fmt: skip
-
-
-def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
-    """``external_plan`` with the standardisation that every table ends with; towards the data it runs the transform."""
-    builder = PlanBuilder(dim, 0)
-    builder.transform_step("elementwise", (), tuple(range(dim)), transform, None, "to_data", external=True)
-    builder.standardize_step()
-    return _finish(builder, dtype, "standard_normal")
 
 
 class Runner:

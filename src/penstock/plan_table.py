@@ -185,7 +185,7 @@ def read(array: Array) -> Table:
         name = list(FIELDS)[tag - 1]
         rows = array[offset : offset + count * size].reshape(count, size)
         if name == "BOUNDARY":
-            table.boundary = rows.tolist()
+            table.boundary = list(rows.tolist())
         elif name == "INTS":
             table.ints = rows.ravel().tolist()
         elif name == "REALS":
@@ -194,3 +194,32 @@ def read(array: Array) -> Table:
             records = [dict(zip(FIELDS[name], row, strict=False)) for row in rows.tolist()]
             setattr(table, name.lower(), records[0] if name == "FLOW" else records)
     return table
+
+
+# The codes of a field, for printing.
+_WORDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("FLOW", "dtype"): DTYPES, ("FLOW", "conditioner_dtype"): DTYPES, ("COLUMNS", "side"): SIDES,
+    ("COLUMNS", "kind"): COLUMN_KINDS, ("COLUMNS", "map"): COLUMN_MAPS, ("COLUMNS", "features"): FEATURES,
+    ("BASE", "kind"): BASES, ("BASE", "source"): SOURCES, ("STEPS", "kind"): STEP_KINDS,
+    ("STEPS", "explicit"): DIRECTIONS, ("PARTS", "source"): SOURCES, ("NETWORKS", "role"): ROLES,
+    ("LINEARS", "activation"): ACTIVATIONS, ("LINEARS", "activation_before"): ACTIVATIONS, ("LINEARS", "skip"): SKIPS,
+}  # fmt: skip
+
+
+def describe(array: Array) -> str:
+    """A table in words, for people: a line a record, the codes by name, absent fields left out."""
+    table = read(array)
+    lines = [f"plan table {array[1]}, revision {array[2]}, {len(array)} words"]
+    for name in ("FLOW", "COLUMNS", "BASE", "STEPS", "PARTS", "NETWORKS", "LINEARS", "RANGES"):
+        value = getattr(table, name.lower())
+        for number, record in enumerate([value] if name == "FLOW" else value):
+            words = []
+            for key, word in record.items():
+                codes = _WORDS.get((name, key))
+                if codes is not None:
+                    words.append(f"{key}={codes[word]}" if 0 <= word < len(codes) else f"{key}={word}?")
+                elif word not in (0, NONE):
+                    words.append(f"{key}={word}")
+            lines.append(f"{name} {number}: " + " ".join(words))
+    lines += [f"BOUNDARY {number}: {list(row)}" for number, row in enumerate(table.boundary)]
+    return "\n".join([*lines, f"INTS: {table.ints}", f"REALS: {table.reals}"])

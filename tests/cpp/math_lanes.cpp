@@ -54,21 +54,36 @@ void run_sincos(const Element<V> *x, Element<V> *out, Element<V> *cosine, int64_
 // Draws: n of three dimensions, one after the other in rows of n.
 template <class V>
 void run_normals(const Element<V> *, Element<V> *out, Element<V> *, int64_t n) {
-  if constexpr (lanes<V> > 1) {
-    uint32_t context_row[4096], draw[4096];
-    for (uint32_t i = 0; i < 4096; i++) {
-      context_row[i] = 3;
-      draw[i] = 1000 + i;
+  uint64_t context_row[4096], draw[4096];
+  for (uint64_t i = 0; i < 4096; i++) {
+    context_row[i] = 3;
+    draw[i] = 1000 + i;
+  }
+  penstock::PENSTOCK_ISA::normals<V>(0x123456789ABCDEFu, context_row, draw, static_cast<int>(n), 6, static_cast<int>(n),
+                                     out);
+}
+template <class V>
+void run_words(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, uint32_t block, uint32_t stream,
+               int64_t n, uint32_t *out) {
+  for (int64_t i = 0; i < n; i += lanes<V>) {
+    Bits<V> words[4];
+    philox<V>(seed, Counters<V>(draw + i, context_row + i), block, stream, words);
+    for (int w = 0; w < 4; w++) {
+      if constexpr (lanes<V> == 1) {
+        out[w * n + i] = static_cast<uint32_t>(words[w]);
+      } else {
+        for (int j = 0; j < lanes<V>; j++) {
+          out[w * n + i + j] = static_cast<uint32_t>(words[w][j]);
+        }
+      }
     }
-    penstock::PENSTOCK_ISA::normals<V>(0x123456789ABCDEFu, context_row, draw, static_cast<int>(n), 6,
-                                       static_cast<int>(n), out);
   }
 }
 
 template <class V>
 constexpr MathTable<Element<V>> table() {
-  return {run_exp<V>,     run_exp2<V>,       run_log<V>,    run_tanh<V>,
-          run_sigmoid<V>, run_normal_cdf<V>, run_sincos<V>, run_normals<V>};
+  return {run_exp<V>,        run_exp2<V>,   run_log<V>,     run_tanh<V>, run_sigmoid<V>,
+          run_normal_cdf<V>, run_sincos<V>, run_normals<V>, run_words<V>};
 }
 
 }  // namespace

@@ -8,149 +8,81 @@
 #include "check.hpp"
 #include "engine/engine.hpp"
 #include "engine/trainer.hpp"
+#include "make_table.hpp"
 
 namespace {
 
 using namespace penstock;
-
-struct Record {
-  int64_t kind, explicit_to_data, params, transform, n_theta, conditioner, activation;
-  std::vector<int64_t> a, b, widths;
-  std::vector<int64_t> degrees = {};
-};
-
-// A table as src/penstock/plan.py writes it; affine steps have their one option.
-std::vector<int64_t> table_of(int64_t item_size, int64_t dim, const std::vector<Record> &steps,
-                              const std::vector<std::vector<int64_t>> &boundaries, int64_t context_dim = 0,
-                              const std::vector<int64_t> &embedding = {}) {
-  const auto n_steps = static_cast<int64_t>(steps.size());
-  std::vector<int64_t> records, pool;
-  const int64_t start = 16 + 32 * n_steps;
-  const auto put = [&](const std::vector<int64_t> &values) {
-    pool.insert(pool.end(), values.begin(), values.end());
-    return start + static_cast<int64_t>(pool.size() - values.size());
-  };
-  const double bound = 2;
-  int64_t option, params = 0;
-  std::memcpy(&option, &bound, 8);
-  for (const Record &s : steps) {
-    const auto n_linear = static_cast<int64_t>(s.widths.empty() ? 0 : s.widths.size() - 1);
-    const int64_t n_options = s.kind != step_permutation && s.transform == 0 ? 1 : 0;
-    const int64_t a = put(s.a), b = put(s.b), options = put({option}), widths = put(s.widths);
-    std::vector<int64_t> record{s.kind,
-                                s.explicit_to_data,
-                                params,
-                                s.params,
-                                0,
-                                s.kind == step_standardize ? 2 * dim : 0,
-                                static_cast<int64_t>(s.a.size()),
-                                a,
-                                static_cast<int64_t>(s.b.size()),
-                                b,
-                                s.transform,
-                                s.n_theta,
-                                n_options,
-                                options,
-                                s.conditioner,
-                                s.activation,
-                                n_linear,
-                                widths};
-    if (s.kind == step_autoregressive) {
-      record.push_back(put(s.degrees));
-    }
-    record.resize(32);
-    records.insert(records.end(), record.begin(), record.end());
-    params += s.params;
-  }
-  std::vector<int64_t> flat;
-  for (const std::vector<int64_t> &row : boundaries) {
-    flat.insert(flat.end(), row.begin(), row.end());
-  }
-  const int64_t boundary = put(flat), embedding_widths = put(embedding);
-  const auto n_embedding = static_cast<int64_t>(embedding.empty() ? 0 : embedding.size() - 1);
-  for (size_t i = 0; i + 1 < embedding.size(); i++) {
-    params += (embedding[i] + 1) * embedding[i + 1];
-  }
-  std::vector<int64_t> table{0x504E53544B,
-                             1,
-                             start + static_cast<int64_t>(pool.size()),
-                             item_size,
-                             dim,
-                             context_dim,
-                             params,
-                             2 * (dim + context_dim),
-                             n_steps,
-                             32,
-                             0,
-                             boundary,
-                             n_embedding > 0 ? conditioner_mlp : 0,
-                             n_embedding > 0 ? act_gelu : 0,
-                             n_embedding,
-                             n_embedding > 0 ? embedding_widths : 0};
-  table.insert(table.end(), records.begin(), records.end());
-  table.insert(table.end(), pool.begin(), pool.end());
-  return table;
-}
 
 constexpr int dim = 3;
 
 // Free theta, a permutation, and an MLP and a residual MLP, whose explicit direction is the other one, dense and masked.
 std::vector<int64_t> table(int64_t item_size) {
   const std::vector<int64_t> plain{0, 1, 2}, turned{2, 0, 1};
-  return table_of(item_size, dim,
-                  {{step_elementwise, 0, 6, 0, 2, conditioner_free, 0, {}, {0, 1, 2}, {}},
-                   {step_permutation, 0, 0, 0, 0, 0, 0, {}, {}, {}},
-                   {step_coupling, 0, 2 * 7 + 7 + 7 * 2 + 2, 0, 2, conditioner_mlp, act_relu, {2, 0}, {1}, {2, 7, 2}},
-                   {step_coupling,
-                    1,
-                    5 + 5 + 2 * 30 + 5 * 2 + 2,
-                    1,
-                    1,
-                    conditioner_residual_mlp,
-                    act_silu,
-                    {1},
-                    {2, 0},
-                    {1, 5, 5, 5, 2}},
-                   {step_autoregressive,
-                    0,
-                    2 * 8 + 8 + 8 * 2 + 2 + 2 * 6 + 6,
-                    0,
-                    2,
-                    conditioner_mlp,
-                    act_relu,
-                    {},
-                    {1, 0, 2},
-                    {2, 8, 2, 6},
-                    {1, 1, 1, 1, 2, 2, 2, 2, 0, 1}},
-                   {step_autoregressive,
-                    1,
-                    2 * 3 + 3 + 3 * 3 + 3 + 3 * 3 + 3,
-                    1,
-                    1,
-                    conditioner_residual_mlp,
-                    act_silu,
-                    {},
-                    {2, 1, 0},
-                    {2, 3, 3, 3},
-                    {0, 1, 2, 0, 1, 2}},
-                   {step_standardize, 0, 0, 0, 0, 0, 0, {}, {}, {}}},
-                  {plain, plain, turned, turned, turned, turned, turned, turned});
+  return table_of(
+      item_size, dim,
+      {{.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = plain},
+       {.kind = step_permutation},
+       {.kind = step_coupling, .n_theta = 2, .theta = theta_network, .a = {2, 0}, .b = {1}, .widths = {2, 7, 2}},
+       {.kind = step_coupling,
+        .explicit_to_data = 1,
+        .transform = 1,
+        .n_theta = 1,
+        .theta = theta_residual,
+        .activation = act_silu,
+        .a = {1},
+        .b = {2, 0},
+        .widths = {1, 5, 5, 5, 2}},
+       {.kind = step_autoregressive,
+        .n_theta = 2,
+        .theta = theta_network,
+        .b = {1, 0, 2},
+        .widths = {2, 8, 2, 6},
+        .degrees = {1, 1, 1, 1, 2, 2, 2, 2, 0, 1}},
+       {.kind = step_autoregressive,
+        .explicit_to_data = 1,
+        .transform = 1,
+        .n_theta = 1,
+        .theta = theta_residual,
+        .activation = act_silu,
+        .b = {2, 1, 0},
+        .widths = {2, 3, 3, 3},
+        .degrees = {0, 1, 2, 0, 1, 2}},
+       {.kind = step_columns}},
+      {plain, plain, turned, turned, turned, turned, turned, turned});
 }
 
 std::vector<int64_t> external_table(int64_t item_size) {
+  const std::vector<int64_t> plain{0, 1, 2};
   return table_of(item_size, dim,
-                  {{step_elementwise, 1, 0, 0, 2, conditioner_external, 0, {}, {0, 1, 2}, {}},
-                   {step_standardize, 0, 0, 0, 0, 0, 0, {}, {}, {}}},
-                  {{0, 1, 2}, {0, 1, 2}, {0, 1, 2}});
+                  {{.kind = step_elementwise, .explicit_to_data = 1, .n_theta = 2, .theta = theta_external, .b = plain},
+                   {.kind = step_columns}},
+                  {plain, plain, plain});
 }
 
 // A context of two numbers, through an embedding of three to a coupling and to a step that reads nothing else.
 std::vector<int64_t> conditional_table(int64_t item_size) {
+  const std::vector<int64_t> plain{0, 1, 2};
   return table_of(item_size, dim,
-                  {{step_elementwise, 0, 4 * 4 + 5 * 6, 0, 2, conditioner_mlp, act_tanh, {}, {0, 1, 2}, {3, 4, 6}},
-                   {step_coupling, 1, 5 * 7 + 8 * 2, 0, 2, conditioner_mlp, act_relu, {2}, {1}, {4, 7, 2}},
-                   {step_standardize, 0, 0, 0, 0, 0, 0, {}, {}, {}}},
-                  {{0, 1, 2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}}, 2, {2, 5, 3});
+                  {{.kind = step_elementwise,
+                    .n_theta = 2,
+                    .theta = theta_network,
+                    .activation = act_tanh,
+                    .b = plain,
+                    .widths = {3, 4, 6}},
+                   {.kind = step_coupling,
+                    .explicit_to_data = 1,
+                    .n_theta = 2,
+                    .theta = theta_network,
+                    .a = {2},
+                    .b = {1},
+                    .widths = {4, 7, 2}},
+                   {.kind = step_columns}},
+                  {plain, plain, plain, plain}, 2, {2, 5, 3});
+}
+
+Table table_from(const std::vector<int64_t> &words) {
+  return decode_table(words.data(), static_cast<int64_t>(words.size()));
 }
 
 template <class T>
@@ -182,11 +114,11 @@ Batch rows_of(const std::vector<T> &x, int64_t columns) {
 template <class T>
 uint64_t everything(const Engine<T> &engine, int64_t rows) {
   const Plan &plan = engine.plan();
-  const int64_t d = plan.dim, n_theta = plan.external_theta;
+  const int64_t d = plan.dim, n_theta = plan.external_features;
   const Packed<T> packed(plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers_of(d + plan.context_dim).data());
   const std::vector<T> x = numbers<T>(rows * d, 2), theta = numbers<T>(rows * n_theta, 3),
                        bar = numbers<T>(rows * d, 4), log_det_bar = numbers<T>(rows, 5);
-  const Theta<T> external{n_theta > 0 ? theta.data() : nullptr, false};
+  const ExternalTheta<T> external{n_theta > 0 ? theta.data() : nullptr, false};
   // a context for each row, one for each half of them, and one for all; all of them the same where there is none
   const std::vector<T> context = numbers<T>(rows * plan.context_dim, 6);
   const RowsView view = rows_of(context, plan.context_dim).x;
@@ -262,8 +194,7 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
 
 template <class T>
 uint64_t train(int64_t rows, int64_t steps, double &first, double &last) {
-  const auto engine =
-      std::make_shared<Engine<T>>(table(sizeof(T)).data(), static_cast<int64_t>(table(sizeof(T)).size()));
+  const auto engine = std::make_shared<Engine<T>>(table_from(table(sizeof(T))));
   const std::vector<T> start = numbers<T>(engine->plan().n_params, 1, 0.7), x = numbers<T>(rows * dim, 2);
   Trainer<T> trainer(engine, start.data(), buffers_of(dim).data(), {0.9, 0.999, 1e-8, 1e-4, 5.0, true});
   const int64_t batch = (rows + steps - 1) / steps;
@@ -284,7 +215,7 @@ template <class T>
 void batches_and_threads() {
   for (const std::vector<int64_t> &numbers :
        {table(sizeof(T)), external_table(sizeof(T)), conditional_table(sizeof(T))}) {
-    Engine<T> engine(numbers.data(), static_cast<int64_t>(numbers.size()));
+    Engine<T> engine(table_from(numbers));
     for (const int64_t rows : {0, 1, 2, 63, 64, 65, 1000, 6000}) {
       uint64_t wanted = 0;
       for (const int n : {1, 2, 3, 5}) {
@@ -310,8 +241,7 @@ void batches_and_threads() {
 
 // Gradients of sum_i c_i log p(x_i) against differences, and the way there and back.
 void gradients() {
-  const std::vector<int64_t> numbers_ = table(8);
-  const Engine<double> engine(numbers_.data(), static_cast<int64_t>(numbers_.size()));
+  const Engine<double> engine(table_from(table(8)));
   const Plan &plan = engine.plan();
   const int64_t rows = 70;
   std::vector<double> params = numbers<double>(plan.n_params, 1, 0.7), x = numbers<double>(rows * dim, 2);
@@ -370,7 +300,7 @@ void corrupt_tables() {
         table[i] = bad;
         bool refused = false;
         try {
-          const Engine<T> engine(table.data(), static_cast<int64_t>(table.size()));
+          const Engine<T> engine(table_from(table));
           everything(engine, 3);
         } catch (const std::invalid_argument &) {
           refused = true;
@@ -380,12 +310,12 @@ void corrupt_tables() {
     }
     for (size_t n = 0; n < good.size(); n++) {  // cut off, also with a length that fits
       std::vector<int64_t> table(good.begin(), good.begin() + static_cast<int64_t>(n));
-      if (n > 2) {
-        table[2] = static_cast<int64_t>(n);
+      if (n > 3) {
+        table[3] = static_cast<int64_t>(n);
       }
       bool refused = false;
       try {
-        const Engine<T> engine(table.data(), static_cast<int64_t>(n));
+        const Engine<T> engine(table_from(table));
       } catch (const std::invalid_argument &) {
         refused = true;
       }
@@ -394,23 +324,8 @@ void corrupt_tables() {
   }
 }
 
-// A table whose last record would lie beyond its end.
-void short_records() {
-  std::vector<int64_t> table(64, 0);
-  const std::vector<int64_t> header{0x504E53544B, 1, 64, 8, 1, 0, 0, 2, 2, 32, 0, 20};
-  std::copy(header.begin(), header.end(), table.begin());
-  bool refused = false;
-  try {
-    const Engine<double> engine(table.data(), 64);
-  } catch (const std::invalid_argument &) {
-    refused = true;
-  }
-  CHECK(refused);
-}
-
 void stopped_by_a_poll() {
-  const std::vector<int64_t> numbers_ = table(8);
-  const auto engine = std::make_shared<Engine<double>>(numbers_.data(), static_cast<int64_t>(numbers_.size()));
+  const auto engine = std::make_shared<Engine<double>>(table_from(table(8)));
   const Plan &plan = engine->plan();
   const int64_t rows = 1 << 22;  // no call ends before the first poll
   const std::vector<double> x(static_cast<size_t>(rows) * dim, 0.5), buffers = buffers_of(dim),
@@ -445,7 +360,6 @@ void stopped_by_a_poll() {
 }  // namespace
 
 int main() {
-  short_records();
   gradients();
   corrupt_tables<double>();
   corrupt_tables<float>();

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "check.hpp"
+#include "engine/order.hpp"
 #include "math_lanes.hpp"
 
 namespace {
@@ -156,6 +157,38 @@ void limits(ArrayFunction<T> MathTable<T>::*function, Wide at_minus_infinity, Wi
   }
 }
 
+// Where the parts of a counter lie, up to their largest: draws and context rows below 2^32 have always lain there.
+template <class T>
+void words_of_counters() {
+  constexpr int64_t n = 64;
+  Random random{11};
+  std::vector<uint64_t> draws(n), contexts(n);
+  for (int64_t i = 0; i < n; i++) {
+    draws[i] = random() >> (i % 2 == 0 ? 8 : 32);
+    contexts[i] = random() >> (i % 3 == 0 ? 24 : 32);
+  }
+  draws[0] = (uint64_t{1} << 56) - 1;
+  contexts[0] = (uint64_t{1} << 40) - 1;
+  for (const uint32_t block : {0u, 7u, 0xFFFFFFu}) {
+    for (const uint32_t stream : {0u, 3u, 255u}) {
+      for (const MathTable<T> &table : widths(T{}).all) {
+        std::vector<uint32_t> out(4 * n);
+        table.words(0xFEDCBA9876543210u, contexts.data(), draws.data(), block, stream, n, out.data());
+        for (int64_t i = 0; i < n; i++) {
+          const uint32_t counter[4] = {static_cast<uint32_t>(draws[i]), static_cast<uint32_t>(contexts[i]),
+                                       block | static_cast<uint32_t>(contexts[i] >> 32) << 24,
+                                       stream | static_cast<uint32_t>(draws[i] >> 32) << 8};
+          uint32_t wanted[4];
+          penstock::philox(0xFEDCBA9876543210u, counter, wanted);
+          for (int w = 0; w < 4; w++) {
+            CHECK(out[w * n + i] == wanted[w]);
+          }
+        }
+      }
+    }
+  }
+}
+
 template <class T>
 void test() {
   using M = MathTable<T>;
@@ -244,11 +277,13 @@ void test() {
   std::vector<T> zero(n), none(n), draws(6 * n);
   uint64_t wanted = 0;
   const Widths<T> tables = widths(T{});
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 6; i++) {
     tables.all[i].normals(zero.data(), draws.data(), none.data(), n);
     CHECK(i == 0 || hash(draws) == wanted);
     wanted = hash(draws);
   }
+  words_of_counters<T>();
+
   double sum = 0, square = 0;
   for (const T z : draws) {
     sum += static_cast<double>(z);

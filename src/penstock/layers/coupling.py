@@ -69,7 +69,8 @@ class Coupling:
             a = self.split
             if not a or len(a) == dim or max(a) >= dim or len(set(a)) != len(a):
                 raise ValueError(f"split must name some but not all of the indices 0..{dim - 1}, each once, got {a}")
-        b = tuple(i for i in range(dim) if i not in set(a))
+        taken = set(a)
+        b = tuple(i for i in range(dim) if i not in taken)
         return (b, a) if isinstance(self.split, str) and self.split.endswith("_swapped") else (a, b)
 
     def compile(self, builder: PlanBuilder) -> None:

@@ -1,0 +1,346 @@
+// Lays out steps, networks, gradients and workspaces of a checked table: see layout.hpp.
+#include "engine/layout.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace penstock {
+namespace {
+
+// Numbers of W in a segment: enough for a thread to be worth it.
+constexpr int64_t segment_numbers = 8192;
+// Masks of any network take less than so many bytes, and so many times those of the table itself. A table that lists
+// degrees once may let many layers point to them.
+constexpr int64_t mask_bytes_most = int64_t{64} << 20, mask_bytes_a_word = 128;
+
+void refuse_unless(bool computed, const char *what, const char *name = "") {
+  if (!computed) {
+    throw std::invalid_argument(std::string("this engine does not compute ") + what + name);
+  }
+}
+
+}  // namespace
+
+Plan::Plan(Table table) : table_(std::move(table)) {
+  const FlowRecord &flow = table_.flow;
+  dim = static_cast<int>(flow.dim);
+  context_dim = static_cast<int>(flow.context_dim);
+  n_steps = static_cast<int>(table_.steps.size());
+  item_size = flow.dtype == dtype_float64 ? 8 : 4;
+  n_params = flow.n_params;
+  n_buffers = flow.n_buffers;
+  refuse_unless(flow.conditioner_dtype == flow.dtype, "conditioners in ", dtype_names[flow.conditioner_dtype]);
+  check_ends();
+  read_ranges();
+  embeds = flow.embedding != no_index;
+  n_context = embeds ? static_cast<int>(table_.networks[static_cast<size_t>(flow.embedding)].n_out) : context_dim;
+  theta_widest = embeds ? n_context : 0;
+  linears_.reserve(table_.linears.size());  // steps point into it
+  for (const StepRecord &record : table_.steps) {
+    evaluation_steps_.push_back(lay_out(record));
+  }
+  if (embeds) {
+    const NetworkRecord &network = table_.networks[static_cast<size_t>(flow.embedding)];
+    evaluation_embedding_.n_u = context_dim;
+    evaluation_embedding_.external = -1;
+    lay_out_network(network, evaluation_embedding_);
+  }
+  place_areas();
+}
+
+// Columns and base.
+void Plan::check_ends() {
+  for (const ColumnRecord &column : table_.columns) {
+    refuse_unless(column.kind == column_line, "columns of kind ", column_kind_names[column.kind]);
+    refuse_unless(column.map == map_identity, "columns with map ", column_map_names[column.map]);
+    refuse_unless(column.features == features_identity, "columns with features ", features_names[column.features]);
+    refuse_unless(column.ends == 0, "columns with ends");
+    refuse_unless(column.lattice == no_index, "columns on a lattice");
+    refuse_unless(column.group == no_index, "columns in groups");
+    refuse_unless(column.loc != no_index, "columns without a standardisation");
+    refuse_unless(column.n_buffers == 0, "columns with buffers of their own");
+    loc_.push_back(column.loc);
+    scale_.push_back(column.scale);
+  }
+  for (const BaseRecord &block : table_.base) {
+    refuse_unless(block.network == no_index, "a base whose parameters come from a network");
+    refuse_unless(block.kind == base_standard_normal, "a base of kind ", base_names[block.kind]);
+  }
+  refuse_unless(table_.base.size() == 1, "a base in several blocks");
+}
+
+void Plan::read_ranges() {
+  for (const RangeRecord &range : table_.ranges) {
+    if (!ranges_.empty() && ranges_.back().flags == range.flags) {
+      ranges_.back().count += range.count;
+    } else if (range.count > 0) {
+      ranges_.push_back(range);
+    }
+  }
+  // a plan of any size has a bounded number of segments
+  segment_numbers_ = std::max(segment_numbers, n_params >> 18);
+}
+
+Step Plan::lay_out(const StepRecord &record) {
+  Step step{};
+  step.kind = static_cast<int32_t>(record.kind);
+  step.external = -1;
+  if (record.kind == step_permutation || record.kind == step_columns) {
+    return step;
+  }
+  step.explicit_to_data = record.explicit_ == direction_to_data ? 1 : 0;
+  step.params = record.params;
+  step.n_a = static_cast<int>(record.n_a);
+  step.a = table_.ints.data() + record.a;
+  step.n_b = static_cast<int>(record.n_b);
+  step.b = table_.ints.data() + record.b;
+  step.kept = old_values_;
+  old_values_ += record.n_b * tile_stride;
+  if (record.kind == step_lu_linear) {
+    lay_out_lu(record, step);
+  } else {
+    lay_out_part(record, step);
+  }
+  evaluation_area = std::max(evaluation_area, step.area_size);
+  return step;
+}
+
+void Plan::lay_out_lu(const StepRecord &record, Step &step) {
+  refuse_unless(step.n_b == dim, "an LU layer on some of the dimensions");
+  const int n = step.n_b, stride = static_cast<int>(padded(n));
+  step.order = table_.ints.data() + record.order;
+  step.signs = table_.ints.data() + record.signs;
+  step.bias = step.params + static_cast<int64_t>(n) * n;
+  step.grad = padded_size;
+  step.grad_bias = padded_size + static_cast<int64_t>(n) * stride;
+  const auto chunk = static_cast<int>(std::max(int64_t{1}, segment_numbers_ / n));
+  for (int from = 0; from < n; from += chunk) {
+    const int rows = std::min(chunk, n - from);
+    add_segments({step.params + static_cast<int64_t>(from) * n, step.grad + static_cast<int64_t>(from) * stride, rows,
+                  n, stride, false, false, nullptr, 0, 0});
+  }
+  add_segments({step.bias, step.grad_bias, 1, n, stride, false, false, nullptr, 0, 0});
+  padded_size += (static_cast<int64_t>(n) + 1) * stride;
+  step.panels = panels_size;
+  step.panel_size = triangle_size(n);
+  panels_size += lu_triangles * step.panel_size;
+  // x, v, c; transposes read whole vectors of features
+  step.area_size = (3 * static_cast<int64_t>(n) + pad_columns) * tile_stride;
+  layer_widest = std::max<int64_t>(layer_widest, n);
+  flops += 2.0 * n * n;
+  lu_steps.push_back(static_cast<int>(evaluation_steps_.size()));
+}
+
+// A step with a transform.
+void Plan::lay_out_part(const StepRecord &record, Step &step) {
+  refuse_unless(record.n_parts == 1, "several transforms in one step");
+  refuse_unless(record.kind != step_autoregressive || step.n_b == dim,
+                "an autoregressive layer on some of the dimensions");
+  const PartRecord &part = table_.parts[static_cast<size_t>(record.part)];
+  const int64_t *members = table_.ints.data() + part.members, *theta = table_.ints.data() + part.theta;
+  for (int64_t j = 0; j < step.n_b; j++) {
+    refuse_unless(members[j] == j && theta[j] == j * part.n_theta, "theta in another order");
+  }
+  step.transform = static_cast<int32_t>(part.transform);
+  step.n_theta = static_cast<int32_t>(part.n_theta);
+  std::copy_n(table_.reals.begin() + part.options, part.n_options, step.options);
+  const int64_t n_theta = static_cast<int64_t>(step.n_b) * step.n_theta;
+  theta_widest = std::max(theta_widest, n_theta);
+  flops += std::max(60.0, 20.0 * step.n_theta) * step.n_b;
+  if (part.source == source_network) {
+    return lay_out_conditioner(table_.networks[static_cast<size_t>(record.network)], step);
+  }
+  if (part.source == source_external) {
+    refuse_unless(part.external == static_cast<int64_t>(externals.size()),
+                  "an external theta that several steps share");
+    step.conditioner = conditioner_external;
+    step.external = external_features * tile_stride;
+    externals.push_back({static_cast<int>(evaluation_steps_.size()), n_theta, external_features});
+    external_features += n_theta;
+    return;
+  }
+  step.conditioner = conditioner_free;
+  step.grad = padded_size;
+  constexpr int64_t longest = int64_t{1} << 30;
+  for (int64_t from = 0; from < n_theta; from += longest) {
+    const auto n = static_cast<int>(std::min(longest, n_theta - from));
+    add_segments(
+        {step.params + from, step.grad + from, 1, n, static_cast<int>(padded(n)), false, false, nullptr, 0, 0});
+  }
+  padded_size += padded(n_theta);
+}
+
+// The network of a step. An elementwise step with one is a coupling whose A is empty.
+void Plan::lay_out_conditioner(const NetworkRecord &network, Step &step) {
+  const bool masked = network.masked != 0;
+  refuse_unless(network.n_context == n_context, "conditioners that ignore the context");
+  step.kind = masked ? step_autoregressive : step_coupling;
+  step.n_context = n_context;
+  step.n_u = static_cast<int>(network.n_in);
+  lay_out_network(network, step);
+  step.start = starts_size;
+  starts_size += padded(masked || step.n_a > 0 ? step.linear[0].n_out : network.n_out);
+}
+
+// A network from n_u inputs: its parameters, and its places in the step's area.
+void Plan::lay_out_network(const NetworkRecord &network, Step &step) {
+  classify(network, step);
+  step.linear = linears_.data() + linears_.size();
+  step.n_linear = static_cast<int32_t>(network.n_linears);
+  step.input = 0;
+  step.area_size = static_cast<int64_t>(step.n_u) * tile_stride;
+  int64_t gradients = step.n_u;  // features of the input and of the layers so far
+  for (int64_t i = 0; i < network.n_linears; i++) {
+    const LinearRecord &record = table_.linears[static_cast<size_t>(network.linear + i)];
+    lay_out_linear(record, i + 1 < network.n_linears, step, gradients);
+  }
+  step.theta = linears_.back().output;
+  if (network.masked != 0) {
+    step.area_size += pad_columns * tile_stride;  // transposes read whole vectors of features
+    masked_widest = std::max(masked_widest, gradients + pad_columns);
+  }
+}
+
+// Plain or residual, with one activation; any other network is refused.
+void Plan::classify(const NetworkRecord &network, Step &step) const {
+  const LinearRecord *linears = table_.linears.data() + network.linear;
+  const int64_t last = network.n_linears - 1;
+  const bool residual = last > 1 && linears[1].skip != skip_none;
+  step.conditioner = residual ? conditioner_residual_mlp : conditioner_mlp;
+  step.activation = static_cast<int32_t>(last > 0 ? linears[0].activation : int64_t{act_relu});
+  for (int64_t i = 0; i <= last; i++) {
+    const LinearRecord &linear = linears[i];
+    refuse_unless(linear.gate == no_index, "gates");
+    refuse_unless(linear.skip != skip_before_activation, "skips before the activation");
+    refuse_unless(linear.activation_before == act_none, "activations before a linear layer");
+    refuse_unless(linear.bias != no_index, "linear layers without a bias");
+    refuse_unless(linear.source == (i > 0 ? i - 1 : from_input), "networks that are no chain of linear layers");
+    const bool skips = residual && i > 0 && i < last;
+    refuse_unless((linear.skip != skip_none) == skips, "skips in some of the hidden layers");
+    refuse_unless(!skips || linear.skip_source == i - 1, "skips over more than one layer");
+    if (i < last) {
+      refuse_unless(linear.activation >= act_relu && linear.activation <= act_leaky_relu, "activation ",
+                    activation_names[linear.activation]);
+      refuse_unless(linear.activation == step.activation, "networks with several activations");
+    }
+    if (network.masked != 0) {
+      const std::vector<int> outputs = degrees(linear.out_degrees, linear.n_out);
+      refuse_unless(std::is_sorted(outputs.begin(), outputs.end()), "degrees that do not rise");
+      refuse_unless(!skips || outputs == degrees(linear.in_degrees, linear.n_in),
+                    "degrees of a residual network that differ");
+    }
+  }
+}
+
+void Plan::lay_out_linear(const LinearRecord &record, bool hidden, Step &step, int64_t &gradients) {
+  Linear linear{};
+  linear.n_in = static_cast<int>(record.n_in);
+  linear.n_out = static_cast<int>(record.n_out);
+  linear.weight = record.weight;
+  linear.bias = record.bias;
+  int64_t n_weights = record.n_in * record.n_out;
+  if (record.in_degrees != no_index) {
+    mask_linear(record, step, linear);
+    n_weights = masks_.back().n_weights;
+    linear.gradient = gradients * tile_stride;
+    gradients += hidden ? linear.n_out : 0;
+  }
+  linear.panels = panels_size;
+  panels_size += padded(n_weights);
+  linear.grad_stride = static_cast<int>(padded(linear.n_out));
+  linear.grad_weight = padded_size;
+  padded_size += record.n_in * linear.grad_stride;
+  linear.grad_bias = padded_size;
+  padded_size += linear.grad_stride;
+  const auto claim = [&] { return std::exchange(step.area_size, step.area_size + record.n_out * tile_stride); };
+  linear.output = claim();
+  const bool residual = step.conditioner == conditioner_residual_mlp;
+  linear.derivative = hidden && (residual || !derivative_from_output(step.activation)) ? claim() : -1;
+  layer_widest = std::max({layer_widest, record.n_in, record.n_out});
+  flops += 2.0 * static_cast<double>(n_weights);
+  linears_.push_back(linear);
+  add_weight_segments(linears_.back());
+  add_segments({linear.bias, linear.grad_bias, 1, linear.n_out, linear.grad_stride, false, false, nullptr, 0, 0});
+}
+
+void Plan::mask_linear(const LinearRecord &record, const Step &step, Linear &linear) {
+  mask_bytes_ += MaskTables::bytes(record.n_in, record.n_out, step.n_b);
+  refuse_unless(mask_bytes_ <= mask_bytes_most + mask_bytes_a_word * table_.length, "masks of this size");
+  const std::vector<int> inputs = degrees(record.in_degrees, record.n_in);
+  linear.mask = &masks_.emplace_back(inputs, degrees(record.out_degrees, record.n_out), step.n_b).mask;
+}
+
+// W of a linear layer, a number of rows at a time.
+void Plan::add_weight_segments(const Linear &linear) {
+  const auto chunk = static_cast<int>(std::max(int64_t{1}, segment_numbers_ / linear.n_out));
+  for (int from = 0; from < linear.n_in; from += chunk) {
+    const int to = std::min(from + chunk, linear.n_in);
+    const bool whole = linear.grad_stride == linear.n_out;
+    const int rows = whole ? 1 : to - from, longer = whole ? to - from : 1;
+    add_segments({linear.weight + static_cast<int64_t>(from) * linear.n_out,
+                  linear.grad_weight + static_cast<int64_t>(from) * linear.grad_stride, rows, longer * linear.n_out,
+                  longer * linear.grad_stride, false, false, &linear, from, to});
+  }
+}
+
+// A segment, cut where flags change. Rows of W are packed by the segment that holds them, so they stay whole.
+void Plan::add_segments(const Segment &whole) {
+  const int64_t stop = whole.flat + whole.rows * whole.columns;
+  auto range = std::upper_bound(ranges_.begin(), ranges_.end(), whole.flat,
+                                [](int64_t at, const RangeRecord &r) { return at < r.offset; }) -
+               1;
+  for (int64_t at = whole.flat; at < stop; range++) {
+    const int64_t end = std::min(stop, range->offset + range->count);
+    while (at < end) {
+      const int64_t row = (at - whole.flat) / whole.columns, column = (at - whole.flat) % whole.columns;
+      Segment part = whole;
+      part.flat = at;
+      part.padded = whole.padded + row * whole.stride + column;
+      part.decay = (range->flags & range_decays) != 0;
+      part.frozen = (range->flags & range_frozen) != 0;
+      part.rows = (end - at) / whole.columns;
+      if (column != 0 || part.rows == 0) {  // part of a row
+        part.rows = 1;
+        part.columns = part.stride = static_cast<int>(std::min(whole.columns - column, end - at));
+      }
+      at += part.rows * part.columns;
+      if (whole.linear != nullptr) {
+        const int64_t n_out = whole.linear->n_out;
+        refuse_unless((at - whole.linear->weight) % n_out == 0, "flags that change within a row of weights");
+        part.from = static_cast<int>((part.flat - whole.linear->weight) / n_out);
+        part.to = static_cast<int>((at - whole.linear->weight) / n_out);
+      }
+      segments.push_back(part);
+    }
+  }
+}
+
+// The places of areas in the kept store: one for all, or one for each, behind the old values. That of the embedding comes
+// last: every conditioner reads what it holds.
+void Plan::place_areas() {
+  training_steps_ = recompute_steps_ = evaluation_steps_;
+  training_embedding_ = recompute_embedding_ = evaluation_embedding_;
+  int64_t own = old_values_;
+  for (size_t k = 0; k < evaluation_steps_.size(); k++) {
+    training_steps_[k].area = own;
+    own += evaluation_steps_[k].area_size;
+    recompute_steps_[k].area = old_values_;
+  }
+  const int64_t embedding_size = evaluation_embedding_.area_size;
+  evaluation_embedding_.area = evaluation_area;
+  training_embedding_.area = own;
+  recompute_embedding_.area = old_values_ + evaluation_area;
+  training_kept = own + embedding_size;
+  recompute_kept = old_values_ + evaluation_area + embedding_size;
+  evaluation_area += embedding_size;
+}
+
+std::vector<int> Plan::degrees(int64_t at, int64_t n) const {
+  return {table_.ints.begin() + at, table_.ints.begin() + at + n};
+}
+
+}  // namespace penstock

@@ -1,0 +1,314 @@
+"""The file of a flow: a safetensors container of its plan table, buffers and parameters, and one JSON spec.
+
+Nothing is built from a file before all of it was checked, and no file is ever a pickle. Format 2 is written, formats 1 and 2
+are read. ``docs/file-format.md`` is the contract.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from penstock import _backend, plan_table
+from penstock._replace import replacing
+from penstock.files import safetensors, specs
+from penstock.files.safetensors import CODES, Container, need, some
+from penstock.history import History
+from penstock.params import Snapshot, named
+from penstock.plan import Plan, compile_plan
+from penstock.spec import FlowSpec
+
+Array = np.ndarray[Any, Any]
+
+FORMAT = "penstock"
+FORMAT_VERSION = 2
+HASH_SIZE = 32
+# Tensors of the optimiser in a checkpoint; those of other prefixes belong to files of several flows.
+TRAINING, MEMBER = "training.", "member."
+METADATA = {"spec", "history", "provenance"}
+# Left out of the file, so that the same training gives the same bytes.
+TIMES = ("seconds", "rows_per_second")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds, checked.
+
+    Attributes
+    ----------
+    spec : FlowSpec
+    plan : Plan
+        Compiled from the spec.
+    snapshot : Snapshot
+    columns, context_columns : tuple of str
+        Names of the dimensions and of the conditioning variables; empty where they have none.
+    history : History or None
+    training : dict of arrays
+        State of an optimiser by name, without its prefix; empty but in a checkpoint.
+    format_version : int
+        Of the file that it was read from.
+    """
+
+    spec: FlowSpec
+    plan: Plan
+    snapshot: Snapshot
+    columns: tuple[str, ...] = ()
+    context_columns: tuple[str, ...] = ()
+    history: History | None = None
+    training: Mapping[str, Array] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def to_bytes(contents: Contents) -> bytes:
+    """The bytes of the file, in the present format."""
+    spec, plan, snapshot = contents.spec, contents.plan, contents.snapshot
+    version = _backend.package_version()
+    record = {"format": FORMAT, "format_version": FORMAT_VERSION, "library_version": version, **specs.encode(spec)}
+    metadata = {"spec": _dump(record)}
+    if contents.history is not None and len(contents.history):
+        kept = {key: value for key, value in asdict(contents.history).items() if key not in TIMES}
+        metadata["history"] = _dump(_without_nan(kept))
+    metadata["provenance"] = _dump({"library": "penstock", "version": version})
+    buffers = _buffers(plan)
+    starts = np.cumsum([shape[0] for _, shape in buffers])[:-1]
+    names = {"columns": contents.columns, "context_columns": contents.context_columns}
+    # The order is part of the format: a reader without JSON follows the plan table.
+    tensors: dict[str, Array] = {
+        "plan": plan.table,
+        **dict(zip([name for name, _ in buffers], np.split(snapshot.buffers, starts), strict=True)),
+        **named(plan, snapshot.params),
+        **{TRAINING + name: array for name, array in contents.training.items()},
+        **{name: _encoded(words) for name, words in names.items() if words},
+        "initialised": np.array([snapshot.initialised], dtype=np.uint8),
+        "hash": np.zeros(HASH_SIZE, dtype=np.uint8),
+    }
+    data = safetensors.write(tensors, metadata)
+    return data[:-HASH_SIZE] + content_hash(data)
+
+
+def content_hash(data: bytes) -> bytes:
+    """BLAKE2b-256 over all bytes of a file but its last 32, which hold it."""
+    return hashlib.blake2b(memoryview(data)[:-HASH_SIZE], digest_size=HASH_SIZE).digest()
+
+
+def save(path: str, data: bytes) -> None:
+    """Put ``data`` at ``path`` at once and for good."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def _dump(record: Any) -> str:
+    return json.dumps(record, separators=(",", ":"), allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with null in the place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _buffers(plan: Plan) -> list[tuple[str, tuple[int]]]:
+    """Names and shapes of the buffers, in their order."""
+    parts = [("standardize", plan.dim)] + ([("context", plan.context_dim)] if plan.context_dim else [])
+    return [(f"{name}.{part}", (n,)) for name, n in parts for part in ("loc", "scale")]
+
+
+def _encoded(names: tuple[str, ...]) -> Array:
+    """Names as UTF-8, each with a NUL behind it."""
+    return np.frombuffer("".join(name + "\0" for name in names).encode(), np.uint8)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def load(path: str) -> Contents:
+    """The checked contents of a file."""
+    with open(path, "rb") as file:
+        return _guarded(file, os.fstat(file.fileno()).st_size, repr(path))
+
+
+def from_bytes(data: memoryview) -> Contents:
+    """The checked contents of the bytes of a file."""
+    return _guarded(io.BytesIO(data), len(data), "data")
+
+
+def _guarded(file: BinaryIO, size: int, source: str) -> Contents:
+    """Read; whatever is wrong becomes a ValueError that names the file."""
+    try:
+        return _read(file, size)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"cannot load {source}: {error}") from error
+
+
+def _read(file: BinaryIO, size: int) -> Contents:
+    container = safetensors.read(file, size)
+    need("spec" in container.metadata, "not a penstock file: no spec in its metadata")
+    record = safetensors.parse(container.metadata["spec"], "the spec")
+    fits = isinstance(record, dict) and record.pop("format", None) == FORMAT
+    need(fits, "not a penstock file: the spec is of another format")
+    version, library = record.pop("format_version", None), record.pop("library_version", "")
+    need(type(version) is int and version >= 1, f"format version {version!r} is not a number of at least 1")
+    need(
+        version <= FORMAT_VERSION,
+        f"written by a newer penstock ({library!s:.40}) in format {version}; "
+        f"this one reads up to format {FORMAT_VERSION}",
+    )
+    need(isinstance(library, str), "library_version must be a string")
+    if version >= 2:
+        _check_hash(file, container)
+    surplus = sorted(container.metadata.keys() - METADATA)
+    need(not surplus, f"metadata that this version does not know: {some(surplus)}")
+    _check_prefixes(container, version)
+    table_entry = container.entries.get("plan")
+    need(table_entry is not None, "tensors are missing: plan")
+    assert table_entry is not None
+    spec = specs.decode(record, math.prod(table_entry.shape), size)
+    plan = compile_plan(
+        spec.base, spec.layers, spec.context_dim, np.dtype(spec.dtype), spec.embedding, spec.embedding_dim
+    )
+    _check_table(container, plan)
+    _check_tensors(container, plan, version)
+    columns, context_columns = (
+        _names(container, name, n) for name, n in (("columns", plan.dim), ("context_columns", plan.context_dim))
+    )
+    return Contents(
+        spec, plan, _snapshot(container, plan), columns, context_columns, _history(container),
+        {
+            name.removeprefix(TRAINING): container.tensor(name) for name in container.entries if name.startswith(TRAINING)
+        },
+        version,
+    )  # fmt: skip
+
+
+def _check_hash(file: BinaryIO, container: Container) -> None:
+    last = list(container.entries)[-1:]
+    entry = container.entries.get("hash")
+    fits = last == ["hash"] and entry is not None and (entry.code, entry.shape) == ("U8", (HASH_SIZE,))
+    need(fits, "its last tensor is not the hash of its contents")
+    file.seek(0)
+    data = file.read()
+    damaged = data[-HASH_SIZE:] != content_hash(data)
+    need(not damaged, "the hash of its contents does not match them: the file is damaged")
+
+
+def _check_prefixes(container: Container, version: int) -> None:
+    """Refuse by name what belongs to files of several flows."""
+    members = [name for name in container.entries if name.startswith(MEMBER)]
+    need(not members, f"it holds several flows ({some(members)}), and this version reads files of one")
+    training = [name for name in container.entries if name.startswith(TRAINING)]
+    need(version >= 2 or not training, f"tensors that the spec does not have: {some(training)}")
+
+
+def _check_table(container: Container, plan: Plan) -> None:
+    """A table of this version and revision must be that of the spec; any other one is not used."""
+    entry = container.entries["plan"]
+    fits = entry.code == "I64" and len(entry.shape) == 1 and entry.shape[0] > plan_table.HEADER_SIZE
+    need(fits, f"tensor plan must be I64 of one axis, got {entry.code} of shape {entry.shape}")
+    table = container.tensor("plan")
+    need(int(table[0]) == plan_table.MAGIC, "tensor plan holds no plan table")
+    if (int(table[1]), int(table[2])) == (plan_table.VERSION, plan_table.REVISION):
+        same = table.shape == plan.table.shape and bool((table == plan.table).all())
+        need(same, "its plan table does not belong to its spec")
+
+
+def _check_tensors(container: Container, plan: Plan, version: int) -> None:
+    """Names, types, shapes and order of all tensors but the plan."""
+    number_type = CODES[plan.dtype.newbyteorder("<")]
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        **{name: ("F64", shape) for name, shape in _buffers(plan)},
+        **{t.name: (number_type, t.shape) for t in plan.tensors},
+        "initialised": ("U8", (1,)),
+    }
+    optional = {"columns", "context_columns", "hash"} if version >= 2 else set()
+    found = {name for name in container.entries if not name.startswith(TRAINING)} - {"plan"}
+    missing, surplus = sorted(expected.keys() - found), sorted(found - expected.keys() - optional)
+    need(not missing, f"tensors are missing: {some(missing)}")
+    need(not surplus, f"tensors that the spec does not have: {some(surplus)}")
+    for name, (code, shape) in expected.items():
+        got = container.entries[name]
+        need(
+            (got.code, got.shape) == (code, shape),
+            f"tensor {name} must be {code} of shape {shape}, got {got.code} of shape {got.shape}",
+        )
+    if version >= 2:
+        head = ["plan", *expected][: len(expected)]  # all but initialised
+        need(list(container.entries)[: len(head)] == head, "its tensors are not in the order of the format")
+
+
+def _snapshot(container: Container, plan: Plan) -> Snapshot:
+    """The numbers of the flow, once they are known to be ones that a flow may have."""
+    flag = int(container.tensor("initialised")[0])
+    need(flag in (0, 1), f"initialised must be 0 or 1, got {flag}")
+    buffers = {name: container.tensor(name) for name, _ in _buffers(plan)}
+    numbers = {t.name: container.tensor(t.name) for t in plan.tensors}
+    for name, array in {**buffers, **numbers}.items():
+        need(bool(np.isfinite(array).all()), f"tensor {name} holds NaN or infinity")
+        need(not name.endswith(".scale") or bool((array > 0).all()), f"tensor {name} must be positive")
+    for t in plan.tensors:
+        if t.mask is not None:
+            need(not numbers[t.name][~t.mask].any(), f"tensor {t.name} holds numbers where its mask has none")
+    flat = [array.ravel() for array in numbers.values()]
+    params = np.concatenate(flat) if flat else np.zeros(0, plan.dtype)
+    return Snapshot(params, np.concatenate(list(buffers.values())), bool(flag))
+
+
+def _names(container: Container, name: str, count: int) -> tuple[str, ...]:
+    """Names of columns, one for each."""
+    entry = container.entries.get(name)
+    if entry is None:
+        return ()
+    need(entry.code == "U8" and len(entry.shape) == 1, f"tensor {name} must be U8 of one axis")
+    data = container.tensor(name).tobytes()
+    try:
+        names = tuple(data.decode().split("\0")[:-1])
+    except UnicodeDecodeError as error:
+        raise ValueError(f"tensor {name} is no valid UTF-8: {error}") from None
+    fits = data.endswith(b"\0") and len(names) == count and len(set(names)) == count and all(names)
+    need(fits, f"tensor {name} must hold {count} different names, each with a NUL behind it")
+    return names
+
+
+_HISTORY: dict[str, Callable[[Any], bool]] = {
+    "list[int]": lambda value: isinstance(value, list) and all(type(item) is int for item in value),
+    "list[float]": lambda value: (
+        isinstance(value, list) and all(item is None or type(item) in (int, float) for item in value)
+    ),
+    "int | None": lambda value: value is None or type(value) is int,
+    "str": lambda value: isinstance(value, str),
+}
+
+
+def _history(container: Container) -> History | None:
+    """The record of training, if the file has one. What this version does not know of it is left out."""
+    if "history" not in container.metadata:
+        return None
+    record = safetensors.parse(container.metadata["history"], "the history")
+    need(isinstance(record, dict), "the history must be a JSON object")
+    values = {}
+    for part in fields(History):
+        if part.name not in record:
+            continue
+        value = record[part.name]
+        check = _HISTORY.get(str(part.type))
+        need(check is None or check(value), f"{part.name} of the history must be {part.type}")
+        if part.type == "list[float]":
+            value = [math.nan if item is None else float(item) for item in value]
+        values[part.name] = value
+    epochs = len(values.get("epoch", ()))
+    return History(**{name: [math.nan] * epochs for name in TIMES} | values)

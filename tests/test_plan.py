@@ -1,0 +1,529 @@
+"""Plan tables: what the checkers of the backends demand, what engines refuse by its name, and the codes of C++."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tables
+from cases import BACKENDS, CASES, bare, built
+from penstock import plan_table
+from penstock.plan_table import ENTRY_SIZE, FIELDS, HEADER_SIZE, NONE, TAGS, Table
+
+Array = np.ndarray[Any, Any]
+ROOT = Path(__file__).resolve().parents[1]
+
+MODULES = {"cpp": "penstock._core"}
+
+
+@pytest.fixture(params=[backend for backend in BACKENDS if backend in MODULES])
+def engines(request: pytest.FixtureRequest) -> Any:
+    """The module of a backend."""
+    return importlib.import_module(MODULES[request.param])
+
+
+def refused(engines: Any, table: Array, match: str) -> None:
+    """Checker and engine give the same reason."""
+    with pytest.raises(ValueError, match=match):
+        engines.check_table(table)
+    with pytest.raises(ValueError, match=match):
+        engines.Engine(table)
+
+
+# -- what tables can say --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(tables.PRESENT))
+def test_what_engines_compute_passes(engines: Any, name: str) -> None:
+    table = tables.PRESENT[name]()
+    engines.check_table(table.write())
+    engine = engines.Engine(table.write())
+    assert engine.n_params == table.flow["n_params"]
+    assert engine.dim == table.flow["dim"]
+
+
+@pytest.mark.parametrize("name", list(tables.FUTURE))
+def test_what_is_to_come_passes_the_checker_and_is_refused_by_its_name(engines: Any, name: str) -> None:
+    make, part = tables.FUTURE[name]
+    if name in tables.ONLY_CPP and engines.name != "cpp":
+        pytest.skip("this engine computes it")
+    engines.check_table(make().write())
+    with pytest.raises(ValueError, match=f"^this engine does not compute ({part})"):
+        engines.Engine(make().write())
+
+
+# Under a base on the line a flow cannot have circles.
+FLOWS = [case for case in CASES if "circular" not in case.name]
+
+
+@pytest.mark.parametrize("case", FLOWS, ids=lambda case: case.name)
+def test_the_compiler_of_specs_writes_what_engines_compute(engines: Any, case: Any) -> None:
+    table = bare(built(case, engines.name, "float32"))._plan.table
+    engines.check_table(table)
+    engines.Engine(table)
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    table = tables.everything()
+    again = plan_table.read(table.write())
+    assert np.array_equal(again.write(), table.write())
+
+
+# -- broken tables --------------------------------------------------------------------------------
+
+HIGH = 2**62
+LOW = -(2**63)
+
+
+def _set(section: str, number: int, **fields: int) -> Callable[[Table], None]:
+    def change(table: Table) -> None:
+        records = table.flow if section == "FLOW" else getattr(table, section.lower())[number]
+        assert set(fields) <= set(FIELDS[section])
+        records |= fields
+
+    return change
+
+
+def _int(section: str, number: int, field: str, value: int, at: int = 0) -> Callable[[Table], None]:
+    """Another value in a list of integers."""
+
+    def change(table: Table) -> None:
+        table.ints[getattr(table, section.lower())[number][field] + at] = value
+
+    return change
+
+
+def _real(section: str, number: int, field: str, value: float) -> Callable[[Table], None]:
+    def change(table: Table) -> None:
+        table.reals[getattr(table, section.lower())[number][field]] = value
+
+    return change
+
+
+def _slot(row: int, i: int, value: int) -> Callable[[Table], None]:
+    def change(table: Table) -> None:
+        table.boundary[row] = [*table.boundary[row]]
+        table.boundary[row][i] = value  # type: ignore[index]
+
+    return change
+
+
+def _less(section: str) -> Callable[[Table], None]:
+    return lambda table: getattr(table, section.lower()).pop()
+
+
+def _more(section: str) -> Callable[[Table], None]:
+    def change(table: Table) -> None:
+        records = getattr(table, section.lower())
+        records.append(records[-1])
+
+    return change
+
+
+# In the table ``everything``: steps 0 affine, 1 permutation, 2 coupling, 3 LU, 4 external, 5 autoregressive, 6 of the
+# context, 7 external, 8 columns; parts of steps 0, 2, 4, 5, 6, 7; networks of steps 2, 5, 6 and the embedding; linear
+# layers 0-2, 3-5, 6-7, 8-9.
+CODES = [
+    ("COLUMNS", "kind"), ("COLUMNS", "map"), ("COLUMNS", "features"), ("BASE", "kind"), ("BASE", "source"),
+    ("STEPS", "kind"), ("STEPS", "explicit"), ("PARTS", "transform"), ("PARTS", "source"), ("NETWORKS", "role"),
+    ("LINEARS", "activation_before"), ("LINEARS", "activation"), ("LINEARS", "skip"),
+]  # fmt: skip
+# Section, number, field, another value, and what the message names instead of the field, if anything.
+FIELDS_BROKEN: list[tuple[str, int, str, int, str]] = [
+    *((section, 0, field, value, "") for section, field in CODES for value in (-1, 99, HIGH, LOW)),
+    ("FLOW", 0, "dim", 0, "FLOW 0: dim|BOUNDARY"),
+    ("FLOW", 0, "dim", 2**24 + 1, "FLOW 0: dim|BOUNDARY"),
+    ("FLOW", 0, "context_dim", -1, ""),
+    ("FLOW", 0, "context_dim", 2**20 + 1, ""),
+    ("FLOW", 0, "context_dim", 1, "COLUMNS: 5 records, expected 4"),
+    ("FLOW", 0, "n_params", 2**40, ""),
+    ("FLOW", 0, "n_params", 10, "STEPS 2: n_params goes beyond"),
+    ("FLOW", 0, "n_buffers", 2**40, ""),
+    ("FLOW", 0, "n_buffers", 11, "COLUMNS: buffers"),
+    ("FLOW", 0, "n_buffers", 9, "COLUMNS 4: scale"),
+    ("FLOW", 0, "dtype", 2, ""),
+    ("FLOW", 0, "conditioner_dtype", 4, ""),
+    ("FLOW", 0, "embedding", 4, ""),
+    ("FLOW", 0, "embedding", 2, "NETWORKS 0: n_context|FLOW 0: embedding"),
+    ("FLOW", 0, "embedding", NONE, "NETWORKS 0: n_context"),
+    ("COLUMNS", 3, "side", 0, ""),
+    ("COLUMNS", 0, "ends", 4, ""),
+    ("COLUMNS", 0, "ends", 1, "COLUMNS 0: lo"),
+    ("COLUMNS", 0, "lo", 0, ""),
+    ("COLUMNS", 0, "hi", 0, ""),
+    ("COLUMNS", 0, "closed", 1, ""),
+    ("COLUMNS", 0, "kind", 1, "COLUMNS 0: ends must be both"),
+    ("COLUMNS", 0, "kind", 2, "COLUMNS 0: ends must be both"),
+    ("COLUMNS", 0, "lattice", HIGH, ""),
+    ("COLUMNS", 0, "group", 5, ""),
+    ("COLUMNS", 0, "loc", 10, ""),
+    ("COLUMNS", 0, "loc", NONE, "COLUMNS 0: scale"),
+    ("COLUMNS", 0, "loc", 3, "COLUMNS: buffers are claimed twice"),
+    ("COLUMNS", 0, "buffers", -1, ""),
+    ("COLUMNS", 0, "n_buffers", 11, ""),
+    ("COLUMNS", 0, "n_buffers", 1, "COLUMNS: buffers are claimed twice"),
+    ("BASE", 0, "n_dims", 2, "BASE: blocks must hold every dimension"),
+    ("BASE", 0, "n_dims", 4, ""),
+    ("BASE", 0, "dims", HIGH, ""),
+    ("BASE", 0, "source", 0, ""),
+    ("BASE", 0, "source", 2, "BASE 0: source cannot be external"),
+    ("BASE", 0, "n_options", 1, "BASE 0: (options|n_options)"),
+    ("BASE", 0, "options", LOW, ""),
+    ("BASE", 0, "n_params", 1, ""),
+    ("BASE", 0, "network", 0, ""),
+    ("STEPS", 0, "kind", 3, ""),
+    ("STEPS", 8, "kind", 0, ""),
+    ("STEPS", 0, "params", 1, ""),
+    ("STEPS", 2, "n_params", 5, ""),
+    ("STEPS", 0, "n_b", 0, ""),
+    ("STEPS", 0, "n_b", 4, ""),
+    ("STEPS", 0, "n_b", 2, "PARTS 0: n_members"),
+    ("STEPS", 0, "b", HIGH, ""),
+    ("STEPS", 0, "b", -1, ""),
+    ("STEPS", 0, "n_a", -1, ""),
+    ("STEPS", 0, "n_a", 1, "STEPS 0: (b|n_a)"),
+    ("STEPS", 2, "n_a", 0, ""),
+    ("STEPS", 2, "a", HIGH, ""),
+    ("STEPS", 0, "n_parts", 0, ""),
+    ("STEPS", 0, "n_parts", 7, ""),
+    ("STEPS", 0, "n_parts", 2, "PARTS 1"),
+    ("STEPS", 0, "part", 1, ""),
+    ("STEPS", 0, "network", 0, ""),
+    ("STEPS", 0, "kind", 2, "STEPS 0: n_a"),
+    ("STEPS", 2, "network", NONE, ""),
+    ("STEPS", 2, "network", 1, ""),
+    ("STEPS", 0, "order", 1, ""),
+    ("STEPS", 0, "signs", 1, ""),
+    ("STEPS", 1, "explicit", 1, ""),
+    ("STEPS", 1, "part", 1, ""),
+    ("STEPS", 1, "n_parts", 1, ""),
+    ("STEPS", 1, "network", 0, ""),
+    ("STEPS", 1, "n_params", 1, ""),
+    ("STEPS", 8, "n_b", 3, ""),
+    ("STEPS", 3, "order", HIGH, ""),
+    ("STEPS", 3, "signs", HIGH, ""),
+    ("STEPS", 3, "n_parts", 1, ""),
+    ("STEPS", 3, "network", 0, ""),
+    ("STEPS", 3, "n_params", 11, ""),
+    ("STEPS", 3, "n_b", 2, "STEPS 3: (order|n_params)"),
+    ("STEPS", 5, "kind", 2, "STEPS 5: n_a"),
+    ("PARTS", 0, "transform", 4, ""),
+    ("PARTS", 0, "n_theta", 3, ""),
+    ("PARTS", 0, "n_options", 0, ""),
+    ("PARTS", 0, "options", HIGH, ""),
+    ("PARTS", 0, "n_members", 2, "STEPS 0: b|PARTS 0: (theta|n_params)"),
+    ("PARTS", 0, "n_members", 0, ""),
+    ("PARTS", 0, "members", HIGH, ""),
+    ("PARTS", 0, "theta", HIGH, ""),
+    ("PARTS", 0, "source", 3, ""),
+    ("PARTS", 0, "source", 2, "PARTS 0: (params|n_params)"),
+    ("PARTS", 0, "params", 1, "STEPS 0: params"),
+    ("PARTS", 0, "n_params", 5, ""),
+    ("PARTS", 0, "external", 0, ""),
+    ("PARTS", 1, "params", 6, ""),
+    ("PARTS", 1, "source", 0, "PARTS 1: n_params"),
+    ("PARTS", 2, "external", 1, ""),
+    ("PARTS", 5, "external", 2, ""),
+    ("PARTS", 5, "external", 0, "PARTS: theta of external array 0"),
+    ("PARTS", 3, "source", 2, "PARTS 3: (source|external)"),
+    ("NETWORKS", 0, "role", 1, ""),
+    ("NETWORKS", 3, "role", 0, ""),
+    ("NETWORKS", 0, "masked", 1, ""),
+    ("NETWORKS", 1, "masked", 0, ""),
+    ("NETWORKS", 0, "n_context", 2, ""),
+    ("NETWORKS", 3, "n_context", 0, "NETWORKS 3: n_in"),
+    ("NETWORKS", 0, "n_in", 4, ""),
+    ("NETWORKS", 0, "n_out", 21, ""),
+    ("NETWORKS", 0, "n_linears", 0, ""),
+    ("NETWORKS", 0, "n_linears", 2, "LINEARS 1: n_out"),
+    ("NETWORKS", 0, "n_linears", 99, ""),
+    ("NETWORKS", 1, "linear", 0, ""),
+    ("NETWORKS", 0, "params", 0, ""),
+    ("NETWORKS", 0, "n_params", 5, ""),
+    ("NETWORKS", 3, "n_out", 2**20 + 1, ""),
+    ("LINEARS", 0, "n_in", 0, ""),
+    ("LINEARS", 0, "n_in", 2**20 + 1, ""),
+    ("LINEARS", 0, "n_in", 4, ""),
+    ("LINEARS", 0, "n_out", 2**20 + 1, ""),
+    ("LINEARS", 0, "n_out", 4, "LINEARS 1: n_in"),
+    ("LINEARS", 2, "n_out", 2**24 + 1, ""),
+    ("LINEARS", 2, "n_out", 21, ""),
+    ("LINEARS", 0, "weight", 7, "NETWORKS 0: params"),
+    ("LINEARS", 0, "weight", LOW, "NETWORKS 0: params|LINEARS 0: weight"),
+    ("LINEARS", 0, "bias", -2, ""),
+    ("LINEARS", 0, "bias", 6, "NETWORKS 0: params"),
+    ("LINEARS", 0, "bias", NONE, "NETWORKS 0: (params|n_params)"),
+    ("LINEARS", 0, "source", 0, ""),
+    ("LINEARS", 1, "source", 1, ""),
+    ("LINEARS", 1, "source", -4, ""),
+    ("LINEARS", 0, "source", -3, "LINEARS 0: n_in"),
+    ("LINEARS", 2, "activation", 1, ""),
+    ("LINEARS", 1, "skip", 0, "LINEARS 1: skip_source"),
+    ("LINEARS", 1, "skip_source", 1, ""),
+    ("LINEARS", 2, "skip", 1, "LINEARS 2: skip_source"),
+    ("LINEARS", 2, "skip_source", 1, ""),
+    ("LINEARS", 2, "gate", 1, ""),
+    ("LINEARS", 1, "gate", 1, ""),
+    ("LINEARS", 0, "in_degrees", 0, ""),
+    ("LINEARS", 0, "out_degrees", 0, ""),
+    ("LINEARS", 3, "in_degrees", NONE, ""),
+    ("LINEARS", 3, "in_degrees", 0, ""),
+    ("LINEARS", 3, "out_degrees", HIGH, ""),
+    ("LINEARS", 5, "out_degrees", 0, ""),
+    ("RANGES", 0, "offset", 1, ""),
+    ("RANGES", 1, "count", -1, ""),
+    ("RANGES", 1, "count", HIGH, ""),
+    ("RANGES", 1, "count", 3, "RANGES 2: offset"),
+    ("RANGES", 0, "flags", 4, ""),
+]
+# What is wrong with a list or a whole section, and what the message says.
+LISTS_BROKEN: dict[str, tuple[Callable[[Table], Any], str]] = {
+    "a slot twice": (_slot(3, 0, 1), "BOUNDARY 3"),
+    "no slot": (_slot(3, 0, 3), "BOUNDARY 3"),
+    "a slot below zero": (_slot(3, 0, LOW), "BOUNDARY 3"),
+    "no steps": (lambda table: table.steps.clear(), "STEPS: no records"),
+    "a boundary less": (_less("BOUNDARY"), "BOUNDARY: 9 records"),
+    "a column less": (_less("COLUMNS"), "COLUMNS: 4 records"),
+    "a part less": (_less("PARTS"), "STEPS 7: (part|n_parts)"),
+    "a part more": (_more("PARTS"), "PARTS: 7 records"),
+    "a network less": (_less("NETWORKS"), "FLOW 0: embedding"),
+    "a network more": (_more("NETWORKS"), "NETWORKS: 5 records"),
+    "a linear less": (_less("LINEARS"), "NETWORKS 3: n_linears"),
+    "a linear more": (_more("LINEARS"), "LINEARS: 11 records"),
+    "a range less": (_less("RANGES"), "RANGES: they end at"),
+    "a range more": (_more("RANGES"), "RANGES [0-9]+: offset"),
+    "a block less": (_less("BASE"), "BASE: blocks"),
+    "a block more": (_more("BASE"), "BASE: blocks"),
+    "no dimension": (_int("BASE", 0, "dims", 3), "BASE: blocks"),
+    "a slot of B twice": (_int("STEPS", 0, "b", 1), "STEPS 0: b"),
+    "a slot of B and A": (_int("STEPS", 2, "b", 0), "STEPS 2: b"),
+    "no slot of A": (_int("STEPS", 2, "a", HIGH), "STEPS 2: b"),
+    "a row of an LU layer twice": (_int("STEPS", 3, "order", 0), "STEPS 3: order"),
+    "a sign of 0": (_int("STEPS", 3, "signs", 0), "STEPS 3: signs"),
+    "a sign of 2": (_int("STEPS", 3, "signs", 2), "STEPS 3: signs"),
+    "the least sign": (_int("STEPS", 3, "signs", LOW), "STEPS 3: signs"),
+    "a member twice": (_int("PARTS", 0, "members", 1), "PARTS 0: members|STEPS 0: b"),
+    "no member": (_int("PARTS", 0, "members", 3), "PARTS 0: members"),
+    "theta twice": (_int("PARTS", 0, "theta", 2), "PARTS 0: theta"),
+    "theta beyond its source": (_int("PARTS", 0, "theta", 6), "PARTS 0: theta"),
+    "theta below zero": (_int("PARTS", 0, "theta", LOW), "PARTS 0: theta"),
+    "theta of a network twice": (_int("PARTS", 1, "theta", 11), "STEPS 2: network"),
+    "theta of a network beyond it": (_int("PARTS", 1, "theta", HIGH), "STEPS 2: network|PARTS 1: theta"),
+    "external theta twice": (_int("PARTS", 2, "theta", 1), "PARTS: theta of external array 0"),
+    "a gap in external theta": (_int("PARTS", 5, "theta", 7), "PARTS: theta of external array 1"),
+    "bins": (_real("PARTS", 1, "options", 5.0), "PARTS 1: n_theta"),
+    "a bin": (_real("PARTS", 1, "options", 1.0), "PARTS 1: options"),
+    "too many bins": (_real("PARTS", 1, "options", 65.0), "PARTS 1: options"),
+    "half a bin": (_real("PARTS", 1, "options", 4.5), "PARTS 1: options"),
+    "bins that are no number": (_real("PARTS", 1, "options", float("nan")), "PARTS 1: options"),
+    "endless bins": (_real("PARTS", 1, "options", float("inf")), "PARTS 1: options"),
+    "degrees of the input": (_int("LINEARS", 3, "in_degrees", 1), "LINEARS 3: in_degrees"),
+    "a degree of a hidden unit": (_int("LINEARS", 3, "out_degrees", 3), "LINEARS 3: out_degrees"),
+    "a degree below zero": (_int("LINEARS", 3, "out_degrees", LOW), "LINEARS 3: out_degrees"),
+    "degrees of theta": (_int("LINEARS", 5, "out_degrees", 1), "LINEARS 5: out_degrees"),
+    "a skip to lower degrees": (_int("LINEARS", 4, "out_degrees", 0, at=3), "LINEARS [45]: (skip_source|in_degrees)"),
+    "widths before any sum": (
+        lambda table: [linear.update(n_out=2**24) for linear in table.linears[3:5]],
+        "LINEARS 3: n_out",
+    ),
+    "weights without end": (
+        lambda table: table.linears[2].update(n_out=2**24, n_in=2**20),
+        "LINEARS [0-9]: n_(in|out)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("section", "number", "field", "value", "message"),
+    FIELDS_BROKEN,
+    ids=[f"{section}-{number}-{field}={value}" for section, number, field, value, _ in FIELDS_BROKEN],
+)
+def test_a_field_out_of_place_is_refused(
+    engines: Any, section: str, number: int, field: str, value: int, message: str
+) -> None:
+    table = tables.everything()
+    _set(section, number, **{field: value})(table)
+    if section == "FLOW" and field == "dim":  # which the writer needs to write boundaries
+        words = tables.everything().write()
+        words[at(words, "FLOW")] = value
+    else:
+        words = table.write()
+    refused(engines, words, f"^plan table: ({message or f'{section} {number}: {field}'})")
+
+
+@pytest.mark.parametrize("name", list(LISTS_BROKEN))
+def test_a_list_out_of_place_is_refused(engines: Any, name: str) -> None:
+    change, message = LISTS_BROKEN[name]
+    table = tables.everything()
+    change(table)
+    refused(engines, table.write(), f"^plan table: ({message})")
+
+
+@pytest.mark.parametrize("section", [name for name in FIELDS if FIELDS[name]])
+def test_every_field_is_bounded(engines: Any, section: str) -> None:
+    """No field may be as large, or as small, as a number can be; neither in the first record nor in the last."""
+    n_records = 1 if section == "FLOW" else len(getattr(tables.everything(), section.lower()))
+    for number in {0, n_records - 1}:
+        for i in range(len(FIELDS[section])):
+            for value in (HIGH, LOW, 2**63 - 1):
+                words = tables.everything().write()
+                words[at(words, section, number) + i] = value
+                with pytest.raises(ValueError, match=r"^plan table: "):
+                    engines.check_table(words)
+
+
+# -- header, directory, sections ------------------------------------------------------------------
+
+
+def at(words: Array, section: str, number: int = 0) -> int:
+    """Where a record begins."""
+    entry = HEADER_SIZE + ENTRY_SIZE * (TAGS[section] - 1)
+    return int(words[entry + 2] + number * words[entry + 4])
+
+
+ENTRY = HEADER_SIZE + ENTRY_SIZE * (TAGS["STEPS"] - 1)
+WORDS_BROKEN = [
+    (0, 1, "this is none"),
+    (1, 1, "version 1, this build reads version 2"),
+    (1, 3, "version 3, this build reads version 2"),
+    (2, 0, "revision is 0"),
+    (3, 100, "its header says length 100"),
+    (4, -1, "-1 sections"),
+    (4, 10**6, "1000000 sections"),
+    (4, 10, "BOUNDARY|REALS|[A-Z]+ does not follow"),
+    (5, 1, "a reserved word of the header"),
+    (6, 1, "a reserved word of the header"),
+    (7, 1, "a reserved word of the header"),
+    (ENTRY, 99, "section 99 is required and unknown to this build"),
+    (ENTRY, TAGS["BASE"], "BASE comes twice|BASE: a record has|BASE [0-9]+: unknown fields|STEPS is missing"),
+    (ENTRY, HIGH, f"section {HIGH} is required and unknown to this build"),
+    (ENTRY, LOW, f"section {LOW} is required and unknown to this build"),
+    (ENTRY + 1, 0, "STEPS must be required"),
+    (ENTRY + 1, 2, "STEPS: required must be 0 or 1"),
+    (ENTRY + 2, 8, "STEPS does not follow"),
+    (ENTRY + 2, LOW, "STEPS does not follow"),
+    (ENTRY + 3, -1, "STEPS: -1 records"),
+    (ENTRY + 3, HIGH, f"STEPS: {HIGH} records"),
+    (ENTRY + 3, 7, "PARTS does not follow"),
+    (ENTRY + 4, 0, "STEPS: 9 records of 0 words"),
+    (ENTRY + 4, 4097, "STEPS: 9 records of 4097 words"),
+    (ENTRY + 4, 12, "STEPS: a record has 12 words|PARTS does not follow"),
+    (ENTRY + 5, 1, "STEPS: required must be 0 or 1, and the reserved word 0"),
+]
+
+
+@pytest.mark.parametrize(("word", "value", "message"), WORDS_BROKEN)
+def test_a_broken_header_or_directory_is_refused(engines: Any, word: int, value: int, message: str) -> None:
+    words = tables.everything().write()
+    words[word] = value
+    refused(engines, words, f"^plan table: ({message})")
+
+
+def test_truncated_tables_are_refused(engines: Any) -> None:
+    words = tables.everything().write()
+    for n in range(len(words)):
+        cut = words[:n].copy()
+        refused(engines, cut, "^plan table: ")
+        if n > 3:
+            cut[3] = n
+            refused(engines, cut, "^plan table: ")
+
+
+def test_numbers_behind_the_last_section_are_refused(engines: Any) -> None:
+    words = np.append(tables.everything().write(), 0)
+    words[3] += 1
+    refused(engines, words, "^plan table: sections end at")
+
+
+@pytest.mark.parametrize("table", [[1, 2], np.zeros((2, 30), np.int64), np.zeros(60), np.zeros(60, np.int32)])
+def test_other_arrays_are_refused(engines: Any, table: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        engines.check_table(table)
+
+
+def test_an_unknown_section_is_ignored_unless_it_is_required(engines: Any) -> None:
+    optional = tables.everything().write(extra=[(12, 0, [[1, 2, 3], [4, 5, 6]]), (99, 0, [])])
+    engines.check_table(optional)
+    engines.Engine(optional)
+    required = tables.everything().write(extra=[(12, 1, [[1, 2, 3]])])
+    refused(engines, required, "^plan table: section 12 is required and unknown to this build")
+    twice = tables.everything().write(extra=[(12, 0, [[1]]), (12, 0, [[1]])])
+    refused(engines, twice, "^plan table: section 12 comes twice")
+
+
+@pytest.mark.parametrize("section", list(FIELDS))
+def test_every_known_section_must_be_there(engines: Any, section: str) -> None:
+    words = tables.everything().write()
+    entry = HEADER_SIZE + ENTRY_SIZE * (TAGS[section] - 1)
+    words[entry : entry + 2] = 50, 0
+    words[entry + 4] = min(words[entry + 4], 4096)
+    refused(engines, words, f"^plan table: {section} is missing")
+
+
+@pytest.mark.parametrize("section", [name for name in FIELDS if FIELDS[name]])
+def test_words_beyond_the_known_fields_are_zero(engines: Any, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = tables.everything().write()
+    for i in range(len(FIELDS[section]), plan_table.RECORD_SIZES[section]):
+        changed = words.copy()
+        changed[at(words, section) + i] = 1
+        refused(engines, changed, f"^plan table: {section}.*unknown fields")
+    # longer records are those of a later revision that says nothing new here
+    monkeypatch.setitem(plan_table.RECORD_SIZES, section, plan_table.RECORD_SIZES[section] + 5)
+    longer = tables.everything().write()
+    assert longer.size > words.size
+    engines.check_table(longer)
+    engines.Engine(longer)
+
+
+def test_any_revision_is_read(engines: Any) -> None:
+    words = tables.everything().write()
+    words[2] = 1000
+    engines.Engine(words)
+
+
+def test_a_snapshot_of_another_table_is_refused(engines: Any) -> None:
+    first, second = tables.Maker(3), tables.Maker(3)
+    first.elementwise("additive")
+    second.part("additive", range(3))
+    second.step("elementwise", (0, 2, 1), 1, 0)
+    one, other = (engines.Engine(maker.finish().write()) for maker in (first, second))
+    assert (one.n_params, one.n_buffers) == (other.n_params, other.n_buffers)
+    packed = other.pack(np.zeros(3), np.ones(6))
+    with pytest.raises(ValueError, match="same plan"):
+        one.evaluate(packed, False, 0, 1, np.zeros((1, 3)), None, None, False, np.zeros((1, 3)), None)
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="the other engines have no masks")
+def test_masks_take_no_more_memory_than_a_table_is_long() -> None:
+    """5000 layers that share lists of degrees: a table of a megabyte whose masks would take 160."""
+    maker = tables.Maker(2000)
+    theta = [j for j in range(2000) for _ in range(2)]
+    inputs = list(range(1, 2000))
+    start, degrees = maker.n_params, maker.table.put([0])
+    number = maker.network(
+        "conditioner", 1999, [{"n_out": 1}] * 5000 + [{"n_out": 4000}], [inputs, *[[0]] * 5000, theta]
+    )
+    for linear in maker.table.linears[1:-1]:
+        linear |= {"in_degrees": degrees, "out_degrees": degrees}
+    maker.part("affine", range(2000), "network")
+    maker.step("autoregressive", range(2000), 1, start, network=number)
+    table = maker.finish().write()
+    engines = importlib.import_module(MODULES["cpp"])
+    engines.check_table(table)
+    with pytest.raises(ValueError, match="this engine does not compute masks of this size"):
+        engines.Engine(table)
+
+
+# -- codes ----------------------------------------------------------------------------------------
+
+
+def test_the_codes_of_cpp_are_those_of_python() -> None:
+    done = subprocess.run([sys.executable, ROOT / "cpp/core/codes.py"], capture_output=True, text=True, check=True)
+    assert done.stdout == (ROOT / "cpp/core/codes.hpp").read_text()

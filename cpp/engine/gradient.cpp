@@ -1,25 +1,18 @@
 // Gradients: see engine.hpp and gradient.hpp.
 #include "engine/gradient.hpp"
 
-#include <unistd.h>
-
 #include <cmath>
 #include <cstring>
 
+#include "engine/cache.hpp"
 #include "engine/engine.hpp"
 #include "engine/walk.hpp"
 
 namespace penstock {
 namespace {
 
-// Half of what the L3 holds for each thread; more kept activations than that are cheaper to compute again.
-int64_t l3_per_thread() {
-  static const int64_t l3 = [] {
-    const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return size > 0 ? static_cast<int64_t>(size) : int64_t{8} << 20;
-  }();
-  return l3 / 2 / num_threads();
-}
+// Half of the last level of cache for each thread; more kept activations than that are cheaper to compute again.
+int64_t cache_per_thread() { return last_level_cache() / 2 / num_threads(); }
 
 // By what padded gradients become numbers of the flat vector.
 template <class T>
@@ -106,7 +99,7 @@ double combine_numbers(double *x, int n) {
 template <class T>
 Keep Engine<T>::keep() const {
   const bool again =
-      recompute < 0 ? plan_.training_kept * static_cast<int64_t>(sizeof(T)) > l3_per_thread() : recompute != 0;
+      recompute < 0 ? plan_.training_kept * static_cast<int64_t>(sizeof(T)) > cache_per_thread() : recompute != 0;
   return again ? Keep::old_values : Keep::activations;
 }
 

@@ -20,7 +20,7 @@ from penstock.plan_table import ENTRY_SIZE, FIELDS, HEADER_SIZE, NONE, TAGS, Tab
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parents[1]
 
-MODULES = {"cpp": "penstock._core"}
+MODULES = {"cpp": "penstock._core", "numba": "penstock._numba"}
 
 
 @pytest.fixture(params=[backend for backend in BACKENDS if backend in MODULES])

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, config, types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 Array = np.ndarray[Any, Any]
@@ -43,8 +44,12 @@ def entry(function: F) -> F:
         return cast(F, numba.njit(nogil=True, error_model="numpy", cache=True)(function))
 
 
+# The arguments of kernels. A call with others would run into the wild, so it is not compiled.
+KNOWN: set[tuple[Any, ...]] = set()
+
+
 @cache
-def kernel(function: Any, *arguments: Any) -> int:
+def kernel(function: Any, arguments: tuple[Any, ...]) -> int:
     """The address of a function that returns nothing, compiled for arguments of these types."""
     with _cache():
         compiled = numba.cfunc(types.void(*arguments), cache=True, error_model="numpy")(function)
@@ -58,15 +63,17 @@ _kernels: list[Any] = []  # their code lives as long as they do
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def call(typingctx: Any, address: Any, arguments: Any) -> Any:
     """Run the kernel at an address with a tuple of arguments of the very types that it was compiled for."""
+    kinds = tuple(types.unliteral(kind) for kind in arguments)
+    if kinds not in KNOWN:
+        raise TypingError(f"no kernel has arguments {kinds}")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        given = [context.get_value_type(kind) for kind in sig.args[1]]
-        kind = ir.FunctionType(context.get_value_type(types.none), given)
-        function = builder.inttoptr(args[0], kind.as_pointer())
-        builder.call(function, cgutils.unpack_tuple(builder, args[1], len(given)))
+        given = cgutils.unpack_tuple(builder, args[1], len(kinds))
+        kind = ir.FunctionType(context.get_value_type(types.none), [value.type for value in given])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), given)
         return context.get_dummy_value()
 
-    return types.void(types.int64, arguments), codegen
+    return types.void(types.int64, types.Tuple(kinds)), codegen
 
 
 def specialise(function: Any, name: str, **names: Any) -> Any:
@@ -77,17 +84,6 @@ def specialise(function: Any, name: str, **names: Any) -> Any:
     copy = FunctionType(function.__code__, {**function.__globals__, **names}, name, function.__defaults__)
     copy.__qualname__, copy.__module__ = name, function.__module__
     return copy
-
-
-def dispatch(functions: Sequence[Any], first: int = 0) -> Any:
-    """A compiled function of ``(code, *args)`` that calls ``functions[code - first]``; they all return nothing.
-
-    The chain of cases is written out as source, since a loop or a recursion over functions would compile for each.
-    """
-    cases = [f"    if code == {first + i}:\n        f{i}(*args)\n        return\n" for i in range(len(functions))]
-    names: dict[str, Any] = {f"f{i}": function for i, function in enumerate(functions)}
-    exec("def call(code, *args):\n" + "".join(cases), names)
-    return jit(names["call"])
 
 
 @contextmanager

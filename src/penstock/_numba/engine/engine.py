@@ -20,7 +20,7 @@ from penstock._numba.engine import gradient as _gradient
 from penstock._numba.engine.layout import Layout
 from penstock._numba.engine.packed import Packed
 from penstock._numba.engine.pool import Job, num_threads, parallel
-from penstock._numba.engine.walk import NO_CONTEXT, ROWS_OF_CONTEXT, SHARED_CONTEXT, Source, cut
+from penstock._numba.engine.walk import NO_CONTEXT, ROWS_OF_CONTEXT, SHARED_CONTEXT, Source
 from penstock._numba.engine.workspace import Workspace
 from penstock._numba.isa.kernels import prepare
 
@@ -57,7 +57,7 @@ class Theta:
         self.arrays = arrays
         ends = np.cumsum([0, *sizes]).tolist()
         self.columns = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        self.shared = np.zeros(ends[-1], np.bool_)
+        self.shared = np.zeros(ends[-1], np.int64)
         for columns, array in zip(self.columns, arrays, strict=True):
             self.shared[columns] = array is None or array.ndim == 1
 
@@ -149,12 +149,11 @@ class Engine:
             layout = self.layout
             steps = (layout.training_steps if training else layout.steps).copy()
             linear = layout.training_linear if training else layout.linear
-            plan = Plan(steps, linear, layout.boundary, layout.slots, layout.options)
-            packed = Packed(layout, self._nothing, np.zeros(self.n_buffers))
-            with self.lend(training) as space:
-                area = self._nothing
-                prepare(steps, plan, packed.view, cut.py_func(space.space, 1, area, area, area, area), training)
-            self._plans[training] = plan
+            prepare(steps, layout.dtype, training)
+            self._plans[training] = Plan(
+                self.dim, layout.context_dim, self.n_steps, layout.n_external, steps, linear, layout.boundary, layout.slots,
+                layout.options,
+            )  # fmt: skip
         return self._plans[training]
 
     def source(

@@ -8,6 +8,7 @@ import numpy as np
 
 from penstock._numba.core.jit import entry
 from penstock._numba.core.layout import TILE
+from penstock._numba.core.pointers import beyond, nothing, pointer, pointers
 from penstock._numba.engine.walk import cut, walk
 from penstock._numba.isa.ends import store_columns
 from penstock._numba.isa.kernels import load_context, share
@@ -27,9 +28,11 @@ DRAWS, CONTEXT_ROWS = 2**56, 2**40  # numbers that have counters of their own
 @entry
 def share_rows(plan: Any, packed: Any, context: Any, starts: Any, space: Any) -> None:
     """Tile.starts from the first row of context, float64."""
+    plan, packed, space, starts = pointers(plan), pointers(packed), pointers(space), pointer(starts)
     space.index[0] = 0
     tile = cut(space, 1, space.context, starts, space.d_context, space.gradient)
-    share(plan, packed, load_context(plan, packed, context, True, space.index, tile, False), space.kept, starts)
+    tile_context = load_context(plan, packed, pointer(context), True, space.index, tile, False)
+    share(plan, packed, tile_context, space.kept, starts)
 
 
 @entry
@@ -37,13 +40,16 @@ def evaluate_rows(
     plan: Any, packed: Any, through: Any, source: Any, rows: int, out: Any, log_det: Any, space: Any
 ) -> None:
     """Rows of a source into out and log_det (float64), or log p with a base."""
-    after = plan.boundary[through.last if through.to_data else through.first]
+    plan, packed, source, space = pointers(plan), pointers(packed), pointers(source), pointers(space)
+    out, log_det = pointer(out), pointer(log_det)
+    dim, unwanted = plan.dim, nothing(space.state)
+    slots = beyond(plan.boundary, dim * (through.last if through.to_data else through.first))
     for first in range(0, rows, TILE):
         n = min(TILE, rows - first)
         for r in range(n):
             space.index[r] = first + r
-        tile = walk(plan, packed, through, source, n, space.d_context, space.gradient, space)
-        store_columns(after, packed, through.standardises and through.to_data, tile.state, space.index, n, out)
+        tile = walk(plan, packed, through, source, n, unwanted, unwanted, space)
+        store_columns(dim, slots, packed, through.standardises and through.to_data, tile.state, space.index, n, out)
         for r in range(n):
             log_det[first + r] = tile.log_det[r]
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from penstock._numba.core.jit import entry, jit
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.plan import N_LINEAR
+from penstock._numba.core.plan import N_LINEAR, step_of
+from penstock._numba.core.pointers import beyond, nothing, pointer, pointers
 from penstock._numba.core.rowsum import sum_rows
-from penstock._numba.engine.walk import NO_CONTEXT, walk
+from penstock._numba.engine.walk import NO_CONTEXT, fill, walk
 from penstock._numba.isa.ends import base_backward, load_cotangents, store_cotangents, store_numbers
 from penstock._numba.isa.kernels import backward, store_context
 
@@ -67,13 +68,18 @@ def vjp_rows(
     Adds to the gradient of parameters, and to theta_gradient those of every external theta. With ``loss``, d_log_det is minus
     the weight, rows of weight zero are left out, and sums gets the sums over rows of -w log p and of w.
     """
-    index, gradient = space.index, space.gradient
-    embedded = want_params and plan.steps[-1, N_LINEAR] > 0
+    n_context_numbers, n_external_numbers = space.d_context.size, space.d_external.size
+    plan, packed, source, space = pointers(plan), pointers(packed), pointers(source), pointers(space)
+    weight, d_out, d_log_det, out, log_det = (
+        pointer(weight), pointer(d_out), pointer(d_log_det), pointer(out), pointer(log_det)
+    )  # fmt: skip
+    d_context, d_theta, params_gradient = pointer(d_context), pointer(d_theta), pointer(params_gradient)
+    dim, index, gradient = plan.dim, space.index, space.gradient
+    embedded = want_params and step_of(plan, plan.n_steps)[N_LINEAR] > 0
     back_to_context = source.context_kind != NO_CONTEXT and (want_context or embedded)
-    tile_d_context = space.d_context if back_to_context else space.d_context[:0]
-    before = plan.boundary[through.first if through.to_data else through.last]
-    after = plan.boundary[through.last if through.to_data else through.first]
-    dim = before.size
+    tile_d_context = space.d_context if back_to_context else nothing(space.d_context)
+    before = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
+    after = beyond(plan.boundary, dim * (through.last if through.to_data else through.first))
     for first in range(0, rows, TILE):
         n = counted_rows(first, min(first + TILE, rows), loss, weight, index)
         if n == 0:
@@ -81,17 +87,17 @@ def vjp_rows(
         tile = walk(plan, packed, through, source, n, tile_d_context, params_gradient, space)
         for r in range(n):
             log_det[index[r]] = tile.log_det[r]
-        tile_d_context[:] = 0
-        space.d_external[:] = 0
+        fill(space.d_context, n_context_numbers, 0)
+        fill(space.d_external, n_external_numbers, 0)
         for r in range(TILE):
             i = index[min(r, n - 1)]
             space.bar[r] = -weight[i] if loss else d_log_det[i]
             space.log_det_bar[r] = -space.bar[r] if through.base and through.to_data else space.bar[r]
         if loss:
-            gradient[:] = 0
+            fill(gradient, dim * TILE, 0)
             add_loss(weight, tile, index, space.numbers, space.double_partial, sums)
         else:
-            load_cotangents(after, packed, through.standardises and through.to_data, d_out, index, n, gradient)
+            load_cotangents(dim, after, packed, through.standardises and through.to_data, d_out, index, n, gradient)
         if through.base and not through.to_data:
             base_backward(dim, tile.state, space.bar, n, gradient)
         backward(plan, packed, through, want_params, tile)
@@ -99,11 +105,10 @@ def vjp_rows(
             store_context(plan, packed, want_params, want_context, tile, index, d_context)
         if through.base and through.to_data:
             base_backward(dim, tile.state, space.bar, n, gradient)
-        store_cotangents(before, packed, through.standardises and not through.to_data, gradient, index, n, out)
-        if d_theta.shape[1] > 0:
-            store_numbers(space.d_external, index, n, d_theta)
-            for i in range(d_theta.shape[1]):
-                theta_gradient[i] += sum_rows(space.d_external, i * TILE, n, space.double_partial)
+        store_cotangents(dim, before, packed, through.standardises and not through.to_data, gradient, index, n, out)
+        store_numbers(plan.n_external, space.d_external, index, n, d_theta)
+        for i in range(plan.n_external):
+            theta_gradient[i] += sum_rows(space.d_external, i * TILE, n, space.double_partial)
 
 
 @entry

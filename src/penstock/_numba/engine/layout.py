@@ -43,6 +43,11 @@ from penstock.plan_table import NONE, Record
 Array = np.ndarray[Any, Any]
 
 
+# What masks may take: so much, and so much for each word of the table. The bytes of a layer are those of the compiled core.
+MASK_BYTES_MAX, MASK_BYTES_A_WORD = 2**26, 128
+DEGREE_BYTES, INPUT_BYTES, PIECE_BYTES = 16, 4, 32
+
+
 def refuse(fine: bool, what: str) -> None:
     """What this engine does not compute, unless ``fine``."""
     if not fine:
@@ -72,10 +77,9 @@ class Layout:
         self.widest_masked = 0  # input and all layers of a masked network
         self.flops = 2 * self.dim  # a row
         self.decay, self.frozen = np.zeros(self.n_params, np.bool_), np.zeros(self.n_params, np.bool_)
-        for piece in table.ranges:
-            numbers = slice(piece["offset"], piece["offset"] + piece["count"])
-            self.decay[numbers] = piece["flags"] & codes.DECAYS
-            self.frozen[numbers] = piece["flags"] & codes.FROZEN
+        self.flags()
+        self.mask_bytes = 0
+        self.mask_bytes_max = MASK_BYTES_MAX + MASK_BYTES_A_WORD * len(array)
         self.index = np.zeros(self.n_params, np.int64)  # of each parameter in a padded gradient
         self.n_gradient = 0
         self._linear: list[list[int]] = []
@@ -96,6 +100,18 @@ class Layout:
     def externals(self) -> list[int]:
         """Numbers of theta a row of each external theta, in order."""
         return [n for n in self.external if n]
+
+    def flags(self) -> None:
+        """What decays and what is frozen, row by row of a weight matrix."""
+        for piece in self.table.ranges:
+            numbers = slice(piece["offset"], piece["offset"] + piece["count"])
+            self.decay[numbers] = piece["flags"] & codes.DECAYS
+            self.frozen[numbers] = piece["flags"] & codes.FROZEN
+        for linear in self.table.linears:
+            for marks in (self.decay, self.frozen):
+                rows = marks[linear["weight"] : linear["weight"] + linear["n_in"] * linear["n_out"]]
+                rows = rows.reshape(-1, linear["n_out"])
+                refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
 
     def ends(self) -> None:
         """Columns and base: where each column has its standardisation among the buffers."""
@@ -260,6 +276,10 @@ class Layout:
     def _degree_starts(self, linears: list[Record], network: Record) -> list[int]:
         """Where in the slots stand the numbers of the first feature of each degree: of the input, hidden layers, theta."""
         n_degrees = network["n_in"] - network["n_context"] + 1
+        for linear in linears:
+            numbers = INPUT_BYTES * linear["n_in"] + PIECE_BYTES * (linear["n_in"] + linear["n_out"])
+            self.mask_bytes += DEGREE_BYTES * (n_degrees + 1) + numbers
+        refuse(self.mask_bytes <= self.mask_bytes_max, "masks of this size")
         layers = [self._ints(linears[0]["in_degrees"], network["n_in"])]
         layers += [self._ints(linear["out_degrees"], linear["n_out"]) for linear in linears]
         starts = []

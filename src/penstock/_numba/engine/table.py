@@ -132,8 +132,9 @@ def sections(table: Any) -> dict[str, Array]:
         if words < known or (name in ("INTS", "REALS") and words != 1):
             fail(f"{name}: a record has {words} words, expected {max(known, 1)}")
         found[name] = table[offset : offset + count * words].reshape(count, words)
-        if known and found[name][:, known:].any():
-            fail(f"{name}: a record has unknown fields that are not 0")
+        strange = np.flatnonzero(found[name][:, known:].any(axis=1)) if known else ()
+        if len(strange):
+            fail(f"{name} {strange[0]}: unknown fields are not 0")
     if used != size:
         fail(f"sections end at {used}, the table at {size}")
     for name in names:
@@ -271,14 +272,14 @@ class Checker:
             for field in ("order", "signs"):
                 step.within(field, 0, 0)
         if kind in (PERMUTATION, COLUMNS):
-            for field in ("n_a", "n_b", "n_parts"):
+            for field in ("explicit", "a", "n_a", "b", "n_b", "part", "n_parts"):
                 step.within(field, 0, 0)
             step.within("network", NONE, NONE)
             self.claim(step, 0)
             return
         step.need(n_b > 0, "n_b", "is 0")
         if kind == LU_LINEAR:
-            for field in ("n_a", "n_parts"):
+            for field in ("a", "n_a", "part", "n_parts"):
                 step.within(field, 0, 0)
             step.within("network", NONE, NONE)
             step.need(is_permutation(self.ints_of(step, "order", n_b), n_b), "order", "is not a permutation")
@@ -298,18 +299,19 @@ class Checker:
         self.n_parts += len(parts)
         network_starts: list[Array] = []
         network_counts: list[int] = []
-        members: list[Array] = []
+        met = np.zeros(n_b, np.bool_)  # positions in B
         networked: list[tuple[Record, Array]] = []
         owned: list[tuple[int, int]] = []
         for part in parts:
             n_theta = self.part(part)
             n_members = part.within("n_members", 1, n_b)
             own = self.ints_of(part, "members", n_members)
-            part.need(bool(np.all((own >= 0) & (own < n_b))), "members", "must lie within B")
-            members.append(own)
             starts = self.ints_of(part, "theta", n_members)
+            fine = bool(np.all((own >= 0) & (own < n_b))) and np.unique(own).size == own.size and not met[own].any()
+            part.need(fine, "members", "must lie within B, each once")
+            met[own] = True
             source, size = part.code("source", codes.SOURCES[:3]), n_members * n_theta
-            part.need(bool(np.all(starts >= 0)), "theta", "begins before its source")
+            part.need(bool(np.all((starts >= 0) & (starts <= COUNT_MAX))), "theta", "begins before or beyond its source")
             if source == FREE:
                 part.need(covers(starts.tolist(), [n_theta] * n_members, size), "theta", "must fill its parameters")
                 part.within("n_params", size, size)
@@ -330,7 +332,7 @@ class Checker:
                 part.within("external", NONE, NONE)
             allowed = kind == ELEMENTWISE or source == NETWORK
             part.need(allowed or kind == COUPLING, "source", "must be the network in an autoregressive step")
-        step.need(is_permutation(np.concatenate(members), n_b), "b", "must be shared out to the parts")
+        step.need(bool(met.all()), "b", "must be shared out to the parts")
         n_read = n_b - 1 if kind == AUTOREGRESSIVE else step["n_a"]
         if network_starts:
             starts, size = np.concatenate(network_starts), sum(network_counts)
@@ -338,6 +340,7 @@ class Checker:
             step.need(covers(starts.tolist(), network_counts, size), "network", "has an output that parts do not fill")
             degrees = None
             if kind == AUTOREGRESSIVE:
+                parts[0].need(size <= self.ints.size, "theta", "has no degrees in INTS")
                 degrees = np.zeros(size, np.int64)
                 for part, own in networked:
                     for member, start in zip(own, self.ints_of(part, "theta", own.size), strict=True):
@@ -430,7 +433,7 @@ class Checker:
                 linear.within("n_out", network["n_out"], network["n_out"])
                 linear.within("activation", 0, 0)
             widths[i] = columns
-            starts.append(linear["weight"])
+            starts.append(linear.within("weight", 0, COUNT_MAX))
             counts.append(rows * columns)
             if linear.within("bias", NONE, COUNT_MAX) != NONE:
                 starts.append(linear["bias"])
@@ -447,7 +450,7 @@ class Checker:
             for field, other in others:
                 linear.need(bool(np.all(known[other] <= outputs)), field, "has degrees above those of the outputs")
             known[i] = outputs
-        first = network["params"]
+        first = network.within("params", 0, COUNT_MAX)
         network.need(
             covers([s - first for s in starts], counts, sum(counts)), "params", "are not filled by its linear layers"
         )

@@ -96,8 +96,8 @@ class Trainer:
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
         with self._alone():
-            moments = [np.where(self._frozen, 0, given).astype(self._layout.dtype) for given in (m, v)]
-            self._state = self._state[0], *moments, int(step)
+            m, v = (np.where(self._frozen, 0, given).astype(self._layout.dtype) for given in (m, v))
+            self._state = self._state[0], m, v, int(step)
 
     def run(
         self, x: Array, context: Array | None, weight: Array | None, weight_exponent: int, weight_scale: float, seed: int,

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from penstock._numba.core.jit import jit
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.philox import normals
 from penstock._numba.core.plan import Tile
+from penstock._numba.core.pointers import beyond, nothing
 from penstock._numba.isa.ends import base, load_columns, load_numbers
 from penstock._numba.isa.kernels import forward, load_context
 
@@ -30,7 +32,7 @@ class Source(NamedTuple):
     starts: Any  # of a shared context: see Tile
     by_row: bool  # whether a shared context is needed row by row all the same, because a gradient reads it
     external: Any  # (rows, n_external) external theta, or the first row alone
-    external_shared: Any  # (n_external): whether the first row serves all
+    external_shared: Any  # (n_external): 1 where the first row serves all
 
 
 class Space(NamedTuple):
@@ -55,6 +57,7 @@ class Space(NamedTuple):
     double_partial: Any
     words: Any
     index: Any  # of the tile's rows in the chunk
+    d_hidden_half: int
 
 
 @jit
@@ -62,8 +65,16 @@ def cut(space: Any, rows: int, context: Any, starts: Any, d_context: Any, params
     """A tile of a workspace."""
     return Tile(
         rows, space.state, space.log_det, space.theta, context, starts, space.kept, space.gradient, space.log_det_bar,
-        space.d_theta, space.d_external, d_context, space.d_hidden, space.transposed, space.partial, params_gradient,
+        space.d_theta, space.d_external, d_context, space.d_hidden, space.d_hidden_half, space.transposed, space.partial,
+        params_gradient,
     )  # fmt: skip
+
+
+@jit
+def fill(area: Any, n: int, value: Any) -> None:
+    """The same value n times."""
+    for i in range(n):
+        area[i] = value
 
 
 @jit
@@ -74,30 +85,30 @@ def walk(
 
     tile.log_det holds their log-determinant, or log p if the base is asked for.
     """
-    before, index = plan.boundary[through.first if through.to_data else through.last], space.index
-    state, log_det, numbers = space.state, space.log_det, space.numbers
-    if source.sampling:
-        first = index[0]
-        normals(source.seed, source.context_row[first:], source.draw[first:], rows, before.size, space.words, state)
-    else:
-        load_columns(before, packed, through.standardises and not through.to_data, source.x, index, rows, state)
-    if source.external.shape[1] > 0:
-        load_numbers(source.external, source.external_shared, index, rows, space.theta)
-    if through.base and through.to_data:
-        numbers[:] = 0.0
-        base(before.size, state, rows, 0.0, numbers, space.squares)
-    context = state[:0]
+    dim, index, state, log_det, numbers = plan.dim, space.index, space.state, space.log_det, space.numbers
     shared = source.context_kind == SHARED_CONTEXT
+    if source.sampling:
+        context_row, draw = beyond(source.context_row, index[0]), beyond(source.draw, index[0])
+        normals(source.seed, context_row, draw, rows, dim, space.words, state)
+    else:
+        slots = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
+        load_columns(dim, slots, packed, through.standardises and not through.to_data, source.x, index, rows, state)
+    load_numbers(plan.n_external, source.external, source.external_shared, index, rows, space.theta)
+    if through.base and through.to_data:
+        fill(numbers, rows, 0.0)
+        base(dim, state, rows, 0.0, numbers, space.squares)
+    context = nothing(state)
+    starts = source.starts if shared else context
     if source.context_kind == ROWS_OF_CONTEXT or (shared and source.by_row):
-        tile = cut(space, rows, space.context, source.starts, d_context, params_gradient)
+        tile = cut(space, rows, space.context, starts, d_context, params_gradient)
         context = load_context(plan, packed, source.context, shared, index, tile, through.keep)
     start = packed.log_scale if through.to_data else -packed.log_scale
-    log_det[:] = start if through.standardises else 0.0
-    tile = cut(space, rows, context, source.starts, d_context, params_gradient)
+    fill(log_det, TILE, start if through.standardises else 0.0)
+    tile = cut(space, rows, context, starts, d_context, params_gradient)
     forward(plan, packed, through, tile)
     if through.base and through.to_data:
         for r in range(rows):
             log_det[r] = numbers[r] - log_det[r]
     elif through.base:
-        base(before.size, state, rows, 1.0, log_det, space.squares)
+        base(dim, state, rows, 1.0, log_det, space.squares)
     return tile

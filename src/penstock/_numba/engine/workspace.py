@@ -39,7 +39,9 @@ class Workspace:
         ends = np.cumsum([0, *sizes.values()]).tolist()
         areas = {name: work[ends[i] : ends[i + 1]] for i, name in enumerate(sizes)}
         doubles = [np.zeros(TILE) for _ in range(4)]
-        self.space = Space(*areas.values(), *doubles, np.zeros(4 * TILE, np.uint32), np.zeros(TILE, np.int64))
+        self.space = Space(
+            *areas.values(), *doubles, np.zeros(4 * TILE, np.uint32), np.zeros(TILE, np.int64), areas["d_hidden"].size // 2
+        )  # fmt: skip
         self.x = np.zeros((chunk, dim))
         self.context = np.zeros((chunk, layout.context_dim))
         self.counters = np.zeros((2, chunk + TILE), np.uint64)

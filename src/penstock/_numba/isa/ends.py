@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import accumulate_product, lanes, load, store
+from penstock._numba.core.lanes import BYTES, accumulate_product, lanes, load, store
 from penstock._numba.core.layout import TILE
 
 HALF_LOG_2PI = 0.91893853320467274178
+SINGLES = BYTES // 4  # lanes of float32
 
 
 @jit
@@ -35,75 +36,84 @@ def pad_rows(features: int, rows: int, tile: Any) -> None:
 def limit(v: float, tile: Any) -> float:
     """v within the range of the tile's numbers; what is finite stays so when it is rounded to them."""
     most = 3.4028234663852886e38
-    if tile.itemsize == 4 and abs(v) > most and abs(v) < np.inf:
+    if lanes(tile) == SINGLES and abs(v) > most and abs(v) < np.inf:
         return most if v > 0 else -most
     return v
 
 
 @jit
-def load_columns(slots: Any, packed: Any, standardises: bool, x: Any, index: Any, rows: int, state: Any) -> None:
+def load_columns(
+    dim: int, slots: Any, packed: Any, standardises: bool, x: Any, index: Any, rows: int, state: Any
+) -> None:
     """Rows of x, float64, into the state by slots, the standardisation applied before they are narrowed."""
     for r in range(rows):
-        for d in range(slots.size):
-            v = x[index[r], d]
+        for d in range(dim):
+            v = x[index[r] * dim + d]
             if standardises:
                 v = (v - packed.loc[d]) * packed.inverse[d]
             state[slots[d] * TILE + r] = limit(v, state)
-    pad_rows(slots.size, rows, state)
+    pad_rows(dim, rows, state)
 
 
 @jit
-def store_columns(slots: Any, packed: Any, standardises: bool, state: Any, index: Any, rows: int, out: Any) -> None:
+def store_columns(
+    dim: int, slots: Any, packed: Any, standardises: bool, state: Any, index: Any, rows: int, out: Any
+) -> None:
     """The state into rows of out."""
     for r in range(rows):
-        for d in range(slots.size):
+        for d in range(dim):
             u = state[slots[d] * TILE + r]
             if standardises:
-                out[index[r], d] = packed.loc[d] + packed.scale[d] * u
+                out[index[r] * dim + d] = packed.loc[d] + packed.scale[d] * u
             else:
-                out[index[r], d] = u
+                out[index[r] * dim + d] = u
 
 
 @jit
-def load_cotangents(slots: Any, packed: Any, standardises: bool, d: Any, index: Any, rows: int, gradient: Any) -> None:
+def load_cotangents(
+    dim: int, slots: Any, packed: Any, standardises: bool, d: Any, index: Any, rows: int, gradient: Any
+) -> None:
     """Cotangents cross the standardisation by its scale alone: latent side = data side * scale."""
     for r in range(rows):
-        for i in range(slots.size):
-            v = d[index[r], i]
+        for i in range(dim):
+            v = d[index[r] * dim + i]
             gradient[slots[i] * TILE + r] = v * packed.scale[i] if standardises else v
-    pad_rows(slots.size, rows, gradient)
+    pad_rows(dim, rows, gradient)
 
 
 @jit
-def store_cotangents(slots: Any, packed: Any, standardises: bool, gradient: Any, index: Any, rows: int, d: Any) -> None:
+def store_cotangents(
+    dim: int, slots: Any, packed: Any, standardises: bool, gradient: Any, index: Any, rows: int, d: Any
+) -> None:
     """And back: data side = latent side / scale."""
     for r in range(rows):
-        for i in range(slots.size):
+        for i in range(dim):
             v = gradient[slots[i] * TILE + r]
-            d[index[r], i] = v * packed.inverse[i] if standardises else v
+            d[index[r] * dim + i] = v * packed.inverse[i] if standardises else v
 
 
 @jit
-def load_numbers(array: Any, shared: Any, index: Any, rows: int, tile: Any) -> None:
-    """A (rows, n) array into (n, tile) as it is; of a column that is shared, the first row serves all."""
+def load_numbers(n: int, array: Any, shared: Any, index: Any, rows: int, tile: Any) -> None:
+    """(rows, n) into (n, tile) as they are; of a column that is shared, the first row serves all."""
     for r in range(rows):
-        for i in range(array.shape[1]):
-            tile[i * TILE + r] = array[0 if shared[i] else index[r], i]
-    pad_rows(array.shape[1], rows, tile)
+        for i in range(n):
+            tile[i * TILE + r] = array[i if shared[i] != 0 else index[r] * n + i]
+    pad_rows(n, rows, tile)
 
 
 @jit
-def store_numbers(tile: Any, index: Any, rows: int, array: Any) -> None:
+def store_numbers(n: int, tile: Any, index: Any, rows: int, array: Any) -> None:
     """And back."""
     for r in range(rows):
-        for i in range(array.shape[1]):
-            array[index[r], i] = tile[i * TILE + r]
+        for i in range(n):
+            array[index[r] * n + i] = tile[i * TILE + r]
 
 
 @jit
 def base(dim: int, state: Any, rows: int, sign: float, log_det: Any, squares: Any) -> None:
     """log_det = sign log_det + log p(state): -|z|^2 / 2 - dim log(2 pi) / 2, summed over dimensions in order, in float64."""
-    squares[:] = 0.0
+    for r in range(TILE):
+        squares[r] = 0.0
     for d in range(dim):
         for lane in range(0, vectors(rows, state) * lanes(state), lanes(state)):
             z = load(state, d * TILE + lane)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
+from penstock._numba.conditioners.activations import ACTIVATIONS
 from penstock._numba.conditioners.inputs import copy_features, start_shared
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import call, jit, kernel
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import (
+    ACTIVATE,
+    ACTIVATION,
     AUTOREGRESSIVE,
     BACKWARD,
     COUPLING,
@@ -18,17 +19,21 @@ from penstock._numba.core.plan import (
     EXPLICIT_TO_DATA,
     FORWARD,
     INPUT,
+    KERNEL_TYPES,
     KIND,
     LU_LINEAR,
     N_CONTEXT,
     N_LINEAR,
     N_THETA,
     N_U,
+    SCALE_BY_DERIVATIVE,
     THETA,
     TRANSFORM,
     TRANSFORM_BACKWARD,
     TRANSFORM_FORWARD,
+    step_of,
 )
+from penstock._numba.core.pointers import beyond
 from penstock._numba.isa.ends import limit, pad_rows, vectors
 from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward
@@ -63,12 +68,9 @@ LAYERS = {
 }
 
 
-def prepare(steps: Any, plan: Any, packed: Any, tile: Any, backwards: bool) -> None:
-    """Put the addresses of the kernels that a plan needs into its steps; arguments are samples of what kernels get."""
-    step, flag, number = numba.typeof(steps[0]), numba.boolean, numba.int64
-    plan, packed, tile = numba.typeof(plan), numba.typeof(packed), numba.typeof(tile)
-    of_layer = step, plan, packed, flag, number, tile, flag
-    of_transform = step, plan, number, number, flag, number, tile
+def prepare(steps: Any, dtype: Any, backwards: bool) -> None:
+    """Put the addresses of the kernels that a plan needs into its steps."""
+    kinds = KERNEL_TYPES[dtype.name]
     for row in steps:
         if row[KIND] in LAYERS:
             forward, backward = LAYERS[row[KIND]]
@@ -76,14 +78,18 @@ def prepare(steps: Any, plan: Any, packed: Any, tile: Any, backwards: bool) -> N
             forward, backward = embedding_forward, embedding_backward
         else:
             continue
-        row[FORWARD] = kernel(forward, *of_layer)
-        transforms = row[KIND] in LAYERS and row[KIND] != LU_LINEAR
-        if transforms:
-            row[TRANSFORM_FORWARD] = kernel(TRANSFORM_FORWARDS[row[TRANSFORM]], *of_transform, flag)
+        row[FORWARD] = kernel(forward, kinds.layer)
         if backwards:
-            row[BACKWARD] = kernel(backward, *of_layer)
-            if transforms:
-                row[TRANSFORM_BACKWARD] = kernel(TRANSFORM_BACKWARDS[row[TRANSFORM]], *of_transform)
+            row[BACKWARD] = kernel(backward, kinds.layer)
+        if row[N_LINEAR] > 0:
+            activate_all, scale_by_derivative = ACTIVATIONS[row[ACTIVATION]]
+            row[ACTIVATE] = kernel(activate_all, kinds.activate)
+            if backwards:
+                row[SCALE_BY_DERIVATIVE] = kernel(scale_by_derivative, kinds.scale)
+        if row[KIND] in LAYERS and row[KIND] != LU_LINEAR:
+            row[TRANSFORM_FORWARD] = kernel(TRANSFORM_FORWARDS[row[TRANSFORM]], kinds.transform)
+            if backwards:
+                row[TRANSFORM_BACKWARD] = kernel(TRANSFORM_BACKWARDS[row[TRANSFORM]], kinds.transform)
 
 
 @jit
@@ -92,18 +98,19 @@ def load_context(plan: Any, packed: Any, context: Any, shared: bool, index: Any,
 
     Rows lie where the embedding reads them, or else in tile.context, where conditioners do.
     """
-    embedding, dim = plan.steps[-1], context.shape[1]
+    embedding, dim = step_of(plan, plan.n_steps), plan.context_dim
     embedded = embedding[N_LINEAR] > 0
-    to, at = (tile.kept, embedding[INPUT]) if embedded else (tile.context, 0)
+    to = beyond(tile.kept, embedding[INPUT]) if embedded else tile.context
     for r in range(tile.rows):
         for i in range(dim):
-            v = (context[0 if shared else index[r], i] - packed.context_loc[i]) * packed.context_inverse[i]
-            to[at + i * TILE + r] = limit(v, to)
-    pad_rows(dim, tile.rows, to[at:])
+            row = 0 if shared else index[r]
+            v = (context[row * dim + i] - packed.context_loc[i]) * packed.context_inverse[i]
+            to[i * TILE + r] = limit(v, to)
+    pad_rows(dim, tile.rows, to)
     if not embedded:
-        return tile.context
+        return to
     call(embedding[FORWARD], (embedding, plan, packed, False, vectors(tile.rows, to), tile, keep))
-    return tile.kept[embedding[THETA] : embedding[THETA] + embedding[N_THETA] * TILE]
+    return beyond(tile.kept, embedding[THETA])
 
 
 @jit
@@ -111,23 +118,24 @@ def store_context(
     plan: Any, packed: Any, want_params: bool, want_context: bool, tile: Any, index: Any, d_context: Any
 ) -> None:
     """The way back of tile.d_context: parameters of the embedding, and rows of d_context."""
-    embedding, d = plan.steps[-1], tile.d_context
+    embedding, d, dim = step_of(plan, plan.n_steps), tile.d_context, plan.context_dim
     if embedding[N_LINEAR] > 0:
         n = vectors(tile.rows, tile.state)
         call(embedding[BACKWARD], (embedding, plan, packed, False, n, tile, want_params))
         d = tile.d_hidden
     if want_context:
         for r in range(tile.rows):
-            for i in range(d_context.shape[1]):
-                d_context[index[r], i] = d[i * TILE + r] * packed.context_inverse[i]
+            for i in range(dim):
+                d_context[index[r] * dim + i] = d[i * TILE + r] * packed.context_inverse[i]
 
 
 @jit
 def share(plan: Any, packed: Any, context: Any, kept: Any, starts: Any) -> None:
     """Tile.starts from the first row of a tile's context."""
-    for k in range(len(plan.steps) - 1):
-        if plan.steps[k][N_CONTEXT] > 0:
-            start_shared(plan.steps[k], plan.linear, packed.params, context, kept, starts)
+    for k in range(plan.n_steps):
+        step = step_of(plan, k)
+        if step[N_CONTEXT] > 0:
+            start_shared(step, plan.linear, packed.params, context, kept, starts)
 
 
 @jit
@@ -135,7 +143,7 @@ def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
     """The steps of a pass in its direction."""
     n = vectors(tile.rows, tile.state)
     for i in range(through.last - through.first):
-        step = plan.steps[through.first + i if through.to_data else through.last - 1 - i]
+        step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
         inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
         if step[FORWARD] != 0:
             call(step[FORWARD], (step, plan, packed, inverse, n, tile, through.keep))
@@ -146,7 +154,7 @@ def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any)
     """The way back: tile.gradient from the cotangents of what came out to those of what went in."""
     n = vectors(tile.rows, tile.state)
     for i in range(through.last - through.first - 1, -1, -1):
-        step = plan.steps[through.first + i if through.to_data else through.last - 1 - i]
+        step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
         inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
         if step[BACKWARD] != 0:
             call(step[BACKWARD], (step, plan, packed, inverse, n, tile, want_params))

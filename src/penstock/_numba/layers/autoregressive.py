@@ -17,6 +17,7 @@ from penstock._numba.conditioners.masked_mlp import masked_backward, masked_forw
 from penstock._numba.core.jit import call, jit
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import INPUT, N_B, N_CONTEXT, TRANSFORM_BACKWARD, TRANSFORM_FORWARD, B
+from penstock._numba.core.pointers import given
 
 
 @jit
@@ -65,11 +66,11 @@ def autoregressive_backward(
     for i in range(n - span, -1, -span):
         if inverse and i + 1 < n:
             add_input_gradient(step, slots, i, i + 1, n_vectors, tile)
-        call(step[TRANSFORM_BACKWARD], (step, plan, i, i + span, inverse, n_vectors, tile))
+        call(step[TRANSFORM_BACKWARD], (step, plan, i, i + span, inverse, n_vectors, tile, False))
         masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile)
     if not inverse:
         add_input_gradient(step, slots, 0, n - 1, n_vectors, tile)
-    if tile.d_context.size > 0:
+    if given(tile.d_context):
         add_features(step[N_CONTEXT], n_vectors, tile.d_hidden, 0, tile.d_context, 0)
     if want_params:
         masked_gradient(step, linears, slots, tile)

@@ -35,7 +35,7 @@ def coupling_backward(
     step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
 ) -> None:
     """Puts the state back; gradients of parameters are added to the slice's."""
-    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile))
+    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, False))
     if shares_theta(step, tile):
         return
     first = first_wanted(step, tile)

@@ -18,7 +18,6 @@ from penstock._numba.core.plan import (
     GRAD,
     KEPT,
     N_B,
-    N_OPTIONS,
     N_THETA,
     OPTIONS,
     PARAMS,
@@ -27,6 +26,7 @@ from penstock._numba.core.plan import (
     TRANSFORM_FORWARD,
     B,
 )
+from penstock._numba.core.pointers import beyond
 from penstock._numba.core.rowsum import sum_rows
 from penstock._numba.transforms import TRANSFORMS
 
@@ -41,7 +41,7 @@ def transform_forward(
 
     Old values of B go to the kept store if asked for.
     """
-    options = plan.options[step[OPTIONS] : step[OPTIONS] + step[N_OPTIONS]]
+    options = beyond(plan.options, step[OPTIONS])
     state, log_det, kept = tile.state, tile.log_det, tile.kept
     for d in range(first, last):
         x = plan.slots[step[B] + d] * TILE
@@ -58,7 +58,9 @@ def transform_forward(
             accumulate(log_det, lane, log_slope)
 
 
-def transform_backward(step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any) -> None:
+def transform_backward(
+    step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, keep: bool
+) -> None:
     """The way back through either direction.
 
     tile.state holds what came out and is put back to what went in; tile.gradient is overwritten for B; tile.d_theta
@@ -66,7 +68,7 @@ def transform_backward(step: Any, plan: Any, first: int, last: int, inverse: boo
     upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',  dy = v,
     dtheta = backward(dy = -v, dlog_det = -l).dtheta.
     """
-    options = plan.options[step[OPTIONS] : step[OPTIONS] + step[N_OPTIONS]]
+    options = beyond(plan.options, step[OPTIONS])
     state, gradient, kept, d_theta = tile.state, tile.gradient, tile.kept, tile.d_theta
     for d in range(first, last):
         x_at = plan.slots[step[B] + d] * TILE
@@ -123,7 +125,7 @@ def elementwise_backward(
     step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
 ) -> None:
     """Its way back; gradients of free theta are added to the slice's, those of external theta go to the tile's."""
-    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile))
+    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, False))
     n = step[N_B] * step[N_THETA]
     if step[CONDITIONER] == EXTERNAL:
         copy_features(n, n_vectors, tile.d_theta, 0, tile.d_external, step[EXTERNAL_AT])

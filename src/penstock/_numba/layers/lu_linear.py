@@ -169,7 +169,7 @@ def lu_backward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int
     """Puts the state back to what went in, and turns the gradient of what came out into that of what went in."""
     slots, params = plan.slots, packed.params
     n, d = step[N_B], tile.d_hidden
-    first, second, c = 0, d.size // 2, step[THETA] + step[N_B] * TILE
+    first, second, c = 0, tile.d_hidden_half, step[THETA] + step[N_B] * TILE
     gather_slots(step, slots, n_vectors, tile.gradient, d, first)
     if inverse:
         copy_features(n, n_vectors, d, first, d, second)

@@ -20,6 +20,7 @@ import numpy as np
 
 import penstock as ps
 from penstock import _backend
+from penstock.state import Snapshot
 
 Array = np.ndarray[Any, Any]
 
@@ -306,7 +307,8 @@ def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     vector = np.concatenate(params) if params else np.zeros(0)
     # NumPy's exp depends in its last bits on the instruction set; rounding to float32 hides them.
-    flow._assign(
+    assign(
+        flow,
         params=vector.astype(np.float32).astype(flow.dtype),
         buffers=np.concatenate(buffers).astype(np.float32),
         initialised=initialised,
@@ -314,9 +316,31 @@ def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -
     return flow
 
 
+def assign(flow: Any, *, params: Any = None, buffers: Any = None, initialised: bool | None = None) -> None:
+    """Give a flow other numbers, its standardisation included."""
+    old = flow._snapshot
+    flow._snapshot = Snapshot(
+        flow._plan.clear_masked(np.array(old.params if params is None else params, flow.dtype)),
+        np.array(old.buffers if buffers is None else buffers, np.float64),
+        old.initialised if initialised is None else initialised,
+    )
+
+
 def standardisation(flow: Any) -> Array:
     """Location and scale of every column of the data, then of the context."""
     return np.array(flow._snapshot.buffers)
+
+
+def data_scale(flow: Any) -> tuple[Array, Array]:
+    """Location and scale of the columns of the data."""
+    loc, scale = np.split(standardisation(flow)[: 2 * flow.dim], 2)
+    return loc, scale
+
+
+def context_scale(flow: Any) -> tuple[Array, Array]:
+    """Location and scale of the columns of the context."""
+    loc, scale = np.split(standardisation(flow)[2 * flow.dim :], 2)
+    return loc, scale
 
 
 @functools.cache
@@ -338,14 +362,13 @@ def latents(case: Case, rows: int, dim: int, dtype: str, *key: Any) -> Array:
 
 def points(case: Case, rows: int, flow: ps.Flow, *key: Any) -> Array:
     """Points on the data side, where the flow's standardisation puts the bulk of them."""
-    buffers = np.asarray(flow._snapshot.buffers)
-    loc, scale = buffers[: flow.dim], buffers[flow.dim : 2 * flow.dim]
+    loc, scale = data_scale(flow)
     u = case.spread * rng("points", case.name, *key).standard_normal((rows, flow.dim))
     return (loc + scale * u).astype(np.float32).astype(flow.dtype)
 
 
 def contexts(case: Case, rows: int, flow: Any, *key: Any) -> Array:
     """Rows of context, where the flow's standardisation puts the bulk of them."""
-    loc, scale = np.split(np.asarray(flow._snapshot.buffers)[2 * flow.dim :], 2)
+    loc, scale = context_scale(flow)
     u = rng("contexts", case.name, *key).standard_normal((rows, flow.context_dim))
     return (loc + scale * u).astype(np.float32).astype(flow.dtype)

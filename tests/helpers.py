@@ -52,9 +52,77 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
         raise AssertionError(f"bits differ in {len(differ)} of {actual.size} numbers, first at {differ[:5]}")
 
 
-def engine_of(flow: Any) -> tuple[Any, Any, int]:
-    """The engine, the packed parameters and the number of steps, for calls below the shell."""
-    return flow._runner().engine, flow._snapshot.pack(flow._runner()), flow._plan.n_steps
+# -- below the shell: only these functions know the protocol of the engines and the private parts of a flow ----------
+
+
+def engine_of(flow: Any) -> Any:
+    """The engine that runs a flow."""
+    return flow._runner().engine
+
+
+def backend_of(flow: Any) -> Any:
+    """The backend of a flow, with the functions of its module."""
+    return flow._backend
+
+
+def packed_of(flow: Any) -> Any:
+    """The numbers of a flow as its engine keeps them."""
+    return flow._snapshot.pack(flow._runner())
+
+
+def n_steps(flow: Any) -> int:
+    """How many steps the plan of a flow has."""
+    return int(flow._plan.n_steps)
+
+
+def tensors_of(flow: Any) -> Any:
+    """The parameter tensors of a flow: name, shape, offset in the flat vector, mask."""
+    return flow._plan.tensors
+
+
+def table_of(flow: Any) -> Array:
+    """The plan table of a flow."""
+    return np.asarray(flow._plan.table)
+
+
+def engine_evaluate(
+    flow: Any, to_data: bool, x: Any, *, first: int = 0, last: int | None = None, index: Any = None, context: Any = None,
+    thetas: Any = None, base: bool = False, out: Any = None, log_det: Any = None, packed: Any = None,
+) -> None:  # fmt: skip
+    """``evaluate`` of the engine, by default over all steps and with the numbers of the flow."""
+    last, packed = n_steps(flow) if last is None else last, packed_of(flow) if packed is None else packed
+    engine_of(flow).evaluate(packed, to_data, first, last, x, index, context, thetas, base, out, log_det)
+
+
+def engine_vjp(
+    flow: Any, to_data: bool, x: Any, d_out: Any, d_log_det: Any, *, first: int = 0, last: int | None = None,
+    context: Any = None, thetas: Any = None, base: bool = False, log_det: Any = None, d_x: Any = None,
+    d_params: Any = None, d_context: Any = None, d_thetas: Any = None, packed: Any = None,
+) -> None:  # fmt: skip
+    """``vjp`` of the engine, by default over all steps and with the numbers of the flow."""
+    last, packed = n_steps(flow) if last is None else last, packed_of(flow) if packed is None else packed
+    engine_of(flow).vjp(
+        packed, to_data, first, last, x, context, thetas, base, d_out, d_log_det, log_det, d_x, d_params, d_context, d_thetas
+    )  # fmt: skip
+
+
+def engine_sample(
+    flow: Any, seed: int, out: Any, log_prob: Any = None, *, context: Any = None, context_row: int = 0, first: int = 0
+) -> None:
+    """``sample`` of the engine."""
+    engine_of(flow).sample(packed_of(flow), seed, context_row, first, context, out, log_prob)
+
+
+def engine_loss_and_grad(flow: Any, x: Any, d_params: Any, *, context: Any = None, weight: Any = None) -> Any:
+    """``loss_and_grad`` of the engine."""
+    return engine_of(flow).loss_and_grad(packed_of(flow), x, context, weight, d_params)
+
+
+def row_order(flow: Any, seed: int, epoch: int, n: int, positions: Any, size: int | None = None) -> Array:
+    """Where the rows at some positions of an epoch lie: an array of positions, or the first of ``size`` in a row."""
+    out = np.full(len(positions) if size is None else size, -1, np.int64)
+    backend_of(flow).row_order(seed, epoch, n, positions, out)
+    return out
 
 
 def sealed(data: bytes) -> bytes:

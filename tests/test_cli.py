@@ -17,8 +17,8 @@ import pytest
 
 import penstock as ps
 from helpers import HERE, assert_same_bits, python
-from penstock.cli import tables as _tables
 from penstock.cli import main
+from penstock.cli import tables as _tables
 from penstock.cli.args import FIT_OPTIONS
 from penstock.recipes import RECIPES
 

@@ -12,7 +12,7 @@ import pytest
 
 import penstock as ps
 import reference
-from cases import BACKENDS, BY_NAME, CONDITIONAL, ROWS, Case, bare, built, contexts, fresh, latents, points, rng
+from cases import BACKENDS, BY_NAME, CONDITIONAL, ROWS, Case, assign, bare, built, contexts, fresh, latents, points, rng
 from helpers import assert_close, assert_same_bits, derivative, each_backend, each_dtype, engine_of, row_size, sealed
 from penstock.cli import main
 from test_laws import LAYOUTS, _integrates_to_one
@@ -212,11 +212,11 @@ def test_a_large_offset_of_the_context_costs_nothing(case: Case, backend: str, d
     buffers = np.array(flow._snapshot.buffers)
     n, at = flow.context_dim, 2 * flow.dim
     buffers[at : at + n], buffers[at + n :] = 0, 1
-    flow._assign(buffers=buffers)
+    assign(flow, buffers=buffers)
     c = np.round(c.astype(np.float64) * 2**10) / 2**10
     expected = flow.log_prob(x, c)
     buffers[at : at + n] = 2.0**33
-    flow._assign(buffers=buffers)
+    assign(flow, buffers=buffers)
     assert_same_bits(flow.log_prob(x, c + 2.0**33), expected)
 
 
@@ -233,7 +233,7 @@ def test_nothing_is_written_outside_the_gradient_of_the_context(
         band = np.full(given.size + 128, 12345.0, kind)
         d_context = band[64 : 64 + given.size].reshape(given.shape)
         d_context[...] = 0
-        engine.vjp(packed, False, 0, n, x, given, None, False, x, None, None, None, d_context, None)
+        engine.vjp(packed, False, 0, n, x, given, None, False, x, None, None, None, None, d_context, None)
         assert (band[:64] == 12345).all()
         assert (band[64 + given.size :] == 12345).all()
         assert (d_context != 0).all()
@@ -284,7 +284,7 @@ def _assert_gradient(actual: Array, expected: Array, case: Case) -> None:
 def test_context_gradients_match_differences(case: Case, backend: str, recompute: int) -> None:
     flow = bare(fresh(case, backend, "float64"))
     if backend == "cpp":
-        flow.engine.recompute = recompute
+        flow._runner().engine.recompute = recompute
     elif recompute:
         pytest.skip("the twin keeps all activations")
     x, c = points(case, 9, flow, "gradient"), contexts(case, 9, flow, "gradient")
@@ -307,7 +307,7 @@ def test_context_gradients_match_differences(case: Case, backend: str, recompute
         given = c[4] if row.ndim == 1 else c[4:5]
         want = expected[4] if row.ndim == 1 else expected[4:5]
         _assert_gradient(flow.log_prob_and_grad(row, given, wrt="context")[1], want, case)
-    flow.engine.recompute = -1
+    flow._runner().engine.recompute = -1
 
 
 @each_conditional
@@ -486,10 +486,10 @@ def test_the_engines_refuse_a_context_that_does_not_divide_the_rows(backend: str
     out = np.zeros(6, np.float32)
     for wrong in (None, c[:4], c[:, :2], c.astype(int), c[0, :2], c[None]):
         with pytest.raises(ValueError, match="context"):
-            engine.evaluate(packed, False, 0, n, x, wrong, None, True, None, out)
+            engine.evaluate(packed, False, 0, n, x, None, wrong, None, True, None, out)
     unconditional, packed, n = engine_of(built(BY_NAME["coupling"], backend, "float32"))
     with pytest.raises(ValueError, match="context must be None"):
-        unconditional.evaluate(packed, False, 0, n, np.zeros((6, 5), np.float32), c, None, True, None, out)
+        unconditional.evaluate(packed, False, 0, n, np.zeros((6, 5), np.float32), None, c, None, True, None, out)
 
 
 # -- fit ----------------------------------------------------------------------------------------
@@ -629,7 +629,7 @@ def test_a_loop_of_ones_own_gives_the_step_of_fit(backend: str) -> None:
         x, context=c, epochs=1, batch_size=64, validation=0, rng=1, learning_rate=1e-3, schedule="constant", warmup=0,
         clip_norm=None,
     )  # fmt: skip
-    own._assign(buffers=flow._snapshot.buffers)
+    assign(own, buffers=flow._snapshot.buffers)
     _, total, grad = own.loss_and_grad(x, c)
     ps.Adam(1e-3).step(own, grad / total)
     np.testing.assert_allclose(own.params, flow.params, rtol=0, atol=1e-9)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import penstock as ps
-from cases import BACKENDS, BY_NAME, fresh, points, rng
+from cases import BACKENDS, BY_NAME, fresh, points, rng, standardisation
 from helpers import assert_same_bits, each_backend, each_dtype, python, python_json
 
 Array = np.ndarray[Any, Any]
@@ -163,19 +163,20 @@ def test_a_later_fit_that_validates_no_better_keeps_what_it_began_with(
 ) -> None:
     x, own = gaussian(2000, "refit"), gaussian(500, "refit validation")
     flow = ps.realnvp(3, layers=2, hidden=(8,), rng=0, backend=backend).fit(x, validation=own, epochs=20, rng=0)
-    before, score = state_of(flow)[:2], flow.score(own)
+    before, score = flow.copy(), flow.score(own)
     arguments: dict[str, Any] = {"validation": own, "batch_size": 100, "rng": 0, "schedule": schedule}
     with pytest.warns(UserWarning, match="no epoch validated better than the starting parameters") as caught:
         flow.fit(x, learning_rate=10.0, epochs=5, checkpoint=tmp_path / "m", **arguments)
     assert [warning.filename for warning in caught] == [__file__]
     history = flow.history
-    assert state_of(flow)[:2] == before
+    assert_same_bits(flow.params, before.params)
+    assert_same_bits(standardisation(flow), standardisation(before))
     assert history.best_epoch == 0
     assert history.start_loss == history.best_loss == pytest.approx(-score, rel=1e-12)
     assert min(history.validation_loss) > history.start_loss
     assert history.stopped == "completed"  # a schedule goes by the losses of its own run
     assert "at the start" in repr(history)
-    assert ps.load(tmp_path / "m", backend=backend).to_bytes() == flow.to_bytes()
+    assert_same_bits(ps.load(tmp_path / "m", backend=backend).params, flow.params)
     # A start that is worse has no part in it, and no first fit has one.
     other = flow.copy()
     other.params = flow.params + np.float32(0.3)
@@ -216,10 +217,11 @@ def test_frozen_parameters_keep_their_bits_and_the_others_learn(backend: str, dt
     assert {"layers.0.theta", "layers.2.lu", "embedding.0.weight", "embedding.1.bias"} <= frozen
 
 
-@pytest.mark.xfail(strict=True, reason="needs engines of protocol 2")
 @each_backend
 def test_a_step_with_frozen_parameters_is_that_of_the_others_alone(backend: str) -> None:
     """The norm that is clipped is that of the parameters that train."""
+    if backend == "cpp" and not hasattr(ps.realnvp(2)._runner().engine, "externals"):
+        pytest.skip("needs an engine of protocol 2")
     flow = ps.Flow(ps.StandardNormal(3), [SMALL, ps.Elementwise()], dtype="float64", rng=0, backend=backend)
     flow.params = 0.3 * rng("frozen step").standard_normal(flow.n_params)
     x, before = 3 * gaussian(64, "frozen step rows"), flow.params.copy()

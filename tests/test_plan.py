@@ -491,7 +491,7 @@ def test_a_snapshot_of_another_table_is_refused(engines: Any) -> None:
     assert (one.n_params, one.n_buffers) == (other.n_params, other.n_buffers)
     packed = other.pack(np.zeros(3), np.ones(6))
     with pytest.raises(ValueError, match="same plan"):
-        one.evaluate(packed, False, 0, 1, np.zeros((1, 3)), None, None, False, np.zeros((1, 3)), None)
+        one.sample(packed, 0, 0, 0, None, np.zeros((1, 3)), None)
 
 
 def test_tables_ask_for_no_more_memory_than_they_are_long(engines: Any) -> None:

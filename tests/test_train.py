@@ -84,7 +84,7 @@ def test_one_step_of_fit_is_adam_on_the_documented_rows(backend: str) -> None:
     params, m, v = before.copy(), np.zeros(flow.n_params), np.zeros(flow.n_params)
     decay = np.zeros(flow.n_params)
     for tensor in flow._plan.tensors:
-        if tensor.decay:
+        if tensor.role == "weight":
             assert len(tensor.shape) == 2
             assert "weight" in tensor.name
             decay[tensor.offset : tensor.offset + tensor.size] = 0.1
@@ -119,7 +119,7 @@ def test_an_optimiser_of_ones_own_is_adam_as_published(backend: str, dtype: str,
     source = rng("adam")
     decay = np.zeros(flow.n_params)
     for tensor in flow._plan.tensors:
-        decay[tensor.offset : tensor.offset + tensor.size] = 0.3 if tensor.decay else 0.0
+        decay[tensor.offset : tensor.offset + tensor.size] = 0.3 if tensor.role == "weight" else 0.0
     params = np.asarray(flow.params, np.float64)
     m, v = np.zeros(flow.n_params), np.zeros(flow.n_params)
     for step in range(1, 6):
@@ -289,7 +289,9 @@ def test_a_cosine_ends_at_zero_and_a_warm_up_rises(backend: str) -> None:
     assert all(np.diff(rates[5:]) < 0)
     assert rates[-1] < 2e-4
     assert max(rates) <= 0.01
-    constant = flow.copy().fit(x, validation=0, epochs=3, batch_size=100, learning_rate=0.01, schedule="constant", warmup=0)
+    constant = flow.copy().fit(
+        x, validation=0, epochs=3, batch_size=100, learning_rate=0.01, schedule="constant", warmup=0
+    )
     assert constant.history.learning_rate == [0.01] * 3
 
 

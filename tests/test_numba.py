@@ -526,7 +526,11 @@ def test_the_error_state_of_numpy_changes_nothing() -> None:
     out, log_det, d_x = (np.zeros(shape, np.float32) for shape in ((300, 3), (300,), (300, 3)))
     with np.errstate(all="raise"):
         tiny = engine.pack(np.full_like(params, 1e-42), np.full(engine.n_buffers, 1e-300))
-        for packed in (tiny, engine.pack(params, np.ones(engine.n_buffers)), engine.pack(params * 1e30, np.ones(engine.n_buffers))):
+        for packed in (
+            tiny,
+            engine.pack(params, np.ones(engine.n_buffers)),
+            engine.pack(params * 1e30, np.ones(engine.n_buffers)),
+        ):
             engine.evaluate(packed, False, 0, engine.n_steps, x, None, None, None, True, out, log_det)
             engine.sample(packed, 1, 0, 0, None, out, log_det)
             d_params = np.zeros(engine.n_params)

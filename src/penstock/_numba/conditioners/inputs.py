@@ -104,11 +104,12 @@ def gather_shared_theta(step: Any, n_vectors: int, tile: Any) -> None:
 
 
 @jit
-def start_shared(step: Any, linears: Any, params: Any, context: Any, kept: Any, starts: Any) -> None:
+def start_shared(step: Any, linears: Any, params: Any, context: Any, tile: Any, starts: Any) -> None:
     """A step's part of Tile.starts, from the first row of a tile.
 
     The context comes first in the order of the sum, so a product that begins with it gives the bits of one over all inputs.
     """
+    kept = tile.kept
     if reads_dimensions(step):
         linear = linear_of(linears, step[LINEAR])
         n, at = linear[N_OUT], linear[OUTPUT]
@@ -119,6 +120,6 @@ def start_shared(step: Any, linears: Any, params: Any, context: Any, kept: Any, 
     else:
         n, at = step[N_B] * step[N_THETA], step[THETA]
         copy_features(step[N_U], 1, context, 0, kept, step[INPUT])
-        mlp_forward(step, linears, params, starts, -1, 1, False, kept)
+        mlp_forward(step, linears, params, -1, 1, False, tile)
     for i in range(n):
         starts[step[START] + i] = kept[at + i * TILE]

@@ -40,21 +40,24 @@ from penstock._numba.core.plan import (
 
 @jit
 def masked_forward(
-    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, starts: Any, start: int, n_vectors: int,
-    keep: bool, kept: Any,
+    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, start: int, n_vectors: int, keep: bool,
+    tile: Any,
 ) -> None:  # fmt: skip
     """What has a degree in [first, last), in every layer, once the input of those degrees stands at step[INPUT].
 
     ``start``: as for mlp_forward.
     """
+    kept = tile.kept
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
+        if tile.stop[0] != 0:
+            return
         linear = linear_of(linears, step[LINEAR] + i)
         n_out, out = linear[N_OUT], linear[OUTPUT]
         started = i == 0 and start >= 0
         skip_in = step[N_CONTEXT] if started else 0
-        bias, bias_at = (starts, start) if started else (params, linear[BIAS])
+        bias, bias_at = (tile.starts, start) if started else (params, linear[BIAS])
         for degree in range(first, last):
             n = slots[linear[OUT_START] + degree]
             product(
@@ -96,6 +99,8 @@ def masked_backward(
     residual = step[CONDITIONER] == RESIDUAL_MLP
     n, hidden = n_vectors * lanes(tile.state), tile.d_hidden
     for i in range(step[N_LINEAR] - 1, -1, -1):
+        if tile.stop[0] != 0:
+            return
         linear = linear_of(linears, step[LINEAR] + i)
         below = linear_of(linears, step[LINEAR] + max(i - 1, 0))
         d, d_at = output_gradient(step, linears, i, tile)

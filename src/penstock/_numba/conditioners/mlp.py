@@ -42,22 +42,23 @@ scale_kept = jit(scale_by_kept)
 
 
 @jit
-def mlp_forward(
-    step: Any, linears: Any, params: Any, starts: Any, start: int, n_vectors: int, keep: bool, kept: Any
-) -> None:
+def mlp_forward(step: Any, linears: Any, params: Any, start: int, n_vectors: int, keep: bool, tile: Any) -> None:
     """Read the input at step[INPUT], fill theta at step[THETA] and all that lies between.
 
-    With start >= 0 the first layer's products begin with those of ``starts`` instead of the bias, the part of the context
+    With start >= 0 the first layer's products begin with those of tile.starts instead of the bias, the part of the context
     in them, which is then not read.
     """
+    kept = tile.kept
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
+        if tile.stop[0] != 0:
+            return
         linear = linear_of(linears, step[LINEAR] + i)
         n_out, out = linear[N_OUT], linear[OUTPUT]
         started = i == 0 and start >= 0
         skip_in = step[N_CONTEXT] if started else 0
-        bias, bias_at = (starts, start) if started else (params, linear[BIAS])
+        bias, bias_at = (tile.starts, start) if started else (params, linear[BIAS])
         product(
             START_BIAS, n_out, n_vectors, linear[N_IN] - skip_in, params, linear[WEIGHT] + skip_in * n_out, 1, n_out,
             kept, inputs + skip_in * TILE, TILE, kept, out, TILE, bias, bias_at,
@@ -124,6 +125,8 @@ def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_para
     hidden, other = 0, tile.d_hidden_half  # residual: gradients of h_i, and of its pre-activation
     d, d_at = tile.d_theta, 0
     for i in range(step[N_LINEAR] - 1, -1, -1):
+        if tile.stop[0] != 0:
+            break
         linear = linear_of(linears, step[LINEAR] + i)
         last = i + 1 == step[N_LINEAR]
         if residual and not last:

@@ -78,6 +78,7 @@ class Tile(NamedTuple):
     """A tile on its way through a flow: 64 numbers a feature."""
 
     rows: int  # 1 .. 64
+    stop: Any  # not 0 once the call was given up: then what the tile holds has no meaning
     state: Any  # (dim, tile) by slot
     log_det: Any  # (tile) of float64
     theta: Any  # external theta, one step after the other, (n_b n_theta, tile) each
@@ -114,7 +115,9 @@ def _kernel_types(number: Any) -> KernelTypes:
     numbers, doubles, integers = (types.CPointer(kind) for kind in (number, types.float64, integer))
     plan = types.BaseTuple.from_types([integer] * 4 + [integers] * 4 + [numbers], Plan)
     packed = types.BaseTuple.from_types([numbers, *[doubles] * 3, types.float64, *[doubles] * 2], Packed)
-    fields = dict.fromkeys(Tile._fields, numbers) | {"rows": integer, "log_det": doubles, "d_hidden_half": integer}
+    fields = dict.fromkeys(Tile._fields, numbers) | {
+        "rows": integer, "stop": integers, "log_det": doubles, "d_hidden_half": integer,
+    }  # fmt: skip
     tile = types.BaseTuple.from_types(list(fields.values()), Tile)
     return KernelTypes(
         (integers, plan, packed, flag, integer, tile, flag),

@@ -19,7 +19,7 @@ from penstock._numba.engine import evaluate as _evaluate
 from penstock._numba.engine import gradient as _gradient
 from penstock._numba.engine.layout import Layout
 from penstock._numba.engine.packed import Packed
-from penstock._numba.engine.pool import Job, num_threads, parallel
+from penstock._numba.engine.pool import NEVER, Job, Stop, num_threads, parallel
 from penstock._numba.engine.walk import NO_CONTEXT, ROWS_OF_CONTEXT, SHARED_CONTEXT, Source
 from penstock._numba.engine.workspace import Workspace
 from penstock._numba.isa.kernels import prepare
@@ -28,6 +28,7 @@ Array = np.ndarray[Any, Any]
 
 CHUNK_TILES = 32  # of one call of an entry at most
 CHUNK_FLOPS = 5e8  # and about so much work, so that an interrupt is noticed soon
+LONG_FLOPS = 5e8  # of a tile from which on the main thread only waits for others
 FLOPS_WORTH_A_THREAD = 1e6
 
 _compiled: set[tuple[Any, bool]] = set()  # entries that have run, by dtype and whether they train
@@ -161,7 +162,7 @@ class Engine:
     ) -> Source:
         """A chunk as the walk of its tiles reads it."""
         return Source(
-            space.x, seed is not None, np.uint64(0) if seed is None else seed, space.counters[0], space.counters[1],
+            space.x, seed is not None, np.uint64(0) if seed is None else seed, space.counters[0], space.counters[1], space.stop,
             given.kind, space.context, given.starts, by_row, space.theta, theta.shared,
         )  # fmt: skip
 
@@ -171,21 +172,22 @@ class Engine:
         tiles = -(-rows // TILE)
         size = min(self.chunk, TILE * max(1, -(-tiles // (4 * threads)))) if threads > 1 else self.chunk
 
-        def job(i: int, stopped: Any) -> None:
+        def job(i: int, stop: Stop) -> None:
             with self.lend(False) as space:
+                space.stop = stop.flag
                 chunk(i * size, min(rows, (i + 1) * size), space)
 
-        self.share(job, -(-rows // size), threads, False)
+        self.share(job, -(-rows // size), threads, False, lambda space: chunk(0, 0, space))
 
-    def share(self, job: Job, n_jobs: int, threads: int, training: bool) -> None:
-        """Jobs on the pool."""
-        first = 0
+    def share(self, job: Job, n_jobs: int, threads: int, training: bool, nothing: Callable[[Workspace], None]) -> None:
+        """Jobs on the pool. ``nothing`` runs the entry with no rows."""
         if n_jobs and (self.layout.dtype, training) not in _compiled:
             # the calling thread compiles, because it alone can be interrupted while it does
-            job(0, lambda: False)
+            with self.lend(training) as space:
+                nothing(space)
             _compiled.add((self.layout.dtype, training))
-            first = 1
-        parallel(lambda i, stopped: job(first + i, stopped), n_jobs - first, threads)
+        tile_flops = TILE * self.layout.flops * (3 if training else 1)
+        parallel(job, n_jobs, threads, long=tile_flops > LONG_FLOPS)
 
     def threads(self, rows: int, flops: int) -> int:
         """How many threads so many rows are worth."""
@@ -300,5 +302,5 @@ class Engine:
         plan = self.plan(False)
         with self.lend(False) as space:
             given.fill(np.zeros(1, np.int64), space)
-            _evaluate.share_rows(plan, packed.view, space.context, starts, space.space)
+            _evaluate.share_rows(plan, packed.view, space.context, starts, NEVER.flag, space.space)
         return replace(given, starts=starts)

@@ -26,13 +26,13 @@ DRAWS, CONTEXT_ROWS = 2**56, 2**40  # numbers that have counters of their own
 
 
 @entry
-def share_rows(plan: Any, packed: Any, context: Any, starts: Any, space: Any) -> None:
+def share_rows(plan: Any, packed: Any, context: Any, starts: Any, stop: Any, space: Any) -> None:
     """Tile.starts from the first row of context, float64."""
     plan, packed, space, starts = pointers(plan), pointers(packed), pointers(space), pointer(starts)
     space.index[0] = 0
-    tile = cut(space, 1, space.context, starts, space.d_context, space.gradient)
+    tile = cut(space, pointer(stop), 1, space.context, starts, space.d_context, space.gradient)
     tile_context = load_context(plan, packed, pointer(context), True, space.index, tile, False)
-    share(plan, packed, tile_context, space.kept, starts)
+    share(plan, packed, tile_context, tile, starts)
 
 
 @entry

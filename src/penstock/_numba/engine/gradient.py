@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from penstock._numba.engine.engine import Context, Engine
     from penstock._numba.engine.packed import Packed
+    from penstock._numba.engine.pool import Stop
     from penstock._numba.engine.workspace import Workspace
 
 Array = np.ndarray[Any, Any]
@@ -173,15 +174,19 @@ def sum_slices(
         some = slices[first : first + at_once]
         gradients = np.zeros((max(len(some), 1), layout.n_gradient if want_params else 0), layout.dtype)
 
-        def job(i: int, stopped: Any, first: int = first, gradients: Array = gradients) -> None:
+        def job(i: int, stop: Stop, first: int = first, gradients: Array = gradients) -> None:
             begin, end = slices[first + i]
             with engine.lend(True) as space:
+                space.stop = stop.flag
                 for at in range(begin, end, engine.training_chunk):
-                    if stopped():
+                    if stop():
                         return
                     chunk(first + i, at, min(end, at + engine.training_chunk), space, gradients[i])
 
-        engine.share(job, len(some), engine.threads(rows, 3 * layout.flops), True)
+        def nothing(space: Workspace, gradients: Array = gradients) -> None:
+            chunk(0, 0, 0, space, gradients[0])
+
+        engine.share(job, len(some), engine.threads(rows, 3 * layout.flops), True, nothing)
         tree.add(combine(gradients))
     return tree.total()
 

@@ -132,8 +132,8 @@ def sections(table: Any) -> dict[str, Array]:
         if words < known or (name in ("INTS", "REALS") and words != 1):
             fail(f"{name}: a record has {words} words, expected {max(known, 1)}")
         found[name] = table[offset : offset + count * words].reshape(count, words)
-        strange = np.flatnonzero(found[name][:, known:].any(axis=1)) if known else ()
-        if len(strange):
+        strange = np.flatnonzero(found[name][:, known:].any(axis=1))
+        if known and strange.size:
             fail(f"{name} {strange[0]}: unknown fields are not 0")
     if used != size:
         fail(f"sections end at {used}, the table at {size}")

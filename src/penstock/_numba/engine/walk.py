@@ -27,6 +27,7 @@ class Source(NamedTuple):
     seed: Any
     context_row: Any  # numbers of the rows' contexts and draws
     draw: Any
+    stop: Any  # see Tile
     context_kind: int
     context: Any  # (rows, context_dim) float64, or the first row alone of a shared one
     starts: Any  # of a shared context: see Tile
@@ -61,10 +62,10 @@ class Space(NamedTuple):
 
 
 @jit
-def cut(space: Any, rows: int, context: Any, starts: Any, d_context: Any, params_gradient: Any) -> Any:
+def cut(space: Any, stop: Any, rows: int, context: Any, starts: Any, d_context: Any, params_gradient: Any) -> Any:
     """A tile of a workspace."""
     return Tile(
-        rows, space.state, space.log_det, space.theta, context, starts, space.kept, space.gradient, space.log_det_bar,
+        rows, stop, space.state, space.log_det, space.theta, context, starts, space.kept, space.gradient, space.log_det_bar,
         space.d_theta, space.d_external, d_context, space.d_hidden, space.d_hidden_half, space.transposed, space.partial,
         params_gradient,
     )  # fmt: skip
@@ -100,11 +101,11 @@ def walk(
     context = nothing(state)
     starts = source.starts if shared else context
     if source.context_kind == ROWS_OF_CONTEXT or (shared and source.by_row):
-        tile = cut(space, rows, space.context, starts, d_context, params_gradient)
+        tile = cut(space, source.stop, rows, space.context, starts, d_context, params_gradient)
         context = load_context(plan, packed, source.context, shared, index, tile, through.keep)
     start = packed.log_scale if through.to_data else -packed.log_scale
     fill(log_det, TILE, start if through.standardises else 0.0)
-    tile = cut(space, rows, context, starts, d_context, params_gradient)
+    tile = cut(space, source.stop, rows, context, starts, d_context, params_gradient)
     forward(plan, packed, through, tile)
     if through.base and through.to_data:
         for r in range(rows):

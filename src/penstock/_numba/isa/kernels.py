@@ -48,7 +48,7 @@ from penstock._numba.layers.lu_linear import lu_backward, lu_forward
 
 def embedding_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
     """The network between the context and what conditioners read of it."""
-    mlp_forward(step, plan.linear, packed.params, tile.kept, -1, n_vectors, keep, tile.kept)
+    mlp_forward(step, plan.linear, packed.params, -1, n_vectors, keep, tile)
 
 
 def embedding_backward(
@@ -130,12 +130,12 @@ def store_context(
 
 
 @jit
-def share(plan: Any, packed: Any, context: Any, kept: Any, starts: Any) -> None:
+def share(plan: Any, packed: Any, context: Any, tile: Any, starts: Any) -> None:
     """Tile.starts from the first row of a tile's context."""
     for k in range(plan.n_steps):
         step = step_of(plan, k)
         if step[N_CONTEXT] > 0:
-            start_shared(step, plan.linear, packed.params, context, kept, starts)
+            start_shared(step, plan.linear, packed.params, context, tile, starts)
 
 
 @jit
@@ -145,7 +145,7 @@ def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
     for i in range(through.last - through.first):
         step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
         inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
-        if step[FORWARD] != 0:
+        if step[FORWARD] != 0 and tile.stop[0] == 0:
             call(step[FORWARD], (step, plan, packed, inverse, n, tile, through.keep))
 
 
@@ -156,5 +156,5 @@ def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any)
     for i in range(through.last - through.first - 1, -1, -1):
         step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
         inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
-        if step[BACKWARD] != 0:
+        if step[BACKWARD] != 0 and tile.stop[0] == 0:
             call(step[BACKWARD], (step, plan, packed, inverse, n, tile, want_params))

@@ -39,7 +39,7 @@ def autoregressive_forward(
         gather_dimensions(step, slots, 0, n - 1, n_vectors, tile)
     start = shared_start(step, tile)
     for i in range(0, n, span):
-        masked_forward(step, linears, slots, i, i + span, params, tile.starts, start, n_vectors, keep, tile.kept)
+        masked_forward(step, linears, slots, i, i + span, params, start, n_vectors, keep, tile)
         call(step[TRANSFORM_FORWARD], (step, plan, i, i + span, inverse, n_vectors, tile, keep))
         if inverse and i + 1 < n:
             gather_dimensions(step, slots, i, i + 1, n_vectors, tile)

@@ -27,7 +27,7 @@ def coupling_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors
     else:
         gather_features(step, plan.slots, n_vectors, tile)
         start = shared_start(step, tile)
-        mlp_forward(step, plan.linear, packed.params, tile.starts, start, n_vectors, keep, tile.kept)
+        mlp_forward(step, plan.linear, packed.params, start, n_vectors, keep, tile)
     call(step[TRANSFORM_FORWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, keep))
 
 

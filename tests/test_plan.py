@@ -52,12 +52,18 @@ def test_what_engines_compute_passes(engines: Any, name: str) -> None:
 @pytest.mark.parametrize("name", list(tables.FUTURE))
 def test_what_is_to_come_passes_the_checker_and_is_refused_by_its_name(engines: Any, name: str) -> None:
     make, part = tables.FUTURE[name]
+    if name in tables.ONLY_CPP and engines.name != "cpp":
+        pytest.skip("this engine computes it")
     engines.check_table(make().write())
     with pytest.raises(ValueError, match=f"^this engine does not compute ({part})"):
         engines.Engine(make().write())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Under a base on the line a flow cannot have circles.
+FLOWS = [case for case in CASES if "circular" not in case.name]
+
+
+@pytest.mark.parametrize("case", FLOWS, ids=lambda case: case.name)
 def test_the_compiler_of_specs_writes_what_engines_compute(engines: Any, case: Any) -> None:
     table = bare(built(case, engines.name, "float32"))._plan.table
     engines.check_table(table)
@@ -491,10 +497,11 @@ def test_a_snapshot_of_another_table_is_refused(engines: Any) -> None:
     assert (one.n_params, one.n_buffers) == (other.n_params, other.n_buffers)
     packed = other.pack(np.zeros(3), np.ones(6))
     with pytest.raises(ValueError, match="same plan"):
-        one.evaluate(packed, False, 0, 1, np.zeros((1, 3)), None, None, False, np.zeros((1, 3)), None)
+        one.sample(packed, 0, 0, 0, None, np.zeros((1, 3)), None)
 
 
-def test_tables_ask_for_no_more_memory_than_they_are_long(engines: Any) -> None:
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="the other engines have no masks")
+def test_masks_take_no_more_memory_than_a_table_is_long() -> None:
     """5000 layers that share lists of degrees: a table of a megabyte whose masks would take 160."""
     maker = tables.Maker(2000)
     theta = [j for j in range(2000) for _ in range(2)]
@@ -508,6 +515,7 @@ def test_tables_ask_for_no_more_memory_than_they_are_long(engines: Any) -> None:
     maker.part("affine", range(2000), "network")
     maker.step("autoregressive", range(2000), 1, start, network=number)
     table = maker.finish().write()
+    engines = importlib.import_module(MODULES["cpp"])
     engines.check_table(table)
     with pytest.raises(ValueError, match="this engine does not compute masks of this size"):
         engines.Engine(table)

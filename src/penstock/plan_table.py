@@ -24,11 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 MAGIC = 0x504E53544B
 VERSION = 2
@@ -189,7 +188,7 @@ def read(array: Array) -> Table:
         elif name == "INTS":
             table.ints = rows.ravel().tolist()
         elif name == "REALS":
-            table.reals = np.ascontiguousarray(rows.ravel()).view(np.float64).tolist()
+            table.reals = rows.ravel().view(np.float64).tolist()
         else:
             records = [dict(zip(FIELDS[name], row, strict=False)) for row in rows.tolist()]
             setattr(table, name.lower(), records[0] if name == "FLOW" else records)

@@ -189,7 +189,7 @@ def read(array: Array) -> Table:
         elif name == "INTS":
             table.ints = rows.ravel().tolist()
         elif name == "REALS":
-            table.reals = np.ascontiguousarray(rows.ravel()).view(np.float64).tolist()
+            table.reals = rows.ravel().view(np.float64).tolist()
         else:
             records = [dict(zip(FIELDS[name], row, strict=False)) for row in rows.tolist()]
             setattr(table, name.lower(), records[0] if name == "FLOW" else records)

@@ -26,17 +26,17 @@ sys.path.insert(0, str(HERE / "densities"))
 from tables import TABLES, TUNING, load  # noqa: E402
 
 import penstock as ps  # noqa: E402
-from penstock import train as training  # noqa: E402
+from penstock.training import mean, options  # noqa: E402
 
 BASE = "base"
 # Where the study began, stated in full, so that no later change of a default moves it.
 BEGINNING: dict[str, dict[str, Any]] = {
     "recipe": {"activation": "relu"},
     "fit": {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.02, "clip_norm": 10.0, "weight_decay": 0.0},
-    "constants": {"STEPS": 8000, "EPOCHS": 200, "AVERAGED": 0.05},
+    "constants": {"STEPS": 8000, "EPOCHS": 200, "PART": 0.05},
 }
 MIXING = {"realnvp": "random", "nsf": "random", "glow": "lu", "maf": "reverse", "nsf_ar": "reverse"}
-# Words of a variant's name, and what each changes: options of the recipe, arguments of fit, constants of penstock.train.
+# Words of a variant's name, and what each changes: options of the recipe, arguments of fit, constants of penstock.training.
 CHANGES: dict[str, dict[str, Any]] = {
     **{word: {"recipe": {"activation": word}} for word in ("silu", "tanh", "gelu", "relu")},
     **{word: {"make": word} for word in ("glow", "nsf", "maf", "nsf_ar")},
@@ -54,8 +54,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "longer": {"constants": {"STEPS": 16000}},
     **{f"clip {value:g}": {"fit": {"clip_norm": value}} for value in (1.0, 3.0, 10.0, 100.0)},
     **{f"decay {value:g}": {"fit": {"weight_decay": value}} for value in (0.01, 0.1, 0.3, 1.0)},
-    **{f"mean {value:g}": {"constants": {"AVERAGED": value}} for value in (0.02, 0.05, 0.1, 0.2)},
-    "no mean": {"constants": {"AVERAGED_STEPS": 10**9}},
+    **{f"mean {value:g}": {"constants": {"PART": value}} for value in (0.02, 0.05, 0.1, 0.2)},
+    "no mean": {"constants": {"STEPS_MIN": 10**9}},
     "robust": {"fit": {"standardize": "robust"}},
 }
 
@@ -102,19 +102,22 @@ def one(variant: dict[str, Any], parts: Any, seed: int) -> dict[str, Any]:
     train, validation = parts
     recipe = getattr(ps, variant["make"])
     flow = recipe(train.shape[1], rng=seed, **variant["recipe"])
-    constants = {name: getattr(training, name) for name in variant["constants"]}
+    changed = [
+        (options if hasattr(options, name) else mean, name, value) for name, value in variant["constants"].items()
+    ]
+    constants = [(module, name, getattr(module, name)) for module, name, _ in changed]
     start = time.perf_counter()
     try:
-        for name, value in variant["constants"].items():
-            setattr(training, name, value)
+        for change in changed:
+            setattr(*change)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             flow.fit(train, validation=validation, rng=seed, progress=False, **variant["fit"])
     except ps.TrainingError as error:
         return {"validation": float("-inf"), "seconds": 0.0, "failed": str(error)}
     finally:
-        for name, value in constants.items():
-            setattr(training, name, value)
+        for constant in constants:
+            setattr(*constant)
     losses = flow.history.validation_loss
     gap = flow.history.train_loss[-1] - losses[-1]
     seconds = round(time.perf_counter() - start, 2)

@@ -20,6 +20,7 @@ import numpy as np
 
 import penstock as ps
 from penstock import _backend
+from penstock.state import Snapshot
 
 Array = np.ndarray[Any, Any]
 
@@ -306,12 +307,23 @@ def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     vector = np.concatenate(params) if params else np.zeros(0)
     # NumPy's exp depends in its last bits on the instruction set; rounding to float32 hides them.
-    flow._assign(
+    assign(
+        flow,
         params=vector.astype(np.float32).astype(flow.dtype),
         buffers=np.concatenate(buffers).astype(np.float32),
         initialised=initialised,
     )
     return flow
+
+
+def assign(flow: Any, *, params: Any = None, buffers: Any = None, initialised: bool | None = None) -> None:
+    """Give a flow other numbers, its standardisation included."""
+    old = flow._snapshot
+    flow._snapshot = Snapshot(
+        flow._plan.clear_masked(np.array(old.params if params is None else params, flow.dtype)),
+        np.array(old.buffers if buffers is None else buffers, np.float64),
+        old.initialised if initialised is None else initialised,
+    )
 
 
 def standardisation(flow: Any) -> Array:

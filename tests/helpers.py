@@ -54,7 +54,7 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 def engine_of(flow: Any) -> tuple[Any, Any, int]:
     """The engine, the packed parameters and the number of steps, for calls below the shell."""
-    return flow.engine, flow._snapshot.pack(flow._runner()), flow._plan.n_steps
+    return flow._runner().engine, flow._snapshot.pack(flow._runner()), flow._plan.n_steps
 
 
 def sealed(data: bytes) -> bytes:

@@ -112,6 +112,7 @@ def test_backends_raise_the_same_kind_of_error_and_name_the_same_argument(
                 arrays["x"],
                 None,
                 None,
+                None,
                 False,
                 arrays["out"],
                 arrays["log_det"],

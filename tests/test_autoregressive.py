@@ -205,7 +205,7 @@ def test_the_engine_never_reads_what_masks_hide(backend: str, dtype: str) -> Non
     for t in flow._plan.tensors:
         if t.mask is not None:
             dirty[t.offset : t.offset + t.size].reshape(t.shape)[~t.mask] = np.nan
-    engine = flow.engine
+    engine = flow._runner().engine
     x = rng("dirty").standard_normal((130, 9)).astype(dtype)
     results = []
     for params in (np.ascontiguousarray(flow.params), dirty):
@@ -213,7 +213,7 @@ def test_the_engine_never_reads_what_masks_hide(backend: str, dtype: str) -> Non
         for to_data in (False, True):
             for rows in (130, 1):
                 out, log_det = np.empty((rows, 9), dtype), np.empty(rows, dtype)
-                engine.evaluate(packed, to_data, 0, flow._plan.n_steps, x[:rows], None, None, False, out, log_det)
+                engine.evaluate(packed, to_data, 0, flow._plan.n_steps, x[:rows], None, None, None, False, out, log_det)
                 arrays += [out, log_det]
             d_x, d_params = np.empty_like(x), np.zeros(flow.n_params)
             engine.vjp(
@@ -227,6 +227,7 @@ def test_the_engine_never_reads_what_masks_hide(backend: str, dtype: str) -> Non
                 False,
                 x,
                 np.ones(130, dtype),
+                None,
                 d_x,
                 d_params,
                 None,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import penstock as ps
-from cases import BY_NAME, ROWS, Case, built, latents, points, rng
+from cases import BY_NAME, ROWS, Case, assign, built, latents, points, rng
 from helpers import (
     assert_close,
     assert_same_bits,
@@ -135,7 +135,7 @@ def test_ranges_of_steps_compose(case: Case, backend: str, dtype: str) -> None:
 def _evaluate(flow: ps.Flow, to_data: bool, first: int, last: int, x: Array) -> tuple[Array, Array]:
     out, log_det = np.full((len(x), flow.dim), np.nan, flow.dtype), np.full(len(x), np.nan)
     engine, packed, _ = engine_of(flow)
-    engine.evaluate(packed, to_data, first, last, x, None, None, False, out, log_det)
+    engine.evaluate(packed, to_data, first, last, x, None, None, None, False, out, log_det)
     return out, log_det
 
 
@@ -390,12 +390,12 @@ def test_nothing_is_written_outside_the_outputs(case: Case, backend: str, dtype:
 
     for to_data in (False, True):
         out, log_det = lent((rows, dim), dtype), lent((rows,), dtype)
-        engine.evaluate(packed, to_data, 0, n, x, None, None, False, out, log_det)
+        engine.evaluate(packed, to_data, 0, n, x, None, None, None, False, out, log_det)
         assert (out != 12345).all()
         assert (log_det != 12345).all()
-        engine.evaluate(packed, to_data, 0, n, x, None, None, True, None, lent((rows,), "float64"))
+        engine.evaluate(packed, to_data, 0, n, x, None, None, None, True, None, lent((rows,), "float64"))
         d_x, d_params = lent((rows, dim), dtype), lent((flow.n_params,), "float64")
-        engine.vjp(packed, to_data, 0, n, x, None, None, False, x, None, d_x, d_params, None, None)
+        engine.vjp(packed, to_data, 0, n, x, None, None, False, x, None, None, d_x, d_params, None, None)
         assert (d_x != 12345).all()
     out, log_prob = lent((rows, dim), dtype), lent((rows,), dtype)
     engine.sample(packed, 1, 0, 0, None, out, log_prob)
@@ -498,7 +498,7 @@ def test_rows_of_any_width_are_read_and_written_as_numpy_would(backend: str, dty
         flow = ps.Flow(ps.StandardNormal(dim), [ps.Permutation(order)], dtype=dtype, backend=backend)
         source = rng("rows", dim, layout)
         loc, scale = source.standard_normal(dim), np.exp(source.standard_normal(dim))
-        flow._assign(buffers=np.concatenate([loc, scale]))
+        assign(flow, buffers=np.concatenate([loc, scale]))
         for rows in (1, 2, 7, 63, 65):
             x = (source.standard_normal((rows, dim)) * 10.0 ** source.uniform(-44, 37, (rows, dim))).astype(dtype)
             x[source.random(x.shape) < 0.05] = source.choice([np.inf, -np.inf, np.nan, -0.0, np.finfo("float32").max])
@@ -566,13 +566,13 @@ def test_a_large_offset_costs_a_float32_flow_nothing(backend: str) -> None:
     dim = flow.dim
     plain = np.concatenate([np.zeros(dim), np.ones(dim)])
     u = rng("offset").standard_normal((100, dim)).astype(np.float32).astype(np.float64)
-    flow._assign(buffers=plain)
+    assign(flow, buffers=plain)
     expected = flow.log_prob(u)
     # 2^33 + u is exact to 2^-20 in float64, and far beyond float32.
     offset = 2.0**33
     u = np.round(u * 2**18) / 2**18
     expected = flow.log_prob(u)
-    flow._assign(buffers=np.concatenate([np.full(dim, offset), np.ones(dim)]))
+    assign(flow, buffers=np.concatenate([np.full(dim, offset), np.ones(dim)]))
     assert_same_bits(flow.log_prob(u + offset), expected)
 
 

@@ -20,7 +20,7 @@ from penstock.plan_table import ENTRY_SIZE, FIELDS, HEADER_SIZE, NONE, TAGS, Tab
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parents[1]
 
-MODULES = {"cpp": "penstock._core"}
+MODULES = {"cpp": "penstock._core", "numba": "penstock._numba"}
 
 
 @pytest.fixture(params=[backend for backend in BACKENDS if backend in MODULES])
@@ -497,7 +497,7 @@ def test_a_snapshot_of_another_table_is_refused(engines: Any) -> None:
     assert (one.n_params, one.n_buffers) == (other.n_params, other.n_buffers)
     packed = other.pack(np.zeros(3), np.ones(6))
     with pytest.raises(ValueError, match="same plan"):
-        one.evaluate(packed, False, 0, 1, np.zeros((1, 3)), None, None, False, np.zeros((1, 3)), None)
+        one.sample(packed, 0, 0, 0, None, np.zeros((1, 3)), None)
 
 
 @pytest.mark.skipif("cpp" not in BACKENDS, reason="the other engines have no masks")

@@ -251,7 +251,7 @@ def test_the_interpreter_ends_while_a_daemon_thread_computes(backend: str, rows:
 
 @each_backend
 def test_a_number_of_threads_within_a_block_is_of_one_python_thread(backend: str) -> None:
-    engine = ps.realnvp(2, backend=backend).engine  # loads the backend
+    engine = ps.realnvp(2, backend=backend)._runner().engine  # loads the backend
     assert engine is not None
     module = _backend.choose(backend).load()
     inside, seen = threading.Event(), []
@@ -276,11 +276,11 @@ def test_a_number_of_threads_within_a_block_is_of_one_python_thread(backend: str
 @compiled
 def test_numbers_packed_for_another_plan_are_refused() -> None:
     engines = [ps.realnvp(4, layers=n, hidden=(8,), rng=0, backend="cpp") for n in (1, 2)]
-    small, large = (flow.engine for flow in engines)
+    small, large = (flow._runner().engine for flow in engines)
     packed = small.pack(engines[0].params, engines[0]._snapshot.buffers)
     x, out = np.zeros((3, 4), np.float32), np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="packed must come from an engine of the same plan"):
-        large.evaluate(packed, False, 0, 1, x, None, None, False, None, out)
+        large.evaluate(packed, False, 0, 1, x, None, None, None, False, None, out)
 
 
 # -- importing ----------------------------------------------------------------------------------

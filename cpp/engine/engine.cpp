@@ -1,11 +1,11 @@
 // Tiles, slices, workspaces and the training step: see engine.hpp.
 #include "engine/engine.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+
+#include "engine/cache.hpp"
 
 namespace penstock {
 namespace {
@@ -27,13 +27,7 @@ double read_number(const char *p, int item_size) {
 }
 
 // Half of what the L3 holds for each thread; more kept activations than that are cheaper to compute again.
-int64_t cache_share() {
-  static const int64_t l3 = [] {
-    const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return size > 0 ? static_cast<int64_t>(size) : int64_t{8} << 20;
-  }();
-  return l3 / 2 / num_threads();
-}
+int64_t cache_share() { return last_level_cache() / 2 / num_threads(); }
 
 // Cuts one thread's workspace into the arrays of a tile; without memory it only measures.
 class Carver {

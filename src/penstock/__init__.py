@@ -11,15 +11,16 @@ from penstock import ops
 from penstock._backend import num_threads, set_num_threads, threads
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
-from penstock.flow import Flow, from_bytes, load
+from penstock.flow import Flow, TrainingState, from_bytes, load
+from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
 from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 
 if TYPE_CHECKING:
-    from penstock.optim import Adam, AdamW
-    from penstock.train import TrainingError
+    from penstock.training.diagnosis import TrainingError
+    from penstock.training.optim import Adam, AdamW
 
     __version__: str
 
@@ -36,11 +37,13 @@ __all__ = [
     "Elementwise",
     "Flow",
     "FlowSpec",
+    "History",
     "LULinear",
     "Permutation",
     "RationalQuadratic",
     "StandardNormal",
     "TrainingError",
+    "TrainingState",
     "__version__",
     "from_bytes",
     "glow",
@@ -57,7 +60,11 @@ __all__ = [
     "threads",
 ]
 
-_LAZY = {"Adam": "penstock.optim", "AdamW": "penstock.optim", "TrainingError": "penstock.train"}
+_LAZY = {
+    "Adam": "penstock.training.optim",
+    "AdamW": "penstock.training.optim",
+    "TrainingError": "penstock.training.diagnosis",
+}
 
 
 def __getattr__(name: str) -> Any:

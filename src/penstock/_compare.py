@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KernelDensity
 from threadpoolctl import threadpool_limits
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 MIXTURE_SIZES = (4, 8, 16, 32, 64, 128)
 BANDWIDTHS = (0.04, 0.06, 0.09, 0.13, 0.19, 0.28, 0.4)

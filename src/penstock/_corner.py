@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 LABELS = ("redshift", "$u$", "$g$", "$r$", "$i$", "$z$", "$y$")
 REAL, SAMPLED = "0.35", "#d95f02"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
@@ -53,6 +53,38 @@ def positive_number(value: Any, *, name: str, allow_inf: bool = False) -> float:
     if not number > 0 or (math.isinf(number) and not allow_inf):
         raise ValueError(f"{name} must be a {'positive' if allow_inf else 'positive finite'} number, got {number}")
     return number
+
+
+def non_negative_number(value: Any, *, name: str) -> float:
+    """``value`` as a finite float of at least zero."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {number}")
+    return number
+
+
+def decay_rates(values: Any, *, name: str) -> tuple[float, float]:
+    """Two numbers in [0, 1)."""
+    try:
+        first, second = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be two numbers, got {values!r}") from None
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise ValueError(f"{name} must lie in [0, 1), got {values!r}")
+    return first, second
+
+
+def count_or_fraction(value: Any, *, name: str) -> int | float:
+    """An int of at least zero, or a float of at least 0 and below 1."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return count(value, name=name)
+    fraction = non_negative_number(value, name=name)
+    if fraction >= 1:
+        raise ValueError(f"{name} must be an int (steps) or a float below 1 (a fraction of all steps), got {value}")
+    return fraction
 
 
 def number_from(value: Any, minimum: float, *, name: str) -> float:
@@ -108,6 +140,17 @@ def sequence(values: Any, *, name: str) -> tuple[Any, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence, got {type(values).__name__}")
     return tuple(values)
+
+
+def names(values: Any, *, name: str) -> tuple[str, ...]:
+    """``values``, one string or several, as a tuple of them."""
+    if isinstance(values, str):
+        return (values,)
+    strings = sequence(values, name=name)
+    for i, string in enumerate(strings):
+        if not isinstance(string, str):
+            raise TypeError(f"{name}[{i}] must be a string, got {string!r}")
+    return strings
 
 
 def callables(values: Any, *, name: str) -> tuple[Any, ...]:
@@ -282,7 +325,7 @@ def as_shaped(values: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None, 
     array = reals(values, name=name)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return np.require(array, dtype or array.dtype, ("C", "A"))
 
 
@@ -296,17 +339,24 @@ def as_weights(weight: Any, rows: int, *, name: str) -> Array:
 def as_params(values: Any, n_params: int, dtype: np.dtype[Any], *, name: str = "params") -> Array:
     """A copy of ``values`` as the flat vector of a flow; every number must be finite in its precision."""
     array = as_shaped(values, (n_params,), None, name=name)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         params = np.array(array, dtype=dtype)
     _finite(params, name=name)
     return params
 
 
-def _finite(array: Array, *, name: str) -> None:
+def as_gradient(values: Any, n_params: int, *, name: str) -> Array:
+    """A float64 copy of ``values``, a finite number for each parameter of a flow."""
+    array = as_shaped(values, (n_params,), None, name=name)
+    _finite(array, name=name, note="; the flow was not changed")
+    return np.array(array, np.float64)
+
+
+def _finite(array: Array, *, name: str, note: str = "") -> None:
     finite = np.isfinite(array)
     if not finite.all():
         bad = int(np.argmin(finite))
-        raise ValueError(f"{name} must be finite, but {name}[{bad}] is {array[bad]}")
+        raise ValueError(f"{name} must be finite, but {name}[{bad}] is {array[bad]}{note}")
 
 
 def as_out(

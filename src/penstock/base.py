@@ -7,9 +7,6 @@ from typing import ClassVar
 
 from penstock._validate import positive_int
 
-# Append only: the position is the code in plan tables and files.
-BASES = ("standard_normal",)
-
 
 @dataclass(frozen=True)
 class StandardNormal:

@@ -10,9 +10,8 @@ import numpy as np
 
 from penstock import _validate
 
-# Append only: the position is the code in plan tables and files.
+# The codes of plan tables are those of plan_table.ACTIVATIONS.
 ACTIVATIONS = ("relu", "tanh", "silu", "gelu", "leaky_relu")
-CONDITIONERS = ("free", "mlp", "residual_mlp", "external")
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,6 @@ class MLP:
             raise ValueError(f"activation must be one of {ACTIVATIONS}, got {self.activation!r}")
         if self.residual and len(set(self.hidden)) > 1:
             raise ValueError(f"hidden must have equal widths when residual=True, got {self.hidden}")
-
-    @property
-    def kind(self) -> str:
-        """The name of its code in a plan."""
-        return "residual_mlp" if self.residual else "mlp"
 
     def widths(self, n_in: int, n_out: int) -> tuple[int, ...]:
         """Widths of input, hidden layers and output."""

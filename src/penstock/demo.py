@@ -9,15 +9,12 @@ import warnings
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import penstock as ps
-from penstock._replace import replacing
-from penstock.train import check_writable
-
-Array = np.ndarray[Any, Any]
+from penstock._files import check_writable, replacing
+from penstock._typing import Array
 
 NOT_DETECTED = 99.0
 COLUMNS = ("redshift", "u", "g", "r", "i", "z", "y")

@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from penstock import _backend, _validate, params
+from penstock import _backend, _validate
+from penstock._describe import describe
+from penstock._files import check_writable
+from penstock._typing import Array
+from penstock._warn import warn
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.files import model
-from penstock.history import History
-from penstock.layers import LAYERS, Elementwise, Layer
-from penstock.params import Snapshot
-from penstock.plan import Plan, Runner, compile_plan
-from penstock.spec import FlowSpec, circular_layers
-from penstock.transforms import TRANSFORMS
+from penstock.history import Epoch, History
+from penstock.layers import ActNorm, Layer
+from penstock.plan import Plan, compile_plan
+from penstock.runner import Runner
+from penstock.spec import FlowSpec, circular_layers, resolved_spec
+from penstock.state import Snapshot, initial, named
 
-if TYPE_CHECKING:
-    from penstock._backend import Backend
 
-Array = np.ndarray[Any, Any]
+@dataclass(frozen=True)
+class TrainingState(Epoch):
+    """What a callback of ``Flow.fit`` sees after each epoch.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs and optimiser steps done.
+    train_loss, validation_loss : float
+        Mean negative log-likelihood in nats a row; ``validation_loss`` is NaN without validation rows.
+    learning_rate : float
+        Rate of the last step.
+    flow : Flow
+        A copy of the flow with its present parameters and the history so far, for evaluation and sampling. Nothing that is
+        done to it touches the training.
+    """
+
+    flow: Flow
+
+
+Callback = Callable[[TrainingState], Any]
 
 
 class Flow:
@@ -79,31 +102,13 @@ class Flow:
         embedding: MLP | None = None,
         embedding_dim: int | None = None,
     ) -> None:
-        _validate.instance(base, (StandardNormal,), name="base")
-        given = _validate.sequence(layers, name="layers")
-        for i, layer in enumerate(given):
-            _check_layer(layer, f"layers[{i}]")
-        context_dim = _validate.count(context_dim, name="context_dim")
-        if context_dim and not any(getattr(layer, "conditioner", None) for layer in given):
-            raise ValueError(f"context_dim={context_dim}, but no layer has a conditioner, which would read the context")
-        width = _embedding_width(embedding, embedding_dim, context_dim)
-        number_type = _validate.float_dtype(dtype)
         structure, numbers = _generators(rng)
-        resolved = tuple(layer.resolve(base.dim, structure) for layer in given)
-        spec = FlowSpec(base, resolved, context_dim, number_type.name, embedding, width)
-        circular = circular_layers(spec)
-        if circular:
-            raise ValueError(
-                f"layers[{circular[0]}] wraps around a circle, and the base {base} lies on the whole line: the map would not be "
-                "a bijection. penstock.ops has the transform by itself"
-            )
-        plan = _compiled(spec)
-        snapshot = params.initial(plan, resolved, embedding, numbers)
-        self._setup(spec, plan, snapshot, _backend.choose(backend), backend)
+        spec = resolved_spec(base, layers, context_dim, dtype, embedding, embedding_dim, structure)
+        plan = compile_plan(spec)
+        self._setup(spec, plan, initial(plan, spec, numbers), _backend.choose(backend), backend)
 
-    def _setup(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, backend: Backend, asked: str) -> Flow:
+    def _setup(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, backend: _backend.Backend, asked: str) -> Flow:
         self._spec = spec
-        self._layers = spec.layers
         self._plan = plan
         self._snapshot = snapshot
         self._backend = backend
@@ -113,6 +118,7 @@ class Flow:
         self._context_columns: tuple[str, ...] = ()
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
+        self._fit_lock = os.getpid(), threading.Lock()
         self.history = History()
         return self
 
@@ -164,43 +170,16 @@ class Flow:
 
     @params.setter
     def params(self, values: Any) -> None:
-        self._replace(params=self._plan.clear_masked(_validate.as_params(values, self.n_params, self.dtype)))
+        old = self._snapshot
+        numbers = self._plan.clear_masked(_validate.as_params(values, self.n_params, self.dtype))
+        self._snapshot = Snapshot(numbers, old.buffers, old.initialised)
 
     def named_params(self) -> dict[str, Array]:
         """The parameters by name, as read-only views into ``params``."""
-        return params.named(self._plan, self._snapshot.params)
-
-    @property
-    def engine(self) -> Any:
-        """The backend's engine, for loops of one's own."""
-        return self._runner().engine
+        return named(self._plan, self._snapshot.params)
 
     def __repr__(self) -> str:
-        state = "fitted" if self.initialised else "not fitted"
-        context = f" given {self.context_dim}" if self.context_dim else ""
-        lines = [f"Flow of {self.dim} dimensions{context}, {self.n_params:,} parameters, {self.dtype.name}, {state}"]
-        lines.append(f"  base      {self._spec.base}")
-        lines += [f"  layer {number:<3} {self._describe(number)}" for number in range(len(self._layers))]
-        if self._spec.embedding is not None:
-            tensors = [t for t in self._plan.tensors if t.name.startswith("embedding.")]
-            network, size = _network_words(self._spec.embedding, tensors), sum(t.size for t in tensors)
-            lines.append(f"  embedding {network}, {size:,} parameters")
-        return "\n".join([*lines, f"  backend   {self._backend!r}"])
-
-    def _describe(self, number: int) -> str:
-        """A layer in a few words, with the sizes that it has in this flow."""
-        layer: Any = self._layers[number]
-        tensors = [t for t in self._plan.tensors if t.name.startswith(f"layers.{number}.")]
-        words = [type(layer).__name__]
-        if hasattr(layer, "transform"):
-            words.append(repr(layer.transform))
-        if getattr(layer, "conditioner", None) is not None:
-            words.append(_network_words(layer.conditioner, tensors))
-        words += [str(getattr(layer, field)) for field in ("split", "order") if hasattr(layer, field)]
-        if getattr(layer, "explicit", "to_latent") != "to_latent":
-            words.append(f"explicit {layer.explicit}")
-        size = sum(t.size for t in tensors)
-        return ", ".join([*words, f"{size:,} parameters"] if size else words)
+        return describe(self._spec, self._plan, fitted=self.initialised, backend=repr(self._backend))
 
     # --- evaluating ---------------------------------------------------------------------------------------------
 
@@ -375,14 +354,11 @@ class Flow:
         for word in words:
             _validate.choice(word, ("x", "context") if self.context_dim else ("x",), name="wrt")
         runner = self._runner()
-        packed = self._snapshot.pack(runner)
-        log_prob = runner.log_prob(packed, x, given)
-        grad, _, d_context, _ = runner.vjp(
-            packed, False, x, None, runner.ones(len(x)), given, base=True, params=False, contexts="context" in words
-        )
-        grads = {"x": grad.reshape(*shape, self.dim), "context": _context_shaped(d_context, shape)}
+        found = runner.log_prob_and_grad(self._snapshot.pack(runner), x, given, contexts="context" in words)
+        assert found.log_det is not None
+        grads = {"x": found.x.reshape(*shape, self.dim), "context": _context_shaped(found.context, shape)}
         chosen = tuple(grads[word] for word in words)
-        return _shaped(log_prob, shape), chosen[0] if isinstance(wrt, str) else chosen
+        return _shaped(found.log_det, shape), chosen[0] if isinstance(wrt, str) else chosen
 
     def log_prob_vjp(self, X: Any, dlogp: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
         """Vector-Jacobian product of ``log_prob``.
@@ -470,10 +446,9 @@ class Flow:
         if d_log_det is not None or base:
             d_log_det = _validate.as_shaped(d_log_det, shape, self.dtype, name=names[2]).reshape(len(x))
         runner = self._runner()
-        packed = self._snapshot.pack(runner)
-        d_x, d_params, d_context, _ = runner.vjp(packed, to_data, x, d_rows, d_log_det, given, base=base)
-        assert d_params is not None
-        return d_x.reshape(*shape, self.dim), d_params, _context_shaped(d_context, shape)
+        found = runner.vjp(self._snapshot.pack(runner), to_data, x, d_rows, d_log_det, given, base=base)
+        assert found.params is not None
+        return found.x.reshape(*shape, self.dim), found.params, _context_shaped(found.context, shape)
 
     def loss_and_grad(self, X: Any, context: Any = None, sample_weight: Any = None) -> tuple[float, float, Array]:
         """Sum over rows of weighted negative log-density, and its gradient with respect to the parameters.
@@ -518,38 +493,178 @@ class Flow:
         weight_decay: float = 0.0,
         clip_norm: float | None = 1.0,
         patience: int | None = None,
+        freeze: str | Sequence[str] = (),
         standardize: bool | str = True,
         rng: Any = None,
         progress: bool | None = None,
-        callbacks: Any = (),
+        callbacks: Callback | Iterable[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Flow:
-        """Train by maximum likelihood on the rows of ``X``, and return the flow itself.
+        """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
-        The options are described at :func:`penstock.train.fit`.
+        The first ``fit`` of a flow also sets what depends on data: the standardisation and every ActNorm.
+        A later one keeps those, goes on from the present parameters, and starts a new optimiser,
+        schedule and split; with validation rows it keeps the parameters that it began with if none validate better.
+        ``flow.reset()`` forgets everything.
+
+        Parameters
+        ----------
+        X : array of shape (rows, dim)
+            Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
+            count must be finite; those of weight 0 may hold anything.
+        context : array of shape (rows, context_dim), optional
+            For a flow with a context, a row for each row of ``X``, read and standardised in the same way.
+        sample_weight : array of shape (rows,), optional
+            Weights of the rows, in any unit; they may be negative. Their sum must be positive, in the training and in the
+            validation part.
+        validation : float, array or tuple, default 0.1
+            A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
+            ``(X_val, weight)``, with a context ``(X_val, context)`` or ``(X_val, context, weight)``. 0 or None trains
+            without; the last parameters are then kept.
+        epochs : int, optional
+            Passes over the training rows. By default as many as make about 16 000 steps, at least 1 and at most 200.
+        batch_size : int, optional
+            Rows a step. By default about a hundredth of the training rows, within 256 and 4096. An
+            incomplete last batch is left out; the order changes every epoch.
+        learning_rate : float, default 3e-3
+            The highest rate of Adam.
+        schedule : {"cosine", "onecycle", "constant", "plateau"}, default "cosine"
+            Cosine falls to zero over the whole run, ``rate (1 + cos(pi u)) / 2`` with ``u`` from 0 to 1. One cycle rises
+            first, ``rate (1/25 + 24/25 (1 - cos(pi v)) / 2)`` with ``v`` from 0 to 1 over the warm-up, and
+            then falls as cosine does. Plateau multiplies the rate by 0.3 when half of ``patience`` has gone by
+            without a better validation loss, and stops when all of it has.
+        warmup : int or float, optional
+            Steps (int) or fraction of all steps (float) over which the rate rises: linearly, except in one cycle. By
+            default 0.1, and 0.3 for one cycle.
+        weight_decay : float, default 0.0
+            Decoupled decay (AdamW) of the weight matrices of conditioners.
+        clip_norm : float, optional, default 1.0
+            Gradients longer than this are shortened to it; None or infinity leaves them.
+        patience : int, optional
+            Epochs without a better validation loss before training stops: 20 for the plateau schedule,
+            never for the constant one unless given. A cosine or one cycle must run to its end and takes none.
+        freeze : str or sequence of str, default ()
+            Parameters that are not trained: names of ``flow.named_params()`` or prefixes of them, such as
+            ``["layers.0", "embedding"]``. Not a bit of them changes: no decay, and a frozen ActNorm is not set by data.
+        standardize : bool or "robust", default True
+            At the first ``fit``: shift and scale every column by its mean and standard deviation, or
+            ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows.
+        rng : seed or numpy Generator, optional
+            What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
+        progress : bool, optional
+            A progress bar on standard error. By default only where that is a terminal.
+        callbacks : callable or list of callables
+            Called with a :class:`TrainingState` after each epoch; training stops when one returns True.
+        checkpoint : path, optional
+            A model file, replaced atomically whenever the validation loss improves (without validation,
+            after every epoch).
+
+        Returns
+        -------
+        Flow
+            The flow itself; ``flow.history`` holds the record.
+
+        Raises
+        ------
+        TrainingError
+            When the loss or gradient of a step, or the outcome of the last one, is NaN or infinite.
+        RuntimeError
+            When another ``fit`` of this flow is running, in another thread or around a callback.
+
+        Warns
+        -----
+        UserWarning
+            When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
+            coarse; when one has moved by more than ten scales since the first fit; when training was interrupted; when no
+            epoch validated better than the parameters of an earlier fit. When the flow overfits: in the last quarter of the
+            epochs the validation loss lies 0.1 nats or more above the best one, while the training loss has gone on falling.
+            Without validation rows: when there are fewer training rows than a tenth of the free parameters. When the weights
+            of the validation rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
+
+        Notes
+        -----
+        Training works on a copy, and the flow changes once, at the end. Until then evaluation sees the old parameters.
+        Whatever is raised, the flow is as it was before the call: parameters, standardisation, history and all. The error,
+        a callback's own included, then has two attributes: ``best``, a flow with the best validated parameters (without
+        validation the last good ones of the end of an epoch), or None; and ``history``.
+
+        Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
+        so far; ``flow.history.stopped`` is then ``"interrupted"``.
+
+        After each epoch both the present parameters and their running mean over the last twentieth of the
+        run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
+
+        With the same rows, arguments and seed the parameters come out the same, bit for bit, whatever the
+        number of threads.
         """
-        from penstock.train import fit
+        from penstock import training
 
-        return fit(
-            self,
-            X,
-            context=context,
-            sample_weight=sample_weight,
-            validation=validation,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            patience=patience,
-            standardize=standardize,
-            rng=rng,
-            progress=progress,
-            callbacks=callbacks,
-            checkpoint=checkpoint,
-        )
+        try:
+            options = training.Options(
+                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
+                weight_decay=weight_decay, clip_norm=clip_norm, patience=patience, standardize=standardize, freeze=freeze,
+            )  # fmt: skip
+            calls = _validate.callables(callbacks, name="callbacks")
+            seed = _validate.seed(rng)
+            path = None if checkpoint is None else _validate.path(checkpoint, name="checkpoint")
+            data = training.training_data(
+                X, context, sample_weight, validation, dim=self.dim, context_dim=self.context_dim
+            )  # fmt: skip
+            if path is not None:
+                check_writable(path)
+            data.check_finite()
+            with self._fitting():
+                self._snapshot, self.history = training.run(
+                    self._runner(),
+                    self._snapshot,
+                    data,
+                    options,
+                    seed=seed,
+                    actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
+                    progress=progress,
+                    watch=self._watch(calls) if calls else None,
+                    save=None if path is None else lambda snapshot, history: self._with(snapshot, history).save(path),
+                )
+        except BaseException as error:
+            history = getattr(error, "history", None) or History(stopped="failed")
+            best = getattr(error, "best", None)
+            with suppress(Exception):  # an error that takes no attributes
+                error.best = self._with(best, history) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
+                error.history = history  # type: ignore[attr-defined]
+            raise
+        return self
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """At most one ``fit`` of a flow runs at a time."""
+        pid, lock = self._fit_lock
+        if pid != os.getpid():  # the child of a fork has no part in a fit that its parent runs
+            self._fit_lock = _, lock = os.getpid(), threading.Lock()
+        if not lock.acquire(blocking=False):
+            raise RuntimeError(
+                "another fit of this flow is running, in another thread or around this callback; "
+                "wait for its end, or fit a copy: flow.copy().fit(...)"
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _with(self, snapshot: Snapshot, history: History | None = None) -> Flow:
+        """A copy with other numbers."""
+        twin = self._like(self._spec, self._plan, snapshot)
+        twin._made = self._made
+        twin.history = history or History()
+        return twin
+
+    def _watch(self, calls: tuple[Callback, ...]) -> Callable[[Epoch, Snapshot, History], bool]:
+        """What calls every callback, each with a copy of its own, and says whether one of them wants to stop."""
+
+        def watch(epoch: Epoch, snapshot: Snapshot, history: History) -> bool:
+            answers = [call(TrainingState(**vars(epoch), flow=self._with(snapshot, history.copy()))) for call in calls]
+            return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
+
+        return watch
 
     # --- copies and files ---------------------------------------------------------------------------------------
 
@@ -573,7 +688,7 @@ class Flow:
         Flow
             The flow itself.
         """
-        self._snapshot = params.initial(self._plan, self._layers, self._spec.embedding, _generators(rng)[1])
+        self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
         self.history = History()
         return self
 
@@ -585,7 +700,7 @@ class Flow:
         dtype : {"float32", "float64"}
         """
         spec = replace(self._spec, dtype=_validate.float_dtype(dtype).name)
-        plan = _compiled(spec)
+        plan = compile_plan(spec)
         numbers = _validate.as_params(self._snapshot.params, self.n_params, plan.dtype)
         twin = self._like(spec, plan, Snapshot(numbers, self._snapshot.buffers, self._snapshot.initialised))
         twin.history = self.history
@@ -630,34 +745,13 @@ class Flow:
     def _runner(self) -> Runner:
         """The plan on its backend, made at the first computation."""
         if self._made is None:
-            self._made = Runner(self._plan, self._backend.Engine(self._plan.table))
+            self._made = Runner(self._plan, self._backend)
         return self._made
 
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot) -> Flow:
         twin = object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
         twin._columns, twin._context_columns = self._columns, self._context_columns
         return twin
-
-    def _replace(
-        self, params: Array | None = None, buffers: Array | None = None, initialised: bool | None = None
-    ) -> None:
-        """A new snapshot, of arrays that are given away."""
-        old = self._snapshot
-        self._snapshot = Snapshot(
-            old.params if params is None else params,
-            old.buffers if buffers is None else buffers,
-            old.initialised if initialised is None else initialised,
-        )
-
-    def _assign(
-        self, params: Array | None = None, buffers: Array | None = None, initialised: bool | None = None
-    ) -> None:
-        """A new snapshot, of copies; for ``fit``, whose numbers are in order."""
-        self._replace(
-            None if params is None else self._plan.clear_masked(params.astype(self.dtype)),
-            None if buffers is None else buffers.astype(np.float64),
-            initialised,
-        )
 
 
 def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
@@ -690,11 +784,9 @@ def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
 def _from_contents(contents: model.Contents, backend: str) -> Flow:
     circular = circular_layers(contents.spec)
     if circular:
-        warnings.warn(
+        warn(
             f"layers {circular} wrap around a circle, but the base is {contents.spec.base}, which lies on the whole line: the "
-            "density of this flow is wrong (it integrates to less than 1). Build and train it again",
-            UserWarning,
-            stacklevel=3,
+            "density of this flow is wrong (it integrates to less than 1). Build and train it again"
         )
     flow = object.__new__(Flow)._setup(
         contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend
@@ -713,39 +805,6 @@ def _generators(rng: Any) -> tuple[np.random.Generator, np.random.Generator]:
     """Generators for the structure and for the numbers, so that the one does not depend on how much the other drew."""
     seed = _validate.seed(rng)
     return np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-
-
-def _check_layer(layer: Any, name: str) -> None:
-    _validate.instance(layer, LAYERS.values(), name=name)
-    if hasattr(layer, "transform"):
-        _validate.instance(layer.transform, TRANSFORMS.values(), name=f"{name}.transform")
-    if hasattr(layer, "conditioner") and not (isinstance(layer, Elementwise) and layer.conditioner is None):
-        _validate.instance(layer.conditioner, (MLP,), name=f"{name}.conditioner")
-
-
-def _embedding_width(embedding: Any, embedding_dim: Any, context_dim: int) -> int:
-    """How many numbers the embedding gives; 0 without one."""
-    if embedding is None:
-        if embedding_dim is not None:
-            raise ValueError(f"embedding_dim={embedding_dim} needs an embedding")
-        return 0
-    _validate.instance(embedding, (MLP,), name="embedding")
-    if context_dim == 0:
-        raise ValueError("an embedding needs a context, and context_dim is 0")
-    if embedding_dim is None:
-        return int(embedding.hidden[-1]) if embedding.hidden else context_dim
-    return _validate.positive_int(embedding_dim, name="embedding_dim")
-
-
-def _compiled(spec: FlowSpec) -> Plan:
-    return compile_plan(
-        spec.base, spec.layers, spec.context_dim, np.dtype(spec.dtype), spec.embedding, spec.embedding_dim
-    )
-
-
-def _network_words(network: MLP, tensors: Sequence[Any]) -> str:
-    widths = [tensors[0].shape[0], *(t.shape[0] for t in tensors[1::2])]
-    return f"MLP {'-'.join(map(str, widths))} {network.activation}{' residual' if network.residual else ''}"
 
 
 def _shaped(values: Array, shape: tuple[int, ...]) -> Any:

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that has just ended.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs and optimiser steps done.
+    train_loss, validation_loss : float
+        Mean negative log-likelihood in nats a row; ``validation_loss`` is NaN without validation rows.
+    learning_rate : float
+        Rate of the last step.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
 
 
 @dataclass
@@ -28,7 +50,9 @@ class History:
     rows_per_second : list of float
         Training rows a second, validation not counted.
     best_epoch : int or None
-        The epoch whose parameters were kept; None when none was better than another by validation.
+        The epoch whose parameters were kept; 0 for the starting parameters of a later ``fit``, None when nothing was validated.
+    start_loss : float
+        Validation loss of the starting parameters of a later ``fit``; NaN for a first one.
     stopped : str
         Why it ended: "completed", "patience", "callback", "interrupted", "failed", or "" while it runs.
     """
@@ -41,7 +65,34 @@ class History:
     seconds: list[float] = field(default_factory=list)
     rows_per_second: list[float] = field(default_factory=list)
     best_epoch: int | None = None
+    start_loss: float = float("nan")
     stopped: str = ""
+
+    @property
+    def best_loss(self) -> float:
+        """Validation loss of the parameters that were kept; NaN when nothing was validated."""
+        if self.best_epoch is None:
+            return float("nan")
+        return self.validation_loss[self.epoch.index(self.best_epoch)] if self.best_epoch else self.start_loss
+
+    def copy(self) -> History:
+        """A record of its own."""
+        twin = copy(self)
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), list):
+                setattr(twin, f.name, list(getattr(self, f.name)))
+        return twin
+
+    def add(self, epoch: Epoch, *, seconds: float, rows_per_second: float, validated: bool) -> None:
+        """Append an epoch."""
+        self.epoch.append(epoch.epoch)
+        self.step.append(epoch.step)
+        self.train_loss.append(epoch.train_loss)
+        if validated:
+            self.validation_loss.append(epoch.validation_loss)
+        self.learning_rate.append(epoch.learning_rate)
+        self.seconds.append(seconds)
+        self.rows_per_second.append(rows_per_second)
 
     def __len__(self) -> int:
         return len(self.epoch)
@@ -51,8 +102,8 @@ class History:
             return f"History(no epoch completed{', ' + self.stopped if self.stopped else ''})"
         losses = f"train loss {self.train_loss[-1]:.4g}"
         if self.validation_loss and self.best_epoch is not None:
-            best = self.validation_loss[self.epoch.index(self.best_epoch)]
-            losses += f", best validation loss {best:.4g} in epoch {self.best_epoch}"
+            where = f"in epoch {self.best_epoch}" if self.best_epoch else "at the start"
+            losses += f", best validation loss {self.best_loss:.4g} {where}"
         time = f", {self.seconds[-1]:.3g} s" if self.seconds[-1] == self.seconds[-1] else ""  # NaN: read from a file
         return f"History({len(self)} epochs, {self.step[-1]} steps{time}, {losses}, {self.stopped})"
 
@@ -82,8 +133,8 @@ class History:
             ax.plot(self.epoch, self.validation_loss, color="C1", lw=1.4, label="validation")
             shown += self.validation_loss
             if self.best_epoch is not None:
-                best = self.validation_loss[self.epoch.index(self.best_epoch)]
-                ax.plot([self.best_epoch], [best], "o", color="C3", ms=5, label=f"kept: {best:.3f}")
+                kept = f"kept: {self.best_loss:.3f}"
+                ax.plot([self.best_epoch], [self.best_loss], "o", color="C3", ms=5, label=kept)
         # The first epochs fall from far above; without them the part that matters fills the axes.
         finite = sorted(loss for loss in shown if abs(loss) < float("inf"))
         if len(finite) >= 20:

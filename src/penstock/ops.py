@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from penstock import _backend, _validate
+from penstock._typing import Array
 from penstock.base import StandardNormal
 from penstock.layers import LULinear
-from penstock.plan import Plan, Runner, compile_plan, theta_plan
+from penstock.plan import Plan, compile_plan, theta_plan
+from penstock.runner import Runner
+from penstock.spec import FlowSpec
+from penstock.state import identity
 from penstock.transforms import TRANSFORMS, Transform
-
-Array = np.ndarray[Any, Any]
 
 __all__ = [
     "backward",
@@ -155,8 +157,8 @@ def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: 
     rows, shape = _validate.as_batch(z, base.dim, name="z")
     runner, packed = _base_runner(base, rows.dtype, _backend.choose(backend).name)
     cotangent = _validate.as_shaped(dlog_prob, shape, rows.dtype, name="dlog_prob").reshape(len(rows))
-    dz, *_ = runner.vjp(packed, False, rows, None, cotangent, base=True, params=False)
-    return dz.reshape(*shape, base.dim)
+    found = runner.vjp(packed, False, rows, None, cotangent, base=True, params=False)
+    return found.x.reshape(*shape, base.dim)
 
 
 def lu_forward(
@@ -306,10 +308,11 @@ def _lu_vjp(
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     runner, packed, rows, shape = _lu_prepare(x, lu, bias, order, signs, backend, names[0])
     d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, runner.plan.dtype, names[1])
-    d_x, d_params, *_ = runner.vjp(packed, explicit, rows, d_out, d_log_det)
-    assert d_params is not None
+    found = runner.vjp(packed, explicit, rows, d_out, d_log_det)
+    assert found.params is not None
     dim = rows.shape[1]
-    return d_x.reshape(*shape, dim), d_params[: dim * dim].reshape(dim, dim), d_params[dim * dim :]
+    d_lu, d_bias = np.split(found.params, [dim * dim])
+    return found.x.reshape(*shape, dim), d_lu.reshape(dim, dim), d_bias
 
 
 def _lu_prepare(
@@ -330,7 +333,7 @@ def _lu_prepare(
     params = _validate.as_params(
         np.concatenate([matrix.ravel(), vector]), runner.plan.n_params, dtype, name="lu and bias"
     )
-    return runner, runner.pack(params, _identity(dim)), rows, shape
+    return runner, runner.pack(params, identity(runner.plan)), rows, shape
 
 
 def _cotangents(
@@ -352,7 +355,7 @@ def _apply(
         # A sum over many maps may be kept in float64 whatever the maps are computed in.
         wide = getattr(log_det, "dtype", None) == _validate.FLOAT64
         _validate.as_out(log_det, shape, _validate.FLOAT64 if wide else runner.plan.dtype, name="log_det")
-    y, own = runner.transform(packed, explicit, rows, theta=flat)
+    y, own = runner.transform(packed, explicit, rows, thetas=[flat])
     if log_det is not None:
         log_det += own.reshape(shape)
         return y.reshape(*shape, y.shape[1]), log_det
@@ -372,10 +375,10 @@ def _backward(
     runner, packed, rows, shape, flat = _prepare(transform, x, theta, backend, names[0])
     dtype, dim = runner.plan.dtype, rows.shape[1]
     d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, dtype, names[1])
-    d_x, _, _, d_theta = runner.vjp(packed, explicit, rows, d_out, d_log_det, params=False, theta=flat)
-    assert d_theta is not None
+    found = runner.vjp(packed, explicit, rows, d_out, d_log_det, params=False, thetas=[flat])
+    d_theta = found.thetas[0]
     lead = shape if flat.ndim == 2 else ()
-    return d_x.reshape(*shape, dim), d_theta.reshape(*lead, dim, -1 if d_theta.size else len(transform.theta_names))
+    return found.x.reshape(*shape, dim), d_theta.reshape(*lead, dim, -1 if d_theta.size else len(transform.theta_names))
 
 
 def _prepare(
@@ -405,25 +408,23 @@ def _runner(transform: Any, dim: int, dtype: np.dtype[Any], backend: str) -> tup
 
 @lru_cache(maxsize=64)
 def _base_runner(base: StandardNormal, dtype: np.dtype[Any], backend: str) -> tuple[Runner, Any]:
-    return _packed(compile_plan(base, (), 0, dtype), backend)
+    return _packed(compile_plan(FlowSpec(base, (), dtype=dtype.name)), backend)
 
 
 @lru_cache(maxsize=64)
 def _lu_runner(layer: LULinear, dim: int, dtype: np.dtype[Any], backend: str) -> Runner:
-    plan = compile_plan(StandardNormal(dim), (layer,), 0, dtype)
-    return Runner(plan, _backend.choose("auto" if backend == "none" else backend).Engine(plan.table))
+    return _made(compile_plan(FlowSpec(StandardNormal(dim), (layer,), dtype=dtype.name)), backend)
 
 
-def _identity(dim: int) -> Array:
-    """A standardisation that does nothing."""
-    return np.concatenate([np.zeros(dim), np.ones(dim)])
+def _made(plan: Plan, backend: str) -> Runner:
+    # "none" can only come from "auto", and says at this first computation what to install.
+    return Runner(plan, _backend.choose("auto" if backend == "none" else backend))
 
 
 def _packed(plan: Plan, backend: str) -> tuple[Runner, Any]:
     """A runner, and what it packs: no parameters, and a standardisation that does nothing."""
-    # "none" can only come from "auto", and says at this first computation what to install.
-    runner = Runner(plan, _backend.choose("auto" if backend == "none" else backend).Engine(plan.table))
-    return runner, runner.pack(np.zeros(0, plan.dtype), _identity(plan.dim))
+    runner = _made(plan, backend)
+    return runner, runner.pack(np.zeros(0, plan.dtype), identity(plan))
 
 
 def _shaped(values: Array, shape: tuple[int, ...]) -> Any:

@@ -26,20 +26,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from penstock import plan_table
-from penstock.base import StandardNormal
+from penstock._typing import Array
 from penstock.conditioners import MLP
 from penstock.plan_table import NONE, Record, Table
+from penstock.spec import FlowSpec
 from penstock.transforms import TRANSFORMS, Transform
-
-if TYPE_CHECKING:
-    from penstock.layers import Layer
-
-Array = np.ndarray[Any, Any]
 
 Degrees = tuple[tuple[int, ...], ...]
 # In the place of the number of a layer: the tensor belongs to the embedding.
@@ -307,6 +303,15 @@ class Plan:
     n_buffers: int
     n_steps: int
 
+    def tensors_of(self, layer: int) -> list[Tensor]:
+        """The tensors of a layer, or of the ``EMBEDDING``, in their order."""
+        return [tensor for tensor in self.tensors if tensor.layer == layer]
+
+    def widths(self, layer: int) -> tuple[int, ...]:
+        """Widths of input, hidden layers and output of the network of a layer, or of the ``EMBEDDING``."""
+        shapes = [tensor.shape for tensor in self.tensors_of(layer) if tensor.role == "weight"]
+        return (shapes[0][0], *(n_out for _, n_out in shapes))
+
     @property
     def n_free(self) -> int:
         """How many parameters there are but for those that masks hide."""
@@ -321,19 +326,12 @@ class Plan:
         return params
 
 
-def compile_plan(
-    base: StandardNormal,
-    layers: Sequence[Layer],
-    context_dim: int,
-    dtype: np.dtype[Any],
-    embedding: MLP | None = None,
-    embedding_dim: int = 0,
-) -> Plan:
-    """Compile resolved layers, latent to data, and the ends of the flow. Step ``k`` is layer ``k``."""
-    builder = PlanBuilder(base.dim, context_dim, embedding, embedding_dim)
-    for builder.layer, layer in enumerate(layers):
+def compile_plan(spec: FlowSpec) -> Plan:
+    """Compile layers, latent to data, and the ends of the flow. Step ``k`` is layer ``k``."""
+    builder = PlanBuilder(spec.base.dim, spec.context_dim, spec.embedding, spec.embedding_dim)
+    for builder.layer, layer in enumerate(spec.layers):
         layer.compile(builder)
-    return _finish(builder, dtype, base.name)
+    return _finish(builder, np.dtype(spec.dtype), spec.base.name)
 
 
 def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
@@ -349,120 +347,3 @@ def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str) -> Plan:
         builder.table(dtype, base), tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params,
         2 * (builder.dim + builder.context_dim), builder.n_steps,
     )  # fmt: skip
-
-
-class Runner:
-    """A plan on one backend: every method allocates its outputs and calls the engine once.
-
-    Rows come as the front door leaves them, two-dimensional; ``packed`` is what ``pack`` returned. A context is None, one
-    row for all, of shape (context_dim,), or of shape (m, context_dim), a row for each ``rows / m`` rows in turn.
-    """
-
-    def __init__(self, plan: Plan, engine: Any) -> None:
-        self.plan = plan
-        self.engine = engine
-        # Bound once: one row at a time is a common call, and an attribute look-up a visible part of it.
-        self._evaluate = engine.evaluate
-        self._dtype = plan.dtype
-        self._n_steps = plan.n_steps
-
-    def pack(self, params: Array, buffers: Array) -> Any:
-        """The engine's own copy of the numbers, immutable."""
-        return self.engine.pack(params, buffers)
-
-    def log_prob_row(self, packed: Any, row: Array, context: Array | None) -> Array:
-        """The log-density of one row, of shape (1, dim), without any check."""
-        out = np.empty(1, self._dtype)
-        self._evaluate(packed, False, 0, self._n_steps, row, context, None, True, None, out)
-        return out
-
-    def log_prob(
-        self,
-        packed: Any,
-        x: Array,
-        context: Array | None = None,
-        out: Array | None = None,
-        dtype: np.dtype[Any] | None = None,
-    ) -> Array:
-        """The log-density of every row, (rows,), into ``out`` if given."""
-        if out is None:
-            out = np.empty(len(x), dtype or self._dtype)
-        self._evaluate(packed, False, 0, self._n_steps, x, context, None, True, None, out)
-        return out
-
-    def transform(
-        self, packed: Any, to_data: bool, x: Array, context: Array | None = None, theta: Array | None = None
-    ) -> tuple[Array, Array]:
-        """All steps in one direction: the image of every row, and its log_det."""
-        out = np.empty(x.shape, self._dtype)
-        log_det = np.empty(len(x), self._dtype)
-        self._evaluate(packed, to_data, 0, self._n_steps, x, context, theta, False, out, log_det)
-        return out, log_det
-
-    def sample(
-        self,
-        packed: Any,
-        n: int,
-        seed: int,
-        context: Array | None = None,
-        out: Array | None = None,
-        *,
-        log_prob: bool = False,
-        first: int = 0,
-        context_row: int = 0,
-    ) -> tuple[Array, Array | None]:
-        """``n`` draws in all, (n, dim), into ``out`` if given, and on demand their log-density.
-
-        They are shared out evenly to the rows of the context, whose numbers begin at ``context_row``; the draws of each
-        begin at number ``first``.
-        """
-        if out is None:
-            out = np.empty((n, self.plan.dim), self._dtype)
-        density = np.empty(n, self._dtype) if log_prob else None
-        self.engine.sample(packed, seed, context_row, first, context, out, density)
-        return out, density
-
-    def vjp(
-        self,
-        packed: Any,
-        to_data: bool,
-        x: Array,
-        d_out: Array | None,
-        d_log_det: Array | None,
-        context: Array | None = None,
-        *,
-        base: bool = False,
-        params: bool = True,
-        contexts: bool = True,
-        theta: Array | None = None,
-    ) -> tuple[Array, Array | None, Array | None, Array | None]:
-        """Gradients of rows, of parameters (float64) and of the context, if asked for, and of an external theta.
-
-        That of a context is a sum, in float64, unless each row has one of its own.
-        """
-        d_x = np.empty(x.shape, self._dtype)
-        d_params = np.zeros(self.plan.n_params) if params else None
-        d_context = None
-        if contexts and context is not None:
-            own = context.ndim == 2 and len(context) == len(x)
-            d_context = np.empty(context.shape, self._dtype) if own else np.zeros(context.shape)
-        d_theta = None
-        if theta is not None:  # shared by all rows it is a sum, in float64
-            d_theta = np.empty(theta.shape, self._dtype) if theta.ndim == 2 else np.zeros(theta.shape)
-        self.engine.vjp(
-            packed, to_data, 0, self._n_steps, x, context, theta, base, d_out, d_log_det, d_x, d_params, d_context,
-            d_theta,
-        )  # fmt: skip
-        return d_x, d_params, d_context, d_theta
-
-    def ones(self, rows: int) -> Array:
-        """The cotangent of a sum over rows."""
-        return np.ones(rows, self._dtype)
-
-    def loss_and_grad(
-        self, packed: Any, x: Array, context: Array | None, weight: Array | None
-    ) -> tuple[float, float, Array]:
-        """Weighted sum of the negative log-density, sum of the weights, and the gradient of the former."""
-        d_params = np.zeros(self.plan.n_params)
-        loss_sum, weight_sum = self.engine.loss_and_grad(packed, x, context, weight, d_params)
-        return float(loss_sum), float(weight_sum), d_params

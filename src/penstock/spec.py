@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from penstock import _validate
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
-from penstock.layers import Layer
-from penstock.transforms import CircularRationalQuadratic
+from penstock.layers import LAYERS, Elementwise, Layer
+from penstock.transforms import TRANSFORMS, CircularRationalQuadratic
 
 
 @dataclass(frozen=True)
@@ -44,5 +49,59 @@ class FlowSpec:
 
 def circular_layers(spec: FlowSpec) -> list[int]:
     """Numbers of the layers whose transform wraps around a circle."""
-    transforms = [getattr(layer, "transform", None) for layer in spec.layers]
-    return [number for number, transform in enumerate(transforms) if isinstance(transform, CircularRationalQuadratic)]
+    return [
+        number for number, layer in enumerate(spec.layers) if isinstance(layer.transform, CircularRationalQuadratic)
+    ]
+
+
+def resolved_spec(
+    base: StandardNormal,
+    layers: Iterable[Layer],
+    context_dim: int,
+    dtype: Any,
+    embedding: MLP | None,
+    embedding_dim: int | None,
+    rng: np.random.Generator,
+) -> FlowSpec:
+    """The spec of a flow as ``ps.Flow`` takes its parts, each checked, with every random choice made by ``rng``."""
+    _validate.instance(base, (StandardNormal,), name="base")
+    given = _validate.sequence(layers, name="layers")
+    for i, layer in enumerate(given):
+        _check_layer(layer, f"layers[{i}]")
+    context_dim = _validate.count(context_dim, name="context_dim")
+    if context_dim and all(layer.conditioner is None for layer in given):
+        raise ValueError(f"context_dim={context_dim}, but no layer has a conditioner, which would read the context")
+    width = _embedding_width(embedding, embedding_dim, context_dim)
+    number_type = _validate.float_dtype(dtype)
+    settled = tuple(layer.resolve(base.dim, rng) for layer in given)
+    spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width)
+    circular = circular_layers(spec)
+    if circular:
+        raise ValueError(
+            f"layers[{circular[0]}] wraps around a circle, and the base {base} lies on the whole line: the map would not be "
+            "a bijection. penstock.ops has the transform by itself"
+        )
+    return spec
+
+
+def _check_layer(layer: Any, name: str) -> None:
+    _validate.instance(layer, LAYERS.values(), name=name)
+    parts = vars(layer)
+    if "transform" in parts:
+        _validate.instance(layer.transform, TRANSFORMS.values(), name=f"{name}.transform")
+    if "conditioner" in parts and not (isinstance(layer, Elementwise) and layer.conditioner is None):
+        _validate.instance(layer.conditioner, (MLP,), name=f"{name}.conditioner")
+
+
+def _embedding_width(embedding: Any, embedding_dim: Any, context_dim: int) -> int:
+    """How many numbers the embedding gives; 0 without one."""
+    if embedding is None:
+        if embedding_dim is not None:
+            raise ValueError(f"embedding_dim={embedding_dim} needs an embedding")
+        return 0
+    _validate.instance(embedding, (MLP,), name="embedding")
+    if context_dim == 0:
+        raise ValueError("an embedding needs a context, and context_dim is 0")
+    if embedding_dim is None:
+        return int(embedding.hidden[-1]) if embedding.hidden else context_dim
+    return _validate.positive_int(embedding_dim, name="embedding_dim")

@@ -9,8 +9,11 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
 from penstock._numba.engine.engine import Engine
+from penstock._numba.engine.order import row_order
+from penstock._numba.engine.packed import Packed
 from penstock._numba.engine.pool import num_threads, set_local_num_threads, set_num_threads
-from penstock._numba.engine.trainer import Trainer, row_order
+from penstock._numba.engine.table import check_table
+from penstock._numba.engine.trainer import Trainer
 from penstock._numba.transforms import TRANSFORMS
 
 name = "numba"
@@ -22,7 +25,7 @@ except PackageNotFoundError:  # run from a source tree
 
 def transform_names() -> list[str]:
     """The transforms of this room, by code."""
-    return [transform.__name__.rpartition(".")[2] for transform in TRANSFORMS]
+    return [transform.name for transform in TRANSFORMS]
 
 
 def isa() -> str:
@@ -41,7 +44,6 @@ def usable() -> str:
 
 
 __all__ = [
-    "Engine", "Trainer", "isa", "isas", "num_threads", "row_order", "set_local_num_threads", "set_num_threads",
-    "transform_names", "usable",
-    "version",
+    "Engine", "Packed", "Trainer", "check_table", "isa", "isas", "name", "num_threads", "row_order", "set_local_num_threads",
+    "set_num_threads", "transform_names", "usable", "version",
 ]  # fmt: skip

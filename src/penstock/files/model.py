@@ -18,15 +18,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from penstock import _backend, plan_table
-from penstock._replace import replacing
+from penstock._files import replacing
+from penstock._typing import Array
 from penstock.files import safetensors, specs
 from penstock.files.safetensors import CODES, Container, need, some
 from penstock.history import History
-from penstock.params import Snapshot, named
 from penstock.plan import Plan, compile_plan
 from penstock.spec import FlowSpec
-
-Array = np.ndarray[Any, Any]
+from penstock.state import Snapshot, named
 
 FORMAT = "penstock"
 FORMAT_VERSION = 2
@@ -179,9 +178,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
     need(table_entry is not None, "tensors are missing: plan")
     assert table_entry is not None
     spec = specs.decode(record, math.prod(table_entry.shape), size)
-    plan = compile_plan(
-        spec.base, spec.layers, spec.context_dim, np.dtype(spec.dtype), spec.embedding, spec.embedding_dim
-    )
+    plan = compile_plan(spec)
     _check_table(container, plan)
     _check_tensors(container, plan, version)
     columns, context_columns = (

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 # What the safetensors package itself accepts at most.
 HEADER_MAX = 100_000_000

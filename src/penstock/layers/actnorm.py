@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
+from penstock.layers.protocol import Builder
 from penstock.transforms import Affine
-
-if TYPE_CHECKING:
-    from penstock.plan import PlanBuilder
 
 AFFINE = Affine(scale_bound=float("inf"))
 
@@ -27,10 +25,13 @@ class ActNorm:
     Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions" (2018), section 3.1.
     """
 
+    transform: ClassVar[None] = None  # it is not the user's to choose
+    conditioner: ClassVar[None] = None
+
     def resolve(self, dim: int, rng: np.random.Generator) -> ActNorm:
         """The same layer: it has nothing random and fits any width."""
         return self
 
-    def compile(self, builder: PlanBuilder) -> None:
+    def compile(self, builder: Builder) -> None:
         """Add this layer's step to a plan."""
         builder.transform_step("elementwise", (), tuple(range(builder.dim)), AFFINE, None, "to_latent")

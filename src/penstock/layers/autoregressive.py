@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from penstock._validate import choice, index_list
 from penstock.conditioners import MLP
+from penstock.layers.protocol import Builder
 from penstock.transforms import Affine, Transform
-
-if TYPE_CHECKING:
-    from penstock.plan import PlanBuilder
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Autoregressive:
             return tuple(range(dim))[:: -1 if self.order == "reverse" else 1]
         return self.order
 
-    def compile(self, builder: PlanBuilder) -> None:
+    def compile(self, builder: Builder) -> None:
         """Add this layer's step to a plan."""
         order = self.dimensions(builder.dim)
         builder.transform_step("autoregressive", (), order, self.transform, self.conditioner, self.explicit)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from penstock._validate import choice, index_list
 from penstock.conditioners import MLP
+from penstock.layers.protocol import Builder
 from penstock.transforms import Affine, Transform
-
-if TYPE_CHECKING:
-    from penstock.plan import PlanBuilder
 
 SPLITS = ("half", "half_swapped", "alternating", "alternating_swapped", "random")
 
@@ -73,7 +70,7 @@ class Coupling:
         b = tuple(i for i in range(dim) if i not in taken)
         return (b, a) if isinstance(self.split, str) and self.split.endswith("_swapped") else (a, b)
 
-    def compile(self, builder: PlanBuilder) -> None:
+    def compile(self, builder: Builder) -> None:
         """Add this layer's step to a plan."""
         a, b = self.split_sets(builder.dim)
         builder.transform_step("coupling", a, b, self.transform, self.conditioner, self.explicit)

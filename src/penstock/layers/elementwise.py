@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from penstock._validate import choice
 from penstock.conditioners import MLP
+from penstock.layers.protocol import Builder
 from penstock.transforms import Affine, Transform
-
-if TYPE_CHECKING:
-    from penstock.plan import PlanBuilder
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Elementwise:
         """The same layer: it has nothing random and fits any width."""
         return self
 
-    def compile(self, builder: PlanBuilder) -> None:
+    def compile(self, builder: Builder) -> None:
         """Add this layer's step to a plan."""
         if self.conditioner is not None and builder.context_dim == 0:
             raise ValueError("an Elementwise layer with a conditioner reads the context, and context_dim is 0")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
 from penstock._validate import choice, index_list, sequence
-
-if TYPE_CHECKING:
-    from penstock.plan import PlanBuilder
+from penstock.layers.protocol import Builder
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,9 @@ class LULinear:
     signs: str | tuple[int, ...] = "positive"
     explicit: str = "to_latent"
 
+    transform: ClassVar[None] = None
+    conditioner: ClassVar[None] = None
+
     def __post_init__(self) -> None:
         choice(self.explicit, ("to_latent", "to_data"), name="explicit")
         if isinstance(self.order, str):
@@ -62,7 +63,7 @@ class LULinear:
             raise ValueError(f"signs must hold one sign for each of {dim} dimensions, got {len(self.signs)}")
         return LULinear(order, self.signs, self.explicit)
 
-    def compile(self, builder: PlanBuilder) -> None:
+    def compile(self, builder: Builder) -> None:
         """Add this layer's step to a plan."""
         order = tuple(range(builder.dim)) if isinstance(self.order, str) else self.order
         signs = (1,) * builder.dim if isinstance(self.signs, str) else self.signs

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
 from penstock._validate import choice, index_list
-
-if TYPE_CHECKING:
-    from penstock.plan import PlanBuilder
+from penstock.layers.protocol import Builder
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,9 @@ class Permutation:
     """
 
     order: str | tuple[int, ...] = "reverse"
+
+    transform: ClassVar[None] = None
+    conditioner: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if isinstance(self.order, str):
@@ -40,7 +41,7 @@ class Permutation:
             raise ValueError(f"order must hold each of 0..{dim - 1} once, got {order}")
         return Permutation(order)
 
-    def compile(self, builder: PlanBuilder) -> None:
+    def compile(self, builder: Builder) -> None:
         """Rename the slots of a plan."""
         builder.permutation_step(
             tuple(reversed(range(builder.dim))) if self.order == "reverse" else tuple(map(int, self.order))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from penstock._numba.core import math
-from penstock._numba.core.jit import dispatch, jit
+from penstock._numba.core.jit import jit, specialise
 from penstock._numba.core.lanes import fma, lanes, load, select, splat, store
+from penstock._numba.core.plan import GELU, LEAKY_RELU, RELU, SILU, TANH
 
 sigmoid, normal_cdf, tanh_of = math.sigmoid, math.normal_cdf, math.tanh
 
@@ -67,43 +68,46 @@ def leaky_relu_derivative(y: Any) -> Any:
     return select(y <= 0.0, 0.01, splat(y, 1.0))
 
 
-def _activate_all(activate: Any) -> Any:
-    @jit
-    def activate_all(n: int, area: Any, h: int, skip: int, derivative: int) -> None:
-        for i in range(0, n, lanes(area)):
-            y, d = activate(load(area, h + i))
-            if skip >= 0:
-                y = load(area, skip + i) + y
-            store(area, h + i, y)
-            if derivative >= 0:
-                store(area, derivative + i, d)
-
-    return activate_all
+# In the templates of kernels below these are those of an activation.
+activate = derivative_of_output = None
 
 
-def _scale_by_output(derivative_of_output: Any) -> Any:
-    @jit
-    def scale(n: int, d: Any, at: int, area: Any, output: int, scaled: Any, to: int) -> None:
-        for i in range(0, n, lanes(area)):
-            store(scaled, to + i, load(d, at + i) * derivative_of_output(load(area, output + i)))
+def activate_all(n: int, area: Any, h: int, skip: int, derivative: int) -> None:
+    """In place on n numbers of an area: h = act(h), plus skip; the derivative kept. Positions below zero mean: none."""
+    for i in range(0, n, lanes(area)):
+        y, d = activate(load(area, h + i))
+        if skip >= 0:
+            y = load(area, skip + i) + y
+        store(area, h + i, y)
+        if derivative >= 0:
+            store(area, derivative + i, d)
 
-    return scale
+
+def scale_by_output(n: int, d: Any, at: int, area: Any, output: int, scaled: Any, to: int) -> None:
+    """scaled = d act'(x), had from the activation."""
+    for i in range(0, n, lanes(area)):
+        store(scaled, to + i, load(d, at + i) * derivative_of_output(load(area, output + i)))
 
 
-@jit
-def _scale_by_kept(n: int, d: Any, at: int, area: Any, derivative: int, scaled: Any, to: int) -> None:
+def scale_by_kept(n: int, d: Any, at: int, area: Any, derivative: int, scaled: Any, to: int) -> None:
+    """The same from a kept derivative."""
     for i in range(0, n, lanes(area)):
         store(scaled, to + i, load(d, at + i) * load(area, derivative + i))
 
 
-# activate_all(kind, n, area, h, skip, derivative): in place on n numbers of an area, h = act(h), plus skip; derivative
-# kept. Positions below zero mean: none.
-activate_all = dispatch([_activate_all(f) for f in (relu, tanh, silu, gelu, leaky_relu)])
-
-# scale_by_derivative(kind, n, d, at, area, source, scaled, to): scaled = d act'(x), the source being the kept derivative for
-# silu, gelu and KEPT_DERIVATIVE, and otherwise the activation.
-scale_by_derivative = dispatch(
-    [_scale_by_output(f) for f in (relu_derivative, tanh_derivative)]
-    + [_scale_by_kept, _scale_by_kept]
-    + [_scale_by_output(leaky_relu_derivative), _scale_by_kept]
-)
+# Kernels by the activation's code: activate_all, and scale_by_output or scale_by_kept.
+ACTIVATIONS = {
+    code: (
+        specialise(activate_all, f"{f.__name__}_activate_all", activate=f),
+        scale_by_kept
+        if of_output is None
+        else specialise(scale_by_output, f"{f.__name__}_scale_by_output", derivative_of_output=of_output),
+    )
+    for code, f, of_output in (
+        (RELU, relu, relu_derivative),
+        (TANH, tanh, tanh_derivative),
+        (SILU, silu, None),
+        (GELU, gelu, None),
+        (LEAKY_RELU, leaky_relu, leaky_relu_derivative),
+    )
+}

@@ -11,6 +11,7 @@ from penstock._numba.conditioners.microkernel import START_BIAS, product
 from penstock._numba.conditioners.mlp import mlp_forward
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import broadcast, lanes, load, store
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import (
     AUTOREGRESSIVE,
     BIAS,
@@ -26,10 +27,11 @@ from penstock._numba.core.plan import (
     OUTPUT,
     START,
     THETA,
-    TILE,
     WEIGHT,
     A,
+    linear_of,
 )
+from penstock._numba.core.pointers import given
 
 
 @jit
@@ -41,13 +43,13 @@ def reads_dimensions(step: Any) -> bool:
 @jit
 def shared_start(step: Any, tile: Any) -> int:
     """Where in tile.starts is what the first products of a conditioner begin with, for mlp_forward; -1 for the bias."""
-    return step[START] if tile.starts.size > 0 and step[N_CONTEXT] > 0 and reads_dimensions(step) else -1
+    return step[START] if given(tile.starts) and step[N_CONTEXT] > 0 and reads_dimensions(step) else -1
 
 
 @jit
 def shares_theta(step: Any, tile: Any) -> bool:
     """Whether a step reads nothing but a context that all rows share."""
-    return tile.context.size == 0 and not reads_dimensions(step)
+    return not given(tile.context) and not reads_dimensions(step)
 
 
 @jit
@@ -70,7 +72,7 @@ def add_features(n: int, n_vectors: int, source: Any, at: int, to: Any, to_at: i
 def gather_features(step: Any, slots: Any, n_vectors: int, tile: Any) -> None:
     """Fill the conditioner's input (n_u, tile): the feature map."""
     u = step[INPUT]
-    if tile.context.size > 0:
+    if given(tile.context):
         copy_features(step[N_CONTEXT], n_vectors, tile.context, 0, tile.kept, u)
     for i in range(step[N_A]):
         at = u + (step[N_CONTEXT] + i) * TILE
@@ -80,13 +82,13 @@ def gather_features(step: Any, slots: Any, n_vectors: int, tile: Any) -> None:
 @jit
 def first_wanted(step: Any, tile: Any) -> int:
     """The first input whose gradient is wanted; n_u if none is."""
-    return 0 if tile.d_context.size > 0 else step[N_CONTEXT]
+    return 0 if given(tile.d_context) else step[N_CONTEXT]
 
 
 @jit
 def scatter_gradient(step: Any, slots: Any, n_vectors: int, du: int, tile: Any) -> None:
     """Add the gradient of the conditioner's input, in tile.d_hidden, to those of the context and of the state."""
-    if tile.d_context.size > 0:
+    if given(tile.d_context):
         add_features(step[N_CONTEXT], n_vectors, tile.d_hidden, du, tile.d_context, 0)
     for i in range(step[N_A]):
         at = du + (step[N_CONTEXT] + i) * TILE
@@ -108,7 +110,7 @@ def start_shared(step: Any, linears: Any, params: Any, context: Any, kept: Any, 
     The context comes first in the order of the sum, so a product that begins with it gives the bits of one over all inputs.
     """
     if reads_dimensions(step):
-        linear = linears[step[LINEAR]]
+        linear = linear_of(linears, step[LINEAR])
         n, at = linear[N_OUT], linear[OUTPUT]
         product(
             START_BIAS, n, 1, step[N_CONTEXT], params, linear[WEIGHT], 1, n,

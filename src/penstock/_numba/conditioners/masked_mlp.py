@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock._numba.conditioners.activations import activate_all, scale_by_derivative
 from penstock._numba.conditioners.microkernel import START_BIAS, ZERO, product, transpose_tile
-from penstock._numba.conditioners.mlp import bias_gradient, weight_gradient
-from penstock._numba.core.jit import jit
+from penstock._numba.conditioners.mlp import bias_gradient, scale_kept, weight_gradient
+from penstock._numba.core.jit import call, jit
 from penstock._numba.core.lanes import lanes, load, store
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import (
-    ACTIVATION,
+    ACTIVATE,
     BIAS,
     CONDITIONER,
     DERIVATIVE,
@@ -24,7 +24,6 @@ from penstock._numba.core.plan import (
     GRADIENT,
     IN_START,
     INPUT,
-    KEPT_DERIVATIVE,
     LINEAR,
     N_B,
     N_CONTEXT,
@@ -33,8 +32,9 @@ from penstock._numba.core.plan import (
     OUT_START,
     OUTPUT,
     RESIDUAL_MLP,
-    TILE,
+    SCALE_BY_DERIVATIVE,
     WEIGHT,
+    linear_of,
 )
 
 
@@ -50,7 +50,7 @@ def masked_forward(
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
-        linear = linears[step[LINEAR] + i]
+        linear = linear_of(linears, step[LINEAR] + i)
         n_out, out = linear[N_OUT], linear[OUTPUT]
         started = i == 0 and start >= 0
         skip_in = step[N_CONTEXT] if started else 0
@@ -67,7 +67,7 @@ def masked_forward(
             for j in range(slots[linear[OUT_START] + first] * TILE, slots[linear[OUT_START] + last] * TILE, TILE):
                 skip = inputs + j if residual and i > 0 else -1
                 derivative = linear[DERIVATIVE] + j if keep and linear[DERIVATIVE] >= 0 else -1
-                activate_all(step[ACTIVATION], n, kept, out + j, skip, derivative)
+                call(step[ACTIVATE], (n, kept, out + j, skip, derivative))
         inputs = out
 
 
@@ -81,8 +81,8 @@ def output_gradient(step: Any, linears: Any, i: int, tile: Any) -> Any:
     if i + 1 == step[N_LINEAR]:
         return tile.d_theta, 0
     if step[CONDITIONER] == RESIDUAL_MLP:
-        return tile.kept, linears[step[LINEAR] + i][DERIVATIVE]
-    return tile.d_hidden, linears[step[LINEAR] + i][GRADIENT]
+        return tile.kept, linear_of(linears, step[LINEAR] + i)[DERIVATIVE]
+    return tile.d_hidden, linear_of(linears, step[LINEAR] + i)[GRADIENT]
 
 
 @jit
@@ -96,8 +96,8 @@ def masked_backward(
     residual = step[CONDITIONER] == RESIDUAL_MLP
     n, hidden = n_vectors * lanes(tile.state), tile.d_hidden
     for i in range(step[N_LINEAR] - 1, -1, -1):
-        linear = linears[step[LINEAR] + i]
-        below = linears[step[LINEAR] + max(i - 1, 0)]
+        linear = linear_of(linears, step[LINEAR] + i)
+        below = linear_of(linears, step[LINEAR] + max(i - 1, 0))
         d, d_at = output_gradient(step, linears, i, tile)
         out = below[GRADIENT] if i > 0 else 0
         n_out = linear[N_OUT]
@@ -117,9 +117,9 @@ def masked_backward(
                     summed = load(hidden, out + lane) + load(hidden, linear[GRADIENT] + lane)
                     store(hidden, out + lane, summed)
             if residual:
-                scale_by_derivative(KEPT_DERIVATIVE, n, hidden, out + j, tile.kept, source + j, tile.kept, source + j)
+                scale_kept(n, hidden, out + j, tile.kept, source + j, tile.kept, source + j)
             else:
-                scale_by_derivative(step[ACTIVATION], n, hidden, out + j, tile.kept, source + j, hidden, out + j)
+                call(step[SCALE_BY_DERIVATIVE], (n, hidden, out + j, tile.kept, source + j, hidden, out + j))
 
 
 @jit
@@ -127,8 +127,8 @@ def masked_gradient(step: Any, linears: Any, slots: Any, tile: Any) -> None:
     """Gradients of all weights and biases, once masked_backward is through."""
     gradient = tile.params_gradient
     for i in range(step[N_LINEAR]):
-        linear = linears[step[LINEAR] + i]
-        inputs = linears[step[LINEAR] + i - 1][OUTPUT] if i > 0 else step[INPUT]
+        linear = linear_of(linears, step[LINEAR] + i)
+        inputs = linear_of(linears, step[LINEAR] + i - 1)[OUTPUT] if i > 0 else step[INPUT]
         d, d_at = output_gradient(step, linears, i, tile)
         transpose_tile(d, d_at, linear[N_OUT], tile.rows, tile.transposed, linear[GRAD_STRIDE])
         for degree in range(step[N_B]):
@@ -138,5 +138,6 @@ def masked_gradient(step: Any, linears: Any, slots: Any, tile: Any) -> None:
             weight_gradient(linear, tile, inputs, k0, k1, column)
             for k in range(k0, k1):
                 row = linear[GRAD_WEIGHT] + k * linear[GRAD_STRIDE]
-                gradient[row + column : row + read] = 0
+                for masked in range(column, read):
+                    gradient[row + masked] = 0
         bias_gradient(linear, tile)

@@ -15,7 +15,7 @@ from typing import Any
 
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import broadcast, fma, lanes, load, splat, store
-from penstock._numba.core.plan import TILE
+from penstock._numba.core.layout import TILE
 
 BLOCK = 4  # outputs of a register block
 START_BIAS, ZERO, LOAD = range(3)  # what an accumulator holds before the sum

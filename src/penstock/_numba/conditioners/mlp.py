@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock._numba.conditioners.activations import activate_all, scale_by_derivative
+from penstock._numba.conditioners.activations import scale_by_kept
 from penstock._numba.conditioners.microkernel import LOAD, START_BIAS, ZERO, product, transpose_tile
-from penstock._numba.core.jit import jit
+from penstock._numba.core.jit import call, jit
 from penstock._numba.core.lanes import lanes, load, store
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import (
-    ACTIVATION,
+    ACTIVATE,
     BIAS,
     CONDITIONER,
     DERIVATIVE,
@@ -24,7 +25,6 @@ from penstock._numba.core.plan import (
     GRAD_STRIDE,
     GRAD_WEIGHT,
     INPUT,
-    KEPT_DERIVATIVE,
     LINEAR,
     N_CONTEXT,
     N_IN,
@@ -33,9 +33,12 @@ from penstock._numba.core.plan import (
     N_U,
     OUTPUT,
     RESIDUAL_MLP,
-    TILE,
+    SCALE_BY_DERIVATIVE,
     WEIGHT,
+    linear_of,
 )
+
+scale_kept = jit(scale_by_kept)
 
 
 @jit
@@ -50,7 +53,7 @@ def mlp_forward(
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
-        linear = linears[step[LINEAR] + i]
+        linear = linear_of(linears, step[LINEAR] + i)
         n_out, out = linear[N_OUT], linear[OUTPUT]
         started = i == 0 and start >= 0
         skip_in = step[N_CONTEXT] if started else 0
@@ -64,7 +67,7 @@ def mlp_forward(
             for j in range(0, n_out * TILE, TILE):
                 skip = inputs + j if residual and i > 0 else -1
                 derivative = linear[DERIVATIVE] + j if keep and linear[DERIVATIVE] >= 0 else -1
-                activate_all(step[ACTIVATION], n, kept, out + j, skip, derivative)
+                call(step[ACTIVATE], (n, kept, out + j, skip, derivative))
         inputs = out
 
 
@@ -118,19 +121,17 @@ def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_para
     """
     residual = step[CONDITIONER] == RESIDUAL_MLP
     n = n_vectors * lanes(tile.state)
-    hidden, other = 0, tile.d_hidden.size // 2  # residual: gradients of h_i, and of its pre-activation
+    hidden, other = 0, tile.d_hidden_half  # residual: gradients of h_i, and of its pre-activation
     d, d_at = tile.d_theta, 0
     for i in range(step[N_LINEAR] - 1, -1, -1):
-        linear = linears[step[LINEAR] + i]
+        linear = linear_of(linears, step[LINEAR] + i)
         last = i + 1 == step[N_LINEAR]
         if residual and not last:
             d, d_at = tile.d_hidden, other
             for j in range(0, linear[N_OUT] * TILE, TILE):
-                scale_by_derivative(
-                    KEPT_DERIVATIVE, n, d, hidden + j, tile.kept, linear[DERIVATIVE] + j, d, other + j
-                )  # fmt: skip
+                scale_kept(n, d, hidden + j, tile.kept, linear[DERIVATIVE] + j, d, other + j)
         if want_params:
-            inputs = linears[step[LINEAR] + i - 1][OUTPUT] if i > 0 else step[INPUT]
+            inputs = linear_of(linears, step[LINEAR] + i - 1)[OUTPUT] if i > 0 else step[INPUT]
             linear_gradient(linear, tile, inputs, d, d_at)
         if i == 0 and first == step[N_U]:
             break
@@ -140,8 +141,8 @@ def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_para
         input_gradient(start, linear, params, n_vectors, d, d_at, first if i == 0 else 0, tile.d_hidden, out)
         d, d_at = tile.d_hidden, out
         if i > 0 and not residual:
-            below = linears[step[LINEAR] + i - 1]
+            below = linear_of(linears, step[LINEAR] + i - 1)
             source = below[DERIVATIVE] if below[DERIVATIVE] >= 0 else below[OUTPUT]
             for j in range(0, below[N_OUT] * TILE, TILE):
-                scale_by_derivative(step[ACTIVATION], n, d, out + j, tile.kept, source + j, d, out + j)
+                call(step[SCALE_BY_DERIVATIVE], (n, d, out + j, tile.kept, source + j, d, out + j))
     return d_at

@@ -2,7 +2,7 @@
 
 Inside jitted code a ``Lanes`` behaves like a number: ``+ - * /`` and comparisons, with lanes or with a scalar, which is
 first rounded to the type of the lanes. Without it the compiler would have to prove, loop by loop, that arrays do not
-overlap. All arrays are flat; ``at`` is the position of the first lane, and positions are not checked.
+overlap. Numbers lie behind pointers; ``at`` is the position of the first lane, and positions are not checked.
 """
 
 from __future__ import annotations
@@ -120,11 +120,6 @@ def _negative(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return builder.fneg(args[0]) if isinstance(sig.args[0].dtype, types.Float) else builder.neg(args[0])
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [at])
-
-
 def _load(builder: Any, pointer: Any, vector: Any, align: int) -> Any:
     value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
     value.align = align
@@ -136,22 +131,22 @@ def _store(builder: Any, value: Any, pointer: Any, align: int) -> None:
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
-def lanes(typingctx: Any, array: Any) -> Any:
-    """How many numbers of an array make a vector."""
+def lanes(typingctx: Any, pointer: Any) -> Any:
+    """How many numbers behind a pointer make a vector."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.get_constant(types.int64, lanes_type(array.dtype).count)
+        return context.get_constant(types.int64, lanes_type(pointer.dtype).count)
 
-    return types.int64(array), codegen
+    return types.int64(pointer), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def load(typingctx: Any, array: Any, at: Any) -> Any:
-    """The vector at a position of an array."""
+    """The vector at a position."""
     result = lanes_type(array.dtype)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args[0], args[1])
+        pointer = builder.gep(args[0], [args[1]])
         return _load(builder, pointer, _vector(result.dtype, result.count), array.dtype.bitwidth // 8)
 
     return result(array, types.int64), codegen
@@ -159,12 +154,12 @@ def load(typingctx: Any, array: Any, at: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def store(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
-    """Write a vector at a position of an array."""
+    """Write a vector at a position."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         common = lanes_type(array.dtype)
         vector = _as_lanes(context, builder, args[2], value, common)
-        _store(builder, vector, _pointer(context, builder, array, args[0], args[1]), array.dtype.bitwidth // 8)
+        _store(builder, vector, builder.gep(args[0], [args[1]]), array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, value), codegen
@@ -172,18 +167,18 @@ def store(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def broadcast(typingctx: Any, array: Any, at: Any) -> Any:
-    """One number of an array in every lane."""
+    """The number at a position in every lane."""
     result = lanes_type(array.dtype)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, builder.load(_pointer(context, builder, array, args[0], args[1])), result.count)
+        return _splat(builder, builder.load(builder.gep(args[0], [args[1]])), result.count)
 
     return result(array, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def splat(typingctx: Any, like: Any, number: Any) -> Any:
-    """A number in every lane of the type of ``like``, which may be lanes or an array."""
+    """A number in every lane of the type of ``like``, lanes or a pointer."""
     result = like if isinstance(like, Lanes) else lanes_type(like.dtype)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -242,11 +237,11 @@ def number(typingctx: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def bits_of_words(typingctx: Any, like: Any, array: Any, at: Any) -> Any:
-    """32-bit words as integers of the width of the lanes of ``like``, an array; upper halves are zero."""
+    """32-bit words as integers of the width of the lanes of ``like``, a pointer; upper halves are zero."""
     result = _integers(lanes_type(like.dtype))
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args[1], args[2])
+        pointer = builder.gep(args[1], [args[2]])
         value = _load(builder, pointer, ir.VectorType(ir.IntType(32), result.count), 4)
         return value if result.dtype == types.int32 else builder.zext(value, _vector(result.dtype, result.count))
 
@@ -333,7 +328,7 @@ def accumulate(typingctx: Any, total: Any, at: Any, value: Any) -> Any:
     """Add lanes to float64 accumulators in memory."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, total, args[0], args[1])
+        pointer = builder.gep(args[0], [args[1]])
         old = _load(builder, pointer, _vector(types.float64, value.count), 8)
         _store(builder, builder.fadd(old, _wide(builder, args[2], value)), pointer, 8)
         return context.get_dummy_value()
@@ -346,7 +341,7 @@ def accumulate_product(typingctx: Any, total: Any, at: Any, a: Any, b: Any) -> A
     """The same with one rounding of a float64 product: ``total += a b``."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, total, args[0], args[1])
+        pointer = builder.gep(args[0], [args[1]])
         old = _load(builder, pointer, _vector(types.float64, a.count), 8)
         _store(builder, _fma(builder, _wide(builder, args[2], a), _wide(builder, args[3], b), old), pointer, 8)
         return context.get_dummy_value()

@@ -1,7 +1,9 @@
 """Philox4x32-10 over rows, and standard normals from its words.
 
 Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
-key = (seed low, seed high); counter = (draw, context row, block, stream).
+key = (seed low, seed high). Of draw d < 2^56, context row c < 2^40, block b < 2^24 and stream s < 2^8 the counter is
+
+    word 0 = d mod 2^32    word 1 = c mod 2^32    word 2 = b + 2^24 floor(c / 2^32)    word 3 = s + 2^8 floor(d / 2^32)
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ import numpy as np
 
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import bits_of_words, lanes, number, sign_extended, sqrt, store
+from penstock._numba.core.layout import TILE
 from penstock._numba.core.math import log, sincos_turn
-from penstock._numba.core.plan import TILE
 
 STREAM_BASE, STREAM_MIXTURE, STREAM_GAMMA, STREAM_DEQUANTISE, STREAM_SHUFFLE, STREAM_INIT = (
     np.uint64(i) for i in range(6)
 )
-LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+LOW, HALF, BLOCK_BITS, STREAM_BITS = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(24), np.uint64(8)
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
@@ -27,7 +29,8 @@ W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 def philox(seed: Any, draw: Any, context_row: Any, block: Any, stream: Any) -> Any:
     """The four 32-bit words of one counter, each in 64 bits; ten rounds."""
     k0, k1 = seed & LOW, seed >> HALF
-    c0, c1, c2, c3 = draw & LOW, context_row & LOW, block, stream
+    c0, c1 = draw & LOW, context_row & LOW
+    c2, c3 = block | ((context_row >> HALF) << BLOCK_BITS), stream | ((draw >> HALF) << STREAM_BITS)
     for _ in range(10):
         p0, p1 = c0 * M0, c2 * M1
         c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW, (p0 >> HALF) ^ c3 ^ k1, p0 & LOW

@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import load, store
-from penstock._numba.core.plan import TILE
+from penstock._numba.core.layout import TILE
 
 
 @jit

@@ -1,34 +1,30 @@
-"""Runs plans: cuts a batch into chunks and slices, lends workspaces, hands them to the entries on the pool, and adds up
-gradients in an order that depends on the batch alone.
+"""Runs plans: cuts a batch into chunks and slices, lends workspaces, and hands them to the entries on the pool.
+
+Sizes are checked here, as a contract with the rooms above.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from penstock._numba.core.plan import MAX_SLICES, PAD, TILE
+from penstock._numba.core.layout import TILE
+from penstock._numba.core.plan import Pass, Plan
 from penstock._numba.engine import adam as _adam
-from penstock._numba.engine.plan import Layout
-from penstock._numba.engine.pool import Job, Stopped, num_threads, parallel
-from penstock._numba.engine.rows import (
-    NO_CONTEXT,
-    NO_THETA,
-    ROWS_OF_CONTEXT,
-    ROWS_OF_THETA,
-    SHARED_CONTEXT,
-    SHARED_THETA,
-    evaluate_rows,
-    share_rows,
-    sum_context,
-    vjp_rows,
-)
+from penstock._numba.engine import evaluate as _evaluate
+from penstock._numba.engine import gradient as _gradient
+from penstock._numba.engine.layout import Layout
+from penstock._numba.engine.packed import Packed
+from penstock._numba.engine.pool import Job, num_threads, parallel
+from penstock._numba.engine.walk import NO_CONTEXT, ROWS_OF_CONTEXT, SHARED_CONTEXT, Source
+from penstock._numba.engine.workspace import Workspace
+from penstock._numba.isa.kernels import prepare
 
 Array = np.ndarray[Any, Any]
-Rows = Callable[[int, int, Array], None]  # fills a (rows, dim) float64 array with rows [first, last)
 
 CHUNK_TILES = 32  # of one call of an entry at most
 CHUNK_FLOPS = 5e8  # and about so much work, so that an interrupt is noticed soon
@@ -37,255 +33,95 @@ FLOPS_WORTH_A_THREAD = 1e6
 _compiled: set[tuple[Any, bool]] = set()  # entries that have run, by dtype and whether they train
 
 
-def tiles_of(rows: int) -> int:
-    """How many tiles hold so many rows."""
-    return -(-rows // TILE)
-
-
-def slices_of(rows: int) -> list[tuple[int, int]]:
-    """The slices of a batch, as ranges of rows: they depend on its size alone."""
-    tiles = tiles_of(rows)
-    n = min(MAX_SLICES, tiles)
-    return [(s * tiles // n * TILE, min(rows, (s + 1) * tiles // n * TILE)) for s in range(n)]
-
-
-def quiet() -> np.errstate:
-    """Overflow and NaN are results here, not news."""
-    return np.errstate(all="ignore")
-
-
-def combine(parts: Array) -> Array:
-    """The sum over the first axis by a fixed binary tree; ``parts`` is used up."""
-    stride = 1
-    with quiet():
-        while stride < len(parts):
-            for i in range(0, len(parts) - stride, 2 * stride):
-                parts[i] += parts[i + stride]
-            stride *= 2
-    return parts[0]
-
-
-def _aligned(n: int, dtype: Any) -> Array:
-    memory = np.zeros(n + 64, dtype)
-    start = -memory.ctypes.data % 64 // memory.itemsize
-    return memory[start : start + n]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """An immutable snapshot of a flow's numbers."""
-
-    params: Array
-    loc: Array
-    scale: Array
-    inverse: Array
-    log_scale: float
-    context_loc: Array
-    context_inverse: Array
-
-
 @dataclass(frozen=True)
 class Context:
-    """The context of a call: row r of the batch has row ``r // block`` of ``rows``, or all of them the only one."""
+    """The context of a call: row r of x has row ``r // block`` of ``rows``, or all of them the only one."""
 
     kind: int
     rows: Array  # (m, context_dim)
     block: int
     starts: Array  # Tile.starts of a shared one, otherwise empty
 
-    def fill(self, begin: int, end: int, space: Workspace) -> None:
-        """Bring the rows of context of rows [begin, end) of the batch."""
+    def fill(self, numbers: Array, space: Workspace) -> None:
+        """Bring the context of rows of x by their numbers."""
         if self.kind == SHARED_CONTEXT:
             space.context[0] = self.rows[0]
         elif self.kind == ROWS_OF_CONTEXT:
-            space.context[: end - begin] = self.rows[np.arange(begin, end) // self.block]
+            space.context[: len(numbers)] = self.rows[numbers // self.block]
 
 
-class Workspace:
-    """What one thread needs to evaluate a plan, or to walk it there and back."""
+class Theta:
+    """External theta of a call: one array after the other in a row of the workspace, shared ones in its first row."""
 
-    def __init__(self, layout: Layout, chunk: int, training: bool) -> None:
-        dtype, dim = layout.dtype, layout.dim
-        features = [dim, 0, layout.n_external, layout.n_context]
-        if training:
-            widest = -(-max(layout.widest, layout.widest_theta) // PAD) * PAD
-            features += [dim, 1, 1, 1, widest, max(2 * widest, layout.widest_masked), widest, layout.n_context]
-        sizes = [f * TILE for f in features]
-        sizes[1] = layout.n_training_kept if training else layout.n_kept
-        self.sizes = np.cumsum([0, *sizes]).astype(np.int64)
-        self.work = _aligned(int(self.sizes[-1]), dtype)
-        self.doubles = np.zeros(4 * TILE)
-        self.words = np.zeros(4 * TILE, np.uint32)
-        self.index = np.zeros(TILE, np.int64)
-        self.x = np.zeros((chunk, dim))
-        self.context = np.zeros((chunk, layout.context_dim))
-        self.counters = np.zeros((2, chunk + TILE), np.uint64)
-        self.theta = np.zeros((chunk if layout.n_external else 1, layout.n_external), dtype)
-        self.out = np.zeros((chunk, dim), dtype)
-        self.log_det = np.zeros(chunk)
-        self.weight = np.zeros(chunk)
-        if training:
-            self.d_out = np.zeros((chunk, dim), dtype)
-            self.d_log_det = np.zeros(chunk, dtype)
-            self.d_theta = np.zeros_like(self.theta)
-            self.d_context = np.zeros((chunk, layout.context_dim), dtype)
+    def __init__(self, arrays: list[Array | None], sizes: list[int]) -> None:
+        self.arrays = arrays
+        ends = np.cumsum([0, *sizes]).tolist()
+        self.columns = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.shared = np.zeros(ends[-1], np.int64)
+        for columns, array in zip(self.columns, arrays, strict=True):
+            self.shared[columns] = array is None or array.ndim == 1
+
+    def fill(self, begin: int, end: int, space: Workspace) -> None:
+        """Bring theta of rows [begin, end) of the batch."""
+        for columns, array in zip(self.columns, self.arrays, strict=True):
+            if array is None:
+                space.theta[0, columns] = 0
+            elif array.ndim == 1:
+                space.theta[0, columns] = array
+            else:
+                space.theta[: end - begin, columns] = array[begin:end]
+
+    def need_gradients(self, d_thetas: Sequence[Array | None] | None, engine: Engine) -> None:
+        """Gradients must have the shapes of what they are of; (n,) ones are float64."""
+        if d_thetas is None:
+            return
+        if len(d_thetas) != len(self.arrays):
+            raise ValueError(f"d_thetas must have {len(self.arrays)} entries, got {len(d_thetas)}")
+        for i, (d, array) in enumerate(zip(d_thetas, self.arrays, strict=True)):
+            if d is not None and array is None:
+                raise ValueError(f"d_thetas[{i}] must be None where thetas[{i}] is None")
+            if d is not None and array is not None:
+                shared = array.ndim == 1
+                engine.need(f"d_thetas[{i}]", d, array.shape, *([np.float64] if shared else []), only=shared)
+
+    def take(self, d_thetas: Sequence[Array | None] | None, begin: int, end: int, space: Workspace) -> None:
+        """Hand out the gradients of theta of rows [begin, end)."""
+        for columns, d in zip(self.columns, d_thetas or (), strict=False):
+            if d is not None and d.ndim == 2:
+                d[begin:end] = space.d_theta[: end - begin, columns]
+
+    def add(self, d_thetas: Sequence[Array | None] | None, sums: Array) -> None:
+        """And those of shared theta, once they are summed over all rows."""
+        for columns, d in zip(self.columns, d_thetas or (), strict=False):
+            if d is not None and d.ndim == 1:
+                d += sums[columns]
 
 
 class Engine:
-    """A checked plan and the calls that run it. Sizes are checked here, as a contract with the rooms above."""
+    """A checked plan and the calls that run it."""
 
     def __init__(self, table: Array) -> None:
-        self._layout = layout = Layout(table)
+        self.layout = layout = Layout(table)
         self.n_params, self.n_buffers, self.dim = layout.n_params, layout.n_buffers, layout.dim
-        self._dtype = layout.dtype
-        self._chunk = TILE * int(np.clip(CHUNK_FLOPS / (TILE * layout.flops), 1, CHUNK_TILES))
-        self._training_chunk = TILE * int(np.clip(CHUNK_FLOPS / (3 * TILE * layout.flops), 1, CHUNK_TILES))
+        self.n_steps, self.externals = layout.n_steps, layout.externals
+        self.flops = float(layout.flops)
+        self.chunk = TILE * int(np.clip(CHUNK_FLOPS / (TILE * layout.flops), 1, CHUNK_TILES))
+        self.training_chunk = TILE * int(np.clip(CHUNK_FLOPS / (3 * TILE * layout.flops), 1, CHUNK_TILES))
         self._spaces: tuple[list[Workspace], list[Workspace]] = ([], [])
+        self._plans: dict[bool, Plan] = {}
         self._nothing = np.zeros(0, layout.dtype)
+
+    evaluate = _evaluate.evaluate
+    sample = _evaluate.sample
+    vjp = _gradient.vjp
+    loss_and_grad = _gradient.loss_and_grad
 
     def pack(self, params: Array, buffers: Array) -> Packed:
         """A snapshot of parameters and buffers."""
-        self._need("params", params, (self.n_params,))
+        self.need("params", params, (self.n_params,))
         if np.shape(buffers) != (self.n_buffers,) or buffers.dtype != np.float64:
             raise ValueError(f"buffers must be float64 of shape ({self.n_buffers},)")
-        return self._packed(np.array(params), buffers)
-
-    def _packed(self, params: Array, buffers: Array) -> Packed:
-        loc, scale = np.zeros(self.dim), np.ones(self.dim)
-        if self._layout.standardize >= 0:
-            at = self._layout.buffers
-            loc[:], scale[:] = buffers[at : at + self.dim], buffers[at + self.dim : at + 2 * self.dim]
-        context_loc, context_scale = np.split(buffers[self.n_buffers - 2 * self._layout.context_dim :].copy(), 2)
-        with quiet():
-            log_scale = float(np.sum(np.log(scale)))
-            return Packed(params, loc, scale, 1.0 / scale, log_scale, context_loc, 1.0 / context_scale)
-
-    def evaluate(
-        self, packed: Packed, to_data: bool, first: int, last: int, x: Array, context: Array | None, theta: Array | None,
-        base: bool, out: Array | None, log_det: Array | None,
-    ) -> None:  # fmt: skip
-        """The steps [first, last) in one direction; with ``base``, log_det receives log p."""
-        rows = self._rows(x)
-        kind = self._range(first, last, theta, base, rows)
-        given = self._shared(packed, self._context(context, rows), rows)
-        self._need("out", out, (rows, self.dim))
-        self._need("log_det", log_det, (rows,), np.float64)
-
-        def chunk(begin: int, end: int, space: Workspace) -> None:
-            space.x[: end - begin] = x[begin:end]
-            self._theta(kind, theta, begin, end, space)
-            given.fill(begin, end, space)
-            self._evaluate(packed, to_data, first, last, base, kind, given, None, end - begin, space)
-            if out is not None:
-                out[begin:end] = space.out[: end - begin]
-            if log_det is not None:
-                with quiet():
-                    log_det[begin:end] = space.log_det[: end - begin]
-
-        self._chunks(rows, chunk)
-
-    def sample(
-        self, packed: Packed, seed: int, context_row: int, first_draw: int, context: Array | None, out: Array,
-        log_prob: Array | None,
-    ) -> None:  # fmt: skip
-        """Fresh draws, and log p of each if asked for. Draw r is number first_draw + r % n of context row context_row + r // n,
-        where the context has rows for n draws each.
-        """
-        rows = len(out)
-        self._range(0, self._layout.n_steps, None, True, rows)
-        given = self._shared(packed, self._context(context, rows), rows)
-        draws = given.block if given.kind == ROWS_OF_CONTEXT else max(rows, 1)
-        self._need("out", out, (rows, self.dim))
-        self._need("log_prob", log_prob, (rows,), np.float64)
-
-        def chunk(begin: int, end: int, space: Workspace) -> None:
-            given.fill(begin, end, space)
-            number = np.arange(begin, begin + space.counters.shape[1])
-            space.counters[0], space.counters[1] = context_row + number // draws, first_draw + number % draws
-            self._evaluate(
-                packed, True, 0, self._layout.n_steps, log_prob is not None, NO_THETA, given, np.uint64(seed),
-                end - begin, space,
-            )  # fmt: skip
-            out[begin:end] = space.out[: end - begin]
-            if log_prob is not None:
-                with quiet():
-                    log_prob[begin:end] = space.log_det[: end - begin]
-
-        self._chunks(rows, chunk)
-
-    def vjp(
-        self, packed: Packed, to_data: bool, first: int, last: int, x: Array, context: Array | None, theta: Array | None,
-        base: bool, d_out: Array | None, d_log_det: Array | None, d_x: Array | None, d_params: Array | None,
-        d_context: Array | None, d_theta: Array | None,
-    ) -> None:  # fmt: skip
-        """Cotangents of ``evaluate``: from those of out and log_det to those of x, parameters and theta."""
-        rows = self._rows(x)
-        kind = self._range(first, last, theta, base, rows)
-        given = self._shared(packed, self._context(context, rows), rows)
-        self._need("d_out", d_out, (rows, self.dim))
-        self._need("d_log_det", d_log_det, (rows,))
-        self._need("d_x", d_x, (rows, self.dim))
-        self._need("d_params", d_params, (self.n_params,), np.float64, only=True)
-        by_row = None
-        if d_context is not None:
-            if context is None:
-                raise ValueError("d_context must be None where context is None")
-            own = context.ndim == 2 and len(context) == rows
-            self._need("d_context", d_context, context.shape, *([] if own else [np.float64]), only=not own)
-            by_row = d_context if own else np.zeros((rows, self._layout.context_dim), self._dtype)
-        if d_theta is not None:
-            if theta is None:
-                raise ValueError("d_theta must be None where theta is None")
-            self._need("d_theta", d_theta, theta.shape, *([np.float64] if kind == SHARED_THETA else []), only=True)
-
-        def chunk(begin: int, end: int, space: Workspace, gradients: tuple[Array, Array], sums: Array) -> None:
-            n = end - begin
-            space.x[:n] = x[begin:end]
-            self._theta(kind, theta, begin, end, space)
-            space.d_out[:n] = 0 if d_out is None else d_out[begin:end]
-            space.d_log_det[:n] = 0 if d_log_det is None else d_log_det[begin:end]
-            given.fill(begin, end, space)
-            self._vjp(
-                packed, to_data, first, last, base, kind, given, False, d_params is not None, by_row is not None, n,
-                space, *gradients, sums,
-            )  # fmt: skip
-            if by_row is not None:
-                by_row[begin:end] = space.d_context[:n]
-            if d_x is not None:
-                d_x[begin:end] = space.out[:n]
-            if d_theta is not None and kind == ROWS_OF_THETA:
-                d_theta[begin:end] = space.d_theta[:n]
-
-        params_gradient, theta_gradient, _ = self._slices(rows, chunk, d_params is not None)
-        with quiet():
-            if d_params is not None:
-                d_params += params_gradient[self._layout.index]
-            if d_theta is not None and kind == SHARED_THETA:
-                d_theta += theta_gradient
-        if d_context is not None and by_row is not None and by_row is not d_context and rows:
-            block = rows // given.rows.shape[0]
-            sum_context(by_row, block, d_context.reshape(-1, self._layout.context_dim), np.zeros(block), np.zeros(16))
-
-    def loss_and_grad(
-        self, packed: Packed, x: Array, context: Array | None, weight: Array | None, d_params: Array
-    ) -> tuple[float, float]:
-        """Sums over rows of -w log p and of w; the gradient of the first is added to ``d_params``."""
-        rows = self._rows(x)
-        self._range(0, self._layout.n_steps, None, True, rows)
-        given = self._shared(packed, self._context(context, rows), rows)
-        self._need("d_params", d_params, (self.n_params,), np.float64, only=True)
-        if weight is not None and np.shape(weight) != (rows,):
-            raise ValueError(f"weight must have shape ({rows},), got {np.shape(weight)}")
-
-        def fill(begin: int, end: int, space: Workspace) -> None:
-            space.x[: end - begin] = x[begin:end]
-            given.fill(begin, end, space)
-            space.weight[: end - begin] = 1.0 if weight is None else weight[begin:end]
-
-        gradient, sums = self.batch_gradient(packed, rows, given.kind, given.starts, fill)
-        with quiet():
-            d_params += gradient[self._layout.index]
-        return float(sums[0]), float(sums[1])
+        return Packed(self.layout, np.array(params), buffers)
 
     def adam(
         self, params: Array, grad: Array, m: Array, v: Array, step: int, learning_rate: float, beta1: float,
@@ -293,142 +129,156 @@ class Engine:
     ) -> None:  # fmt: skip
         """One step in place."""
         for name, array in (("params", params), ("m", m), ("v", v)):
-            self._need(name, array, (self.n_params,))
-        self._need("grad", grad, (self.n_params,), np.float64, only=True)
-        arrays = [np.require(a, self._dtype, ["C", "A", "W"]) for a in (params, m, v)]
+            self.need(name, array, (self.n_params,))
+        self.need("grad", grad, (self.n_params,), np.float64, only=True)
+        arrays = [np.require(a, self.layout.dtype, ["C", "A", "W"]) for a in (params, m, v)]
         _adam.adam(
-            arrays[0], np.array(grad), 1.0, arrays[1], arrays[2], self._layout.decay, int(step), float(learning_rate),
-            float(beta1), float(beta2), float(epsilon), float(weight_decay), int(decoupled),
+            arrays[0], np.array(grad), 1.0, arrays[1], arrays[2], self.layout.decay, np.zeros_like(self.layout.frozen),
+            int(step), float(learning_rate), float(beta1), float(beta2), float(epsilon), float(weight_decay),
+            bool(decoupled),
         )  # fmt: skip
         for mine, given in zip(arrays, (params, m, v), strict=True):
             if mine is not given:
                 given[...] = mine
 
-    # what Trainer shares
+    # what the verbs share
 
-    def batch_gradient(
-        self, packed: Packed, rows: int, context_kind: int, starts: Array | None,
-        fill: Callable[[int, int, Workspace], None],
-    ) -> tuple[Array, Array]:  # fmt: skip
-        """Padded gradient of the loss of a batch, and the sums of -w log p and of w.
+    def plan(self, training: bool) -> Plan:
+        """The plan with the kernels that it needs, which are compiled when they are first asked for."""
+        if training not in self._plans:
+            layout = self.layout
+            steps = (layout.training_steps if training else layout.steps).copy()
+            linear = layout.training_linear if training else layout.linear
+            prepare(steps, layout.dtype, training)
+            self._plans[training] = Plan(
+                self.dim, layout.context_dim, self.n_steps, layout.n_external, steps, linear, layout.boundary, layout.slots,
+                layout.options,
+            )  # fmt: skip
+        return self._plans[training]
 
-        ``fill`` brings rows, their context and their weights.
-        """
-        n_steps = self._layout.n_steps
-        given = Context(context_kind, self._nothing, 1, self._nothing if starts is None else starts)
+    def source(
+        self, space: Workspace, given: Context, theta: Theta, seed: np.uint64 | None = None, by_row: bool = False
+    ) -> Source:
+        """A chunk as the walk of its tiles reads it."""
+        return Source(
+            space.x, seed is not None, np.uint64(0) if seed is None else seed, space.counters[0], space.counters[1],
+            given.kind, space.context, given.starts, by_row, space.theta, theta.shared,
+        )  # fmt: skip
 
-        def chunk(begin: int, end: int, space: Workspace, gradients: tuple[Array, Array], sums: Array) -> None:
-            fill(begin, end, space)
-            self._vjp(
-                packed,
-                False,
-                0,
-                n_steps,
-                True,
-                NO_THETA,
-                given,
-                True,
-                True,
-                False,
-                end - begin,
-                space,
-                *gradients,
-                sums,
-            )
+    def chunks(self, rows: int, chunk: Callable[[int, int, Workspace], None]) -> None:
+        """``chunk(begin, end, workspace)`` for all rows, on the pool."""
+        threads = self.threads(rows, self.layout.flops)
+        tiles = -(-rows // TILE)
+        size = min(self.chunk, TILE * max(1, -(-tiles // (4 * threads)))) if threads > 1 else self.chunk
 
-        gradient, _, sums = self._slices(rows, chunk, True)
-        return gradient, sums
-
-    # chunks and slices
-
-    def _chunks(self, rows: int, chunk: Callable[[int, int, Workspace], None]) -> None:
-        threads = self._threads(rows, self._layout.flops)
-        size = min(self._chunk, TILE * max(1, -(-tiles_of(rows) // (4 * threads)))) if threads > 1 else self._chunk
-
-        def job(i: int, stopped: Stopped) -> None:
-            with self._space(False) as space:
+        def job(i: int, stopped: Any) -> None:
+            with self.lend(False) as space:
                 chunk(i * size, min(rows, (i + 1) * size), space)
 
-        self._share(job, -(-rows // size), threads, False)
+        self.share(job, -(-rows // size), threads, False)
 
-    def _slices(self, rows: int, chunk: Callable[..., None], want_params: bool) -> tuple[Array, Array, Array]:
-        slices = slices_of(rows)
-        n = max(len(slices), 1)
-        params_gradients = np.zeros((n, self._layout.n_gradient if want_params else 0), self._dtype)
-        theta_gradients = np.zeros((n, self._layout.n_external), self._dtype)
-        sums = np.zeros((n, 2))
-
-        def job(s: int, stopped: Stopped) -> None:
-            begin, end = slices[s]
-            with self._space(True) as space:
-                for at in range(begin, end, self._training_chunk):
-                    if stopped():
-                        return
-                    gradients = params_gradients[s], theta_gradients[s]
-                    chunk(at, min(end, at + self._training_chunk), space, gradients, sums[s])
-
-        self._share(job, len(slices), self._threads(rows, 3 * self._layout.flops), True)
-        return combine(params_gradients), combine(theta_gradients), combine(sums)
-
-    def _share(self, job: Job, n_jobs: int, threads: int, training: bool) -> None:
+    def share(self, job: Job, n_jobs: int, threads: int, training: bool) -> None:
+        """Jobs on the pool."""
         first = 0
-        if n_jobs and (self._dtype, training) not in _compiled:
+        if n_jobs and (self.layout.dtype, training) not in _compiled:
             # the calling thread compiles, because it alone can be interrupted while it does
             job(0, lambda: False)
-            _compiled.add((self._dtype, training))
+            _compiled.add((self.layout.dtype, training))
             first = 1
         parallel(lambda i, stopped: job(first + i, stopped), n_jobs - first, threads)
 
-    def _threads(self, rows: int, flops: int) -> int:
+    def threads(self, rows: int, flops: int) -> int:
+        """How many threads so many rows are worth."""
         return int(np.clip(rows * flops / FLOPS_WORTH_A_THREAD, 1, num_threads()))
 
-    def _space(self, training: bool) -> _Lent:
-        return _Lent(self, training)
-
-    # calls of the entries
-
-    def _evaluate(
-        self, packed: Packed, to_data: bool, first: int, last: int, base: bool, kind: int, given: Context,
-        seed: Any, n: int, space: Workspace,
-    ) -> None:  # fmt: skip
-        layout = self._layout
-        evaluate_rows(
-            layout.steps, layout.linear, layout.boundary, layout.slots, layout.options,
-            packed.params, packed.loc, packed.scale, packed.inverse, packed.log_scale,
-            packed.context_loc, packed.context_inverse,
-            int(first), int(last), int(to_data), int(base), int(first <= layout.standardize < last), kind, given.kind,
-            int(seed is not None), np.uint64(0) if seed is None else seed, space.counters[0], space.counters[1],
-            space.x[:n], space.context, given.starts, space.theta, space.out[:n], space.log_det,
-            space.work, space.sizes, space.doubles, space.words, space.index,
-        )  # fmt: skip
-
-    def _vjp(
-        self, packed: Packed, to_data: bool, first: int, last: int, base: bool, kind: int, given: Context, loss: bool,
-        want_params: bool, want_context: bool, n: int, space: Workspace, params_gradient: Array, theta_gradient: Array,
-        sums: Array,
-    ) -> None:  # fmt: skip
-        layout = self._layout
-        vjp_rows(
-            layout.training_steps, layout.training_linear, layout.boundary, layout.slots, layout.options,
-            packed.params, packed.loc, packed.scale, packed.inverse, packed.log_scale,
-            packed.context_loc, packed.context_inverse,
-            int(first), int(last), int(to_data), int(base), int(first <= layout.standardize < last), kind, given.kind,
-            int(loss), int(want_params), int(want_context),
-            space.x[:n], space.weight, space.context, given.starts, space.theta, space.d_out, space.d_log_det,
-            space.out, space.d_context, space.d_theta, params_gradient, theta_gradient, sums,
-            space.work, space.sizes, space.doubles, space.index,
-        )  # fmt: skip
+    @contextmanager
+    def lend(self, training: bool) -> Iterator[Workspace]:
+        """A workspace for the length of a with-block. Taking from and adding to a list are atomic."""
+        spaces = self._spaces[training]
+        try:
+            space = spaces.pop()
+        except IndexError:
+            space = Workspace(self.layout, self.training_chunk if training else self.chunk, training)
+        try:
+            yield space
+        finally:
+            spaces.append(space)
 
     # the contract
 
-    def _rows(self, x: Array) -> int:
+    def need(self, name: str, array: Array | None, shape: tuple[int, ...], *also: Any, only: bool = False) -> None:
+        """An array that is lent, or None, must have this shape and the plan's dtype, or (``only``) one of ``also``."""
+        if array is None:
+            return
+        dtype = self.layout.dtype
+        kinds = [np.dtype(t) for t in also] if only and also else [dtype, *map(np.dtype, also)]
+        if array.shape != shape or array.dtype not in kinds:
+            wanted = " or ".join(str(k) for k in kinds)
+            raise ValueError(f"{name} must be {wanted} of shape {shape}, got {array.dtype} of {array.shape}")
+
+    def need_packed(self, packed: Packed) -> None:
+        """Numbers of another plan have other places."""
+        if packed.digest != self.layout.digest:
+            raise ValueError("packed must be what this engine, or another of the same plan, has packed")
+
+    def need_no_external(self, verb: str) -> None:
+        """What has no argument for external theta cannot run such a plan."""
+        if self.externals:
+            raise ValueError(f"{verb} needs a plan without external theta")
+
+    def need_rows(self, x: Array) -> int:
+        """Rows of x."""
         if x.ndim != 2 or x.shape[1] != self.dim or x.dtype.kind != "f" or x.itemsize not in (4, 8):
             raise ValueError(f"x must be float32 or float64 of shape (rows, {self.dim}), got {x.dtype} of {x.shape}")
         return len(x)
 
-    def _context(self, context: Array | None, rows: int) -> Context:
+    def need_index(self, index: Array | None, rows: int) -> int:
+        """Rows of a batch that an index chooses."""
+        if index is None:
+            return rows
+        if index.ndim != 1 or index.dtype != np.int64:
+            raise ValueError(f"index must be int64 of shape (rows,), got {index.dtype} of {index.shape}")
+        if index.size and not (index.min() >= 0 and index.max() < rows):
+            raise ValueError(f"index must lie within the {rows} rows of x")
+        return len(index)
+
+    def need_weight(self, weight: Array | None, rows: int) -> None:
+        """Weights, one a row."""
+        if weight is None:
+            return
+        if weight.shape != (rows,) or weight.dtype.kind != "f" or weight.itemsize not in (4, 8):
+            raise ValueError(
+                f"weight must be float32 or float64 of shape ({rows},), got {weight.dtype} of {weight.shape}"
+            )
+
+    def through(self, to_data: bool, first: int, last: int, base: bool, keep: bool) -> Pass:
+        """Steps in one direction. The columns are the last step; an empty range beside it does not hold it."""
+        if not 0 <= first <= last <= self.n_steps:
+            raise ValueError(f"first and last must be within 0..{self.n_steps}, got {first} and {last}")
+        if base and first != 0:
+            raise ValueError(f"first must be 0 with base, got {first}")
+        return Pass(int(first), int(last), bool(to_data), keep, first < last == self.n_steps, bool(base))
+
+    def theta(self, thetas: Sequence[Array | None] | None, through: Pass, rows: int) -> Theta:
+        """External theta: an entry for each of the plan, None where its step is not run."""
+        arrays = [None] * len(self.externals) if thetas is None else list(thetas)
+        if len(arrays) != len(self.externals):
+            raise ValueError(f"thetas must have {len(self.externals)} entries, got {len(arrays)}")
+        steps = [k for k, n in enumerate(self.layout.external) if n]
+        for i, (n, k, array) in enumerate(zip(self.externals, steps, arrays, strict=True)):
+            if array is None:
+                if through.first <= k < through.last:
+                    raise ValueError(f"thetas[{i}] must be given: step {k} reads it")
+            elif array.dtype != self.layout.dtype or array.shape not in ((rows, n), (n,)):
+                raise ValueError(
+                    f"thetas[{i}] must be {self.layout.dtype} of shape ({rows}, {n}) or ({n},), "
+                    f"got {array.dtype} of {array.shape}"
+                )
+        return Theta(arrays, self.externals)
+
+    def context(self, context: Array | None, rows: int) -> Context:
         """Rows of context, (m, context_dim), one for each rows / m rows in turn; or (context_dim,), one for all."""
-        n = self._layout.context_dim
+        n = self.layout.context_dim
         if context is None and n == 0:
             return Context(NO_CONTEXT, np.zeros((0, 0)), 1, self._nothing)
         if n == 0:
@@ -439,71 +289,16 @@ class Engine:
         m = len(array)
         if rows % m if m else rows:
             raise ValueError(f"context must have a number of rows that divides {rows}, got {m}")
-        return Context(SHARED_CONTEXT if m == 1 else ROWS_OF_CONTEXT, array, rows // max(m, 1), self._nothing)
+        kind = SHARED_CONTEXT if m == 1 else ROWS_OF_CONTEXT
+        return Context(kind, array, max(rows // max(m, 1), 1), self._nothing)
 
-    def _shared(self, packed: Packed, given: Context, rows: int) -> Context:
+    def shared(self, packed: Packed, given: Context, rows: int) -> Context:
         """The same with the starts of a context that rows share."""
         if given.kind != SHARED_CONTEXT:
             return given
-        layout = self._layout
-        starts = np.zeros(max(layout.n_starts, 1), self._dtype)
-        with self._space(False) as space:
-            space.context[0] = given.rows[0]
-            share_rows(
-                layout.steps, layout.linear, layout.boundary, layout.slots, layout.options, packed.params,
-                packed.context_loc, packed.context_inverse, space.context, starts, space.work, space.sizes, space.index,
-            )  # fmt: skip
-        return Context(given.kind, given.rows, given.block, starts)
-
-    def _range(self, first: int, last: int, theta: Array | None, base: bool, rows: int) -> int:
-        if not 0 <= first <= last <= self._layout.n_steps:
-            raise ValueError(f"first and last must be within 0..{self._layout.n_steps}, got {first} and {last}")
-        if base and first != 0:
-            raise ValueError(f"first must be 0 with base, got {first}")
-        n = self._layout.n_external
-        if theta is None:
-            if n and self._external(first, last):
-                raise ValueError("theta must be given: the range has a step with external theta")
-            return NO_THETA
-        if theta.dtype != self._dtype or theta.shape not in ((rows, n), (n,)) or not n:
-            raise ValueError(
-                f"theta must be {self._dtype} of shape ({rows}, {n}) or ({n},), got {theta.dtype} of {theta.shape}"
-            )
-        return ROWS_OF_THETA if theta.ndim == 2 else SHARED_THETA
-
-    def _external(self, first: int, last: int) -> bool:
-        return bool(np.any(self._layout.external[first:last]))
-
-    def _theta(self, kind: int, theta: Array | None, begin: int, end: int, space: Workspace) -> None:
-        if kind == ROWS_OF_THETA and theta is not None:
-            space.theta[: end - begin] = theta[begin:end]
-        elif kind == SHARED_THETA and theta is not None:
-            space.theta[0] = theta
-
-    def _need(self, name: str, array: Array | None, shape: tuple[int, ...], *also: Any, only: bool = False) -> None:
-        """An array that is lent, or None, must have this shape and the plan's dtype, or (``only``) one of ``also``."""
-        if array is None:
-            return
-        kinds = [np.dtype(t) for t in also] if only and also else [self._dtype, *map(np.dtype, also)]
-        if array.shape != shape or array.dtype not in kinds:
-            wanted = " or ".join(str(k) for k in kinds)
-            raise ValueError(f"{name} must be {wanted} of shape {shape}, got {array.dtype} of {array.shape}")
-
-
-class _Lent:
-    """A workspace for the length of a with-block. Taking from and adding to a list are atomic."""
-
-    def __init__(self, engine: Engine, training: bool) -> None:
-        self.engine, self.training = engine, training
-
-    def __enter__(self) -> Workspace:
-        engine = self.engine
-        try:
-            self.space = engine._spaces[self.training].pop()
-        except IndexError:
-            chunk = engine._training_chunk if self.training else engine._chunk
-            self.space = Workspace(engine._layout, chunk, self.training)
-        return self.space
-
-    def __exit__(self, *error: object) -> None:
-        self.engine._spaces[self.training].append(self.space)
+        starts = np.zeros(max(self.layout.n_starts, 1), self.layout.dtype)
+        plan = self.plan(False)
+        with self.lend(False) as space:
+            given.fill(np.zeros(1, np.int64), space)
+            _evaluate.share_rows(plan, packed.view, space.context, starts, space.space)
+        return replace(given, starts=starts)

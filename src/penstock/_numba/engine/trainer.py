@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from penstock._numba.engine import adam as _adam
-from penstock._numba.engine.engine import Array, Engine, Packed, Workspace, quiet
+from penstock._numba.engine.engine import Array, Engine
+from penstock._numba.engine.gradient import batch_gradient, fill_weight
 from penstock._numba.engine.order import order
-from penstock._numba.engine.rows import NO_CONTEXT, ROWS_OF_CONTEXT
-
-
-def row_order(seed: int, epoch: int, n: int, first: int, out: Array) -> None:
-    """``out[j] = P(first + j)`` with the keyed permutation of seed, epoch and n."""
-    if n < 0 or first < 0 or first + len(out) > n:
-        raise ValueError(f"first must name positions within the {n} rows")
-    order(np.uint64(seed), np.uint64(epoch), int(n), np.arange(first, first + len(out)), out)
+from penstock._numba.engine.packed import Packed
+from penstock._numba.engine.workspace import Workspace
 
 
 class Trainer:
@@ -25,15 +22,41 @@ class Trainer:
 
     def __init__(
         self, engine: Engine, params: Array, buffers: Array, beta1: float, beta2: float, epsilon: float,
-        weight_decay: float, decoupled: bool, clip_norm: float,
+        weight_decay: float, decoupled: bool, clip_norm: float, frozen: Array | None = None,
     ) -> None:  # fmt: skip
-        self._engine, self._layout = engine, engine._layout
-        self._settings = float(beta1), float(beta2), float(epsilon), float(weight_decay), int(decoupled)
+        engine.need_no_external("Trainer")
+        self._engine, self._layout = engine, engine.layout
+        self._settings = float(beta1), float(beta2), float(epsilon), float(weight_decay), bool(decoupled)
         self._clip_norm = float(clip_norm)
+        self._frozen = self._layout.frozen.copy()
+        for offset, count in self._ranges(frozen):
+            self._frozen[offset : offset + count] = True
+        self._busy = threading.Lock()
         packed = engine.pack(params, buffers)
-        self._standard = packed
         zero = np.zeros_like(packed.params)
         self._state = packed, zero, zero.copy(), 0  # parameters, Adam's moments, steps: replaced together
+
+    def _ranges(self, frozen: Array | None) -> list[list[int]]:
+        """Ranges of the flat vector."""
+        if frozen is None:
+            return []
+        if frozen.ndim != 2 or frozen.shape[1] != 2 or frozen.dtype != np.int64:
+            raise ValueError(f"frozen must be int64 of shape (k, 2), got {frozen.dtype} of {frozen.shape}")
+        n = self._engine.n_params
+        if not all(0 <= offset <= n and 0 <= count <= n - offset for offset, count in frozen.tolist()):
+            raise ValueError(f"frozen must lie within the {n} parameters")
+        ranges: list[list[int]] = frozen.tolist()
+        return ranges
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two calls at once would each undo what the other did."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("this trainer is at work in another call")
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     @property
     def step(self) -> int:
@@ -42,74 +65,99 @@ class Trainer:
 
     def packed(self) -> Packed:
         """A snapshot of the present parameters."""
-        return self._state[0]
+        with self._alone():
+            return self._state[0]
 
     def get_params(self, out: Array) -> None:
         """Copy the present parameters into ``out``."""
-        self._engine._need("out", out, (self._engine.n_params,))
-        out[...] = self._state[0].params
+        self._engine.need("out", out, (self._engine.n_params,))
+        with self._alone():
+            out[...] = self._state[0].params
 
     def set_params(self, params: Array) -> None:
         """Replace the parameters; moments and step count stay."""
-        self._engine._need("params", params, (self._engine.n_params,))
-        self._state = self._with(np.array(params)), *self._state[1:]
+        self._engine.need("params", params, (self._engine.n_params,))
+        with self._alone():
+            packed, m, v, step = self._state
+            self._state = packed.with_params(np.array(params)), m, v, step
 
-    def _with(self, params: Array) -> Packed:
-        s = self._standard
-        return Packed(params, s.loc, s.scale, s.inverse, s.log_scale, s.context_loc, s.context_inverse)
+    def get_state(self, m: Array, v: Array) -> int:
+        """Copy Adam's moments into ``m`` and ``v``; how many steps they have seen."""
+        for name, out in (("m", m), ("v", v)):
+            self._engine.need(name, out, (self._engine.n_params,))
+        with self._alone():
+            m[...], v[...] = self._state[1:3]
+            return self._state[3]
+
+    def set_state(self, m: Array, v: Array, step: int) -> None:
+        """Replace Adam's moments and the count of steps; those of frozen parameters stay 0."""
+        for name, given in (("m", m), ("v", v)):
+            self._engine.need(name, given, (self._engine.n_params,))
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step}")
+        with self._alone():
+            m, v = (np.where(self._frozen, 0, given).astype(self._layout.dtype) for given in (m, v))
+            self._state = self._state[0], m, v, int(step)
 
     def run(
-        self, x: Array, context: Array | None, weight: Array | None, weight_scale: float, seed: int, epoch: int, n_train: int,
-        first_step: int, batch_size: int, learning_rates: Array, losses: Array, norms: Array,
+        self, x: Array, context: Array | None, weight: Array | None, weight_exponent: int, weight_scale: float, seed: int,
+        epoch: int, n_train: int, first_step: int, batch_size: int, learning_rates: Array, losses: Array, norms: Array,
     ) -> int:  # fmt: skip
-        """Mini-batches first_step .. of an epoch; how many steps were taken before one was not finite."""
-        n_rows = self._engine._rows(x)
-        self._engine._context(context, n_rows)
+        """Mini-batches first_step .. of an epoch; how many were done before one whose loss or gradient was not finite.
+
+        Weights are those given times 2^weight_exponent. A batch whose weights sum to 0 takes no step and counts as done.
+        """
+        engine = self._engine
+        n_rows = engine.need_rows(x)
+        given = engine.context(context, n_rows)
         if context is not None and np.shape(context) != (n_rows, self._layout.context_dim):
             raise ValueError(f"context must have shape ({n_rows}, {self._layout.context_dim})")
-        if weight is not None and np.shape(weight) != (n_rows,):
-            raise ValueError(f"weight must have shape ({n_rows},), got {np.shape(weight)}")
+        engine.need_weight(weight, n_rows)
         if not 0 < n_train <= n_rows:
             raise ValueError(f"n_train must be within 1..{n_rows}, got {n_train}")
         for name, array in (("learning_rates", learning_rates), ("losses", losses), ("norms", norms)):
             if array.shape != learning_rates.shape or array.ndim != 1 or array.dtype != np.float64:
                 raise ValueError(f"{name} must be float64 of shape {learning_rates.shape}")
         steps = len(learning_rates)
-        if batch_size < 1 or first_step < 0 or (steps and (first_step + steps - 1) * batch_size >= n_train):
+        fine = 1 <= batch_size <= n_train and first_step >= 0
+        if not fine or (steps and (first_step + steps - 1) * batch_size >= n_train):
             raise ValueError(f"first_step and batch_size must stay within the {n_train} rows of an epoch")
-        for i, learning_rate in enumerate(learning_rates):
-            begin = (first_step + i) * batch_size
-            rows = min(batch_size, n_train - begin)
+        with self._alone():
+            for i, learning_rate in enumerate(learning_rates.tolist()):
+                begin = (first_step + i) * batch_size
+                rows = min(batch_size, n_train - begin)
 
-            def fill(first: int, last: int, space: Workspace, begin: int = begin) -> None:
-                index = np.arange(begin + first, begin + last)
-                order(np.uint64(seed), np.uint64(epoch), int(n_train), index, index)
-                order(np.uint64(seed), np.uint64(0), n_rows, index, index)
-                space.x[: last - first] = x[index]
-                if context is not None:
-                    space.context[: last - first] = context[index]
-                space.weight[: last - first] = 1.0 if weight is None else weight[index]
+                def fill(first: int, last: int, space: Workspace, begin: int = begin) -> None:
+                    index = np.arange(begin + first, begin + last)
+                    order(np.uint64(seed), np.uint64(epoch), int(n_train), index, index)
+                    order(np.uint64(seed), np.uint64(0), n_rows, index, index)
+                    space.x[: last - first] = x[index]
+                    given.fill(index, space)
+                    fill_weight(space, None if weight is None else weight[index], last - first, int(weight_exponent))
 
-            packed, m, v, step = self._state
-            kind = NO_CONTEXT if context is None else ROWS_OF_CONTEXT
-            gradient, sums = self._engine.batch_gradient(packed, rows, kind, None, fill)
-            scale = weight_scale / rows
-            gradient = gradient[self._layout.index]
-            norm = math.sqrt(_sum_squares(gradient)) * scale
-            loss, weights = sums.tolist()
-            losses[i], norms[i] = loss / weights if weights else math.nan, norm
-            if not (math.isfinite(losses[i]) and math.isfinite(norm)):
-                return i
-            if norm > self._clip_norm:
-                scale *= self._clip_norm / norm
-            params, m, v = packed.params.copy(), m.copy(), v.copy()
-            _adam.adam(
-                params, gradient, scale, m, v, self._layout.decay, step + 1, float(learning_rate), *self._settings
-            )
-            self._state = self._with(params), m, v, step + 1
-        return len(learning_rates)
+                gradient, sums = batch_gradient(engine, self._state[0], rows, given, fill)
+                loss, weights = sums.tolist()
+                if weights == 0:
+                    losses[i], norms[i] = math.nan, 0.0
+                    continue
+                losses[i] = loss / weights
+                if not self._step(gradient, weight_scale / rows, learning_rate, losses, norms, i):
+                    return i
+        return steps
 
-
-def _sum_squares(x: Any) -> float:
-    with quiet():
-        return float(np.sum(np.square(x, dtype=np.float64)))
+    def _step(self, gradient: Array, scale: float, learning_rate: float, losses: Array, norms: Array, i: int) -> bool:
+        """One step of Adam from a padded gradient, unless loss or gradient are not finite."""
+        packed, m, v, step = self._state
+        gradient = np.where(self._frozen, 0, gradient[self._layout.index])
+        with np.errstate(all="ignore"):
+            norms[i] = norm = math.sqrt(float(np.sum(np.square(gradient, dtype=np.float64)))) * scale
+        if not (math.isfinite(losses[i]) and math.isfinite(norm)):
+            return False
+        if norm > self._clip_norm:
+            scale *= self._clip_norm / norm
+        params, m, v = packed.params.copy(), m.copy(), v.copy()
+        _adam.adam(
+            params, gradient, scale, m, v, self._layout.decay, self._frozen, step + 1, learning_rate, *self._settings
+        )
+        self._state = packed.with_params(params), m, v, step + 1
+        return True

@@ -14,9 +14,10 @@ from typing import Any
 
 from penstock._numba.conditioners.inputs import add_features, copy_features, gather_features, shared_start
 from penstock._numba.conditioners.masked_mlp import masked_backward, masked_forward, masked_gradient
-from penstock._numba.core.jit import jit
-from penstock._numba.core.plan import INPUT, N_B, N_CONTEXT, THETA, TILE, TRANSFORM, B
-from penstock._numba.layers.elementwise import transform_backward, transform_forward
+from penstock._numba.core.jit import call, jit
+from penstock._numba.core.layout import TILE
+from penstock._numba.core.plan import INPUT, N_B, N_CONTEXT, TRANSFORM_BACKWARD, TRANSFORM_FORWARD, B
+from penstock._numba.core.pointers import given
 
 
 @jit
@@ -27,12 +28,11 @@ def gather_dimensions(step: Any, slots: Any, first: int, last: int, n_vectors: i
         copy_features(1, n_vectors, tile.state, slots[step[B] + i] * TILE, tile.kept, u + i * TILE)
 
 
-@jit
 def autoregressive_forward(
-    step: Any, slots: Any, options: Any, linears: Any, params: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool
 ) -> None:
     """Changes the state, adds to log_det."""
-    n, theta = step[N_B], step[THETA]
+    n, slots, linears, params = step[N_B], plan.slots, plan.linear, packed.params
     span = 1 if inverse else n
     gather_features(step, slots, n_vectors, tile)
     if not inverse:
@@ -40,9 +40,7 @@ def autoregressive_forward(
     start = shared_start(step, tile)
     for i in range(0, n, span):
         masked_forward(step, linears, slots, i, i + span, params, tile.starts, start, n_vectors, keep, tile.kept)
-        transform_forward(
-            step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile, keep
-        )  # fmt: skip
+        call(step[TRANSFORM_FORWARD], (step, plan, i, i + span, inverse, n_vectors, tile, keep))
         if inverse and i + 1 < n:
             gather_dimensions(step, slots, i, i + 1, n_vectors, tile)
 
@@ -55,28 +53,24 @@ def add_input_gradient(step: Any, slots: Any, first: int, last: int, n_vectors: 
         add_features(1, n_vectors, tile.d_hidden, du + i * TILE, tile.gradient, slots[step[B] + i] * TILE)
 
 
-@jit
 def autoregressive_backward(
-    step: Any, slots: Any, options: Any, linears: Any, params: Any, inverse: bool, n_vectors: int, tile: Any,
-    want_params: bool,
-) -> None:  # fmt: skip
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
+) -> None:
     """Puts the state back; gradients of parameters are added to the slice's.
 
     In the sequential direction the degrees are walked downwards: the gradient of a dimension is complete once all units that
     read it are done.
     """
-    n, theta = step[N_B], step[THETA]
+    n, slots, linears, params = step[N_B], plan.slots, plan.linear, packed.params
     span = 1 if inverse else n
     for i in range(n - span, -1, -span):
         if inverse and i + 1 < n:
             add_input_gradient(step, slots, i, i + 1, n_vectors, tile)
-        transform_backward(
-            step[TRANSFORM], step, slots, options, i, i + span, inverse, n_vectors, tile.kept, theta, tile
-        )  # fmt: skip
+        call(step[TRANSFORM_BACKWARD], (step, plan, i, i + span, inverse, n_vectors, tile, False))
         masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile)
     if not inverse:
         add_input_gradient(step, slots, 0, n - 1, n_vectors, tile)
-    if tile.d_context.size > 0:
+    if given(tile.d_context):
         add_features(step[N_CONTEXT], n_vectors, tile.d_hidden, 0, tile.d_context, 0)
     if want_params:
         masked_gradient(step, linears, slots, tile)

@@ -16,38 +16,29 @@ from penstock._numba.conditioners.inputs import (
     shares_theta,
 )
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
-from penstock._numba.core.jit import jit
-from penstock._numba.core.plan import N_B, N_U, THETA, TRANSFORM
-from penstock._numba.layers.elementwise import transform_backward, transform_forward
+from penstock._numba.core.jit import call
+from penstock._numba.core.plan import N_B, N_U, TRANSFORM_BACKWARD, TRANSFORM_FORWARD
 
 
-@jit
-def coupling_forward(
-    step: Any, slots: Any, options: Any, linears: Any, params: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool
-) -> None:
+def coupling_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
     """Changes the state, adds to log_det."""
     if shares_theta(step, tile):
         gather_shared_theta(step, n_vectors, tile)
     else:
-        gather_features(step, slots, n_vectors, tile)
-        mlp_forward(step, linears, params, tile.starts, shared_start(step, tile), n_vectors, keep, tile.kept)
-    transform_forward(
-        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile, keep
-    )  # fmt: skip
+        gather_features(step, plan.slots, n_vectors, tile)
+        start = shared_start(step, tile)
+        mlp_forward(step, plan.linear, packed.params, tile.starts, start, n_vectors, keep, tile.kept)
+    call(step[TRANSFORM_FORWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, keep))
 
 
-@jit
 def coupling_backward(
-    step: Any, slots: Any, options: Any, linears: Any, params: Any, inverse: bool, n_vectors: int, tile: Any,
-    want_params: bool,
-) -> None:  # fmt: skip
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
+) -> None:
     """Puts the state back; gradients of parameters are added to the slice's."""
-    transform_backward(
-        step[TRANSFORM], step, slots, options, 0, step[N_B], inverse, n_vectors, tile.kept, step[THETA], tile
-    )  # fmt: skip
+    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, False))
     if shares_theta(step, tile):
         return
     first = first_wanted(step, tile)
-    du = mlp_backward(step, linears, params, n_vectors, want_params, first, tile)
+    du = mlp_backward(step, plan.linear, packed.params, n_vectors, want_params, first, tile)
     if first < step[N_U]:
-        scatter_gradient(step, slots, n_vectors, du, tile)
+        scatter_gradient(step, plan.slots, n_vectors, du, tile)

@@ -6,6 +6,9 @@ forward    v = U x,  c = L v,  y = P c + b                    log_det = sum_i M_
 inverse    c = P'(y - b),  v = L^-1 c,  x = U^-1 v            log_det = -sum_i M_ii
 backward   dc = P' dy,  dv = L' dc,  dx = U' dv
 db = dy,  dL = dc v',  dU = dv x',  dM_ii = U_ii dU_ii + dlog_det
+
+Triangles are solved by substitution, a row at a time, where the compiled core inverts the blocks on the diagonal when it packs
+them: the same numbers but for rounding.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from penstock._numba.conditioners.inputs import copy_features
 from penstock._numba.conditioners.microkernel import LOAD, product, transpose_tile
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import broadcast, fma, lanes, load, splat, store
+from penstock._numba.core.layout import PAD, TILE
 from penstock._numba.core.math import exp
-from penstock._numba.core.plan import GRAD, INPUT, KEPT, N_B, ORDER, PAD, PARAMS, SIGNS, THETA, TILE, B
+from penstock._numba.core.plan import GRAD, INPUT, KEPT, N_B, ORDER, PARAMS, SIGNS, THETA, B
 from penstock._numba.core.rowsum import sum_rows
 
 
@@ -107,10 +111,9 @@ def lu_log_det(step: Any, params: Any) -> float:
     return total
 
 
-@jit
-def lu_forward(step: Any, slots: Any, params: Any, inverse: bool, n_vectors: int, tile: Any) -> None:
+def lu_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
     """Changes the state, adds to log_det; what went in, x and v stay in the kept store."""
-    kept, x, v = tile.kept, step[INPUT], step[THETA]
+    slots, params, kept, x, v = plan.slots, packed.params, tile.kept, step[INPUT], step[THETA]
     c = v + step[N_B] * TILE
     gather_slots(step, slots, n_vectors, tile.state, kept, step[KEPT])
     if inverse:
@@ -165,13 +168,11 @@ def lu_gradient(step: Any, slots: Any, params: Any, tile: Any, n_vectors: int, s
         gradient[below + (n + 1) * stride + i] += sum_rows(d, row, tile.rows, tile.partial)
 
 
-@jit
-def lu_backward(
-    step: Any, slots: Any, params: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
-) -> None:
+def lu_backward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool) -> None:
     """Puts the state back to what went in, and turns the gradient of what came out into that of what went in."""
+    slots, params = plan.slots, packed.params
     n, d = step[N_B], tile.d_hidden
-    first, second, c = 0, d.size // 2, step[THETA] + step[N_B] * TILE
+    first, second, c = 0, tile.d_hidden_half, step[THETA] + step[N_B] * TILE
     gather_slots(step, slots, n_vectors, tile.gradient, d, first)
     if inverse:
         copy_features(n, n_vectors, d, first, d, second)

@@ -18,10 +18,10 @@ from typing import Any
 
 import penstock as ps
 from penstock._backend import NAMES as BACKENDS
-from penstock._tables import SUFFIXES
+from penstock.cli.tables import SUFFIXES
 from penstock.conditioners import ACTIVATIONS
-from penstock.optim import SCHEDULES
 from penstock.recipes import MIXINGS, RECIPES
+from penstock.training.schedule import SCHEDULES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,24 +151,24 @@ def _score_parser(commands: Any) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
-    from penstock import _commands
+    from penstock.cli import commands
 
     given = vars(arguments)
     arguments.recipe_options = {name: given[name] for name in RECIPE_OPTIONS if name in given}
     arguments.fit_options = {name: given[name] for name in FIT_OPTIONS if name in given}
-    return _commands.fit(arguments)
+    return commands.fit(arguments)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from penstock import _commands
+    from penstock.cli import commands
 
-    return _commands.sample(arguments)
+    return commands.sample(arguments)
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from penstock import _commands
+    from penstock.cli import commands
 
-    return _commands.score(arguments)
+    return commands.score(arguments)
 
 
 def _data_options(parser: Any) -> None:

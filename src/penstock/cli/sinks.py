@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from penstock._replace import replacing
-from penstock._tables import suffix
+from penstock._files import replacing
+from penstock._typing import Array
+from penstock.cli.tables import suffix
 
-Array = np.ndarray[Any, Any]
 Write = Callable[[Array], None]
 
 

@@ -12,11 +12,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from penstock._typing import Array
 
 SUFFIXES = (".npy", ".npz", ".csv")
 CHUNK = 1 << 20  # numbers in a chunk: enough rows to keep every thread busy, and a few megabytes

@@ -11,19 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 
 import penstock as ps
 from penstock import _validate
-from penstock._sinks import table_file
-from penstock._tables import SUFFIXES, Table, chunk_rows, read_table
+from penstock._files import check_writable
+from penstock._typing import Array
+from penstock.cli.sinks import table_file
+from penstock.cli.tables import SUFFIXES, Table, chunk_rows, read_table
 from penstock.history import History
 from penstock.recipes import RECIPES
-from penstock.train import check_writable
-
-Array = np.ndarray[Any, Any]
 
 
 def fit(arguments: argparse.Namespace) -> int:

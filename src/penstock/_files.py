@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 
@@ -43,3 +45,20 @@ def replacing(path: str) -> Iterator[BinaryIO]:
                 os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise OSError if a file at ``path`` could not be created or replaced; leaves no trace."""
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {str(path)!r}: it is a folder")
+    if target.exists() and not target.is_file():
+        raise OSError(f"cannot write {str(path)!r}: it is not an ordinary file")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write {str(path)!r}: {error.strerror}") from None
+    os.close(handle)
+    os.unlink(name)

@@ -1,0 +1,47 @@
+"""A flow in a few lines, for people: ``repr(flow)``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from penstock.conditioners import MLP
+from penstock.plan import EMBEDDING, Plan
+from penstock.spec import FlowSpec
+
+
+def describe(spec: FlowSpec, plan: Plan, *, fitted: bool, backend: str) -> str:
+    """Name size, base, layers, embedding and backend, a line each."""
+    context = f" given {plan.context_dim}" if plan.context_dim else ""
+    state = "fitted" if fitted else "not fitted"
+    lines = [f"Flow of {plan.dim} dimensions{context}, {plan.n_params:,} parameters, {plan.dtype.name}, {state}"]
+    lines.append(f"  base      {spec.base}")
+    lines += [f"  layer {number:<3} {_layer(spec, plan, number)}" for number in range(len(spec.layers))]
+    if spec.embedding is not None:
+        lines.append(f"  embedding {_network(spec.embedding, plan, EMBEDDING)}, {_size(plan, EMBEDDING)}")
+    return "\n".join([*lines, f"  backend   {backend}"])
+
+
+def _layer(spec: FlowSpec, plan: Plan, number: int) -> str:
+    """A layer, with the sizes that it has in this flow."""
+    layer = spec.layers[number]
+    words = [type(layer).__name__]
+    if layer.transform is not None:
+        words.append(repr(layer.transform))
+    if layer.conditioner is not None:
+        words.append(_network(layer.conditioner, plan, number))
+    options = {field.name: getattr(layer, field.name) for field in fields(layer)}  # type: ignore[arg-type]
+    words += [str(options[name]) for name in ("split", "order") if name in options]
+    if options.get("explicit", "to_latent") != "to_latent":
+        words.append(f"explicit {options['explicit']}")
+    size = _size(plan, number)
+    return ", ".join([*words, size] if size else words)
+
+
+def _network(network: MLP, plan: Plan, layer: int) -> str:
+    widths = "-".join(map(str, plan.widths(layer)))
+    return f"MLP {widths} {network.activation}{' residual' if network.residual else ''}"
+
+
+def _size(plan: Plan, layer: int) -> str:
+    size = sum(tensor.size for tensor in plan.tensors_of(layer))
+    return f"{size:,} parameters" if size else ""

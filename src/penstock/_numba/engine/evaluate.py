@@ -1,0 +1,127 @@
+"""Evaluation and sampling: chunks of rows through the steps, on the pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock._numba.core.jit import entry
+from penstock._numba.core.layout import TILE
+from penstock._numba.core.pointers import beyond, nothing, pointer, pointers
+from penstock._numba.engine.walk import cut, walk
+from penstock._numba.isa.ends import store_columns
+from penstock._numba.isa.kernels import load_context, share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock._numba.engine.engine import Engine
+    from penstock._numba.engine.packed import Packed
+    from penstock._numba.engine.workspace import Workspace
+
+Array = np.ndarray[Any, Any]
+
+DRAWS, CONTEXT_ROWS = 2**56, 2**40  # numbers that have counters of their own
+
+
+@entry
+def share_rows(plan: Any, packed: Any, context: Any, starts: Any, space: Any) -> None:
+    """Tile.starts from the first row of context, float64."""
+    plan, packed, space, starts = pointers(plan), pointers(packed), pointers(space), pointer(starts)
+    space.index[0] = 0
+    tile = cut(space, 1, space.context, starts, space.d_context, space.gradient)
+    tile_context = load_context(plan, packed, pointer(context), True, space.index, tile, False)
+    share(plan, packed, tile_context, space.kept, starts)
+
+
+@entry
+def evaluate_rows(
+    plan: Any, packed: Any, through: Any, source: Any, rows: int, out: Any, log_det: Any, space: Any
+) -> None:
+    """Rows of a source into out and log_det (float64), or log p with a base."""
+    plan, packed, source, space = pointers(plan), pointers(packed), pointers(source), pointers(space)
+    out, log_det = pointer(out), pointer(log_det)
+    dim, unwanted = plan.dim, nothing(space.state)
+    slots = beyond(plan.boundary, dim * (through.last if through.to_data else through.first))
+    for first in range(0, rows, TILE):
+        n = min(TILE, rows - first)
+        for r in range(n):
+            space.index[r] = first + r
+        tile = walk(plan, packed, through, source, n, unwanted, unwanted, space)
+        store_columns(dim, slots, packed, through.standardises and through.to_data, tile.state, space.index, n, out)
+        for r in range(n):
+            log_det[first + r] = tile.log_det[r]
+
+
+def evaluate(
+    engine: Engine, packed: Packed, to_data: bool, first: int, last: int, x: Array, index: Array | None,
+    context: Array | None, thetas: Sequence[Array | None] | None, base: bool, out: Array | None, log_det: Array | None,
+) -> None:  # fmt: skip
+    """The steps [first, last) in one direction; with ``base``, log_det receives log p.
+
+    Row r of the batch is ``x[index[r]]``, with the row of context that belongs to row ``index[r]`` of x.
+    """
+    engine.need_packed(packed)
+    n_rows = engine.need_rows(x)
+    rows = engine.need_index(index, n_rows)
+    through = engine.through(to_data, first, last, base, False)
+    theta = engine.theta(thetas, through, rows)
+    given = engine.shared(packed, engine.context(context, n_rows), rows)
+    engine.need("out", out, (rows, engine.dim))
+    engine.need("log_det", log_det, (rows,), np.float64)
+    plan = engine.plan(False)
+
+    def chunk(begin: int, end: int, space: Workspace) -> None:
+        chosen: Any = slice(begin, end) if index is None else index[begin:end]
+        space.x[: end - begin] = x[chosen]
+        theta.fill(begin, end, space)
+        given.fill(np.arange(begin, end) if index is None else chosen, space)
+        source = engine.source(space, given, theta)
+        evaluate_rows(plan, packed.view, through, source, end - begin, space.out, space.log_det, space.space)
+        if out is not None:
+            out[begin:end] = space.out[: end - begin]
+        if log_det is not None:
+            with np.errstate(all="ignore"):
+                log_det[begin:end] = space.log_det[: end - begin]
+
+    engine.chunks(rows, chunk)
+
+
+def sample(
+    engine: Engine, packed: Packed, seed: int, context_row: int, first_draw: int, context: Array | None, out: Array,
+    log_prob: Array | None,
+) -> None:  # fmt: skip
+    """Fresh draws, and log p of each if asked for.
+
+    Draw r is number ``first_draw + r % n`` of context row ``context_row + r // n``, where the context has rows for n draws
+    each.
+    """
+    engine.need_packed(packed)
+    engine.need_no_external("sample")
+    rows = len(out)
+    engine.need("out", out, (rows, engine.dim))
+    engine.need("log_prob", log_prob, (rows,), np.float64)
+    through = engine.through(True, 0, engine.n_steps, log_prob is not None, False)
+    given = engine.shared(packed, engine.context(context, rows), rows)
+    draws = given.block if len(given.rows) > 1 else max(rows, 1)
+    for name, start, count, most in (
+        ("first_draw", first_draw, draws, DRAWS),
+        ("context_row", context_row, max(len(given.rows), 1), CONTEXT_ROWS),
+    ):
+        if not 0 <= start <= most - count:
+            raise ValueError(f"{name} must be at least 0, and numbers must stay below {most}, got {start}")
+    plan, theta = engine.plan(False), engine.theta(None, through, rows)
+
+    def chunk(begin: int, end: int, space: Workspace) -> None:
+        given.fill(np.arange(begin, end), space)
+        number = np.arange(begin, begin + space.counters.shape[1])
+        space.counters[0], space.counters[1] = context_row + number // draws, first_draw + number % draws
+        source = engine.source(space, given, theta, np.uint64(seed))
+        evaluate_rows(plan, packed.view, through, source, end - begin, space.out, space.log_det, space.space)
+        out[begin:end] = space.out[: end - begin]
+        if log_prob is not None:
+            with np.errstate(all="ignore"):
+                log_prob[begin:end] = space.log_det[: end - begin]
+
+    engine.chunks(rows, chunk)

@@ -1,0 +1,318 @@
+"""The way back, and sums over rows that depend on the batch alone: slices of a batch, and a fixed tree over them.
+
+A batch of up to 4096 rows has at most 16 slices, a larger one a slice for each 256 rows, and no more than 64. The gradients
+of neighbours are added as soon as both are there, so that there are never more than 16 at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock._numba.core.jit import entry, jit
+from penstock._numba.core.layout import TILE
+from penstock._numba.core.plan import N_LINEAR, step_of
+from penstock._numba.core.pointers import beyond, nothing, pointer, pointers
+from penstock._numba.core.rowsum import sum_rows
+from penstock._numba.engine.walk import NO_CONTEXT, fill, walk
+from penstock._numba.isa.ends import base_backward, load_cotangents, store_cotangents, store_numbers
+from penstock._numba.isa.kernels import backward, store_context
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock._numba.engine.engine import Context, Engine
+    from penstock._numba.engine.packed import Packed
+    from penstock._numba.engine.workspace import Workspace
+
+Array = np.ndarray[Any, Any]
+
+ROWS_OF_FEW_SLICES = 4096  # up to here at most FEW_SLICES
+FEW_SLICES, MOST_SLICES = 16, 64
+ROWS_OF_A_SLICE = 256
+SLICES_AT_ONCE = 8  # of a batch with more than FEW_SLICES: so many gradients, and a few sums of earlier ones
+
+
+@jit
+def counted_rows(first: int, last: int, weighted: bool, weight: Any, index: Any) -> int:
+    """Fill index with the rows of a tile, those of weight zero left out; how many they are."""
+    n = 0
+    for r in range(first, last):
+        if not weighted or weight[r] != 0:
+            index[n] = r
+            n += 1
+    return n
+
+
+@jit
+def add_loss(weight: Any, tile: Any, index: Any, numbers: Any, partial: Any, sums: Any) -> None:
+    """Sums over a tile's rows of -w log p and of w."""
+    for r in range(tile.rows):
+        numbers[r] = -weight[index[r]] * tile.log_det[r]
+    sums[0] += sum_rows(numbers, 0, tile.rows, partial)
+    for r in range(tile.rows):
+        numbers[r] = weight[index[r]]
+    sums[1] += sum_rows(numbers, 0, tile.rows, partial)
+
+
+@entry
+def vjp_rows(
+    plan: Any, packed: Any, through: Any, source: Any, rows: int, loss: bool, want_params: bool, want_context: bool,
+    weight: Any, d_out: Any, d_log_det: Any, out: Any, log_det: Any, d_context: Any, d_theta: Any, params_gradient: Any,
+    theta_gradient: Any, sums: Any, space: Any,
+) -> None:  # fmt: skip
+    """Cotangents of rows: overwrites out (that of x), log_det (forward), d_context and d_theta.
+
+    Adds to the gradient of parameters, and to theta_gradient those of every external theta. With ``loss``, d_log_det is minus
+    the weight, rows of weight zero are left out, and sums gets the sums over rows of -w log p and of w.
+    """
+    n_context_numbers, n_external_numbers = space.d_context.size, space.d_external.size
+    plan, packed, source, space = pointers(plan), pointers(packed), pointers(source), pointers(space)
+    weight, d_out, d_log_det, out, log_det = (
+        pointer(weight), pointer(d_out), pointer(d_log_det), pointer(out), pointer(log_det)
+    )  # fmt: skip
+    d_context, d_theta, params_gradient = pointer(d_context), pointer(d_theta), pointer(params_gradient)
+    dim, index, gradient = plan.dim, space.index, space.gradient
+    embedded = want_params and step_of(plan, plan.n_steps)[N_LINEAR] > 0
+    back_to_context = source.context_kind != NO_CONTEXT and (want_context or embedded)
+    tile_d_context = space.d_context if back_to_context else nothing(space.d_context)
+    before = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
+    after = beyond(plan.boundary, dim * (through.last if through.to_data else through.first))
+    for first in range(0, rows, TILE):
+        n = counted_rows(first, min(first + TILE, rows), loss, weight, index)
+        if n == 0:
+            continue
+        tile = walk(plan, packed, through, source, n, tile_d_context, params_gradient, space)
+        for r in range(n):
+            log_det[index[r]] = tile.log_det[r]
+        fill(space.d_context, n_context_numbers, 0)
+        fill(space.d_external, n_external_numbers, 0)
+        for r in range(TILE):
+            i = index[min(r, n - 1)]
+            space.bar[r] = -weight[i] if loss else d_log_det[i]
+            space.log_det_bar[r] = -space.bar[r] if through.base and through.to_data else space.bar[r]
+        if loss:
+            fill(gradient, dim * TILE, 0)
+            add_loss(weight, tile, index, space.numbers, space.double_partial, sums)
+        else:
+            load_cotangents(dim, after, packed, through.standardises and through.to_data, d_out, index, n, gradient)
+        if through.base and not through.to_data:
+            base_backward(dim, tile.state, space.bar, n, gradient)
+        backward(plan, packed, through, want_params, tile)
+        if back_to_context:
+            store_context(plan, packed, want_params, want_context, tile, index, d_context)
+        if through.base and through.to_data:
+            base_backward(dim, tile.state, space.bar, n, gradient)
+        store_cotangents(dim, before, packed, through.standardises and not through.to_data, gradient, index, n, out)
+        store_numbers(plan.n_external, space.d_external, index, n, d_theta)
+        for i in range(plan.n_external):
+            theta_gradient[i] += sum_rows(space.d_external, i * TILE, n, space.double_partial)
+
+
+@entry
+def sum_context(by_row: Any, first_row: int, block: int, sums: Any) -> None:
+    """Add rows to the sums of their blocks; row 0 is number ``first_row`` of the batch."""
+    for r in range(by_row.shape[0]):
+        for i in range(by_row.shape[1]):
+            sums[(first_row + r) // block, i] += by_row[r, i]
+
+
+def slices_of(rows: int) -> list[tuple[int, int]]:
+    """The slices of a batch, as ranges of rows: they depend on its size alone."""
+    tiles = -(-rows // TILE)
+    n = min(FEW_SLICES, tiles) if rows <= ROWS_OF_FEW_SLICES else min(MOST_SLICES, -(-rows // ROWS_OF_A_SLICE))
+    return [(s * tiles // n * TILE, min(rows, (s + 1) * tiles // n * TILE)) for s in range(n)]
+
+
+def combine(parts: Array) -> Array:
+    """The sum over the first axis by a fixed binary tree; ``parts`` is used up."""
+    stride = 1
+    with np.errstate(all="ignore"):
+        while stride < len(parts):
+            for i in range(0, len(parts) - stride, 2 * stride):
+                parts[i] += parts[i + stride]
+            stride *= 2
+    return parts[0]
+
+
+class Tree:
+    """The sum of gradients that come one after the other, with the very additions of ``combine`` over all of them."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, Array]] = []  # sums of 2^level neighbours
+
+    def add(self, part: Array) -> None:
+        """The next one; it is used up."""
+        level = 0
+        with np.errstate(all="ignore"):
+            while self.parts and self.parts[-1][0] == level:
+                _, sum_before = self.parts.pop()
+                sum_before += part
+                part, level = sum_before, level + 1
+        self.parts.append((level, part))
+
+    def total(self) -> Array:
+        """Of all that came."""
+        with np.errstate(all="ignore"):
+            while len(self.parts) > 1:
+                _, part = self.parts.pop()
+                self.parts[-1][1][...] += part
+        return self.parts[0][1]
+
+
+def sum_slices(
+    engine: Engine, rows: int, chunk: Callable[[int, int, int, Workspace, Array], None], want_params: bool
+) -> Array:
+    """The padded gradient of all slices of a batch; ``chunk(s, begin, end, ...)`` adds that of rows of slice s."""
+    slices, layout = slices_of(rows), engine.layout
+    at_once = len(slices) if len(slices) <= FEW_SLICES else SLICES_AT_ONCE
+    tree = Tree()
+    for first in range(0, max(len(slices), 1), max(at_once, 1)):
+        some = slices[first : first + at_once]
+        gradients = np.zeros((max(len(some), 1), layout.n_gradient if want_params else 0), layout.dtype)
+
+        def job(i: int, stopped: Any, first: int = first, gradients: Array = gradients) -> None:
+            begin, end = slices[first + i]
+            with engine.lend(True) as space:
+                for at in range(begin, end, engine.training_chunk):
+                    if stopped():
+                        return
+                    chunk(first + i, at, min(end, at + engine.training_chunk), space, gradients[i])
+
+        engine.share(job, len(some), engine.threads(rows, 3 * layout.flops), True)
+        tree.add(combine(gradients))
+    return tree.total()
+
+
+def vjp(
+    engine: Engine, packed: Packed, to_data: bool, first: int, last: int, x: Array, context: Array | None,
+    thetas: Sequence[Array | None] | None, base: bool, d_out: Array | None, d_log_det: Array | None,
+    log_det: Array | None, d_x: Array | None, d_params: Array | None, d_context: Array | None,
+    d_thetas: Sequence[Array | None] | None,
+) -> None:  # fmt: skip
+    """Cotangents of ``evaluate``: from those of out and log_det to those of x, parameters, context and theta.
+
+    ``log_det`` receives what evaluate gives for it. Gradients that are sums over rows are added to, in float64; others are
+    overwritten.
+    """
+    engine.need_packed(packed)
+    rows, layout = engine.need_rows(x), engine.layout
+    through = engine.through(to_data, first, last, base, True)
+    theta = engine.theta(thetas, through, rows)
+    given = engine.shared(packed, engine.context(context, rows), rows)
+    engine.need("d_out", d_out, (rows, engine.dim))
+    engine.need("d_log_det", d_log_det, (rows,))
+    engine.need("log_det", log_det, (rows,), np.float64)
+    engine.need("d_x", d_x, (rows, engine.dim))
+    engine.need("d_params", d_params, (engine.n_params,), np.float64, only=True)
+    own = context is not None and context.ndim == 2 and len(context) == rows
+    if d_context is not None:
+        if context is None:
+            raise ValueError("d_context must be None where context is None")
+        engine.need("d_context", d_context, context.shape, *([] if own else [np.float64]), only=not own)
+    theta.need_gradients(d_thetas, engine)
+    plan, slices = engine.plan(True), slices_of(rows)
+    want_context = d_context is not None
+    by_row = d_params is not None or want_context  # gradients read the context of each row, even if all share one
+    theta_sums = np.zeros((max(len(slices), 1), layout.n_external))
+    # of a slice, the sums for each row of the context that it reads
+    blocks = [(begin // given.block, (end - 1) // given.block + 1) for begin, end in slices]
+    context_sums = [np.zeros((b - a, layout.context_dim)) if want_context and not own else None for a, b in blocks]
+
+    def chunk(s: int, begin: int, end: int, space: Workspace, params_gradient: Array) -> None:
+        n = end - begin
+        space.x[:n] = x[begin:end]
+        theta.fill(begin, end, space)
+        space.d_out[:n] = 0 if d_out is None else d_out[begin:end]
+        space.d_log_det[:n] = 0 if d_log_det is None else d_log_det[begin:end]
+        given.fill(np.arange(begin, end), space)
+        source = engine.source(space, given, theta, by_row=by_row)
+        vjp_rows(
+            plan, packed.view, through, source, n, False, d_params is not None, want_context, space.weight,
+            space.d_out, space.d_log_det, space.out, space.log_det, space.d_context, space.d_theta, params_gradient,
+            theta_sums[s], space.sums, space.space,
+        )  # fmt: skip
+        with np.errstate(all="ignore"):
+            if log_det is not None:
+                log_det[begin:end] = space.log_det[:n]
+        if d_x is not None:
+            d_x[begin:end] = space.out[:n]
+        theta.take(d_thetas, begin, end, space)
+        sums = context_sums[s]
+        if sums is not None:
+            sum_context(space.d_context[:n], begin - blocks[s][0] * given.block, given.block, sums)
+        elif d_context is not None:
+            d_context[begin:end] = space.d_context[:n]
+
+    gradient = sum_slices(engine, rows, chunk, d_params is not None)
+    with np.errstate(all="ignore"):
+        if d_params is not None:
+            d_params += gradient[layout.index]
+        theta.add(d_thetas, combine(theta_sums))
+        if d_context is not None:
+            sums_of_context = d_context.reshape(-1, layout.context_dim)
+            for (a, b), sums in zip(blocks, context_sums, strict=True):
+                if sums is not None:
+                    sums_of_context[a:b] += sums
+
+
+def loss_and_grad(
+    engine: Engine, packed: Packed, x: Array, context: Array | None, weight: Array | None, d_params: Array
+) -> tuple[float, float]:
+    """Sums over rows of -w log p and of w; the gradient of the first is added to ``d_params``."""
+    engine.need_packed(packed)
+    rows = engine.need_rows(x)
+    engine.need_no_external("loss_and_grad")
+    given = engine.context(context, rows)
+    engine.need("d_params", d_params, (engine.n_params,), np.float64, only=True)
+    engine.need_weight(weight, rows)
+    exponent = 0
+    if weight is not None and rows:
+        # weights may be any multiple of others: scaled to about 1 before anything is narrowed
+        largest = float(np.max(np.abs(weight)))
+        exponent = int(np.frexp(largest)[1]) if np.isfinite(largest) else 0
+
+    def fill(begin: int, end: int, space: Workspace) -> None:
+        space.x[: end - begin] = x[begin:end]
+        given.fill(np.arange(begin, end), space)
+        fill_weight(space, None if weight is None else weight[begin:end], end - begin, -exponent)
+
+    gradient, sums = batch_gradient(engine, packed, rows, given, fill)
+    with np.errstate(all="ignore"):
+        d_params += np.ldexp(gradient[engine.layout.index].astype(np.float64), exponent)
+        loss, total = np.ldexp(sums, exponent).tolist()
+    return loss, total
+
+
+def fill_weight(space: Workspace, weight: Array | None, rows: int, exponent: int) -> None:
+    """Weights times 2^exponent into a workspace, in float64; 1 where there are none."""
+    with np.errstate(all="ignore"):
+        space.weight[:rows] = 1.0 if weight is None else np.ldexp(weight.astype(np.float64), exponent)
+
+
+def batch_gradient(
+    engine: Engine, packed: Packed, rows: int, given: Context, fill: Callable[[int, int, Workspace], None]
+) -> tuple[Array, Array]:
+    """Padded gradient of the loss of a batch, and the sums of -w log p and of w.
+
+    ``fill`` brings rows, their context and their weights.
+    """
+    layout = engine.layout
+    through, plan = engine.through(False, 0, engine.n_steps, True, True), engine.plan(True)
+    given, theta = engine.shared(packed, given, rows), engine.theta(None, through, rows)
+    sums = np.zeros((max(len(slices_of(rows)), 1), 2))
+    theta_sums = np.zeros(layout.n_external)
+
+    def chunk(s: int, begin: int, end: int, space: Workspace, params_gradient: Array) -> None:
+        fill(begin, end, space)
+        source = engine.source(space, given, theta, by_row=True)
+        vjp_rows(
+            plan, packed.view, through, source, end - begin, True, True, False, space.weight, space.d_out,
+            space.d_log_det, space.out, space.log_det, space.d_context, space.d_theta, params_gradient, theta_sums,
+            sums[s], space.space,
+        )  # fmt: skip
+
+    gradient = sum_slices(engine, rows, chunk, True)
+    return gradient, combine(sums)

@@ -1,0 +1,38 @@
+"""An immutable snapshot of a flow's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from penstock._numba.core import plan as views
+from penstock._numba.engine.layout import Layout
+
+Array = np.ndarray[Any, Any]
+
+
+class Packed:
+    """Parameters and standardisation, and the digest of the table that they belong to."""
+
+    def __init__(self, layout: Layout, params: Array, buffers: Array) -> None:
+        """The arrays are not copied: they must not change."""
+        loc, scale = buffers[layout.loc], buffers[layout.scale]
+        context_loc, context_scale = buffers[layout.context_loc], buffers[layout.context_scale]
+        with np.errstate(all="ignore"):
+            self.view = views.Packed(
+                params, loc, scale, 1.0 / scale, float(np.sum(np.log(scale))), context_loc, 1.0 / context_scale
+            )  # fmt: skip
+        self.digest = layout.digest
+
+    @property
+    def params(self) -> Array:
+        """The flat vector."""
+        params: Array = self.view.params
+        return params
+
+    def with_params(self, params: Array) -> Packed:
+        """The same standardisation with other parameters."""
+        other = object.__new__(Packed)
+        other.view, other.digest = self.view._replace(params=params), self.digest
+        return other

@@ -1,0 +1,1 @@
+"""Rows into tiles and out of them, and the walk through a plan's steps."""

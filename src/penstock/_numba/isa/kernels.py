@@ -1,0 +1,160 @@
+"""What the engine asks of the kernels: the walk through a plan's steps, there and back, and the context on its way to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock._numba.conditioners.activations import ACTIVATIONS
+from penstock._numba.conditioners.inputs import copy_features, start_shared
+from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
+from penstock._numba.core.jit import call, jit, kernel
+from penstock._numba.core.layout import TILE
+from penstock._numba.core.plan import (
+    ACTIVATE,
+    ACTIVATION,
+    AUTOREGRESSIVE,
+    BACKWARD,
+    COUPLING,
+    ELEMENTWISE,
+    EXPLICIT_TO_DATA,
+    FORWARD,
+    INPUT,
+    KERNEL_TYPES,
+    KIND,
+    LU_LINEAR,
+    N_CONTEXT,
+    N_LINEAR,
+    N_THETA,
+    N_U,
+    SCALE_BY_DERIVATIVE,
+    THETA,
+    TRANSFORM,
+    TRANSFORM_BACKWARD,
+    TRANSFORM_FORWARD,
+    step_of,
+)
+from penstock._numba.core.pointers import beyond
+from penstock._numba.isa.ends import limit, pad_rows, vectors
+from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
+from penstock._numba.layers.coupling import coupling_backward, coupling_forward
+from penstock._numba.layers.elementwise import (
+    TRANSFORM_BACKWARDS,
+    TRANSFORM_FORWARDS,
+    elementwise_backward,
+    elementwise_forward,
+)
+from penstock._numba.layers.lu_linear import lu_backward, lu_forward
+
+
+def embedding_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
+    """The network between the context and what conditioners read of it."""
+    mlp_forward(step, plan.linear, packed.params, tile.kept, -1, n_vectors, keep, tile.kept)
+
+
+def embedding_backward(
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
+) -> None:
+    """Its way back, from tile.d_context to the beginning of tile.d_hidden."""
+    copy_features(step[N_THETA], n_vectors, tile.d_context, 0, tile.d_theta, 0)
+    at = mlp_backward(step, plan.linear, packed.params, n_vectors, want_params, 0, tile)
+    copy_features(step[N_U], n_vectors, tile.d_hidden, at, tile.d_hidden, 0)
+
+
+LAYERS = {
+    ELEMENTWISE: (elementwise_forward, elementwise_backward),
+    COUPLING: (coupling_forward, coupling_backward),
+    LU_LINEAR: (lu_forward, lu_backward),
+    AUTOREGRESSIVE: (autoregressive_forward, autoregressive_backward),
+}
+
+
+def prepare(steps: Any, dtype: Any, backwards: bool) -> None:
+    """Put the addresses of the kernels that a plan needs into its steps."""
+    kinds = KERNEL_TYPES[dtype.name]
+    for row in steps:
+        if row[KIND] in LAYERS:
+            forward, backward = LAYERS[row[KIND]]
+        elif row[N_LINEAR] > 0:
+            forward, backward = embedding_forward, embedding_backward
+        else:
+            continue
+        row[FORWARD] = kernel(forward, kinds.layer)
+        if backwards:
+            row[BACKWARD] = kernel(backward, kinds.layer)
+        if row[N_LINEAR] > 0:
+            activate_all, scale_by_derivative = ACTIVATIONS[row[ACTIVATION]]
+            row[ACTIVATE] = kernel(activate_all, kinds.activate)
+            if backwards:
+                row[SCALE_BY_DERIVATIVE] = kernel(scale_by_derivative, kinds.scale)
+        if row[KIND] in LAYERS and row[KIND] != LU_LINEAR:
+            row[TRANSFORM_FORWARD] = kernel(TRANSFORM_FORWARDS[row[TRANSFORM]], kinds.transform)
+            if backwards:
+                row[TRANSFORM_BACKWARD] = kernel(TRANSFORM_BACKWARDS[row[TRANSFORM]], kinds.transform)
+
+
+@jit
+def load_context(plan: Any, packed: Any, context: Any, shared: bool, index: Any, tile: Any, keep: bool) -> Any:
+    """What conditioners read of the context, (n_context, tile): its rows, float64, standardised, and through the embedding.
+
+    Rows lie where the embedding reads them, or else in tile.context, where conditioners do.
+    """
+    embedding, dim = step_of(plan, plan.n_steps), plan.context_dim
+    embedded = embedding[N_LINEAR] > 0
+    to = beyond(tile.kept, embedding[INPUT]) if embedded else tile.context
+    for r in range(tile.rows):
+        for i in range(dim):
+            row = 0 if shared else index[r]
+            v = (context[row * dim + i] - packed.context_loc[i]) * packed.context_inverse[i]
+            to[i * TILE + r] = limit(v, to)
+    pad_rows(dim, tile.rows, to)
+    if not embedded:
+        return to
+    call(embedding[FORWARD], (embedding, plan, packed, False, vectors(tile.rows, to), tile, keep))
+    return beyond(tile.kept, embedding[THETA])
+
+
+@jit
+def store_context(
+    plan: Any, packed: Any, want_params: bool, want_context: bool, tile: Any, index: Any, d_context: Any
+) -> None:
+    """The way back of tile.d_context: parameters of the embedding, and rows of d_context."""
+    embedding, d, dim = step_of(plan, plan.n_steps), tile.d_context, plan.context_dim
+    if embedding[N_LINEAR] > 0:
+        n = vectors(tile.rows, tile.state)
+        call(embedding[BACKWARD], (embedding, plan, packed, False, n, tile, want_params))
+        d = tile.d_hidden
+    if want_context:
+        for r in range(tile.rows):
+            for i in range(dim):
+                d_context[index[r] * dim + i] = d[i * TILE + r] * packed.context_inverse[i]
+
+
+@jit
+def share(plan: Any, packed: Any, context: Any, kept: Any, starts: Any) -> None:
+    """Tile.starts from the first row of a tile's context."""
+    for k in range(plan.n_steps):
+        step = step_of(plan, k)
+        if step[N_CONTEXT] > 0:
+            start_shared(step, plan.linear, packed.params, context, kept, starts)
+
+
+@jit
+def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
+    """The steps of a pass in its direction."""
+    n = vectors(tile.rows, tile.state)
+    for i in range(through.last - through.first):
+        step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
+        inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
+        if step[FORWARD] != 0:
+            call(step[FORWARD], (step, plan, packed, inverse, n, tile, through.keep))
+
+
+@jit
+def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any) -> None:
+    """The way back: tile.gradient from the cotangents of what came out to those of what went in."""
+    n = vectors(tile.rows, tile.state)
+    for i in range(through.last - through.first - 1, -1, -1):
+        step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
+        inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
+        if step[BACKWARD] != 0:
+            call(step[BACKWARD], (step, plan, packed, inverse, n, tile, want_params))

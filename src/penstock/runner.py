@@ -1,0 +1,275 @@
+"""The one door to the engine: a plan on a backend. Every output is allocated here, and nothing else calls the engine.
+
+Rows come as the front door leaves them, two-dimensional; ``packed`` is what ``pack`` gave. A context is None, one row for all,
+of shape (context_dim,), or of shape (m, context_dim), a row for each ``rows / m`` rows in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from penstock import _protocol1
+from penstock._typing import Array
+from penstock.plan import Plan
+
+
+class Gradients(NamedTuple):
+    """Gradients of a map; None for those that were not asked for.
+
+    Attributes
+    ----------
+    x : array of the shape of the rows
+    params : float64 array of shape (n_params,), or None
+    context : array of the shape of the context, or None
+        A sum over rows, in float64, unless each row has a context of its own.
+    thetas : list of arrays
+        For each external theta; that of one which all rows share is a sum over rows, in float64.
+    log_det : array of shape (rows,), or None
+        What the forward pass gave.
+    """
+
+    x: Array
+    params: Array | None
+    context: Array | None
+    thetas: list[Array]
+    log_det: Array | None
+
+
+class Runner:
+    """A plan on one backend.
+
+    Attributes
+    ----------
+    plan : Plan
+    engine : object
+        The backend's engine of the plan.
+    """
+
+    def __init__(self, plan: Plan, backend: Any) -> None:
+        engine = backend.Engine(plan.table)
+        if not hasattr(engine, "externals"):
+            backend = _protocol1.Backend(backend)
+            engine = backend.Engine(plan.table)
+        self.plan = plan
+        self.engine = engine
+        self._backend = backend
+        # Bound once: one row at a time is a common call, and an attribute look-up a visible part of it.
+        self._evaluate = engine.evaluate
+        self._dtype = plan.dtype
+        self._n_steps = plan.n_steps
+
+    def pack(self, params: Array, buffers: Array) -> Any:
+        """The engine's own copy of the numbers, immutable."""
+        return self.engine.pack(params, buffers)
+
+    # --- evaluating ---------------------------------------------------------------------------------------------
+
+    def log_prob_row(self, packed: Any, row: Array, context: Array | None) -> Array:
+        """The log-density of one row, of shape (1, dim), without any check."""
+        out = np.empty(1, self._dtype)
+        self._evaluate(packed, False, 0, self._n_steps, row, None, context, None, True, None, out)
+        return out
+
+    def log_prob(
+        self,
+        packed: Any,
+        x: Array,
+        context: Array | None = None,
+        out: Array | None = None,
+        dtype: np.dtype[Any] | None = None,
+        *,
+        index: Array | None = None,
+    ) -> Array:
+        """The log-density of every row, or of the rows of an index, (rows,), into ``out`` if given."""
+        if out is None:
+            out = np.empty(len(x) if index is None else len(index), dtype or self._dtype)
+        self._evaluate(packed, False, 0, self._n_steps, x, index, context, None, True, None, out)
+        return out
+
+    def transform(
+        self,
+        packed: Any,
+        to_data: bool,
+        x: Array,
+        context: Array | None = None,
+        thetas: Sequence[Array | None] | None = None,
+        *,
+        first: int = 0,
+        last: int | None = None,
+    ) -> tuple[Array, Array]:
+        """Steps ``first`` to ``last - 1`` in one direction, by default all: the image of every row, and its log_det."""
+        out = np.empty(x.shape, self._dtype)
+        log_det = np.empty(len(x), self._dtype)
+        last = self._n_steps if last is None else last
+        self._evaluate(packed, to_data, first, last, x, None, context, thetas, False, out, log_det)
+        return out, log_det
+
+    def sample(
+        self,
+        packed: Any,
+        n: int,
+        seed: int,
+        context: Array | None = None,
+        out: Array | None = None,
+        *,
+        log_prob: bool = False,
+        first: int = 0,
+        context_row: int = 0,
+    ) -> tuple[Array, Array | None]:
+        """``n`` draws in all, (n, dim), into ``out`` if given, and on demand their log-density.
+
+        They are shared out evenly to the rows of the context, whose numbers begin at ``context_row``; the draws of each
+        begin at number ``first``.
+        """
+        if out is None:
+            out = np.empty((n, self.plan.dim), self._dtype)
+        density = np.empty(n, self._dtype) if log_prob else None
+        self.engine.sample(packed, seed, context_row, first, context, out, density)
+        return out, density
+
+    # --- gradients ----------------------------------------------------------------------------------------------
+
+    def vjp(
+        self,
+        packed: Any,
+        to_data: bool,
+        x: Array,
+        d_out: Array | None,
+        d_log_det: Array | None,
+        context: Array | None = None,
+        *,
+        base: bool = False,
+        params: bool = True,
+        contexts: bool = True,
+        thetas: Sequence[Array] | None = None,
+        log_det: bool = False,
+    ) -> Gradients:
+        """The vector-Jacobian product of all steps in one direction, with ``base`` that of the log-density.
+
+        ``params`` and ``contexts`` say whether their gradients are wanted, ``log_det`` whether that of the forward pass is.
+        """
+        d_x = np.empty(x.shape, self._dtype)
+        d_params = np.zeros(self.plan.n_params) if params else None
+        d_context = None
+        if contexts and context is not None:
+            own = context.ndim == 2 and len(context) == len(x)
+            d_context = np.empty(context.shape, self._dtype) if own else np.zeros(context.shape)
+        d_thetas = None
+        if thetas is not None:
+            d_thetas = [
+                np.empty(theta.shape, self._dtype) if theta.ndim == 2 else np.zeros(theta.shape) for theta in thetas
+            ]
+        given = np.empty(len(x), self._dtype) if log_det else None
+        self.engine.vjp(
+            packed, to_data, 0, self._n_steps, x, context, thetas, base, d_out, d_log_det, given, d_x, d_params, d_context,
+            d_thetas,
+        )  # fmt: skip
+        return Gradients(d_x, d_params, d_context, d_thetas or [], given)
+
+    def log_prob_and_grad(self, packed: Any, x: Array, context: Array | None, *, contexts: bool) -> Gradients:
+        """The log-density of every row, as ``log_det``, and its gradient, in one forward pass and one back."""
+        ones = np.ones(len(x), self._dtype)
+        return self.vjp(packed, False, x, None, ones, context, base=True, params=False, contexts=contexts, log_det=True)
+
+    def loss_and_grad(
+        self, packed: Any, x: Array, context: Array | None, weight: Array | None
+    ) -> tuple[float, float, Array]:
+        """The sum of weighted negative log-densities, the sum of weights, and the gradient (float64) of the former."""
+        grad = np.zeros(self.plan.n_params)
+        loss_sum, weight_sum = self.engine.loss_and_grad(packed, x, context, weight, grad)
+        return float(loss_sum), float(weight_sum), grad
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def row_order(self, seed: int, epoch: int, n: int, positions: Array | range) -> Array:
+        """The rows at some positions, an int64 array or a range, of the order in which an epoch visits ``n`` rows."""
+        out = np.empty(len(positions), np.int64)
+        where = positions.start if isinstance(positions, range) else positions
+        self._backend.row_order(seed, epoch, n, where, out)
+        return out
+
+    def trainer(
+        self,
+        params: Array,
+        buffers: Array,
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        clip_norm: float,
+        frozen: Array | None,
+    ) -> Trainer:
+        """A trainer that begins at these numbers; ``frozen`` holds ``[offset, count]`` of parameters that stay."""
+        options = (*betas, epsilon, weight_decay, True, clip_norm, frozen)
+        return Trainer(self._backend.Trainer(self.engine, params, buffers, *options))
+
+    def adam(
+        self,
+        params: Array,
+        grad: Array,
+        m: Array,
+        v: Array,
+        step: int,
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        """One step of Adam or AdamW, number ``step`` from 1, on ``params`` and the moments in place."""
+        self.engine.adam(params, grad, m, v, step, learning_rate, *betas, epsilon, weight_decay, decoupled)
+
+
+class Trainer:
+    """The parameters of a training run and the state of their optimiser, which is AdamW."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return int(self._trainer.step)
+
+    def packed(self) -> Any:
+        """The present parameters, packed."""
+        return self._trainer.packed()
+
+    def params(self, out: Array) -> Array:
+        """The present parameters, into ``out``."""
+        self._trainer.get_params(out)
+        return out
+
+    def run(
+        self,
+        x: Array,
+        context: Array | None,
+        weight: Array | None,
+        *,
+        weight_exponent: int,
+        weight_scale: float,
+        seed: int,
+        epoch: int,
+        n_train: int,
+        first_step: int,
+        batch_size: int,
+        learning_rates: Array,
+    ) -> tuple[int, Array, Array]:
+        """Take a step for each learning rate, on consecutive batches of an epoch.
+
+        Returns
+        -------
+        done : int
+            Steps before the first one whose loss or gradient was not finite.
+        losses, norms : float64 arrays of shape (steps,)
+            Mean losses of the batches, NaN for one whose weights are all zero, and norms of the gradients before clipping.
+        """
+        losses, norms = np.empty(len(learning_rates)), np.empty(len(learning_rates))
+        done = self._trainer.run(
+            x, context, weight, weight_exponent, weight_scale, seed, epoch, n_train, first_step, batch_size, learning_rates,
+            losses, norms,
+        )  # fmt: skip
+        return int(done), losses, norms

@@ -1,0 +1,146 @@
+"""Why training failed, and what a user should know of a run that did not: causes in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from penstock._typing import Array
+from penstock._warn import warn
+from penstock.history import History
+from penstock.plan import Plan
+from penstock.training.rows import Part, Rows
+from penstock.training.schedule import Schedule
+
+EXTREME = 1e3  # scales from the location, beyond which a value is the likely cause of an overflow
+HEAVY = 1e4  # mean weights, beyond which a weight is
+ROWS_PER_PARAMETER = 0.1  # fewer training rows a parameter are warned about
+DIVERGED = 0.1  # nats by which a validation loss has risen for good, if training overfits
+FEW = 30  # validation rows, of equal weight, whose mean tells epochs apart badly
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: a loss, gradient or parameter is NaN or infinite. The flow is as it was before ``fit``.
+
+    Attributes
+    ----------
+    best : Flow or None
+        A flow with the best validated parameters, without validation with the last good ones of the end of an epoch; None
+        if there are none.
+    history : History
+        The record up to the failure.
+    """
+
+    best: Any = None
+    history: History
+
+
+def quantity(loss: float, norm: float) -> str:
+    """Say which quantity of a step is not finite."""
+    return f"the gradient became {norm}" if np.isfinite(loss) else f"the loss became {loss}"
+
+
+def cause(rows: Rows, batch: Array, buffers: Array, weight_scale: float, rate: float) -> str:
+    """The likely cause of a loss or gradient that is not finite, from the rows of its batch."""
+    if rows.weight is not None:
+        batch = batch[rows.weight[batch] != 0]
+    far, value = extreme(rows, batch, buffers)
+    if not np.isfinite(far):
+        return (
+            f"{value}, although every value was finite when fit began: something has changed the array, which fit reads "
+            "where it lies; a callback that works on it must take a copy"
+        )
+    if far > EXTREME:
+        return (
+            f"an extreme value: {value} lies {far:.3g} scales out; "
+            'remove or clip such rows, or use standardize="robust"'
+        )
+    if rows.weight is not None and np.abs(rows.scaled_weights(batch)).max() * weight_scale > HEAVY:
+        return f"a sample_weight above {HEAVY:,.0f} times the mean weight; clip the weights or use larger batches"
+    return f"a learning rate that is too high (it was {rate:.3g}); lower learning_rate or clip_norm"
+
+
+def blown_up(what: str, epoch: int, schedule: Schedule) -> str:
+    """Say that steps of finite losses have led to numbers that are not."""
+    return (
+        f"{what} became NaN or infinite in epoch {epoch}; likely cause: a learning rate that is too high "
+        f"(at most {schedule.learning_rate:.3g}); lower learning_rate. The flow is as it was before"
+    )
+
+
+def extreme(rows: Rows, batch: Array, buffers: Array) -> tuple[float, str]:
+    """How many scales out the farthest number of some rows lies, infinite for NaN too, and which it is."""
+    worst = (0.0, "")
+    data, given = np.split(buffers, [2 * rows.x.shape[1]])
+    for name, array, loc_and_scale in (("X", rows.x, data), ("context", rows.context, given)):
+        if array is None or len(batch) == 0:
+            continue
+        loc, scale = np.split(loc_and_scale, 2)
+        u = np.abs((array[batch].astype(np.float64) - loc) / scale)
+        u[np.isnan(u)] = np.inf
+        i, j = np.unravel_index(int(np.argmax(u)), u.shape)
+        if u[i, j] > worst[0]:
+            worst = float(u[i, j]), f"{name}[{batch[i]}, {j}] = {array[batch[i], j]}"
+    return worst
+
+
+def warn_few_rows(plan: Plan, frozen: Array | None, n_train: int) -> None:
+    """Warn of far more parameters than training rows: for a run without validation rows, which would show overfitting."""
+    if n_train >= ROWS_PER_PARAMETER * plan.n_params:
+        return
+    free = sum(tensor.size if tensor.mask is None else int(tensor.mask.sum()) for tensor in plan.tensors)
+    free -= 0 if frozen is None else int(frozen[:, 1].sum())
+    if n_train < ROWS_PER_PARAMETER * free:
+        warn(
+            f"the flow has {free} free parameters, more than ten times the training rows ({n_train}), and without "
+            "validation rows nothing shows whether it overfits; give some, use fewer layers or narrower hidden layers"
+        )
+
+
+def warn_of_outcome(validation: Part | None, history: History) -> None:
+    """Warn of what the validation losses of a whole run say."""
+    if validation is None or not len(history):
+        return
+    if history.best_epoch is None:
+        warn("the validation loss was never finite; the flow keeps its last parameters")
+        return
+    if history.best_epoch == 0:
+        lowest = min(history.validation_loss)
+        if lowest > history.start_loss:
+            warn(
+                f"no epoch validated better than the starting parameters (lowest validation loss {lowest:.4g}, at the start "
+                f"{history.start_loss:.4g}), and the flow keeps those; a lower learning_rate or more epochs may help, and "
+                "flow.reset() forgets the earlier fit"
+            )
+        return
+    size, rows = validation.effective_size(), len(validation)
+    if size < FEW and size < rows / 2:
+        warn(
+            f"the weights of the {rows} validation rows make them worth {size:.2g} rows of equal weight, "
+            f"(sum w)^2 / sum w^2, so that chance has chosen epoch {history.best_epoch}; give more validation rows, or "
+            "validation=0, which keeps the last epoch"
+        )
+    elif history.stopped == "completed" and overfits(history):
+        best = history.epoch.index(history.best_epoch)
+        warn(
+            f"the flow overfits: from epoch {history.best_epoch} to {history.epoch[-1]} the training loss fell from "
+            f"{history.train_loss[best]:.3g} to {history.train_loss[-1]:.3g}, but the validation loss rose from "
+            f"{history.validation_loss[best]:.3g} to {history.validation_loss[-1]:.3g}. The parameters of epoch "
+            f"{history.best_epoch} are kept; fewer epochs, more rows, a smaller network or weight_decay may do better"
+        )
+
+
+def overfits(history: History) -> bool:
+    """Whether a run went on for longer than its best epoch took, to higher validation and lower training losses.
+
+    In all of its last quarter the validation loss is worse by more than ``DIVERGED``, and the training loss better.
+    """
+    assert history.best_epoch is not None
+    best, late = history.epoch.index(history.best_epoch), len(history) // 4
+    return (
+        late > 0
+        and history.best_epoch <= len(history) / 2
+        and min(history.validation_loss[-late:]) - history.validation_loss[best] > DIVERGED
+        and max(history.train_loss[-late:]) < history.train_loss[best]
+    )

@@ -1,0 +1,146 @@
+"""Options of ``fit``: checked once, then made concrete for a number of training rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock import _validate
+from penstock._typing import Array
+from penstock.training.schedule import FALLING, SCHEDULES, Schedule, warmup_steps
+
+if TYPE_CHECKING:
+    from penstock.plan import Tensor
+
+
+STEPS = 16000  # the budget when epochs is not given,
+EPOCHS = 200  # and the most epochs it may become: more than that overfits a small table
+PATIENCE = 20
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is, and at which rates.
+
+    Attributes
+    ----------
+    epochs, steps_per_epoch, batch_size : int
+    schedule : Schedule
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    schedule: Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``Flow.fit`` was asked for, under the names it has there; each value is checked."""
+
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float
+    schedule: str
+    warmup: float | None
+    weight_decay: float
+    clip_norm: float | None
+    patience: int | None
+    standardize: bool | str
+    freeze: Sequence[str]
+
+    def __post_init__(self) -> None:
+        optional_ints = ("epochs", "batch_size", "patience")
+        for name in optional_ints:
+            if getattr(self, name) is not None:
+                self._set(name, _validate.positive_int(getattr(self, name), name=name))
+        _validate.choice(self.schedule, SCHEDULES, name="schedule")
+        self._set("learning_rate", _validate.positive_number(self.learning_rate, name="learning_rate"))
+        if self.warmup is not None:
+            self._set("warmup", _validate.count_or_fraction(self.warmup, name="warmup"))
+        self._set("weight_decay", _validate.non_negative_number(self.weight_decay, name="weight_decay"))
+        clip_norm = math.inf if self.clip_norm is None else self.clip_norm
+        self._set("clip_norm", _validate.positive_number(clip_norm, name="clip_norm", allow_inf=True))
+        if self.schedule in FALLING and self.patience is not None:
+            raise ValueError(
+                f'patience does not go with schedule="{self.schedule}", which does its best work in its last epochs; '
+                'use schedule="plateau", or fewer epochs'
+            )
+        if self.standardize is not True and self.standardize is not False and self.standardize != "robust":
+            raise ValueError(f'standardize must be True, False or "robust", got {self.standardize!r}')
+        self._set("freeze", _validate.names(self.freeze, name="freeze"))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def budget(self, n_train: int, *, validated: bool) -> Budget:
+        """The run that these options mean for so many training rows."""
+        patience = self.patience
+        if not validated and (self.schedule == "plateau" or patience is not None):
+            raise ValueError('schedule="plateau" and patience need validation rows, but validation is off')
+        if patience is None and self.schedule == "plateau":
+            patience = PATIENCE
+        batch_size = min(self.batch_size or default_batch_size(n_train), n_train)
+        steps_per_epoch = n_train // batch_size
+        epochs = self.epochs or min(-(-STEPS // steps_per_epoch), EPOCHS)
+        n_steps = epochs * steps_per_epoch
+        warmup = warmup_steps(self.warmup, self.schedule, n_steps)
+        schedule = Schedule(self.schedule, self.learning_rate, warmup, n_steps, patience)
+        return Budget(epochs, steps_per_epoch, batch_size, schedule)
+
+
+def default_batch_size(n_train: int) -> int:
+    """The power of two nearest to a hundredth of the rows, within 256 and 4096."""
+    return 1 << min(max(round(math.log2(n_train / 100)), 8), 12)
+
+
+def frozen_ranges(tensors: Sequence[Tensor], freeze: Sequence[str]) -> Array | None:
+    """The ranges of the flat vector that names or prefixes of parameters name: rows of (offset, count); None for no name.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+    freeze : sequence of str
+        ``"layers.0"`` means every parameter of that layer.
+    """
+    if not freeze:
+        return None
+    ranges: list[list[int]] = []
+    for name in freeze:
+        if not any(_below(tensor.name, name) for tensor in tensors):
+            raise ValueError(f"freeze: there are no parameters {name!r}; there are: {', '.join(_names(tensors, name))}")
+    for tensor in tensors:
+        if not tensor.size or not any(_below(tensor.name, name) for name in freeze):
+            continue
+        if ranges and sum(ranges[-1]) == tensor.offset:
+            ranges[-1][1] += tensor.size
+        else:
+            ranges.append([tensor.offset, tensor.size])
+    if sum(count for _, count in ranges) == sum(tensor.size for tensor in tensors):
+        raise ValueError("freeze names all parameters of the flow, and leaves none to train")
+    return np.array(ranges, np.int64)
+
+
+def _below(tensor: str, name: str) -> bool:
+    return tensor == name or tensor.startswith(f"{name}.")
+
+
+def _names(tensors: Sequence[Tensor], wrong: str) -> list[str]:
+    """What could have been meant: the parts of the longest prefix of ``wrong`` that exists."""
+    parts = wrong.split(".")
+    for length in range(len(parts), -1, -1):
+        prefix = ".".join(parts[:length])
+        found = [t.name for t in tensors if length == 0 or _below(t.name, prefix)]
+        if found:
+            # "layers" alone names no choice: its numbers do.
+            depth = max(length, 1) + 1
+            return sorted({".".join(name.split(".")[:depth]) for name in found}, key=_natural)
+    return []
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]

@@ -1,0 +1,108 @@
+"""Rows of a table with their context and weights, and the ways to walk through them. Nothing here computes on rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from penstock._typing import Array
+
+CHUNK = 1 << 18  # numbers looked at together, so that a table larger than memory stays where it is
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table.
+
+    Attributes
+    ----------
+    x : array of shape (rows, dim)
+    context : array of shape (rows, context_dim), or None
+    weight : array of shape (rows,), or None
+        As given. Sums use ``scaled_weights``, which neither overflow nor vanish, whatever the unit of the weights.
+    """
+
+    x: Array
+    context: Array | None = None
+    weight: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Any) -> Rows:
+        """The rows of an index: row numbers, a mask or a slice."""
+        context = None if self.context is None else self.context[index]
+        return Rows(self.x[index], context, None if self.weight is None else self.weight[index])
+
+    def chunks(self, width: int) -> Iterator[slice]:
+        """Consecutive slices of rows, each of about ``CHUNK`` numbers where a row has ``width`` of them."""
+        size = max(1, CHUNK // max(width, 1))
+        for first in range(0, len(self), size):
+            yield slice(first, min(first + size, len(self)))
+
+    @cached_property
+    def weight_exponent(self) -> int:
+        """The power of two that brings the largest absolute weight to between 1/2 and 1; 0 without weights."""
+        if self.weight is None or len(self) == 0:
+            return 0
+        return -math.frexp(max(float(self.weight.max()), -float(self.weight.min())))[1]
+
+    def scaled_weights(self, index: Any = slice(None)) -> Array:
+        """The weights of some rows times ``2 ** weight_exponent``, in float64."""
+        assert self.weight is not None
+        scaled: Array = np.ldexp(self.weight[index].astype(np.float64), self.weight_exponent)
+        return scaled
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a table: those at positions ``first`` to ``last - 1`` of an order.
+
+    Attributes
+    ----------
+    rows : Rows
+    first, last : int
+    order : callable, or None
+        ``order(first, last)`` gives the row numbers at some positions; None is the order of the table.
+    """
+
+    rows: Rows
+    first: int
+    last: int
+    order: Callable[[int, int], Array] | None = None
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def index(self, first: int, last: int) -> Any:
+        """What picks the rows at positions ``first`` to ``last - 1``: row numbers, or a slice."""
+        return slice(first, last) if self.order is None else self.order(first, last)
+
+    def chunks(self, size: int) -> Iterator[Any]:
+        """An index of each ``size`` rows in turn."""
+        for first in range(self.first, self.last, size):
+            yield self.index(first, min(first + size, self.last))
+
+    def weight_sum(self) -> float:
+        """Sum of the scaled weights."""
+        assert self.rows.weight is not None
+        total, exponent = 0.0, self.rows.weight_exponent
+        for index in self.chunks(CHUNK):
+            total += float(np.ldexp(self.rows.weight[index], exponent).sum(dtype=np.float64))
+        return total
+
+    def effective_size(self) -> float:
+        """How many rows of equal weight tell as much as these: (sum w)^2 / sum w^2."""
+        if self.rows.weight is None:
+            return float(len(self))
+        total = squares = 0.0
+        for index in self.chunks(CHUNK):
+            weight = self.rows.scaled_weights(index)
+            total += float(weight.sum())
+            squares += float((weight * weight).sum())
+        return total * total / squares

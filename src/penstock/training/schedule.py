@@ -1,0 +1,85 @@
+"""The learning rates of a whole training run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock._typing import Array
+
+SCHEDULES = ("cosine", "onecycle", "constant", "plateau")
+# These fall to zero over the whole run, so that they must not be stopped early.
+FALLING = ("cosine", "onecycle")
+# The part of a run over which the rate rises.
+WARMUP = {"cosine": 0.1, "onecycle": 0.3, "constant": 0.1, "plateau": 0.1}
+
+
+class Schedule:
+    """Learning rates of a whole training run of ``n_steps``, of which the first ``warmup`` rise to ``peak``.
+
+    ============  =================================================  ===========================================
+    kind          step ``t`` of the warm-up                          afterwards, ``u = (t - warmup) / (n_steps - warmup)``
+    ============  =================================================  ===========================================
+    ``cosine``    ``peak (t + 1) / warmup``                          ``peak (1 + cos(pi u)) / 2``
+    ``onecycle``  ``low + (peak - low) (1 - cos(pi t / warmup)) / 2``  the same
+    ``constant``  as cosine                                          ``peak``
+    ``plateau``   as cosine                                          ``peak``, less after each plateau
+    ============  =================================================  ===========================================
+
+    with ``low = peak / 25``. ``rates`` gives the rates of the next steps; ``observe`` tells a plateau schedule whether
+    an epoch improved.
+
+    References
+    ----------
+    Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017), for the half cosine.
+    Smith, "A disciplined approach to neural network hyper-parameters: Part 1" (2018), and Smith, Topin,
+    "Super-Convergence" (2019), for one cycle: up and then down over the whole budget. Their momentum, which goes the
+    other way, is left alone here: Adam's is constant.
+    """
+
+    # A plateau schedule multiplies its rate by this after half of its patience without improvement.
+    FACTOR = 0.3
+    # One cycle begins at this part of its highest rate.
+    LOW = 1 / 25
+
+    def __init__(self, kind: str, learning_rate: float, warmup: int, n_steps: int, patience: int | None) -> None:
+        self.kind = kind
+        self.learning_rate = learning_rate
+        self.warmup = warmup
+        self.n_steps = n_steps
+        self.patience = patience
+        self._factor = 1.0
+        self._since_best = 0
+        self._since_drop = 0
+
+    def rates(self, first: int, count: int) -> Array:
+        """Learning rates of steps ``first`` to ``first + count - 1``, counted from 0."""
+        step = np.arange(first, first + count, dtype=np.float64)
+        rates = np.full(count, self.learning_rate * self._factor)
+        if self.kind in FALLING:
+            progress = (step - self.warmup) / max(self.n_steps - self.warmup, 1)
+            rates *= 0.5 * (1.0 + np.cos(np.pi * np.clip(progress, 0.0, 1.0)))
+        if self.warmup:
+            if self.kind == "onecycle":
+                rise = 0.5 * (1.0 - np.cos(np.pi * np.minimum(1.0, step / self.warmup)))
+                rates *= self.LOW + (1.0 - self.LOW) * rise
+            else:
+                rates *= np.minimum(1.0, (step + 1.0) / self.warmup)
+        return rates
+
+    def observe(self, improved: bool) -> bool:
+        """Note one epoch; True means that patience has run out."""
+        self._since_best = 0 if improved else self._since_best + 1
+        self._since_drop = 0 if improved else self._since_drop + 1
+        if self.patience is None:
+            return False
+        if self.kind == "plateau" and self._since_drop >= max(1, self.patience // 2):
+            self._factor *= self.FACTOR
+            self._since_drop = 0
+        return self._since_best >= self.patience
+
+
+def warmup_steps(warmup: float | None, schedule: str, n_steps: int) -> int:
+    """``warmup`` in steps: an int counts them, a float is a fraction of the run, None is the schedule's own."""
+    if warmup is None:
+        warmup = WARMUP[schedule]
+    return warmup if isinstance(warmup, int) else round(warmup * n_steps)

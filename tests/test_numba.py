@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -24,7 +26,9 @@ import numba
 from penstock._numba import Engine, Trainer, row_order
 from penstock._numba.core import lanes, math
 from penstock._numba.core.pointers import pointer
+from penstock._numba.engine.evaluate import evaluate_rows
 from penstock._numba.engine.gradient import Tree, combine, slices_of
+from penstock._numba.engine.pool import Stop, parallel
 
 Array = np.ndarray[Any, Any]
 
@@ -54,11 +58,15 @@ def test_what_a_plan_does_not_use_is_not_compiled() -> None:
     assert python(COMPILED) == ["additive_forward", "coupling_forward", "tanh_activate_all"]
 
 
+# An entry and a kernel that compile fast.
 USED = """
-import json, numpy as np, penstock as ps
-flow = ps.Flow(ps.StandardNormal(2), [ps.Elementwise(ps.Additive())], backend="numba", rng=0)
-flow.log_prob(np.zeros((3, 2)))
-from penstock._numba.core.jit import cache_folder
+import json, numpy as np
+from penstock._numba import row_order
+from penstock._numba.conditioners.activations import scale_by_kept
+from penstock._numba.core.jit import cache_folder, kernel
+from penstock._numba.core.plan import KERNEL_TYPES
+row_order(1, 1, 3, 0, np.zeros(3, np.int64))
+kernel(scale_by_kept, KERNEL_TYPES["float32"].scale)
 print(json.dumps(cache_folder({user!r})))
 """
 
@@ -72,7 +80,7 @@ def test_compiled_code_lies_in_the_users_cache_and_never_in_the_package(tmp_path
     code = USED.format(user="")
     folder = Path(python(code, NUMBA_CACHE_DIR="", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "cache")))
     assert tmp_path in folder.parents
-    assert compiled_files(folder)
+    assert len(compiled_files(folder)) == 4  # an index and the code of each
     assert not compiled_files(PACKAGE)
 
 
@@ -82,7 +90,7 @@ def test_numba_cache_dir_is_followed(tmp_path: Path) -> None:
     assert compiled_files(folder)
 
 
-@pytest.mark.parametrize("ending", ["", "\nimport sys; sys.exit(3)", "\nraise ValueError"])
+@pytest.mark.parametrize("ending", ["", "\nraise ValueError"])
 def test_a_cache_that_nobody_else_can_use_ends_with_the_process(tmp_path: Path, ending: str) -> None:
     (tmp_path / "file").write_text("")
     temporary = tmp_path / "tmp"
@@ -110,13 +118,12 @@ def apply(function: Any, x: Any, out: Any) -> None:
         lanes.store(out, i, function(lanes.load(x, i)))
 
 
-# Range of arguments, and the ulps of each dtype that the function states.
-FUNCTIONS: dict[str, tuple[float, float, float, float]] = {
-    "exp": (-80.0, 80.0, 1.0, 1.0),
-    "exp2": (-120.0, 120.0, 3.1, 1.0),
-    "log": (1e-30, 1e30, 1.5, 1.5),
-    "tanh": (-25.0, 25.0, 6.0, 7.5),
-    "sigmoid": (-80.0, 80.0, 2.5, 2.5),
+FUNCTIONS = {
+    "exp": (-80.0, 80.0),
+    "exp2": (-120.0, 120.0),
+    "log": (1e-30, 1e30),
+    "tanh": (-25.0, 25.0),
+    "sigmoid": (-80.0, 80.0),
 }
 EXACT = {
     "exp": np.exp,
@@ -132,7 +139,9 @@ EXACT = {
 def test_elementary_functions_keep_the_ulps_that_they_state(name: str, dtype: str) -> None:
     if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
         pytest.skip("nothing here is more exact than float64")
-    lo, hi, *ulps = FUNCTIONS[name]
+    stated = re.search(r"([\d.]+) / ([\d.]+) ulp", getattr(math, name).__doc__)
+    assert stated
+    lo, hi = FUNCTIONS[name]
     rng = np.random.default_rng(1)
     x = np.exp(rng.uniform(np.log(lo), np.log(hi), 1 << 16)) if lo > 0 else rng.uniform(lo, hi, 1 << 16)
     x = np.concatenate([x, x * 1e-3, x * 1e-6] if lo < 0 else [x, 1 + 1e-3 * rng.uniform(-1, 1, 1 << 16)])
@@ -141,7 +150,7 @@ def test_elementary_functions_keep_the_ulps_that_they_state(name: str, dtype: st
     apply(getattr(math, name), x, out)
     exact = EXACT[name](x.astype(np.longdouble))
     error = np.abs(out.astype(np.longdouble) - exact) / np.spacing(np.abs(exact).astype(dtype)).astype(np.longdouble)
-    assert error.max() <= ulps[dtype == "float64"], x[np.argmax(error)]
+    assert error.max() <= float(stated[1 if dtype == "float32" else 2]), x[np.argmax(error)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -428,7 +437,7 @@ def test_frozen_parameters_stay_to_the_bit(how: str) -> None:
     assert trainer.get_state(m, v) == 1
     assert not m[inside].any()
     assert not v[inside].any()
-    assert np.delete(m, np.arange(first, first + second)).all()
+    assert np.delete(m, np.arange(first, first + second)).any()
     trainer.set_state(np.ones_like(m), np.ones_like(v), 5)
     trainer.get_state(m, v)
     assert not m[inside].any()
@@ -540,7 +549,68 @@ def test_the_error_state_of_numpy_changes_nothing() -> None:
             )  # fmt: skip
             for w in (1e-320, 1e300):
                 engine.loss_and_grad(packed, x, None, np.full(300, w), d_params)
-        for size in (1e-44, 1e30):
-            trainer = trainer_of(engine, (params * size).astype(np.float32))
+        for start in (np.full_like(params, 1e-44), np.full_like(params, 1e30)):
+            trainer = trainer_of(engine, start)
             ran(trainer, x, np.full(300, 1e-310), exponent=1000)
             ran(trainer, x, rate=1e30)
+
+
+# -- interrupts -----------------------------------------------------------------------------------
+
+
+def test_a_call_that_was_given_up_leaves_the_kernels_soon(everything: Any) -> None:
+    """Kernels look at the flag between steps and between linear layers: a tile of a large flow takes seconds."""
+    engine, packed, _ = everything
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((64, 3))
+    with engine.lend(False) as space:
+        space.x[:64] = x
+        space.stop = np.ones(1, np.int64)
+        given = engine.context(np.zeros((64, 2)), 64)
+        through = engine.through(False, 0, engine.n_steps - 1, False, False)  # all but the columns
+        theta = engine.theta([np.zeros(n) for n in engine.externals], through, 64)
+        evaluate_rows(
+            engine.plan(False), packed.view, through, engine.source(space, given, theta), 64, space.out, space.log_det,
+            space.space,
+        )  # fmt: skip
+        order = np.argsort(engine.layout.boundary[-1])[engine.layout.boundary[0]]
+        assert_same_bits(space.out[:64], x[:, order])
+
+
+def test_the_main_thread_only_waits_while_long_jobs_run(monkeypatch: pytest.MonkeyPatch, everything: Any) -> None:
+    engine, packed, _ = everything
+    x, c, threads = np.random.default_rng(4).standard_normal((300, 3)), np.zeros((300, 2)), []
+    arguments = x, None, c, [np.zeros(n) for n in engine.externals]
+    want = evaluated(engine, packed, *arguments)  # compiles, on this thread
+    lend = engine.lend
+    monkeypatch.setattr("penstock._numba.engine.engine.LONG_FLOPS", 0.0)
+    monkeypatch.setattr(engine, "lend", lambda kind: [threads.append(threading.current_thread()), lend(kind)][1])
+    for got, expected in zip(evaluated(engine, packed, *arguments), want, strict=True):
+        assert_same_bits(got, expected)
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_an_interrupt_reaches_the_jobs_of_a_call() -> None:
+    seen: list[Stop] = []
+
+    def job(i: int, stop: Stop) -> None:
+        _thread.interrupt_main()
+        while not stop():
+            pass
+        seen.append(stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel(job, 1, 1, long=True)
+    assert [int(stop.flag[0]) for stop in seen] == [1]
+    done: list[int] = []
+    parallel(lambda i, stop: done.append(i), 5, 1, long=True)
+    assert sorted(done) == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_a_job_that_the_caller_waits_for_is_raised() -> None:
+    def job(i: int, stop: Stop) -> None:
+        raise ArithmeticError(i)
+
+    with pytest.raises(ArithmeticError):
+        parallel(job, 3, 1, long=True)

@@ -52,12 +52,18 @@ def test_what_engines_compute_passes(engines: Any, name: str) -> None:
 @pytest.mark.parametrize("name", list(tables.FUTURE))
 def test_what_is_to_come_passes_the_checker_and_is_refused_by_its_name(engines: Any, name: str) -> None:
     make, part = tables.FUTURE[name]
+    if name in tables.ONLY_CPP and engines.name != "cpp":
+        pytest.skip("this engine computes it")
     engines.check_table(make().write())
     with pytest.raises(ValueError, match=f"^this engine does not compute ({part})"):
         engines.Engine(make().write())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Under a base on the line a flow cannot have circles.
+FLOWS = [case for case in CASES if "circular" not in case.name]
+
+
+@pytest.mark.parametrize("case", FLOWS, ids=lambda case: case.name)
 def test_the_compiler_of_specs_writes_what_engines_compute(engines: Any, case: Any) -> None:
     table = bare(built(case, engines.name, "float32"))._plan.table
     engines.check_table(table)
@@ -373,6 +379,38 @@ def test_every_field_is_bounded(engines: Any, section: str) -> None:
                     engines.check_table(words)
 
 
+def verdict(check: Callable[[Array], Any], words: Array) -> str:
+    """What is at fault; nothing if all is well."""
+    try:
+        check(words)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.skipif(len(BACKENDS) < 2, reason="one backend alone")
+def test_the_backends_give_the_same_verdicts() -> None:
+    """Of tables in which one to three words were replaced by strange or by other ones."""
+    one, other = (importlib.import_module(MODULES[backend]) for backend in ("cpp", "numba"))
+    draw = np.random.default_rng(5)
+    strange = [0, 1, -1, 2, -2, -3, 64, 2**20, 2**24, 2**40, HIGH, 2**63 - 1, LOW]
+    seeds = [make().write() for make, _ in tables.FUTURE.values()]
+    seeds += [make().write() for make in tables.PRESENT.values()]
+    passed = 0
+    for _ in range(2000):
+        words = seeds[draw.integers(len(seeds))].copy()
+        for i in draw.integers(words.size, size=draw.integers(1, 4)):
+            words[i] = draw.choice(strange) if draw.random() < 0.5 else words[draw.integers(words.size)]
+        found = verdict(one.check_table, words)
+        again = verdict(other.check_table, words)
+        assert (found == "") == (again == ""), (found, again)
+        if not found:
+            passed += 1
+            computed, computed_again = verdict(one.Engine, words), verdict(other.Engine, words)
+            assert computed == computed_again or "flags that change within a row" in computed
+    assert passed > 20
+
+
 # -- header, directory, sections ------------------------------------------------------------------
 
 
@@ -396,7 +434,7 @@ WORDS_BROKEN = [
     (6, 1, "a reserved word of the header"),
     (7, 1, "a reserved word of the header"),
     (ENTRY, 99, "section 99 is required and unknown to this build"),
-    (ENTRY, TAGS["BASE"], "BASE comes twice|BASE: a record has|BASE [0-9]+: unknown fields|STEPS is missing"),
+    (ENTRY, TAGS["BASE"], "BASE comes twice"),
     (ENTRY, HIGH, f"section {HIGH} is required and unknown to this build"),
     (ENTRY, LOW, f"section {LOW} is required and unknown to this build"),
     (ENTRY + 1, 0, "STEPS must be required"),
@@ -494,7 +532,8 @@ def test_a_snapshot_of_another_table_is_refused(engines: Any) -> None:
         one.sample(packed, 0, 0, 0, None, np.zeros((1, 3)), None)
 
 
-def test_tables_ask_for_no_more_memory_than_they_are_long(engines: Any) -> None:
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="the other engines have no masks")
+def test_masks_take_no_more_memory_than_a_table_is_long() -> None:
     """5000 layers that share lists of degrees: a table of a megabyte whose masks would take 160."""
     maker = tables.Maker(2000)
     theta = [j for j in range(2000) for _ in range(2)]
@@ -508,6 +547,7 @@ def test_tables_ask_for_no_more_memory_than_they_are_long(engines: Any) -> None:
     maker.part("affine", range(2000), "network")
     maker.step("autoregressive", range(2000), 1, start, network=number)
     table = maker.finish().write()
+    engines = importlib.import_module(MODULES["cpp"])
     engines.check_table(table)
     with pytest.raises(ValueError, match="this engine does not compute masks of this size"):
         engines.Engine(table)

@@ -5,13 +5,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <deque>
 #include <exception>
 #include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
+
+#include "engine/floating_point.hpp"
 
 #if defined(__x86_64__)
 #  include <immintrin.h>
@@ -19,28 +22,6 @@
 
 namespace penstock {
 namespace {
-
-// Rounding to nearest, denormals kept, no traps, for as long as it lives: a worker would otherwise inherit what the
-// thread that started it had, flush-to-zero for instance.
-class DefaultFloatingPoint {
- public:
-#if defined(__x86_64__)
-  DefaultFloatingPoint() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
-  ~DefaultFloatingPoint() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#elif defined(__aarch64__)
-  DefaultFloatingPoint() {
-    __asm__ __volatile__("mrs %0, fpcr" : "=r"(saved_));
-    __asm__ __volatile__("msr fpcr, %0" : : "r"(uint64_t{0}));
-  }
-  ~DefaultFloatingPoint() { __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_)); }
-
- private:
-  uint64_t saved_;
-#endif
-};
 
 void relax() {
 #if defined(__x86_64__)
@@ -50,7 +31,8 @@ void relax() {
 #endif
 }
 
-// Spin a little, since the next phase of a training step follows within microseconds, then sleep.
+// Spin a little, since the next phase of a training step follows within microseconds, then sleep. The load that makes done
+// true is an acquire.
 template <class Done>
 void wait_until(std::atomic<uint32_t> &word, Done done) {
   for (int i = 0; i < 2000; i++) {
@@ -67,44 +49,52 @@ void wait_until(std::atomic<uint32_t> &word, Done done) {
 // A run of items that one thread does before it helps the others. The same thread gets the same items in every job of
 // a kind, so that what it wrote (gradients, parameters) is still in its cache when it comes back.
 struct alignas(64) Share {
-  std::atomic<int64_t> next{0};
+  std::atomic<int64_t> next{0};  // relaxed: a number to be had once; what an item reads was there when the job opened
   int64_t end = 0;
 };
 
 struct Job {
   void (*body)(void *, int64_t);
   void *context;
+  int64_t n_items;
   Share *shares;
   int n_shares;
-  std::atomic<bool> stop{false};
-  bool interrupted = false;    // by poll, which only the caller's thread asks
-  std::exception_ptr error{};  // of the first body that threw, which is a workspace that memory had no room for
+  std::atomic<bool> stop{false};  // relaxed: who sees it late does one item more
+  bool interrupted = false;       // by poll, which only the caller's thread asks
+  std::exception_ptr error{};     // of the first body that threw, which is a workspace that memory had no room for
   std::mutex error_lock{};
+};
+
+// How many polls this thread is inside of: one may run a signal handler that calls in again, while items of the call that
+// polled still use their workspace.
+thread_local size_t depth = 0;
+class Deeper {
+ public:
+  Deeper() { depth++; }
+  ~Deeper() { depth--; }
 };
 
 // What the current thread is doing, for keep_going().
 struct Doing {
   Job *job;
-  Poll poll;
-  std::chrono::steady_clock::time_point asked;
+  PacedPoll poll;
+  size_t depth;
   Doing *outer;
 };
 thread_local Doing *doing = nullptr;
 
-void deal(Job &job, int64_t n_items) {
+// Before the job is open, or for the caller alone.
+void deal(Job &job) {
   for (int i = 0; i < job.n_shares; i++) {
-    job.shares[i].next.store(i * n_items / job.n_shares, std::memory_order_relaxed);
-    job.shares[i].end = (i + 1) * n_items / job.n_shares;
+    job.shares[i].next.store(i * job.n_items / job.n_shares, std::memory_order_relaxed);
+    job.shares[i].end = (i + 1) * job.n_items / job.n_shares;
   }
 }
 
 // Does items, its own share first, until none are left or the job is to stop.
 void work(Job &job, int mine_first, Poll poll) noexcept {
   const DefaultFloatingPoint environment;
-  Doing mine{&job, poll, {}, doing};
-  if (poll != nullptr) {
-    mine.asked = std::chrono::steady_clock::now();
-  }
+  Doing mine{&job, PacedPoll(poll), depth, doing};
   doing = &mine;
   for (int visited = 0; visited < job.n_shares && !job.stop.load(std::memory_order_relaxed);) {
     Share &share = job.shares[(mine_first + visited) % job.n_shares];
@@ -118,17 +108,55 @@ void work(Job &job, int mine_first, Poll poll) noexcept {
     } catch (...) {
       const std::lock_guard lock(job.error_lock);
       job.error = job.error ? job.error : std::current_exception();
-      job.stop.store(true);
+      job.stop.store(true, std::memory_order_relaxed);
     }
-    keep_going();
+    if (job.n_items > 1) {
+      keep_going();
+    }
   }
   doing = mine.outer;
 }
 
-// One word says all: bits 0-7 workers inside the job, 8-15 workers invited, 16 open, 17-31 generation. A worker enters
-// by adding itself while the job is open; the caller closes it when the items are gone and waits for those inside only,
-// so that a worker which wakes too late costs nothing.
-constexpr uint32_t inside = 0xFF, invited_shift = 8, open_bit = 1u << 16, generation_shift = 17;
+// All signals but those that a thread raises by what it does itself are blocked for as long as it lives, so that threads
+// which are started meanwhile never run a handler of the application's.
+class BlockedSignals {
+ public:
+  BlockedSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) {
+      sigdelset(&all, own);
+    }
+    pthread_sigmask(SIG_SETMASK, &all, &saved_);
+  }
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
+
+ private:
+  sigset_t saved_;
+};
+
+void name_this_thread() {
+#if defined(__APPLE__)
+  pthread_setname_np("penstock");
+#else
+  pthread_setname_np(pthread_self(), "penstock");
+#endif
+}
+
+// One word, state_, says all: bits 0-7 workers inside the job, 8-15 workers invited, 16 open, 17 quit, 18-31 generation. A
+// worker enters by adding itself while the job is open; the caller closes it when the items are gone and waits for those
+// inside only, so that a worker which wakes too late costs nothing.
+//
+// Memory orders. Plain members belong to the thread that has busy_, whose acquire and release hand them from one caller to
+// the next. A job is published by the release store of open(): a worker's compare-exchange, an acquire, reads that store,
+// or a later addition or subtraction of another worker in its release sequence, and so sees job_ and the shares.
+// The store overwrites nobody's addition: the job before is closed, and no worker is inside. What workers wrote goes back
+// by their subtractions, releases, all of which the wait in close() reads from, an acquire.
+//
+// The generation wraps after 2^14 jobs. A worker that slept through exactly so many takes the open job for the one it has
+// seen, and sleeps on: late, as a worker may be. One that read the word before and compares it after finds the same word,
+// which says the same of the job that is open now: it enters that one.
+constexpr uint32_t inside = 0xFF, invited_shift = 8, open_bit = 1u << 16, quit_bit = 1u << 17, generation_shift = 18;
 constexpr int most_workers = 255;
 
 class Pool {
@@ -139,22 +167,23 @@ class Pool {
 
   // Starts workers as needed; how many there are (fewer than asked for if the system gives no more).
   int grow(int wanted) {
-    while (workers_ < wanted) {
+    if (static_cast<int>(workers_.size()) < wanted) {
+      const BlockedSignals blocked;
       try {
-        std::thread([this, id = static_cast<uint32_t>(workers_)] { serve(id); }).detach();
-      } catch (const std::exception &) {
-        break;
+        while (static_cast<int>(workers_.size()) < wanted) {
+          workers_.emplace_back([this, id = static_cast<uint32_t>(workers_.size())] { serve(id); });
+        }
+      } catch (const std::exception &) {  // no more threads, or no memory for one
       }
-      workers_++;
     }
-    return workers_;
+    return static_cast<int>(workers_.size());
   }
 
   // The caller has share 0, worker i has share i + 1.
-  void open(Job &job, int64_t n_items, int workers) {
+  void open(Job &job, int workers) {
     job.shares = shares_;
     job.n_shares = workers + 1;
-    deal(job, n_items);
+    deal(job);
     job_ = &job;
     const uint32_t generation = (state_.load(std::memory_order_relaxed) >> generation_shift) + 1;
     state_.store(generation << generation_shift | open_bit | static_cast<uint32_t>(workers) << invited_shift,
@@ -163,24 +192,39 @@ class Pool {
   }
 
   void close() {
-    state_.fetch_and(~open_bit, std::memory_order_acq_rel);
+    state_.fetch_and(~open_bit, std::memory_order_relaxed);
     wait_until(state_, [](uint32_t s) { return (s & inside) == 0; });
+  }
+
+  // Ends and joins the workers.
+  void end() {
+    state_.fetch_or(quit_bit, std::memory_order_relaxed);
+    state_.notify_all();
+    for (std::thread &worker : workers_) {
+      worker.join();
+    }
+    workers_.clear();
+    state_.fetch_and(~quit_bit, std::memory_order_relaxed);
   }
 
  private:
   void serve(uint32_t id) {
+    name_this_thread();
     uint32_t seen = 0;
     for (;;) {
-      wait_until(state_, [&](uint32_t s) { return s >> generation_shift != seen; });
-      uint32_t s = state_.load(std::memory_order_acquire);
+      wait_until(state_, [&](uint32_t s) { return (s & quit_bit) != 0 || s >> generation_shift != seen; });
+      uint32_t s = state_.load(std::memory_order_relaxed);
+      if ((s & quit_bit) != 0) {
+        return;
+      }
       bool in = false;
       while ((s & open_bit) != 0 && id < ((s >> invited_shift) & 0xFF) && !in) {
-        in = state_.compare_exchange_weak(s, s + 1, std::memory_order_acq_rel);
+        in = state_.compare_exchange_weak(s, s + 1, std::memory_order_acquire, std::memory_order_relaxed);
       }
       seen = s >> generation_shift;
       if (in) {
         work(*job_, static_cast<int>(id) + 1, nullptr);
-        if ((state_.fetch_sub(1, std::memory_order_acq_rel) & inside) == 1) {
+        if ((state_.fetch_sub(1, std::memory_order_release) & inside) == 1) {
           state_.notify_all();
         }
       }
@@ -189,7 +233,7 @@ class Pool {
 
   Share shares_[most_workers + 1];
   Job *job_ = nullptr;
-  int workers_ = 0;
+  std::vector<std::thread> workers_;
   std::atomic<uint32_t> state_{0};
   std::atomic_flag busy_;  // no mutex: a caller may come back from within its own job, by way of its poll
 };
@@ -198,9 +242,8 @@ std::atomic<int> threads{1};
 thread_local int local_threads = 0;  // 0: as the process
 std::atomic<Pool *> shared_pool{nullptr};
 
-// Workers do not survive a fork, and locks may have been held: the child starts afresh. The old pool is left alone, as
-// it is at exit, where joining workers from a destructor is a known way to hang.
-void forget_pool() { shared_pool.store(nullptr); }
+// Workers do not survive a fork, and the pool may have been busy: the child starts afresh. The old pool is left alone.
+void forget_pool() { shared_pool.store(nullptr, std::memory_order_relaxed); }
 
 Pool &pool() {
   static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
@@ -225,43 +268,54 @@ struct Block {
   ~Block() { std::free(memory); }
 };
 
-// How many polls this thread is inside of: one may run a signal handler that calls in again, while items of the call that
-// polled still use their workspace.
-thread_local size_t depth = 0;
-class Deeper {
- public:
-  Deeper() { depth++; }
-  ~Deeper() { depth--; }
-};
+std::deque<Block> &blocks() {
+  thread_local std::deque<Block> of_this_thread;  // a deque, since blocks stay where they are
+  return of_this_thread;
+}
+
+// At exit, and before the code that workers sleep in is unloaded. A pool that another thread is using is left alone.
+__attribute__((destructor)) void unload() { shutdown(); }
 
 }  // namespace
 
-void set_num_threads(int n) { threads.store(std::clamp(n, 1, most_workers + 1)); }
+void set_num_threads(int n) { threads.store(std::clamp(n, 1, most_workers + 1), std::memory_order_relaxed); }
 void set_local_num_threads(int n) { local_threads = std::clamp(n, 0, most_workers + 1); }
-int num_threads() { return local_threads > 0 ? local_threads : threads.load(); }
+int num_threads() { return local_threads > 0 ? local_threads : threads.load(std::memory_order_relaxed); }
+
+bool PacedPoll::stops() {
+  if (poll_ == nullptr) {
+    return false;
+  }
+  const auto now = std::chrono::steady_clock::now();
+  if (asked_ == std::chrono::steady_clock::time_point{}) {
+    asked_ = now;
+  }
+  if (now - asked_ < interval) {
+    return false;
+  }
+  asked_ = now;
+  const Deeper inside_poll;
+  return poll_();
+}
 
 bool keep_going() {
-  if (doing->poll != nullptr) {
-    const auto now = std::chrono::steady_clock::now();
-    if (now - doing->asked > std::chrono::milliseconds(100)) {
-      Doing *const mine = doing;
-      mine->asked = now;
-      const Deeper inside_poll;
-      if (mine->poll()) {
-        mine->job->interrupted = true;
-        mine->job->stop.store(true);
-      }
-    }
+  Doing *const mine = doing;
+  if (mine == nullptr) {
+    return true;
   }
-  return !doing->job->stop.load(std::memory_order_relaxed);
+  if (mine->poll.stops()) {
+    mine->job->interrupted = true;
+    mine->job->stop.store(true, std::memory_order_relaxed);
+  }
+  return !mine->job->stop.load(std::memory_order_relaxed);
 }
 
 void *workspace(int64_t bytes) {
-  thread_local std::deque<Block> blocks;
-  while (blocks.size() <= depth) {
-    blocks.emplace_back();
+  std::deque<Block> &all = blocks();
+  while (all.size() <= depth) {
+    all.emplace_back();
   }
-  Block &block = blocks[depth];
+  Block &block = all[depth];
   if (block.size < bytes) {
     std::free(block.memory);
     block.size = 0;
@@ -275,22 +329,43 @@ void *workspace(int64_t bytes) {
   return block.memory;
 }
 
+bool shutdown() {
+  Pool *const current = shared_pool.load(std::memory_order_acquire);
+  if (current == nullptr) {
+    return true;
+  }
+  if (!current->try_enter()) {
+    return false;
+  }
+  current->end();
+  current->leave();
+  return true;
+}
+
+void trim() {
+  const size_t used = doing != nullptr ? doing->depth + 1 : 0;
+  while (blocks().size() > used) {
+    blocks().pop_back();
+  }
+  shutdown();
+}
+
 void parallel(int64_t n_items, int max_threads, void (*body)(void *, int64_t), void *context, Poll poll) {
   Share whole;
-  Job job{body, context, &whole, 1};
-  deal(job, n_items);
+  Job job{body, context, n_items, &whole, 1};
+  deal(job);
   const int64_t wanted = std::min<int64_t>({max_threads, num_threads(), n_items}) - 1;
   Pool *helped = nullptr;
   if (wanted > 0 && pool().try_enter()) {
     helped = &pool();
     if (const int workers = std::min(helped->grow(static_cast<int>(wanted)), static_cast<int>(wanted)); workers > 0) {
-      helped->open(job, n_items, workers);
+      helped->open(job, workers);
     } else {
       helped->leave();
       helped = nullptr;
     }
   }
-  work(job, 0, n_items > 1 ? poll : nullptr);
+  work(job, 0, poll);
   if (helped != nullptr) {
     helped->close();
     helped->leave();

@@ -1,6 +1,7 @@
 // The thread pool: a caller and its workers share the items of one job at a time. Never OpenMP (see HOUSE in README).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 
 namespace penstock {
@@ -11,6 +12,20 @@ using Poll = bool (*)();
 // Thrown out of a call that its poll stopped.
 struct Interrupted {};
 
+// A poll that is asked by the clock: at most every `interval`, however often stops() is called.
+class PacedPoll {
+ public:
+  static constexpr std::chrono::milliseconds interval{50};
+
+  explicit PacedPoll(Poll poll) : poll_(poll) {}
+  // Whether the poll said stop just now. The first call starts the clock and asks nothing.
+  bool stops();
+
+ private:
+  Poll poll_;
+  std::chrono::steady_clock::time_point asked_{};
+};
+
 // For the process; for calls from the calling thread alone, 0 to follow the process again; what holds for this thread.
 void set_num_threads(int n);
 void set_local_num_threads(int n);
@@ -18,7 +33,8 @@ int num_threads();
 
 // Runs body(context, item) for every item in [0, n_items), on at most max_threads threads, the caller's included, in any
 // order. A second caller meanwhile, or a nested one, does its items alone. Throws Interrupted if poll said stop: then
-// some items have not run. Each thread works under the default floating-point environment.
+// some items have not run, or not to their end. The poll is asked by the clock between items and in keep_going(), on the
+// caller's thread alone. Each thread works under the default floating-point environment.
 void parallel(int64_t n_items, int max_threads, void (*body)(void *, int64_t), void *context, Poll poll);
 
 template <class Body>
@@ -28,12 +44,20 @@ void parallel(int64_t n_items, int max_threads, Poll poll, const Body &body) {
       const_cast<Body *>(&body), poll);
 }
 
-// To be asked now and then inside an item that takes long: false once the job is to stop. Asks the poll at most every
-// tenth of a second, and only on the caller's thread.
+// To be asked now and then inside an item that takes long: false once the job is to stop, and the item may end where it is.
+// Outside of any job: true.
 bool keep_going();
 
 // Aligned memory of the calling thread, at least so many bytes; the same block is lent again by the next call, but for
 // calls from within a poll, which have blocks of their own.
 void *workspace(int64_t bytes);
+
+// Ends all workers and waits for them; the next job starts new ones. False, and nothing done, while a job has them, which
+// may be the caller's own. Called when the library is unloaded and when the process exits.
+bool shutdown();
+
+// Gives back the memory of workspaces, that of the calling thread and that of the workers, which end as in shutdown().
+// Blocks that the calling thread is using stay.
+void trim();
 
 }  // namespace penstock

@@ -18,7 +18,8 @@ def main() -> None:
     """Write them."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = {f"case-{case.name}-{t}": bare(built(case, "cpp", t))._plan.table for case in CASES for t in DTYPES}
+    flows = [case for case in CASES if "circular" not in case.name]  # a flow of circles cannot be built as yet
+    seeds = {f"case-{case.name}-{t}": bare(built(case, "cpp", t))._plan.table for case in flows for t in DTYPES}
     seeds |= {f"present-{name}": make().write() for name, make in tables.PRESENT.items()}
     seeds |= {f"future-{name}": make().write() for name, (make, _) in tables.FUTURE.items()}
     for name, table in seeds.items():

@@ -1,4 +1,7 @@
-// The pool: every item once, with callers at the same time, jobs inside jobs, bodies that throw, polls, and a fork.
+// The pool: every item once, with callers at the same time, jobs inside jobs, bodies that throw, polls, a fork, signals, and
+// its end. test_pool PLUGIN also loads and unloads a library that holds a pool of its own.
+#include <dlfcn.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,7 +11,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
+#include <string>
 #include <thread>
 
 #include "check.hpp"
@@ -74,6 +80,42 @@ void interrupted() {
   parallel(3, 4, [] { return false; }, [](int64_t) { std::this_thread::sleep_for(std::chrono::milliseconds(120)); });
 }
 
+using Clock = std::chrono::steady_clock;
+
+// One item that asks whether to go on is interrupted in its midst.
+void interrupted_in_one_item() {
+  bool caught = false;
+  const Clock::time_point start = Clock::now();
+  try {
+    parallel(
+        1, 4, [] { return true; },
+        [&](int64_t) {
+          while (penstock::keep_going() && Clock::now() - start < std::chrono::seconds(20)) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          }
+        });
+  } catch (const penstock::Interrupted &) {
+    caught = true;
+  }
+  CHECK(caught && Clock::now() - start < std::chrono::seconds(15));
+  CHECK(penstock::keep_going());  // outside of any job
+}
+
+// A poll is asked by the clock, whoever has the items, and however often.
+void paced() {
+  static int asked = 0;
+  asked = 0;
+  penstock::PacedPoll poll([] { return ++asked == 3; });
+  const Clock::time_point start = Clock::now();
+  int64_t calls = 0;
+  while (!poll.stops()) {
+    calls++;
+  }
+  CHECK(asked == 3 && calls > 3 && Clock::now() - start >= 3 * penstock::PacedPoll::interval);
+  penstock::PacedPoll none(nullptr);
+  CHECK(!none.stops());
+}
+
 // The child may use the pool, also when the parent was in the middle of a job.
 void child_of_a_fork() {
   const pid_t child = fork();
@@ -119,6 +161,104 @@ void calls_from_a_poll() {
   CHECK(penstock::workspace(1000) == outer && outer[0] == 7 && outer[999] == 7);
 }
 
+#if defined(__linux__)
+// Threads of this process with a name.
+int threads_named(const std::string &wanted) {
+  int n = 0;
+  for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream file(task.path() / "comm");
+    std::string name;
+    n += std::getline(file, name) && (wanted.empty() || name == wanted) ? 1 : 0;
+  }
+  return n;
+}
+#endif
+
+volatile sig_atomic_t handled = 0;
+
+// Workers are named, and leave the application's signals alone.
+void signals() {
+  CHECK(penstock::shutdown());
+  struct sigaction action = {}, before;
+  action.sa_handler = [](int) { handled = 1; };
+  CHECK(sigaction(SIGUSR1, &action, &before) == 0);
+  every_item_once(100, 4);
+#if defined(__linux__)
+  for (int i = 0; i < 1000 && threads_named("penstock") != 3; i++) {  // each names itself
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  CHECK(threads_named("penstock") == 3);
+#endif
+  sigset_t usr1, old, pending;
+  sigemptyset(&usr1);
+  sigaddset(&usr1, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &usr1, &old);
+  CHECK(sigismember(&old, SIGUSR1) == 0);  // as it was when the workers started
+  CHECK(kill(getpid(), SIGUSR1) == 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  every_item_once(100, 4);
+  sigpending(&pending);
+  CHECK(handled == 0 && sigismember(&pending, SIGUSR1) == 1);
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  CHECK(handled == 1);
+  sigaction(SIGUSR1, &before, nullptr);
+}
+
+// The pool ends, not from within its own job, and starts anew; so it does for trim(), which keeps what is in use.
+void ends() {
+  every_item_once(100, 4);
+  for (int i = 0; i < 3; i++) {
+    CHECK(penstock::shutdown() && penstock::shutdown());
+#if defined(__linux__)
+    CHECK(threads_named("penstock") == 0);
+#endif
+    every_item_once(100, 4);
+    nested();
+  }
+  std::atomic<int> refused{0};
+  parallel(8, 4, nullptr, [&](int64_t) {
+    auto *memory = static_cast<char *>(penstock::workspace(5000));
+    std::memset(memory, 1, 5000);
+    refused += penstock::shutdown() ? 0 : 1;
+    penstock::trim();
+    void *other = std::aligned_alloc(64, 8192);  // would be given the block of a workspace that was freed
+    std::memset(other, 2, 8192);
+    CHECK(penstock::workspace(5000) == memory && memory[4999] == 1);
+    std::free(other);
+  });
+  CHECK(refused == 8);
+  penstock::workspace(1000);
+  penstock::trim();
+  penstock::trim();
+  std::memset(penstock::workspace(1000), 1, 1000);
+  every_item_once(100, 4);
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 4; c++) {
+    callers.emplace_back([c] {
+      for (int i = 0; i < 50; i++) {
+        c % 2 == 0 ? every_item_once(20, 4) : penstock::trim();
+      }
+    });
+  }
+  for (std::thread &caller : callers) {
+    caller.join();
+  }
+}
+
+// A library's workers end with it.
+void unloading(const char *path) {
+  CHECK(penstock::shutdown());
+  for (int i = 0; i < 3; i++) {
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    CHECK(library != nullptr);
+    reinterpret_cast<void (*)()>(dlsym(library, "use_pool"))();
+    CHECK(dlclose(library) == 0);
+#if defined(__linux__)
+    CHECK(threads_named("penstock") == 0);
+#endif
+  }
+}
+
 void local_numbers() {
   penstock::set_num_threads(3);
   penstock::set_local_num_threads(1);
@@ -144,7 +284,7 @@ void floating_point_environment() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char **argv) {
 #if defined(__x86_64__)
   penstock::set_num_threads(4);
   floating_point_environment();  // first, since workers take what the thread had that started them
@@ -163,7 +303,11 @@ int main() {
     interrupted();
   }
   calls_from_a_poll();
+  interrupted_in_one_item();
+  paced();
   penstock::set_num_threads(4);
+  signals();
+  ends();
   many_callers();
   child_of_a_fork();
   parallel(4, 4, nullptr, [](int64_t i) {
@@ -172,5 +316,8 @@ int main() {
     }
   });
   every_item_once(100, 4);
+  if (argc > 1) {
+    unloading(argv[1]);
+  }
   return 0;
 }

@@ -43,10 +43,11 @@ class Data:
                     check_finite(rows.context, rows, name=f"{prefix} context".strip())
 
 
+@np.errstate(all="ignore")  # sums of scaled weights may underflow
 def training_data(
     X: Any, context: Any, sample_weight: Any, validation: Any, *, dim: int, context_dim: int
 ) -> Data:  # fmt: skip
-    """Check the arrays that a fit was given, as ``Flow.fit`` describes them; what they hold is checked later."""
+    """Check the arrays that a fit was given, as ``Flow.fit`` describes them; that they are finite is checked apart."""
     x = _validate.as_rows(X, dim, name="X")
     given = _validate.as_context_rows(context, context_dim, len(x))
     if len(x) == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from penstock._typing import Array
 from penstock._warn import warn
 from penstock.history import History
-from penstock.plan import Tensor
+from penstock.plan import Plan
 from penstock.training.rows import Part, Rows
 from penstock.training.schedule import Schedule
 
@@ -86,11 +85,11 @@ def extreme(rows: Rows, batch: Array, buffers: Array) -> tuple[float, str]:
     return worst
 
 
-def warn_few_rows(tensors: Sequence[Tensor], frozen: Array | None, n_train: int) -> None:
+def warn_few_rows(plan: Plan, frozen: Array | None, n_train: int) -> None:
     """Warn of far more parameters than training rows: for a run without validation rows, which would show overfitting."""
-    if n_train >= ROWS_PER_PARAMETER * sum(tensor.size for tensor in tensors):
+    if n_train >= ROWS_PER_PARAMETER * plan.n_params:
         return
-    free = sum(tensor.size if tensor.mask is None else int(tensor.mask.sum()) for tensor in tensors)
+    free = sum(tensor.size if tensor.mask is None else int(tensor.mask.sum()) for tensor in plan.tensors)
     free -= 0 if frozen is None else int(frozen[:, 1].sum())
     if n_train < ROWS_PER_PARAMETER * free:
         warn(

@@ -99,7 +99,7 @@ def default_batch_size(n_train: int) -> int:
 
 
 def frozen_ranges(tensors: Sequence[Tensor], freeze: Sequence[str]) -> Array | None:
-    """The ranges of the flat vector that names or prefixes of parameters name: rows of (offset, count), or None for none.
+    """The ranges of the flat vector that names or prefixes of parameters name: rows of (offset, count); None for no name.
 
     Parameters
     ----------
@@ -107,6 +107,8 @@ def frozen_ranges(tensors: Sequence[Tensor], freeze: Sequence[str]) -> Array | N
     freeze : sequence of str
         ``"layers.0"`` means every parameter of that layer.
     """
+    if not freeze:
+        return None
     ranges: list[list[int]] = []
     for name in freeze:
         if not any(_below(tensor.name, name) for tensor in tensors):
@@ -118,8 +120,6 @@ def frozen_ranges(tensors: Sequence[Tensor], freeze: Sequence[str]) -> Array | N
             ranges[-1][1] += tensor.size
         else:
             ranges.append([tensor.offset, tensor.size])
-    if not ranges:
-        return None
     if sum(count for _, count in ranges) == sum(tensor.size for tensor in tensors):
         raise ValueError("freeze names all parameters of the flow, and leaves none to train")
     return np.array(ranges, np.int64)

@@ -21,8 +21,8 @@ from penstock.training.diagnosis import TrainingError
 from penstock.training.mean import running_mean
 from penstock.training.options import Options, frozen_ranges
 from penstock.training.progress import Progress
-from penstock.training.rows import Part
-from penstock.training.scale import SAMPLE_ROWS, standardisation, start_actnorms
+from penstock.training.rows import Part, Rows
+from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -41,6 +41,7 @@ class Best:
 
 
 Watch = Callable[[Epoch, Snapshot, History], bool]
+Save = Callable[[Snapshot, History], None]
 
 
 def run(
@@ -53,7 +54,7 @@ def run(
     actnorms: Sequence[int] = (),
     progress: bool | None = None,
     watch: Watch | None = None,
-    save: Callable[[Snapshot], None] | None = None,
+    save: Save | None = None,
 ) -> tuple[Snapshot, History]:
     """Train from a snapshot on the rows of ``data``.
 
@@ -75,7 +76,8 @@ def run(
         Called after each epoch with the epoch, the present parameters and the history so far, which are its own; training
         stops if it returns True.
     save : callable, optional
-        Called with the best snapshot whenever there is a better one, without validation after every epoch.
+        Called with the best snapshot and the history so far whenever there is a better one, without validation after every
+        epoch.
 
     Returns
     -------
@@ -157,23 +159,29 @@ class _Run:
 
     def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
         """Measure standardisation and ActNorm on the training rows, unless an earlier fit did; make the trainer."""
-        if not self.before.initialised:
-            index = self.split(0, min(self.n_train, SAMPLE_ROWS))
-            if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
-                index = np.flatnonzero(self.rows.weight)[:SAMPLE_ROWS]
-            sample = self.rows.take(index)
+        if self.before.initialised:
+            warn_moved(self.sample(MOVED_ROWS), self.buffers)
+        else:
+            sample = self.sample(SAMPLE_ROWS)
             self.buffers = standardisation(self.rows, standardize, sample)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
-            diagnosis.warn_few_rows(self.runner.plan.tensors, self.frozen, self.n_train)
+            diagnosis.warn_few_rows(self.runner.plan, self.frozen, self.n_train)
         self.trainer = self.runner.trainer(
             self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
 
+    def sample(self, most: int) -> Rows:
+        """Some of the training rows, at random."""
+        index = self.split(0, min(self.n_train, most))
+        if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
+            index = np.flatnonzero(self.rows.weight)[:most]
+        return self.rows.take(index)
+
     # --- training -----------------------------------------------------------------------------------------------
 
-    def train(self, progress: Progress, watch: Watch | None, save: Callable[[Snapshot], None] | None) -> None:
+    def train(self, progress: Progress, watch: Watch | None, save: Save | None) -> None:
         """All epochs, and what remains of them."""
         try:
             self.history.stopped = self._epochs(progress, watch, save)
@@ -189,24 +197,24 @@ class _Run:
             progress.close()
         diagnosis.warn_of_outcome(self.validation, self.history)
 
-    def _epochs(self, progress: Progress, watch: Watch | None, save: Callable[[Snapshot], None] | None) -> str:
+    def _epochs(self, progress: Progress, watch: Watch | None, save: Save | None) -> str:
         """All epochs; why they ended."""
         start, n_epochs = time.perf_counter(), self.budget.epochs
         if self.before.initialised and self.validation is not None:
             # The parameters that an earlier fit has left take part in the choice of the best.
             self.history.start_loss = self.validation_loss(self.before.pack(self.runner))
-            if self._offer(self.history.start_loss, self.params, 0) and save is not None:
-                save(self.snapshot(self.params))
+            if self._keep_if_better(self.history.start_loss, self.params, 0) and save is not None:
+                save(self.snapshot(self.params), self.history)
         for number in range(1, n_epochs + 1):
             began = time.perf_counter()
-            train_loss, rate = self.epoch(number, progress)
+            train_loss, rate = self.train_epoch(number, progress)
             seconds = time.perf_counter() - began
             self.trainer.params(self.params)
             if not np.isfinite(self.params).all():
                 raise TrainingError(diagnosis.blown_up("a parameter", number, self.budget.schedule))
             self.ends = [*self.ends[-1:], self.params.copy()]
             loss, candidate = self.validate()
-            better = self.validation is None or self._offer(loss, candidate, number)
+            better = self.validation is None or self._keep_if_better(loss, candidate, number)
             epoch = Epoch(number, self.trainer.step, train_loss, loss, rate)
             rows = self.budget.steps_per_epoch * self.budget.batch_size
             self.history.add(
@@ -215,7 +223,7 @@ class _Run:
             )  # fmt: skip
             progress.epoch(f"epoch {number}/{n_epochs}", self._losses(epoch))
             if better and save is not None:
-                save(self.snapshot(self.params if self.best is None else self.best.params))
+                save(self.snapshot(self.params if self.best is None else self.best.params), self.history)
             if watch is not None and watch(epoch, self.snapshot(self.params), self.history.copy()):
                 return "callback"
             # By the losses of this run alone: that its first epochs are worse than its start is in the nature of a schedule.
@@ -225,7 +233,7 @@ class _Run:
                 return "patience"
         return "completed"
 
-    def _offer(self, loss: float, params: Array, epoch: int) -> bool:
+    def _keep_if_better(self, loss: float, params: Array, epoch: int) -> bool:
         """Keep parameters if they validate better than the best so far."""
         if not (np.isfinite(loss) and loss < (self.best.loss if self.best else np.inf)):
             return False
@@ -233,7 +241,7 @@ class _Run:
         self.history.best_epoch = epoch
         return True
 
-    def epoch(self, number: int, progress: Progress) -> tuple[float, float]:
+    def train_epoch(self, number: int, progress: Progress) -> tuple[float, float]:
         """One pass over the training rows: mean loss, and the rate of the last step."""
         steps, first, count = self.budget.steps_per_epoch, 0, 16
         losses: list[Array] = []
@@ -252,7 +260,7 @@ class _Run:
             if done < count:
                 what = diagnosis.quantity(batch_losses[done], norms[done])
                 cause = diagnosis.cause(
-                    self.rows, self.batch(number, first + done), self.buffers, self.weight_scale, rates[done]
+                    self.rows, self.batch_rows(number, first + done), self.buffers, self.weight_scale, rates[done]
                 )
                 where = f"step {self.trainer.step + 1} (epoch {number})"
                 raise TrainingError(f"{what} at {where}; likely cause: {cause}. The flow is as it was before")
@@ -268,7 +276,7 @@ class _Run:
         counted = every[np.isfinite(every)]  # a batch that weighs nothing has no loss
         return float(counted.sum() / len(counted)) if len(counted) else float("nan"), float(rates[-1])
 
-    def batch(self, epoch: int, step: int) -> Array:
+    def batch_rows(self, epoch: int, step: int) -> Array:
         """Row numbers of one batch."""
         first = step * self.budget.batch_size
         positions = self.runner.row_order(
@@ -309,7 +317,7 @@ class _Run:
                 mass += float(weight.sum())
         return -total / mass
 
-    def _log_prob(self, packed: Any, index: Any, rows: Any) -> Array:
+    def _log_prob(self, packed: Any, index: Any, rows: Rows) -> Array:
         if isinstance(index, slice):
             context = None if rows.context is None else rows.context[index]
             return self.runner.log_prob(packed, rows.x[index], context, dtype=np.dtype(np.float64))

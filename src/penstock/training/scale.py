@@ -16,6 +16,9 @@ from penstock.training.rows import Rows
 
 SCALE_MIN = 1e-300  # what is below has no reciprocal
 FAR = 1e4  # standard deviations from zero: beyond them float32 becomes coarse
+MOVED = 10.0  # scales of the first fit by which a column of a later one has moved, or times which it has spread
+MOVED_ROWS = 200  # rows that show it
+QUARTILES = 1.3489795003921634  # interquartile range of a standard normal
 SAMPLE_ROWS = 10_000  # rows that start ActNorm and give the robust location and scale
 
 
@@ -119,7 +122,7 @@ def quantiles(rows: Rows) -> tuple[Array, Array]:
         middle = (mass - 0.5 * w[order]) / mass[-1]
         median, q25, q75, low, high = np.interp(levels, middle, column[order])
         loc[j] = median
-        scale[j] = (q75 - q25) / 1.3489795003921634 or (high - low) / 3.919927969080108
+        scale[j] = (q75 - q25) / QUARTILES or (high - low) / 3.919927969080108
     return loc, np.where(scale > 0, scale, moments(rows)[1])
 
 
@@ -136,6 +139,30 @@ def _warn_far(loc: Array, scale: Array, name: str) -> None:
             f"neighbouring values are up to {step:.2g} standard deviations apart, and what lies between is lost; "
             f"subtract an offset first, or keep both {name} and the flow in float64"
         )
+
+
+def warn_moved(sample: Rows, buffers: Array) -> None:
+    """Warn of columns of a later fit that lie elsewhere than those of the first, whose standardisation is kept."""
+    if sample.weight is not None:
+        sample = sample.take(sample.weight != 0)
+    data, given = np.split(buffers, [2 * sample.x.shape[1]])
+    for name, array, loc_and_scale in (("X", sample.x, data), ("context", sample.context, given)):
+        loc, scale = np.split(loc_and_scale, 2)
+        if array is None or ((loc == 0).all() and (scale == 1).all()):  # standardize=False measured nothing
+            continue
+        # By quartiles, since an outlier is no move.
+        ordered = np.sort(array.astype(np.float64), axis=0)
+        low, middle, high = (ordered[int(part * (len(ordered) - 1))] for part in (0.25, 0.5, 0.75))
+        spread = (high - low) / QUARTILES
+        moved = np.flatnonzero((np.abs(middle - loc) > MOVED * scale) | (spread > MOVED * scale))
+        if len(moved):
+            j = moved[0]
+            which = f"column {j} of {name} has" if len(moved) == 1 else f"columns {_listed(moved)} of {name} have"
+            warn(
+                f"{which} moved since the first fit (column {j}: from {loc[j]:.3g} +- {scale[j]:.3g} to {middle[j]:.3g} +- "
+                f"{spread[j]:.3g}). This fit goes on from the earlier one and keeps its standardisation; flow.reset() first "
+                "begins anew"
+            )
 
 
 def _listed(columns: Array, words: Sequence[str] | None = None) -> str:

@@ -1,0 +1,190 @@
+"""What ``fit`` tells: warnings that are true, the history, the progress bar."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import penstock as ps
+from cases import BACKENDS, BY_NAME, fresh, points, rng
+from helpers import each_backend
+
+Array = np.ndarray[Any, Any]
+
+CASE = BY_NAME["mixed_layers"]
+
+
+def gaussian(rows: int, key: str, dim: int = 3) -> Array:
+    return rng(key).standard_normal((rows, dim))
+
+
+# -- warnings -----------------------------------------------------------------------------------
+
+
+@each_backend
+def test_overfitting_is_told_after_the_fit(backend: str) -> None:
+    flow = ps.realnvp(4, layers=4, hidden=(64, 64), rng=0, backend=backend)
+    x = gaussian(300, "overfit", 4)
+    with pytest.warns(UserWarning, match="the flow overfits: from epoch") as caught:
+        flow.fit(x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, rng=0)
+    assert [warning.filename for warning in caught] == [__file__]
+    best = flow.history.best_epoch
+    assert f"from epoch {best} to 60" in str(caught[0].message)
+    assert best is not None
+    assert best < 30
+    assert flow.history.validation_loss[-1] > flow.history.validation_loss[best - 1] + 0.1
+    # A run that its patience ended has not gone on for nothing.
+    flow.copy().reset(0).fit(
+        x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, schedule="plateau", rng=0
+    )
+
+
+@each_backend
+def test_few_rows_are_told_by_the_number_of_free_parameters_where_nothing_is_validated(backend: str) -> None:
+    flow = ps.maf(3, layers=2, hidden=(30,), rng=0, backend=backend)
+    weights = [value for name, value in flow.named_params().items() if name.endswith("conditioner.0.weight")]
+    masked = sum(int((value == 0).sum()) for value in weights)
+    assert masked > 0
+    x = gaussian(flow.n_params, "few")
+    free = sum(tensor.size if tensor.mask is None else int(tensor.mask.sum()) for tensor in flow._plan.tensors)
+    assert free <= flow.n_params - masked
+    least = -(-free // 10)
+    flow.copy().fit(x[:least], validation=0, epochs=1, batch_size=4)  # silent
+    flow.copy().fit(x[: least // 2], validation=x, epochs=1, batch_size=4)  # silent
+    with pytest.warns(UserWarning, match=rf"{free} free parameters.*training rows \({least - 1}\)") as caught:
+        flow.copy().fit(x[: least - 1], validation=0, epochs=1, batch_size=4)
+    assert [warning.filename for warning in caught] == [__file__]
+    size = flow.named_params()["layers.0.conditioner.0.bias"].size
+    few = (free - size) // 10
+    flow.copy().fit(x[: few + 1], validation=0, epochs=1, batch_size=4, freeze="layers.0.conditioner.0.bias")  # silent
+
+
+@each_backend
+def test_a_later_fit_on_rows_that_lie_elsewhere_says_that_it_goes_on_from_the_first(backend: str) -> None:
+    x, c = gaussian(500, "moved"), gaussian(500, "moved context", 2)
+    flow = ps.realnvp(3, context_dim=2, layers=2, hidden=(8,), rng=0, backend=backend)
+    arguments: dict[str, Any] = {"epochs": 1, "validation": 0, "rng": 0}
+    flow.fit(x, context=c, **arguments)
+    flow.copy().fit(3 * x + 5, context=c - 5, **arguments)  # silent
+    for rows, given, words in (
+        (x + np.array([0, 1e3, 0]), c, r"column 1 of X has moved .*from .* to 1e\+03 .*reset"),
+        (30 * x, c, r"columns 0, 1, 2 of X have moved"),
+        (x, c + np.array([20, 0]), r"column 0 of context has moved"),
+    ):
+        with pytest.warns(UserWarning, match=words) as caught:
+            flow.copy().fit(rows, context=given, **arguments)
+        assert [warning.filename for warning in caught] == [__file__]
+        flow.copy().reset().fit(rows, context=given, **arguments)  # silent
+    outlier = x.copy()
+    outlier[3, 1] = 1e15
+    flow.copy().fit(outlier, context=c, **arguments)  # silent
+    plain = flow.copy().reset().fit(x, context=c, standardize=False, **arguments)
+    plain.fit(x + 100, context=c, **arguments)  # silent: nothing was measured
+
+
+@each_backend
+def test_validation_rows_that_negative_weights_make_worth_little_are_told(backend: str) -> None:
+    source = rng("worth little")
+    x, weight = source.standard_normal((500, 2)), np.where(source.random(500) < 0.3, -1.0, 1.0)
+    start = ps.nsf(2, layers=2, hidden=(8,), rng=0, backend=backend)
+    with pytest.warns(
+        UserWarning, match=r"50 validation rows make them worth \d+(\.\d)? rows.*has chosen epoch"
+    ) as told:
+        start.copy().fit(x, sample_weight=weight, epochs=20, rng=0)
+    assert [warning.filename for warning in told] == [__file__]
+    start.copy().fit(x, sample_weight=np.abs(weight), epochs=2, rng=0)  # silent
+    start.copy().fit(x[:40], sample_weight=np.abs(weight)[:40], epochs=2, rng=0)  # few rows, but not for their weights
+
+
+@each_backend
+@pytest.mark.parametrize("how", [True, False, "robust"])
+def test_a_column_far_from_zero_is_named_with_its_distance(backend: str, how: Any) -> None:
+    flow = ps.realnvp(4, layers=2, hidden=(8,), rng=0, backend=backend)
+    u = rng("far").standard_normal((2000, 4))
+    u -= u.mean(axis=0)
+    x = u / u.std(axis=0)
+    x[:, 1] += 0.95e4
+    flow.copy().fit(x, epochs=1, batch_size=500, validation=0, standardize=how, learning_rate=1e-9)  # silent
+    x[:, 1] += 0.15e4
+    x[:, 3] = 7  # constant, and so not far
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030
+        flow.fit(x, epochs=1, batch_size=500, validation=0, standardize=how, learning_rate=1e-9)
+    far = [str(warning.message) for warning in caught if "standard deviations from zero" in str(warning.message)]
+    assert len(far) == 1
+    assert "float32" in far[0]
+    assert "subtract" in far[0]
+    named = re.match(r"column (\d) \((\d\.\d+e\+04)\) of X", far[0])
+    assert named is not None
+    assert named[1] == "1"
+    assert float(named[2]) == pytest.approx(1.1e4, rel=0.1)
+    assert all(warning.filename == __file__ for warning in caught)
+    assert len(caught) == (1 if how is False else 2)
+
+
+# -- history ------------------------------------------------------------------------------------
+
+
+@each_backend
+def test_history_has_one_entry_an_epoch(backend: str) -> None:
+    flow = fresh(CASE, backend, "float32")
+    x = points(CASE, 300, flow)
+    flow.fit(x, epochs=4, batch_size=90)
+    history = flow.history
+    for name in ("epoch", "step", "train_loss", "validation_loss", "learning_rate", "seconds", "rows_per_second"):
+        assert len(getattr(history, name)) == 4
+    assert history.step == [3, 6, 9, 12]
+    assert "4 epochs" in repr(history)
+
+
+def test_history_plots_both_losses_and_marks_the_epoch_that_was_kept() -> None:
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0).fit(gaussian(300, "plot", 2), epochs=4, batch_size=90, rng=0)
+    history = flow.history
+    axes = history.plot()
+    training, validation, kept = axes.lines
+    for line, losses in ((training, history.train_loss), (validation, history.validation_loss)):
+        np.testing.assert_array_equal(line.get_xdata(), history.epoch)
+        np.testing.assert_array_equal(line.get_ydata(), losses)
+    assert list(kept.get_xdata()) == [history.best_epoch]
+    assert list(kept.get_ydata()) == [min(history.validation_loss)]
+    assert "nats" in axes.get_ylabel()
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["training", "validation"]
+    own = plt.figure().add_subplot()
+    assert history.plot(ax=own) is own
+    assert len(own.lines) == 3
+    unvalidated = ps.History(epoch=[1], step=[2], train_loss=[3.0])
+    assert len(unvalidated.plot(ax=plt.figure().add_subplot()).lines) == 1
+    with pytest.raises(ValueError, match="no epoch"):
+        ps.History().plot()
+    plt.close("all")
+
+
+def test_without_a_terminal_fit_is_silent_and_on_request_it_is_not() -> None:
+    code = """if True:
+        import sys
+        import numpy as np, penstock as ps
+        flow = ps.realnvp(2, layers=2, hidden=(8,))
+        x = np.random.default_rng(0).standard_normal((100, 2))
+        flow.fit(x, epochs=2, progress=None if len(sys.argv) < 2 else True)
+    """
+    for extra, expected in (((), False), (("bar",), True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *extra], capture_output=True, text=True, timeout=300, check=True
+        )
+        assert done.stdout == ""
+        assert ("rows/s" in done.stderr) is expected
+        assert expected or done.stderr == ""
+
+
+def test_the_warning_filter_sees_no_warning_of_ours() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow = fresh(CASE, BACKENDS[0], "float32")
+        flow.fit(points(CASE, 150, flow), epochs=1, batch_size=30)

@@ -42,7 +42,11 @@ def test_the_readme_has_python_to_run() -> None:
 
 
 # The other cases meet the reader's evaluator as the reference of all backends.
-READ = [case for case in CASES if case.kind == "transform" or case.name in ("mixed_layers", "embedding", "nsf_ar_given", "nsf")]
+READ = [
+    case
+    for case in CASES
+    if case.kind == "transform" or case.name in ("mixed_layers", "embedding", "nsf_ar_given", "nsf")
+]
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.name)

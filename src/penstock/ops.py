@@ -89,7 +89,8 @@ def backward(
     transform, x, theta, backend
         As for :func:`forward`.
     dy : array of the shape of x, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -110,7 +111,8 @@ def inverse_backward(
     transform, y, theta, backend
         As for :func:`inverse`.
     dx : array of the shape of y, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -147,7 +149,8 @@ def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: 
     ----------
     base, z, backend
         As for :func:`log_prob`.
-    dlog_prob : scalar, or array with one number a row
+    dlog_prob : array with one number a row
+        A number for one row by itself.
 
     Returns
     -------
@@ -231,7 +234,8 @@ def lu_log_det(lu: Any) -> float:
     matrix = _validate.reals(lu, name="lu")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"lu must have shape (dim, dim), got {matrix.shape}")
-    return float(matrix.trace(dtype=np.float64))
+    with np.errstate(all="ignore"):
+        return float(matrix.trace(dtype=np.float64))
 
 
 def lu_backward(
@@ -252,7 +256,8 @@ def lu_backward(
     x, lu, bias, order, signs, backend
         As for :func:`lu_forward`.
     dy : array of the shape of x, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -282,7 +287,8 @@ def lu_inverse_backward(
     y, lu, bias, order, signs, backend
         As for :func:`lu_inverse`.
     dx : array of the shape of y, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -357,7 +363,8 @@ def _apply(
         _validate.as_out(log_det, shape, _validate.FLOAT64 if wide else runner.plan.dtype, name="log_det")
     y, own = runner.transform(packed, explicit, rows, thetas=[flat])
     if log_det is not None:
-        log_det += own.reshape(shape)
+        with np.errstate(all="ignore"):
+            log_det += own.reshape(shape)
         return y.reshape(*shape, y.shape[1]), log_det
     return y.reshape(*shape, y.shape[1]), _shaped(own, shape)
 

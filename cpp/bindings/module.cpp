@@ -14,6 +14,7 @@
 #include <variant>
 
 #include "engine/engine.hpp"
+#include "engine/trainer.hpp"
 
 namespace py = pybind11;
 
@@ -129,7 +130,7 @@ RowsView rows_view(const py::array &x, int dim, int64_t &rows) {
   return {static_cast<const char *>(x.data()), x.strides(0), x.strides(1), item_size(x, "x")};
 }
 
-Weights weights_view(const py::object &object, int64_t rows) {
+SampleWeights weights_view(const py::object &object, int64_t rows) {
   if (object.is_none()) {
     return {};
   }
@@ -258,12 +259,12 @@ class EngineHandle {
   }
 
   template <class T>
-  std::pair<const T *, bool> theta(const py::object &object, const Range &range, int64_t rows) const {
+  ExternalTheta<T> theta(const py::object &object, const Range &range, int64_t rows) const {
     if (plan().external_features == 0 || (range.first == range.last && object.is_none())) {
       if (!object.is_none()) {
         wrong("theta", "be None: no step takes it from outside");
       }
-      return {nullptr, false};
+      return {};
     }
     if (object.is_none()) {
       wrong("theta", "be given: a step takes it from outside");
@@ -282,18 +283,18 @@ class EngineHandle {
       int64_t rows = 0;
       const Range steps = range(to_data, first, last, base);
       const RowsView view = rows_view(x, plan().dim, rows);
-      const Batch batch{view, context_view(context, plan().context_dim, rows)};
-      const auto [external, shared] = theta<T>(theta_object, steps, rows);
+      const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
+      const ExternalTheta<T> external = theta<T>(theta_object, steps, rows);
       T *y = lent<T, true>(out, "out", {rows, plan().dim});
       LogDetOut sums;
       if (!log_det.is_none()) {
-        sums.twice = py::isinstance<py::array_t<double>>(log_det);
-        sums.data = sums.twice ? static_cast<void *>(lent<double, true>(log_det, "log_det", {rows}))
-                               : static_cast<void *>(lent<T, true>(log_det, "log_det", {rows}));
+        if (py::isinstance<py::array_t<double>>(log_det)) {
+          sums = {lent<double, true>(log_det, "log_det", {rows}), sizeof(double)};
+        } else {
+          sums = {lent<T, true>(log_det, "log_det", {rows}), sizeof(T)};
+        }
       }
-      without_gil([&, external = external, shared = shared] {
-        engine.evaluate(packed, steps, batch, rows, external, shared, y, sums, poll_signals);
-      });
+      without_gil([&] { engine.evaluate(packed, steps, batch, external, y, sums, poll_signals); });
     });
   }
 
@@ -311,8 +312,8 @@ class EngineHandle {
       T *x = lent<T, true>(out, "out", {rows, plan().dim});
       T *p = lent<T, true>(log_prob, "log_prob", {rows});
       without_gil([&] {
-        engine.sample(packed, seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw), given, rows,
-                      x, p, poll_signals);
+        const Draws numbers{seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw)};
+        engine.sample(packed, numbers, given, rows, x, p, poll_signals);
       });
     });
   }
@@ -325,8 +326,8 @@ class EngineHandle {
       int64_t rows = 0;
       const Range steps = range(to_data, first, last, base);
       const RowsView view = rows_view(x, plan().dim, rows);
-      const Batch batch{view, context_view(context, plan().context_dim, rows)};
-      const auto [external, shared] = theta<T>(theta_object, steps, rows);
+      const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
+      const ExternalTheta<T> external = theta<T>(theta_object, steps, rows);
       Cotangents<T> cotangents;
       if (context.is_none()) {
         lent<T, true>(d_context, "d_context", {0, 0});
@@ -341,32 +342,30 @@ class EngineHandle {
       cotangents.log_det = lent<T, false>(d_log_det, "d_log_det", {rows});
       cotangents.x = lent<T, true>(d_x, "d_x", {rows, plan().dim});
       cotangents.params = lent<double, true>(d_params, "d_params", {plan().n_params});
-      if (shared) {
+      if (external.shared) {
         cotangents.theta_sum = lent<double, true>(d_theta, "d_theta", {plan().external_features});
-      } else if (external != nullptr) {
+      } else if (external.data != nullptr) {
         cotangents.theta = lent<T, true>(d_theta, "d_theta", {rows, plan().external_features});
       }
-      without_gil([&, external = external, shared = shared] {
-        engine.vjp(packed, steps, batch, rows, external, shared, cotangents, poll_signals);
-      });
+      without_gil([&] { engine.vjp(packed, steps, batch, external, cotangents, poll_signals); });
     });
   }
 
   std::pair<double, double> loss_and_grad(const PackedHandle &handle, const py::array &x, const py::object &context,
                                           const py::object &weight, const py::object &d_params) const {
-    double loss = 0, weight_sum = 0;
+    LossSums sums;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       int64_t rows = 0;
-      const Batch batch{rows_view(x, plan().dim, rows), context_view(context, plan().context_dim, rows)};
-      const Weights weights = weights_view(weight, rows);
+      const RowsView view = rows_view(x, plan().dim, rows);
+      const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
+      const SampleWeights weights = weights_view(weight, rows);
       double *gradient = lent<double, true>(d_params, "d_params", {plan().n_params});
       if (gradient == nullptr) {
         wrong("d_params", "be an array");
       }
-      without_gil(
-          [&] { engine.loss_and_grad(packed, batch, rows, weights, gradient, loss, weight_sum, poll_signals); });
+      without_gil([&] { sums = engine.loss_and_grad(packed, batch, weights, gradient, poll_signals); });
     });
-    return {loss, weight_sum};
+    return {sums.loss, sums.weight};
   }
 
   void adam(const py::object &params, const py::object &grad, const py::object &m, const py::object &v, int64_t step,
@@ -424,8 +423,8 @@ class TrainerHandle {
           int64_t rows = 0, done = 0;
           const Plan &plan = trainer->engine().plan();
           const RowsView view = rows_view(x, plan.dim, rows);
-          const Batch batch{view, context_view(context, plan.context_dim, rows)};
-          const Weights weights = weights_view(weight, rows);
+          const Batch batch{view, rows, context_view(context, plan.context_dim, rows)};
+          const SampleWeights weights = weights_view(weight, rows);
           if (!py::isinstance<py::array>(learning_rates)) {
             wrong("learning_rates", "be an array");
           }
@@ -441,8 +440,8 @@ class TrainerHandle {
             wrong("n_train, first_step and batch_size", "lie within the rows");
           }
           without_gil([&] {
-            done = trainer->run(batch, rows, weights, weight_scale, seed, epoch, n_train, first_step, batch_size, n,
-                                rates, l, g, poll_signals);
+            done = trainer->run(batch, weights, weight_scale, {seed, epoch, n_train, batch_size, first_step}, n, rates,
+                                l, g, poll_signals);
           });
           return done;
         },

@@ -9,16 +9,23 @@ namespace penstock::PENSTOCK_ISA {
 // Whether a conditioner reads more than the context.
 PENSTOCK_INLINE bool reads_dimensions(const Step &step) { return step.n_a > 0 || step.kind == step_autoregressive; }
 
+PENSTOCK_INLINE bool has_rows(ContextKind kind) {
+  return kind == ContextKind::rows || kind == ContextKind::rows_and_part;
+}
+PENSTOCK_INLINE bool has_part(ContextKind kind) {
+  return kind == ContextKind::part || kind == ContextKind::rows_and_part;
+}
+
 // What the first products of a conditioner begin with, for mlp_forward; null for the bias.
 template <class T>
-PENSTOCK_INLINE const T *shared_start(const Step &step, const Tile<T> &tile) {
-  return tile.starts != nullptr && step.n_context > 0 && reads_dimensions(step) ? tile.starts + step.start : nullptr;
+PENSTOCK_INLINE const T *context_part(const Step &step, const TileContext<T> &context) {
+  return has_part(context.kind) && step.n_context > 0 && reads_dimensions(step) ? context.part + step.start : nullptr;
 }
 
 // Theta of a step that reads nothing but a context that all rows share; null where rows have theta of their own.
 template <class T>
-PENSTOCK_INLINE const T *shared_theta(const Step &step, const Tile<T> &tile) {
-  return tile.context == nullptr && !reads_dimensions(step) ? tile.starts + step.start : nullptr;
+PENSTOCK_INLINE const T *shared_theta(const Step &step, const TileContext<T> &context) {
+  return context.kind == ContextKind::part && !reads_dimensions(step) ? context.part + step.start : nullptr;
 }
 
 template <class V>
@@ -45,8 +52,8 @@ void add_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> *
 template <class V>
 void gather_features(const Step &step, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area) {
   Element<V> *u = area + step.input;
-  if (tile.context != nullptr) {
-    copy_features<V>(step.n_context, n_vectors, tile.context, u);
+  if (has_rows(tile.context.kind)) {
+    copy_features<V>(step.n_context, n_vectors, tile.context.rows, u);
   }
   for (int64_t i = 0; i < step.n_a; i++) {
     copy_features<V>(1, n_vectors, tile.state + step.a[i] * tile_stride, u + (step.n_context + i) * tile_stride);
@@ -55,8 +62,8 @@ void gather_features(const Step &step, int n_vectors, const Tile<Element<V>> &ti
 
 // The first input whose gradient is wanted; n_u if none is.
 template <class T>
-PENSTOCK_INLINE int first_wanted(const Step &step, bool want_input, const Tile<T> &tile) {
-  if (tile.d_context != nullptr && step.n_context > 0) {
+PENSTOCK_INLINE int first_wanted(const Step &step, bool want_input, const TileGradient<T> &gradient) {
+  if (gradient.of_context != Gradient::ignore && step.n_context > 0) {
     return 0;
   }
   return want_input ? step.n_context : step.n_u;
@@ -64,15 +71,15 @@ PENSTOCK_INLINE int first_wanted(const Step &step, bool want_input, const Tile<T
 
 // Adds the gradient of the conditioner's input to those of the context and of the state.
 template <class V>
-void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, const Tile<Element<V>> &tile) {
+void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, const TileGradient<Element<V>> &gradient) {
   if (du == nullptr) {
     return;
   }
-  if (tile.d_context != nullptr) {
-    add_features<V>(step.n_context, n_vectors, du, tile.d_context);
+  if (gradient.of_context != Gradient::ignore) {
+    add_features<V>(step.n_context, n_vectors, du, gradient.context);
   }
   for (int64_t i = 0; i < step.n_a; i++) {
-    add_features<V>(1, n_vectors, du + (step.n_context + i) * tile_stride, tile.gradient + step.a[i] * tile_stride);
+    add_features<V>(1, n_vectors, du + (step.n_context + i) * tile_stride, gradient.state + step.a[i] * tile_stride);
   }
 }
 
@@ -88,21 +95,21 @@ void gather_row(const Step &step, const T *context, const T *state, T *area) {
   }
 }
 
-// A step's part of Tile::starts, from a context of one number a feature. The context comes first in the order of the
-// sum, so a product that begins with it gives the bits of one over all inputs.
+// What a context, of one number a feature, contributes to a step: its piece of TileContext::part. The context comes first
+// in the order of the sum, so a product that begins with it gives the bits of one over all inputs.
 template <class V>
-void start_shared(const Step &step, const PackedView<Element<V>> &packed, const Element<V> *context, Element<V> *area,
-                  Element<V> *starts) {
+void make_step_part(const Step &step, const PackedView<Element<V>> &packed, const Element<V> *context, Element<V> *area,
+                    Element<V> *part) {
   if (reads_dimensions(step)) {
     Linear head = step.linear[0];
     head.n_in = step.n_context;
-    return linear_row<V>(head, packed.params, context, starts + step.start);
+    return linear_row<V>(head, packed.params, context, part + step.start);
   }
   gather_row<Element<V>>(step, context, nullptr, area);
   mlp_row<V>(step, packed.params, area);
   const Element<V> *theta = area + step.theta / tile_stride;
   for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {
-    starts[step.start + i] = theta[i];
+    part[step.start + i] = theta[i];
   }
 }
 

@@ -84,33 +84,33 @@ void masked_forward(const Step &step, int from, int to, const PackedView<Element
 // The gradient of a layer's outputs, before the activation: theta's, or of hidden units, in d_hidden[0]. A residual
 // network needs those of h_i there, and puts these in place of the derivatives.
 template <class T>
-PENSTOCK_INLINE T *output_gradient(const Step &step, int i, const Tile<T> &tile, T *area) {
+PENSTOCK_INLINE T *output_gradient(const Step &step, int i, const TileGradient<T> &gradient, T *area) {
   const Linear &linear = step.linear[i];
-  return i + 1 == step.n_linear                         ? tile.d_theta
+  return i + 1 == step.n_linear                         ? gradient.theta
          : step.conditioner == conditioner_residual_mlp ? area + linear.derivative
-                                                        : tile.d_hidden[0] + linear.gradient;
+                                                        : gradient.hidden[0] + linear.gradient;
 }
 
-// From tile.d_theta of the degrees in [from, to), when all higher ones are done: gradients of the hidden units of those
-// degrees, and of the inputs, which d_hidden[0] begins with, unless they are unwanted.
+// From gradient.theta of the degrees in [from, to), when all higher ones are done: gradients of the hidden units of those
+// degrees, and of the inputs, with which hidden[0] begins, if want_input.
 template <class V>
 void masked_backward(const Step &step, int from, int to, const PackedView<Element<V>> &packed, int n_vectors,
-                     bool want_input, const Tile<Element<V>> &tile, Element<V> *area) {
+                     bool want_input, const TileGradient<Element<V>> &gradient, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const int n = n_vectors * lanes<V>;
   for (int i = step.n_linear - 1; i >= (want_input ? 0 : 1); i--) {
     const Linear &linear = step.linear[i];
     const Mask &mask = *linear.mask;
-    T *out = tile.d_hidden[0] + (i > 0 ? step.linear[i - 1].gradient : 0);
+    T *out = gradient.hidden[0] + (i > 0 ? step.linear[i - 1].gradient : 0);
     pieces<V, false>(mask.backward, mask.backward_start[from], mask.backward_start[to], n_vectors,
-                     {packed.params + linear.weight, linear.n_out, output_gradient(step, i, tile, area), tile_stride,
-                      out, tile_stride, nullptr, nullptr, 0});
+                     {packed.params + linear.weight, linear.n_out, output_gradient(step, i, gradient, area),
+                      tile_stride, out, tile_stride, nullptr, nullptr, 0});
     if (i == 0) {
       return;
     }
     const Linear &below = step.linear[i - 1];
-    const T *skip = residual && i + 1 < step.n_linear ? tile.d_hidden[0] + linear.gradient : nullptr;
+    const T *skip = residual && i + 1 < step.n_linear ? gradient.hidden[0] + linear.gradient : nullptr;
     T *derivative = below.derivative >= 0 ? area + below.derivative : nullptr;
     for (int64_t j = mask.input_start[from] * int64_t{tile_stride}; j < mask.input_start[to] * int64_t{tile_stride};
          j += tile_stride) {
@@ -125,10 +125,10 @@ void masked_backward(const Step &step, int from, int to, const PackedView<Elemen
 
 // Gradients of all weights and biases, once masked_backward is through.
 template <class V>
-void masked_gradient(const Step &step, const Tile<Element<V>> &tile, Element<V> *area) {
+void masked_gradient(const Step &step, int rows, const TileGradient<Element<V>> &gradient, Element<V> *area) {
   for (int i = 0; i < step.n_linear; i++) {
-    linear_gradient<V>(step.linear[i], tile, area + (i > 0 ? step.linear[i - 1].output : step.input),
-                       output_gradient(step, i, tile, area));
+    linear_gradient<V>(step.linear[i], rows, gradient, area + (i > 0 ? step.linear[i - 1].output : step.input),
+                       output_gradient(step, i, gradient, area));
   }
 }
 

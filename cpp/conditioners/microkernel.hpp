@@ -9,7 +9,7 @@
 #pragma once
 
 #include "core/lanes.hpp"
-#include "core/plan.hpp"
+#include "core/tile.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 

@@ -51,13 +51,13 @@ void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, const E
   }
 }
 
-// sum (+)= the rows of M vectors, in order; several chains at a time, since an addition takes its time.
+// sum (+)= the rows of M vectors, in order; M chains of additions at a time hide their latency.
 template <class V, int M>
-PENSTOCK_INLINE void column_sums(const Element<V> *in, int stride, int rows, bool first, Element<V> *sum) {
+PENSTOCK_INLINE void column_sums(const Element<V> *in, int stride, int rows, bool overwrite, Element<V> *sum) {
   V total[M];
 #pragma GCC unroll 4
   for (int m = 0; m < M; m++) {
-    total[m] = first ? V{} : load<V>(sum + m * lanes<V>);
+    total[m] = overwrite ? V{} : load<V>(sum + m * lanes<V>);
   }
   for (int64_t r = 0; r < rows; r++) {
 #pragma GCC unroll 4
@@ -73,26 +73,28 @@ PENSTOCK_INLINE void column_sums(const Element<V> *in, int stride, int rows, boo
 
 // Gradients of W and b of one linear layer, from the gradient d of its outputs: sums over the tile's rows, in order.
 template <class V>
-void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const Element<V> *in, const Element<V> *d) {
+void linear_gradient(const Linear &linear, int rows, const TileGradient<Element<V>> &gradient, const Element<V> *in,
+                     const Element<V> *d) {
   using T = Element<V>;
   const int stride = linear.grad_stride;
   const int t_stride = transposed_stride(stride);
-  transpose_tile<V>(d, linear.n_out, tile.rows, tile.transposed, t_stride);
-  T *weight = tile.params_gradient + linear.grad_weight, *bias = tile.params_gradient + linear.grad_bias;
+  const bool overwrite = gradient.of_params == Gradient::overwrite;
+  transpose_tile<V>(d, linear.n_out, rows, gradient.transposed, t_stride);
+  T *weight = gradient.params + linear.grad_weight, *bias = gradient.params + linear.grad_bias;
   const int n_vectors = (linear.n_out + lanes<V> - 1) / lanes<V>;
   // inputs [from, to), outputs from `column` on
   const auto weights = [&](int64_t from, int64_t to, int column) __attribute__((always_inline)) {
     const Operands<T> o{in + from * tile_stride,
                         tile_stride,
-                        tile.transposed + column,
+                        gradient.transposed + column,
                         t_stride,
                         weight + from * stride + column,
                         stride,
                         nullptr,
                         nullptr,
-                        tile.rows};
+                        rows};
     const int n_inputs = static_cast<int>(to - from), n = n_vectors - column / lanes<V>;
-    if (tile.first) {
+    if (overwrite) {
       product<V, false, Start::zero, Finish::none>(n_inputs, n, o);
     } else {
       product<V, false, Start::load, Finish::none>(n_inputs, n, o);
@@ -107,7 +109,7 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
       const int column = first[k0] / lanes<V> * lanes<V>;
       weights(k0, k1, column);
       for (int k = k0; k < k1; k++) {
-        for (int n = tile.first ? 0 : column; n < first[k]; n++) {
+        for (int n = overwrite ? 0 : column; n < first[k]; n++) {
           weight[static_cast<int64_t>(k) * stride + n] = 0;
         }
       }
@@ -115,10 +117,10 @@ void linear_gradient(const Linear &linear, const Tile<Element<V>> &tile, const E
   }
   int v = 0;  // a bias is the weight of a constant input
   for (; v + 4 <= n_vectors; v += 4) {
-    column_sums<V, 4>(tile.transposed + v * lanes<V>, t_stride, tile.rows, tile.first, bias + v * lanes<V>);
+    column_sums<V, 4>(gradient.transposed + v * lanes<V>, t_stride, rows, overwrite, bias + v * lanes<V>);
   }
   for (; v < n_vectors; v++) {
-    column_sums<V, 1>(tile.transposed + v * lanes<V>, t_stride, tile.rows, tile.first, bias + v * lanes<V>);
+    column_sums<V, 1>(gradient.transposed + v * lanes<V>, t_stride, rows, overwrite, bias + v * lanes<V>);
   }
 }
 
@@ -138,16 +140,16 @@ PENSTOCK_INLINE void input_gradient(const Linear &linear, const PackedView<Eleme
   product<V, false, start, finish>(linear.n_in - static_cast<int>(from), n_vectors, o);
 }
 
-// Takes d_theta from tile.d_theta; returns the gradient of the conditioner's input, (n_u, tile), from number `from` on,
-// or null if that leaves none.
+// From gradient.theta to the gradient of the conditioner's input, (n_u, tile), from number `from` on; null if that leaves
+// none.
 template <class V>
-Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed, int n_vectors, int from,
-                         const Tile<Element<V>> &tile, const Element<V> *area) {
+Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed, int rows, int n_vectors, int from,
+                         const TileGradient<Element<V>> &gradient, const Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const int n = n_vectors * lanes<V>;
-  const T *d = tile.d_theta;
-  T *hidden = tile.d_hidden[0], *other = tile.d_hidden[1];  // residual: gradients of h_i, and of its pre-activation
+  const T *d = gradient.theta;
+  T *hidden = gradient.hidden[0], *other = gradient.hidden[1];  // residual: gradients of h_i, and of its pre-activation
   for (int i = step.n_linear - 1; i >= 0; i--) {
     const Linear &linear = step.linear[i];
     if (residual && i + 1 < step.n_linear) {
@@ -157,8 +159,8 @@ Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed,
       }
       d = other;
     }
-    if (tile.params_gradient != nullptr) {
-      linear_gradient<V>(linear, tile, area + (i > 0 ? step.linear[i - 1].output : step.input), d);
+    if (gradient.of_params != Gradient::ignore) {
+      linear_gradient<V>(linear, rows, gradient, area + (i > 0 ? step.linear[i - 1].output : step.input), d);
     }
     if (i == 0 && from == step.n_u) {
       return nullptr;

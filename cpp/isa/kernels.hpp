@@ -2,7 +2,7 @@
 // engine; kernels.cpp, compiled once per instruction set, fills the tables and exports nothing else.
 #pragma once
 
-#include "core/plan.hpp"
+#include "core/tile.hpp"
 
 namespace penstock {
 
@@ -17,38 +17,36 @@ template <class T>
 struct Kernels {
   int lanes;
 
-  // Rows of the input into the tile's state (stride tile_stride, or 1 for one row), by slots, in float64 where the
-  // standardisation applies (packed not null); index, if given, names the rows, otherwise they follow from first_row.
-  void (*load)(const PlanView &, const int64_t *slots, const PackedView<T> *packed, const RowsView &,
-               const int64_t *index, int64_t first_row, int rows, int stride, T *state);
-  // The state into rows of a C-ordered array.
-  void (*store)(const PlanView &, const int64_t *slots, const PackedView<T> *packed, const T *state, int rows,
-                int stride, T *out);
-  // Columns of a C-ordered (rows, n) array into (n, tile), and back.
-  void (*load_columns)(const T *in, int64_t n, int rows, T *tile);
-  void (*store_columns)(const T *tile, int64_t n, int rows, T *out);
+  // The ends of a flow: see isa/ends.hpp. The stride is tile_stride, or 1 for one row.
+  void (*begin_log_det)(const PackedView<T> &, const End &in, const End &out, double *log_det);
+  void (*columns_in)(const PlanView &, const PackedView<T> &, const End &, const RowsView &, const int64_t *index,
+                     int64_t first_row, int rows, int stride, T *state, double *log_det);
+  void (*columns_out)(const PlanView &, const PackedView<T> &, const End &, const T *state, int rows, int stride,
+                      T *out, double *log_det);
+  void (*cotangents_in)(const PlanView &, const PackedView<T> &, const End &, const T *d_out, int rows, T *d_state);
+  void (*cotangents_out)(const PlanView &, const PackedView<T> &, const End &, const T *d_state, int rows, T *d_in);
+  void (*features_in)(const T *in, int64_t n, int rows, T *tile);
+  void (*features_out)(const T *tile, int64_t n, int rows, T *out);
+  void (*base_draw)(const PlanView &, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
+                    int stride, T *state);
+  void (*base_log_density)(const PlanView &, const T *z, int rows, int stride, double *log_p);
+  void (*base_backward)(const PlanView &, const T *z, const T *d_log_p, int rows, T *d_z);
 
   // The context of a tile, one row of the array for each (stride 1: of one row), standardised in float64 and through the
-  // embedding. Sets tile.context.
-  void (*load_context)(const PlanView &, const PackedView<T> &, const RowsView &, const int64_t *index, int stride,
-                       bool keep, Tile<T> &);
-  // The way back of tile.d_context: parameters of the embedding, and rows of a C-ordered array, if not null.
-  void (*store_context)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *out);
-  // Tile::starts from tile.context as one row.
-  void (*share)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *starts);
-
-  // Draws of the base, each of a context row and a number of its own (tile_rows of them).
-  void (*normals)(const PlanView &, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
-                  int stride, T *state);
+  // embedding, into TileContext::rows.
+  void (*context_in)(const PlanView &, const PackedView<T> &, const RowsView &, const int64_t *index, int stride, Keep,
+                     Tile<T> &);
+  // TileContext::part, from TileContext::rows of one row.
+  void (*make_context_part)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *part);
+  // The way back from TileGradient::context: parameters of the embedding, and rows of a C-ordered array, if not null.
+  void (*context_backward)(const PlanView &, const PackedView<T> &, const Tile<T> &, const TileGradient<T> &,
+                           T *d_context);
 
   void (*forward)(const PlanView &, const PackedView<T> &, const Pass &, Tile<T> &);
-  void (*backward)(const PlanView &, const PackedView<T> &, const Pass &, bool want_input, Tile<T> &);
-  // log_det += sign * log p(state); gradient: -state * bar added to it.
-  void (*base)(const PlanView &, const T *state, int rows, int stride, double sign, double *log_det);
-  void (*base_backward)(const PlanView &, const T *state, const T *bar, int rows, T *gradient);
-  // One row, state (dim), context (n_context): as forward, with lanes over outputs.
-  void (*row)(const PlanView &, const PackedView<T> &, const Pass &, const T *context, T *state, double *log_det,
-              T *area);
+  void (*backward)(const PlanView &, const PackedView<T> &, const Pass &, bool want_input, Tile<T> &,
+                   const TileGradient<T> &);
+  // forward for one row, of one number a feature, with lanes over outputs.
+  void (*row)(const PlanView &, const PackedView<T> &, const Pass &, Tile<T> &);
 
   // Panels of rows [from, to) of one linear layer's W.
   void (*pack)(const Linear &, int from, int to, const T *params, T *panels);

@@ -31,7 +31,7 @@ void autoregressive_forward(const Step &step, const PackedView<Element<V>> &pack
     gather_dimensions<V>(step, 0, n - 1, n_vectors, tile, area);
   }
   for (int i = 0; i < n; i += span) {
-    masked_forward<V>(step, i, i + span, packed, shared_start(step, tile), n_vectors, keep, area);
+    masked_forward<V>(step, i, i + span, packed, context_part(step, tile.context), n_vectors, keep, area);
     transform_forward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile.state, tile.log_det,
                                 kept);
     if (inverse && i + 1 < n) {
@@ -42,19 +42,19 @@ void autoregressive_forward(const Step &step, const PackedView<Element<V>> &pack
 
 // The gradients of dimensions [from, to) of the order get what comes through the network.
 template <class V>
-void add_input_gradient(const Step &step, int from, int to, int n_vectors, const Tile<Element<V>> &tile) {
-  const Element<V> *du = tile.d_hidden[0] + step.n_context * tile_stride;
+void add_input_gradient(const Step &step, int from, int to, int n_vectors, const TileGradient<Element<V>> &gradient) {
+  const Element<V> *du = gradient.hidden[0] + step.n_context * tile_stride;
   for (int64_t i = from; i < to; i++) {
-    add_features<V>(1, n_vectors, du + i * tile_stride, tile.gradient + step.b[i] * tile_stride);
+    add_features<V>(1, n_vectors, du + i * tile_stride, gradient.state + step.b[i] * tile_stride);
   }
 }
 
-// What the conditioner read went in, in the parallel direction, and came out in the sequential one. There the degrees are
-// walked downwards: the gradient of a dimension is complete once all units that read it are done.
+// The conditioner read the input of the step in the parallel direction, its output in the sequential one. In the latter
+// degrees are walked downwards: the gradient of a dimension is complete once all units that read the dimension are done.
 template <class V>
 void autoregressive_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute,
-                             bool want_input, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area,
-                             const Element<V> *kept) {
+                             bool want_input, int n_vectors, const Tile<Element<V>> &tile,
+                             const TileGradient<Element<V>> &gradient, Element<V> *area, const Element<V> *kept) {
   const int n = step.n_b, span = inverse ? 1 : n;
   if (recompute) {
     for (int64_t i = 0; !inverse && i < n; i++) {
@@ -62,24 +62,24 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
     }
     gather_features<V>(step, n_vectors, tile, area);
     gather_dimensions<V>(step, 0, n - 1, n_vectors, tile, area);
-    masked_forward<V>(step, 0, n, packed, shared_start(step, tile), n_vectors, true, area);
+    masked_forward<V>(step, 0, n, packed, context_part(step, tile.context), n_vectors, true, area);
   }
-  const bool d_context = tile.d_context != nullptr && step.n_context > 0;
+  const bool want_context = gradient.of_context != Gradient::ignore && step.n_context > 0;
   for (int i = n - span; i >= 0; i -= span) {
     if (inverse && i + 1 < n) {
-      add_input_gradient<V>(step, i, i + 1, n_vectors, tile);
+      add_input_gradient<V>(step, i, i + 1, n_vectors, gradient);
     }
-    transform_backward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
-    masked_backward<V>(step, i, i + span, packed, n_vectors, want_input || inverse || d_context, tile, area);
+    transform_backward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile, gradient, kept);
+    masked_backward<V>(step, i, i + span, packed, n_vectors, want_input || inverse || want_context, gradient, area);
   }
   if (!inverse && want_input) {
-    add_input_gradient<V>(step, 0, n - 1, n_vectors, tile);
+    add_input_gradient<V>(step, 0, n - 1, n_vectors, gradient);
   }
-  if (d_context) {
-    add_features<V>(step.n_context, n_vectors, tile.d_hidden[0], tile.d_context);
+  if (want_context) {
+    add_features<V>(step.n_context, n_vectors, gradient.hidden[0], gradient.context);
   }
-  if (tile.params_gradient != nullptr) {
-    masked_gradient<V>(step, tile, area);
+  if (gradient.of_params != Gradient::ignore) {
+    masked_gradient<V>(step, tile.rows, gradient, area);
   }
 }
 

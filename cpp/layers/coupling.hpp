@@ -10,11 +10,11 @@ namespace penstock::PENSTOCK_ISA {
 template <class V>
 void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep, int n_vectors,
                       const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
-  if (const Element<V> *theta = shared_theta(step, tile)) {
+  if (const Element<V> *theta = shared_theta(step, tile.context)) {
     return transform_forward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile.state, tile.log_det, kept);
   }
   gather_features<V>(step, n_vectors, tile, area);
-  mlp_forward<V>(step, packed, shared_start(step, tile), n_vectors, keep, area);
+  mlp_forward<V>(step, packed, context_part(step, tile.context), n_vectors, keep, area);
   transform_forward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile.state, tile.log_det,
                               kept);
 }
@@ -22,18 +22,19 @@ void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bo
 // A is the same before and after, so with recompute the activations come back from the state as it is now.
 template <class V>
 void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute,
-                       bool want_input, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area,
-                       const Element<V> *kept) {
-  if (const Element<V> *theta = shared_theta(step, tile)) {
-    return transform_backward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile, kept, tile.d_theta);
+                       bool want_input, int n_vectors, const Tile<Element<V>> &tile,
+                       const TileGradient<Element<V>> &gradient, Element<V> *area, const Element<V> *kept) {
+  if (const Element<V> *theta = shared_theta(step, tile.context)) {
+    return transform_backward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile, gradient, kept);
   }
   if (recompute) {
     gather_features<V>(step, n_vectors, tile, area);
-    mlp_forward<V>(step, packed, shared_start(step, tile), n_vectors, true, area);
+    mlp_forward<V>(step, packed, context_part(step, tile.context), n_vectors, true, area);
   }
-  transform_backward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile, kept, tile.d_theta);
-  const int from = first_wanted(step, want_input, tile);
-  scatter_gradient<V>(step, n_vectors, mlp_backward<V>(step, packed, n_vectors, from, tile, area), tile);
+  transform_backward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile, gradient, kept);
+  const int from = first_wanted(step, want_input, gradient);
+  const Element<V> *du = mlp_backward<V>(step, packed, tile.rows, n_vectors, from, gradient, area);
+  scatter_gradient<V>(step, n_vectors, du, gradient);
 }
 
 template <class V>

@@ -2,8 +2,8 @@
 // The elementwise layer is this with free or external theta; coupling.hpp puts a network in front of it.
 #pragma once
 
-#include "core/plan.hpp"
 #include "core/rowsum.hpp"
+#include "core/tile.hpp"
 #include "transforms/list.hpp"
 
 namespace penstock::PENSTOCK_ISA {
@@ -88,24 +88,25 @@ void transform_forward(const Step &step, Dimensions dims, int n_vectors, const E
   }
 }
 
-// The way back through either direction. tile.state holds what came out and is put back to what went in; tile.gradient
-// is overwritten for B; d_theta (n_b n_theta, tile) is overwritten. The gradient of the inverse direction comes from the
+// The way back through either direction. tile.state is put back from the output of the step to its input; gradient.state
+// of B and gradient.theta are overwritten. The gradient of the inverse direction comes from the
 // pair (x, y), y = g(x):  with upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',
 // dy = v,  dtheta = backward(dy = -v, dlog_det = -l).dtheta.
 template <class Transform, class V, bool free>
 void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
-                        const Tile<Element<V>> &tile, const Element<V> *kept, Element<V> *d_theta) {
+                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
+                        const Element<V> *kept) {
   using T = Element<V>;
   const Options<T> options(step);
   for (int64_t d = dims.from; d < dims.to; d++) {
     T *state = tile.state + step.b[d] * tile_stride;
-    T *gradient = tile.gradient + step.b[d] * tile_stride;
+    T *d_state = gradient.state + step.b[d] * tile_stride;
     for (int v = 0; v < n_vectors; v++) {
       const int lane = v * lanes<V>;
       const V old = load<V>(kept + d * tile_stride + lane);
-      const V upstream = load<V>(gradient + lane);
-      const V bar = load<V>(tile.log_det_bar + lane);
-      const TileThetaGradient<V> write{d_theta + d * step.n_theta * tile_stride + lane};
+      const V upstream = load<V>(d_state + lane);
+      const V bar = load<V>(gradient.log_det + lane);
+      const TileThetaGradient<V> write{gradient.theta + d * step.n_theta * tile_stride + lane};
       V down;
       const auto apply = [&](auto read) __attribute__((always_inline)) {
         if (inverse) {
@@ -125,7 +126,7 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
       } else {
         apply(TileTheta<V>{theta + d * step.n_theta * tile_stride + lane});
       }
-      store(gradient + lane, down);
+      store(d_state + lane, down);
       store(state + lane, old);
     }
   }
@@ -165,11 +166,12 @@ void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_ve
 
 template <class V, bool free>
 void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
-                        const Tile<Element<V>> &tile, const Element<V> *kept, Element<V> *d_theta) {
+                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
+                        const Element<V> *kept) {
   int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                                          \
-  if (step.transform == code++) {                                                                         \
-    return transform_backward<name, V, free>(step, dims, inverse, n_vectors, theta, tile, kept, d_theta); \
+#define PENSTOCK_CASE(name, ...)                                                                           \
+  if (step.transform == code++) {                                                                          \
+    return transform_backward<name, V, free>(step, dims, inverse, n_vectors, theta, tile, gradient, kept); \
   }
   PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
@@ -201,18 +203,19 @@ void elementwise_forward(const Step &step, const PackedView<Element<V>> &packed,
 
 template <class V>
 void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
-                          const Tile<Element<V>> &tile, const Element<V> *kept) {
+                          const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
+                          const Element<V> *kept) {
   if (step.conditioner == conditioner_external) {
-    return transform_backward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta + step.external, tile, kept,
-                                        tile.d_theta);
+    return transform_backward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta + step.external, tile,
+                                        gradient, kept);
   }
-  transform_backward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile, kept,
-                              tile.d_theta);
-  if (tile.params_gradient != nullptr) {
-    Element<V> *sum = tile.params_gradient + step.grad;
+  transform_backward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile, gradient,
+                              kept);
+  if (gradient.of_params != Gradient::ignore) {
+    Element<V> *sum = gradient.params + step.grad;
     for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {
-      const Element<V> rows = sum_rows(tile.d_theta + i * tile_stride, tile.rows);
-      sum[i] = tile.first ? rows : sum[i] + rows;
+      const Element<V> rows = sum_rows(gradient.theta + i * tile_stride, tile.rows);
+      sum[i] = gradient.of_params == Gradient::overwrite ? rows : sum[i] + rows;
     }
   }
 }

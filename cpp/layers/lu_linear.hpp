@@ -228,26 +228,27 @@ void lu_forward(const Step &step, const PackedView<Element<V>> &packed, bool inv
 // Entries of dM on one side of the diagonal:  M_ij (+)= sum_r d_i(r) x_j(r). Vectors of j that the diagonal crosses are
 // computed aside, and only their part of this side is taken over.
 template <class V>
-void lu_side_gradient(const Step &step, bool upper, const Tile<Element<V>> &tile, const Element<V> *d,
-                      const Element<V> *x) {
+void lu_side_gradient(const Step &step, bool upper, int n_rows, const TileGradient<Element<V>> &gradient,
+                      const Element<V> *d, const Element<V> *x) {
   using T = Element<V>;
   constexpr int L = lanes<V>;
   const int n = step.n_b, stride = static_cast<int>(padded(n)), t_stride = transposed_stride(stride);
-  transpose_tile<V>(x, n, tile.rows, tile.transposed, t_stride);
-  T *M = tile.params_gradient + step.grad;
+  const bool overwrite = gradient.of_params == Gradient::overwrite;
+  transpose_tile<V>(x, n, n_rows, gradient.transposed, t_stride);
+  T *M = gradient.params + step.grad;
   for (int i = 0; i < block_count(n); i++) {
     const int n0 = block_start(n, i), n1 = block_start(n, i + 1);
     const auto run = [&](T *out, int64_t out_stride, int vector, int count) __attribute__((always_inline)) {
       const Operands<T> o{d + static_cast<int64_t>(n0) * tile_stride,
                           tile_stride,
-                          tile.transposed + vector * L,
+                          gradient.transposed + vector * L,
                           t_stride,
                           out,
                           out_stride,
                           nullptr,
                           nullptr,
-                          tile.rows};
-      if (tile.first) {
+                          n_rows};
+      if (overwrite) {
         product<V, false, Start::zero, Finish::none>(n1 - n0, count, o);
       } else {
         product<V, false, Start::load, Finish::none>(n1 - n0, count, o);
@@ -264,7 +265,7 @@ void lu_side_gradient(const Step &step, bool upper, const Tile<Element<V>> &tile
     for (int v = upper ? begin : whole_end; v < (upper && whole_begin < end ? whole_begin : end); v++) {
       T aside[block_outputs * L];
       for (int a = 0; a < n1 - n0; a++) {
-        store(aside + a * L, tile.first ? V{} : load<V>(rows + static_cast<int64_t>(a) * stride + v * L));
+        store(aside + a * L, overwrite ? V{} : load<V>(rows + static_cast<int64_t>(a) * stride + v * L));
       }
       run(aside, L, v, 1);
       for (int a = 0; a < n1 - n0; a++) {
@@ -281,60 +282,62 @@ void lu_side_gradient(const Step &step, bool upper, const Tile<Element<V>> &tile
 
 // dM and db from dc and dv; with sign -1 for the inverse direction, where both enter negated.
 template <class V>
-void lu_gradient(const Step &step, const PackedView<Element<V>> &packed, const Tile<Element<V>> &tile, int n_vectors,
-                 Element<V> sign, const LuArea<Element<V>> &area, const Element<V> *dc, const Element<V> *dv) {
+void lu_gradient(const Step &step, const PackedView<Element<V>> &packed, int n_rows,
+                 const TileGradient<Element<V>> &gradient, int n_vectors, Element<V> sign,
+                 const LuArea<Element<V>> &area, const Element<V> *dc, const Element<V> *dv) {
   using T = Element<V>;
-  lu_side_gradient<V>(step, true, tile, dv, area.x);
-  lu_side_gradient<V>(step, false, tile, dc, area.v);
+  lu_side_gradient<V>(step, true, n_rows, gradient, dv, area.x);
+  lu_side_gradient<V>(step, false, n_rows, gradient, dc, area.v);
   const int n = step.n_b, stride = static_cast<int>(padded(n));
-  T *M = tile.params_gradient + step.grad, *b = tile.params_gradient + step.grad_bias;
+  T *M = gradient.params + step.grad, *b = gradient.params + step.grad_bias;
   const auto add = [&](T *sum, const T *rows) {
-    const T more = sum_rows(rows, tile.rows);
-    *sum = tile.first ? more : *sum + more;
+    const T more = sum_rows(rows, n_rows);
+    *sum = gradient.of_params == Gradient::overwrite ? more : *sum + more;
   };
   T diagonal[tile_rows];
   for (int64_t i = 0; i < n; i++) {
     const T u = static_cast<T>(step.signs[i]) * exp<T>(packed.params[step.params + i * (n + 1)]);
     for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
       const V product = load<V>(dv + i * tile_stride + lane) * load<V>(area.x + i * tile_stride + lane);
-      store(diagonal + lane, fma<V>(u, product, splat<V>(sign) * load<V>(tile.log_det_bar + lane)));
+      store(diagonal + lane, fma<V>(u, product, splat<V>(sign) * load<V>(gradient.log_det + lane)));
     }
     add(M + i * (stride + 1), diagonal);
     add(b + i, dc + step.order[i] * tile_stride);
   }
 }
 
-// Puts the state back to what went in, and turns the gradient of what came out into that of what went in.
+// Puts the state back to the input of the step, and turns the gradient of its output into that of its input.
 template <class V>
 void lu_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute, int n_vectors,
-                 const Tile<Element<V>> &tile, Element<V> *area_memory, const Element<V> *kept) {
+                 const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient, Element<V> *area_memory,
+                 const Element<V> *kept) {
   using T = Element<V>;
   const LuArea<T> area(step, area_memory);
   if (recompute) {
     lu_map<V>(step, packed, inverse, n_vectors, kept, area);
   }
-  T *first = tile.d_hidden[0], *second = tile.d_hidden[1];
-  gather_slots<V>(step, n_vectors, tile.gradient, first);
+  T *first = gradient.hidden[0], *second = gradient.hidden[1];
+  gather_slots<V>(step, n_vectors, gradient.state, first);
   if (!inverse) {
     copy_features<V>(step.n_b, n_vectors, kept, area.x);
     triangle<V>(step, tri_lower_t, packed, n_vectors, tile_stride, first, second);
     triangle<V>(step, tri_upper_t, packed, n_vectors, tile_stride, second, area.c);
-    scatter_slots<V>(step, n_vectors, area.c, tile.gradient);
-    if (tile.params_gradient != nullptr) {
-      lu_gradient<V>(step, packed, tile, n_vectors, T{1}, area, first, second);
+    scatter_slots<V>(step, n_vectors, area.c, gradient.state);
+    if (gradient.of_params != Gradient::ignore) {
+      lu_gradient<V>(step, packed, tile.rows, gradient, n_vectors, T{1}, area, first, second);
     }
   } else {
     copy_features<V>(step.n_b, n_vectors, first, second);
     triangle<V>(step, tri_solves + tri_upper_t, packed, n_vectors, tile_stride, second, second);
     copy_features<V>(step.n_b, n_vectors, second, first);
     triangle<V>(step, tri_solves + tri_lower_t, packed, n_vectors, tile_stride, first, first);
-    scatter_slots<V>(step, n_vectors, first, tile.gradient);
-    if (tile.params_gradient != nullptr) {
+    scatter_slots<V>(step, n_vectors, first, gradient.state);
+    if (gradient.of_params != Gradient::ignore) {
       for (int64_t k = 0; k < static_cast<int64_t>(step.n_b) * tile_stride; k += lanes<V>) {
         store(first + k, -load<V>(first + k));
         store(second + k, -load<V>(second + k));
       }
-      lu_gradient<V>(step, packed, tile, n_vectors, T{-1}, area, first, second);
+      lu_gradient<V>(step, packed, tile.rows, gradient, n_vectors, T{-1}, area, first, second);
     }
   }
   scatter_slots<V>(step, n_vectors, kept, tile.state);

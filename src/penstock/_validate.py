@@ -37,6 +37,16 @@ def count(value: Any, *, name: str) -> int:
     return number
 
 
+def number_of_first(value: Any, count: int, limit: int, *, name: str) -> int:
+    """``value`` as the number of the first of ``count`` things, each of whose numbers lies below ``limit``."""
+    number = _integer(value, name=name)
+    if not 0 <= number <= limit - count:
+        raise ValueError(
+            f"{name} must be at least 0, and numbers must stay below 2**{limit.bit_length() - 1}, got {number}"
+        )
+    return number
+
+
 def _integer(value: Any, *, name: str) -> int:
     try:
         return operator.index(value)

@@ -51,6 +51,10 @@ class TrainingState(Epoch):
 Callback = Callable[[TrainingState], Any]
 
 
+# One seed has so many draws for each of so many rows of context.
+DRAWS, CONTEXTS = 1 << 56, 1 << 40
+
+
 class Flow:
     """A normalizing flow, composed from a base density and layers.
 
@@ -271,7 +275,16 @@ class Flow:
 
     # --- sampling -----------------------------------------------------------------------------------------------
 
-    def sample(self, n: int | None, context: Any = None, *, rng: Any = None, out: Array | None = None) -> Array:
+    def sample(
+        self,
+        n: int | None,
+        context: Any = None,
+        *,
+        rng: Any = None,
+        out: Array | None = None,
+        first: int = 0,
+        first_context: int = 0,
+    ) -> Array:
         """Draw rows.
 
         Parameters
@@ -285,26 +298,31 @@ class Flow:
             ``i`` of context row ``j`` is the same however many are drawn and however many rows there are.
         out : array of the shape of the result, optional
             Where to write them: in the dtype of the flow and in C order.
+        first, first_context : int, default 0
+            Numbers of the first draw and of the first row of context: with one seed, ``sample(n, first=i)`` gives draws
+            ``i`` to ``i + n - 1`` of those of ``sample(i + n)``.
 
         Returns
         -------
         array of shape (n, dim), (m, n, dim), or for ``n=None`` (m, dim)
         """
-        given, shape = self._draws(n, context)
+        given, shape, numbers = self._draws(n, context, first, first_context)
         into = None
         if out is not None:
             into = _validate.as_out(out, (*shape, self.dim), self.dtype, avoid=(given,)).reshape(-1, self.dim)
         seed = _validate.seed(rng)
         runner = self._runner()
-        x, _ = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, into)
+        x, _ = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, into, numbers=numbers)
         return x.reshape(*shape, self.dim) if out is None else out
 
-    def sample_and_log_prob(self, n: int | None, context: Any = None, *, rng: Any = None) -> tuple[Array, Array]:
+    def sample_and_log_prob(
+        self, n: int | None, context: Any = None, *, rng: Any = None, first: int = 0, first_context: int = 0
+    ) -> tuple[Array, Array]:
         """Draw rows, and give their log-density, which costs next to nothing here.
 
         Parameters
         ----------
-        n, context, rng
+        n, context, rng, first, first_context
             As for :meth:`sample`.
 
         Returns
@@ -312,23 +330,31 @@ class Flow:
         x : array of shape (n, dim), (m, n, dim) or (m, dim)
         log_prob : array of shape (n,), (m, n) or (m,)
         """
-        given, shape = self._draws(n, context)
+        given, shape, numbers = self._draws(n, context, first, first_context)
         seed = _validate.seed(rng)
         runner = self._runner()
-        x, log_prob = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, log_prob=True)
+        x, log_prob = runner.sample(
+            self._snapshot.pack(runner), math.prod(shape), seed, given, log_prob=True, numbers=numbers
+        )
         assert log_prob is not None
         return x.reshape(*shape, self.dim), log_prob.reshape(shape)
 
-    def _draws(self, n: int | None, context: Any) -> tuple[Array | None, tuple[int, ...]]:
-        """The context of draws, and the shape of a result with one number a draw."""
+    def _draws(
+        self, n: int | None, context: Any, first: int, first_context: int
+    ) -> tuple[Array | None, tuple[int, ...], tuple[int, int]]:
+        """The context of draws, the shape of a result with one number a draw, and the numbers of the first ones."""
         given = _validate.as_contexts(context, self.context_dim)
         many = given.shape[:1] if given is not None and given.ndim == 2 else ()
-        if n is not None:
-            return given, (*many, _validate.count(n, name="n"))
-        if not many:
+        if n is None and not many:
             has = "this flow has none" if given is None else f"context has shape {given.shape}"
             raise ValueError(f"n=None draws once for each row of context, and {has}; say how many")
-        return given, many
+        count = 1 if n is None else _validate.count(n, name="n")
+        rows = many[0] if many else 1
+        numbers = (
+            _validate.number_of_first(first, count, DRAWS, name="first"),
+            _validate.number_of_first(first_context, rows, CONTEXTS, name="first_context"),
+        )
+        return given, many if n is None else (*many, count), numbers
 
     # --- gradients ----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
 
 #include "check.hpp"
 #include "engine/engine.hpp"
+#include "engine/trainer.hpp"
 #include "make_table.hpp"
 
 namespace {
@@ -104,7 +105,9 @@ std::vector<double> buffers_of(int64_t n) {
 
 template <class T>
 Batch rows_of(const std::vector<T> &x, int64_t columns) {
-  return {{reinterpret_cast<const char *>(x.data()), columns * static_cast<int64_t>(sizeof(T)), sizeof(T), sizeof(T)}};
+  const auto item = static_cast<int64_t>(sizeof(T));
+  return {{reinterpret_cast<const char *>(x.data()), columns * item, item, sizeof(T)},
+          static_cast<int64_t>(x.size()) / std::max<int64_t>(columns, 1)};
 }
 
 // Everything an engine does with a batch; a hash of all the results.
@@ -115,7 +118,7 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
   const Packed<T> packed(plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers_of(d + plan.context_dim).data());
   const std::vector<T> x = numbers<T>(rows * d, 2), theta = numbers<T>(rows * n_theta, 3),
                        bar = numbers<T>(rows * d, 4), log_det_bar = numbers<T>(rows, 5);
-  const T *external = n_theta > 0 ? theta.data() : nullptr;
+  const ExternalTheta<T> external{n_theta > 0 ? theta.data() : nullptr, false};
   // a context for each row, one for each half of them, and one for all; all of them the same where there is none
   const std::vector<T> context = numbers<T>(rows * plan.context_dim, 6);
   const RowsView view = rows_of(context, plan.context_dim).x;
@@ -137,25 +140,24 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     if (plan.context_dim == 0) {
       break;
     }
-    const Batch batch{rows_of(x, d).x, given};
+    const Batch batch{rows_of(x, d).x, rows, given};
     const int64_t n_sums = given.shared ? 1 : rows / std::max<int64_t>(given.block, 1);
     Guarded<T> log_p(rows), d_x(rows * d), d_context(rows * plan.context_dim), draws(rows * d);
     Guarded<double> d_params(plan.n_params), sums(n_sums * plan.context_dim);
     const Range range{0, plan.n_steps, false, true};
-    engine.evaluate(packed, range, batch, rows, nullptr, false, nullptr, {log_p.data(), false}, nullptr);
+    engine.evaluate(packed, range, batch, {}, nullptr, {log_p.data(), sizeof(T)}, nullptr);
     Cotangents<T> cotangents;
     cotangents.log_det = log_det_bar.data();
     cotangents.x = d_x.data();
-    engine.vjp(packed, range, batch, rows, nullptr, false, cotangents, nullptr);
+    engine.vjp(packed, range, batch, {}, cotangents, nullptr);
     cotangents.context = d_context.data();
     cotangents.params = d_params.data();
-    engine.vjp(packed, range, batch, rows, nullptr, false, cotangents, nullptr);
+    engine.vjp(packed, range, batch, {}, cotangents, nullptr);
     cotangents.context = nullptr;
     cotangents.context_sum = sums.data();
-    engine.vjp(packed, range, batch, rows, nullptr, false, cotangents, nullptr);
-    engine.sample(packed, 9, 0, 0, given, rows, draws.data(), nullptr, nullptr);
-    double loss, weight;
-    engine.loss_and_grad(packed, batch, rows, {}, d_params.data(), loss, weight, nullptr);
+    engine.vjp(packed, range, batch, {}, cotangents, nullptr);
+    engine.sample(packed, {9, 0, 0}, given, rows, draws.data(), nullptr, nullptr);
+    const double loss = engine.loss_and_grad(packed, batch, {}, d_params.data(), nullptr).loss;
     take(log_p), take(d_x), take(d_context), take(d_params), take(sums), take(draws);
     all.add(loss);
   }
@@ -165,28 +167,27 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
   for (const bool to_data : {false, true}) {
     const Range range{0, plan.n_steps, to_data, !to_data};
     Guarded<T> out(rows * d), log_det(rows), d_x(rows * d), d_theta(rows * n_theta);
-    Guarded<double> twice(rows), d_params(plan.n_params), theta_sum(n_theta);
-    engine.evaluate(packed, range, rows_of(x, d), rows, external, false, out.data(), {log_det.data(), false}, nullptr);
-    engine.evaluate(packed, range, rows_of(x, d), rows, external, false, nullptr, {twice.data(), true}, nullptr);
-    engine.vjp(packed, range, rows_of(x, d), rows, external, false,
+    Guarded<double> wide(rows), d_params(plan.n_params), theta_sum(n_theta);
+    engine.evaluate(packed, range, rows_of(x, d), external, out.data(), {log_det.data(), sizeof(T)}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), external, nullptr, {wide.data(), sizeof(double)}, nullptr);
+    engine.vjp(packed, range, rows_of(x, d), external,
                {to_data ? bar.data() : nullptr, log_det_bar.data(), d_x.data(), d_params.data(),
                 n_theta > 0 ? d_theta.data() : nullptr, nullptr},
                nullptr);
     if (n_theta > 0) {
-      engine.vjp(packed, range, rows_of(x, d), rows, theta.data(), true,
+      engine.vjp(packed, range, rows_of(x, d), {theta.data(), true},
                  {nullptr, log_det_bar.data(), nullptr, nullptr, nullptr, theta_sum.data()}, nullptr);
     }
-    take(out), take(log_det), take(twice), take(d_x), take(d_params), take(d_theta), take(theta_sum);
+    take(out), take(log_det), take(wide), take(d_x), take(d_params), take(d_theta), take(theta_sum);
   }
   if (n_theta == 0) {
     Guarded<T> draws(rows * d), density(rows);
     Guarded<double> d_params(plan.n_params);
-    engine.sample(packed, 9, 0, 0, {}, rows, draws.data(), density.data(), nullptr);
-    double loss, weight;
-    engine.loss_and_grad(packed, rows_of(x, d), rows, {}, d_params.data(), loss, weight, nullptr);
-    CHECK(weight == static_cast<double>(rows));
+    engine.sample(packed, {9, 0, 0}, {}, rows, draws.data(), density.data(), nullptr);
+    const LossSums sums = engine.loss_and_grad(packed, rows_of(x, d), {}, d_params.data(), nullptr);
+    CHECK(sums.weight == static_cast<double>(rows));
     take(draws), take(density), take(d_params);
-    all.add(loss);
+    all.add(sums.loss);
   }
   return all.value;
 }
@@ -200,8 +201,8 @@ uint64_t train(int64_t rows, int64_t steps, double &first, double &last) {
   const std::vector<double> rates(static_cast<size_t>(steps), 1e-2);
   Guarded<double> losses(steps), norms(steps);
   for (uint64_t epoch = 1; epoch <= 3; epoch++) {
-    CHECK(trainer.run(rows_of(x, dim), rows, {}, 1.0, 7, epoch, rows, 0, batch, (rows + batch - 1) / batch,
-                      rates.data(), losses.data(), norms.data(), nullptr) == (rows + batch - 1) / batch);
+    CHECK(trainer.run(rows_of(x, dim), {}, 1.0, {7, epoch, rows, batch, 0}, (rows + batch - 1) / batch, rates.data(),
+                      losses.data(), norms.data(), nullptr) == (rows + batch - 1) / batch);
     first = epoch == 1 ? losses.data()[0] : first;
     last = losses.data()[0];
   }
@@ -248,8 +249,8 @@ void gradients() {
   const Range range{0, plan.n_steps, false, true};
   const auto value = [&] {
     std::vector<double> log_p(rows);
-    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), rows, nullptr, false,
-                    nullptr, {log_p.data(), false}, nullptr);
+    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), {}, nullptr,
+                    {log_p.data(), sizeof(double)}, nullptr);
     double sum = 0;
     for (size_t i = 0; i < log_p.size(); i++) {
       sum += c[i] * log_p[i];
@@ -258,8 +259,7 @@ void gradients() {
   };
   std::vector<double> d_x(x.size()), d_params(params.size());
   const Packed<double> packed(plan, params.data(), buffers.data());
-  engine.vjp(packed, range, rows_of(x, dim), rows, nullptr, false, {nullptr, c.data(), d_x.data(), d_params.data()},
-             nullptr);
+  engine.vjp(packed, range, rows_of(x, dim), {}, {nullptr, c.data(), d_x.data(), d_params.data()}, nullptr);
   const auto compare = [&](double &v, double gradient) {
     const double old = v, h = 1e-6;
     v = old + h;
@@ -277,10 +277,10 @@ void gradients() {
   }
 
   std::vector<double> z(x.size()), back(x.size()), there(rows), again(rows);
-  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), rows, nullptr, false, z.data(),
-                  {there.data(), true}, nullptr);
-  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), rows, nullptr, false, back.data(),
-                  {again.data(), true}, nullptr);
+  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), {}, z.data(),
+                  {there.data(), sizeof(double)}, nullptr);
+  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), {}, back.data(),
+                  {again.data(), sizeof(double)}, nullptr);
   for (size_t i = 0; i < x.size(); i++) {
     CHECK(std::fabs(back[i] - x[i]) < 1e-12 && std::fabs(there[i / dim] + again[i / dim]) < 1e-12);
   }
@@ -340,17 +340,16 @@ void stopped_by_a_poll() {
     }
     return false;
   };
-  double loss, weight;
+  double loss, norm;
   std::vector<double> out(x.size()), d_params(params.size());
   for (const int n : {1, 3}) {
     set_num_threads(n);
-    CHECK(interrupted([&] { engine->sample(packed, 1, 0, 0, {}, rows, out.data(), nullptr, stop); }));
-    CHECK(interrupted(
-        [&] { engine->loss_and_grad(packed, rows_of(x, dim), rows, {}, d_params.data(), loss, weight, stop); }));
+    CHECK(interrupted([&] { engine->sample(packed, {1, 0, 0}, {}, rows, out.data(), nullptr, stop); }));
+    CHECK(interrupted([&] { engine->loss_and_grad(packed, rows_of(x, dim), {}, d_params.data(), stop); }));
     Trainer<double> trainer(engine, params.data(), buffers.data(), {0.9, 0.999, 1e-8, 0, 5.0, false});
     const double rate = 1e-3;
-    CHECK(interrupted(
-        [&] { trainer.run(rows_of(x, dim), rows, {}, 1.0, 1, 1, rows, 0, 64, 1, &rate, &loss, &weight, stop); }));
+    CHECK(
+        interrupted([&] { trainer.run(rows_of(x, dim), {}, 1.0, {1, 1, rows, 64, 0}, 1, &rate, &loss, &norm, stop); }));
     CHECK(trainer.step() == 0);
   }
   for (const double g : d_params) {

@@ -1,0 +1,90 @@
+// A tile of rows on its way through a flow, as engine and kernels see it: plain structs of sizes and pointers to arrays
+// whose features are tile_stride numbers apart. No functions here: rooms compiled for different machines share them.
+#pragma once
+
+#include "core/plan.hpp"
+
+namespace penstock {
+
+// An immutable snapshot of parameters, packed for the kernels.
+template <class T>
+struct PackedView {
+  const T *params;                             // flat
+  const T *panels;                             // W in panels of outputs, for products with inputs
+  const double *loc, *scale, *inverse, *zero;  // standardisation, 1 / scale, and as many zeros
+  double log_scale;                            // sum of log scale
+  const double *context_loc, *context_inverse;
+};
+
+// Rows of a two-dimensional array of float or double, any strides in bytes.
+struct RowsView {
+  const char *data;
+  int64_t row_stride, column_stride;
+  int item_size;
+};
+
+// One end of a range of steps: the slot of each column of an array, and whether the columns of the data, which are
+// standardised, lie between the two.
+struct End {
+  const int64_t *slots;
+  bool data;
+};
+
+// What becomes of a gradient.
+enum class Gradient { ignore, overwrite, accumulate };
+
+// What a walk keeps for the way back.
+enum class Keep {
+  nothing,
+  old_values,  // of each step; the way back runs conditioners again, which share one area
+  activations  // and old values
+};
+
+// Which steps of a flow, and in which direction.
+struct Pass {
+  int first, last;
+  bool to_data;
+  Keep keep;
+};
+
+enum class ContextKind {
+  none,
+  rows,           // a context for each row
+  part,           // all rows share one, of which there is only what it contributes to each conditioner
+  rows_and_part,  // all rows share one, given in both ways
+};
+
+// What the rows of a tile see of the context.
+template <class T>
+struct TileContext {
+  ContextKind kind;
+  T *rows;  // (n_context, tile)
+  // For each conditioner, at Step::start, the part of the context in its first layer, b + c W_c, where the products then
+  // begin; for one that reads nothing else, theta.
+  const T *part;
+};
+
+template <class T>
+struct Tile {
+  int rows;         // 1 .. tile_rows
+  T *state;         // (dim, tile) by slot
+  double *log_det;  // (tile)
+  T *theta;         // external theta (n_b n_theta, tile)
+  TileContext<T> context;
+  T *kept;  // old values and areas of steps
+};
+
+// The way back of a tile: cotangents, and room for those within a step.
+template <class T>
+struct TileGradient {
+  T *state;       // (dim, tile) by slot
+  T *log_det;     // (tile)
+  T *theta;       // (widest theta, tile), of the step at work
+  T *context;     // (n_context, tile)
+  T *hidden[2];   // (widest layer, tile) each; the first has room for input and all layers of a masked network
+  T *transposed;  // (tile, widest layer padded)
+  T *params;      // padded gradient of this slice
+  Gradient of_params, of_context;
+};
+
+}  // namespace penstock

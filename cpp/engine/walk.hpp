@@ -1,0 +1,243 @@
+// The one walk of a tile: a source fills it, the context is brought, the steps go forward, the base is asked, a sink takes
+// the results; in training the way back follows. Sources and sinks are lambdas of evaluate.cpp and gradient.cpp.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "engine/engine.hpp"
+
+namespace penstock {
+
+inline int64_t tiles_of(int64_t rows) { return (rows + tile_rows - 1) / tile_rows; }
+
+// How many threads are worth waking for so many rows with so many operations each.
+inline int useful_threads(const Plan &plan, int64_t rows, double flops) {
+  constexpr double flops_worth_a_thread = 2e5;
+  const double work = static_cast<double>(rows) * (flops + 20.0 * plan.dim);
+  return static_cast<int>(std::clamp(work / flops_worth_a_thread, 1.0, 256.0));
+}
+
+// Cuts one thread's workspace into arrays; without memory it only measures.
+class Carver {
+ public:
+  explicit Carver(char *memory) : memory_(memory) {}
+  template <class T>
+  T *take(int64_t n) {
+    const int64_t at = used_;
+    used_ += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    return memory_ != nullptr ? reinterpret_cast<T *>(memory_ + at) : nullptr;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char *memory_;
+  int64_t used_ = 0;
+};
+
+template <class T>
+struct TileSpace {
+  Tile<T> tile{};
+  TileGradient<T> gradient{};
+};
+
+template <class T>
+void carve(Carver &carver, const Plan &plan, Keep keep, TileSpace<T> &space) {
+  const auto features = [&](int64_t n) { return n > 0 ? carver.take<T>(n * tile_stride) : nullptr; };
+  Tile<T> &tile = space.tile;
+  tile.state = features(plan.dim);
+  tile.log_det = carver.take<double>(tile_rows);
+  tile.theta = features(plan.external_features);
+  tile.context.rows = plan.context_dim > 0 ? features(plan.n_context) : nullptr;
+  tile.kept = carver.take<T>(keep == Keep::nothing       ? plan.evaluation_area
+                             : keep == Keep::activations ? plan.training_kept
+                                                         : plan.recompute_kept);
+  if (keep == Keep::nothing) {
+    return;
+  }
+  TileGradient<T> &gradient = space.gradient;
+  const int64_t widest = padded(std::max(plan.layer_widest, int64_t{1}));
+  gradient.state = features(plan.dim);
+  gradient.log_det = carver.take<T>(tile_rows);
+  gradient.theta = features(padded(std::max(plan.theta_widest, int64_t{1})));
+  gradient.hidden[0] = features(std::max(widest, plan.masked_widest));
+  gradient.hidden[1] = features(widest);
+  gradient.context = plan.context_dim > 0 ? features(plan.n_context) : nullptr;
+  gradient.transposed = carver.take<T>((widest + pad_columns) * tile_rows);
+}
+
+// The calling thread's workspace, cut for a plan.
+template <class T>
+TileSpace<T> lend(const Plan &plan, Keep keep) {
+  TileSpace<T> space;
+  Carver measure(nullptr);
+  carve(measure, plan, keep, space);
+  Carver carver(static_cast<char *>(workspace(measure.used())));
+  carve(carver, plan, keep, space);
+  return space;
+}
+
+// Numbers of the rows of a tile in the batch: by index, or consecutive.
+struct TileRows {
+  int count;
+  int64_t first = 0;
+  const int64_t *index = nullptr;
+  int64_t operator[](int r) const { return index != nullptr ? index[r] : first + r; }
+};
+
+inline TileRows tile_rows_of(int64_t tile, int64_t rows) {
+  const int64_t first = tile * tile_rows;
+  return {static_cast<int>(std::min<int64_t>(tile_rows, rows - first)), first};
+}
+
+template <class T>
+class Walk {
+ public:
+  // need_context: whether a gradient needs the context of each row, also where all rows share one.
+  Walk(const Plan &plan, const Packed<T> &packed, const Range &range, Keep keep, const Context &context, int64_t rows,
+       bool need_context)
+      : plan_(plan),
+        view_(keep == Keep::nothing ? plan.evaluation() : plan.training(keep == Keep::old_values)),
+        packed_(packed.view()),
+        pass_{range.first, range.last, range.to_data, keep},
+        base_(range.base),
+        context_(context) {
+    const End low{plan.boundary(range.first), false},
+        high{plan.boundary(range.last), range.first < range.last && range.last == plan.n_steps};
+    in_ = range.to_data ? low : high;
+    out_ = range.to_data ? high : low;
+    if (plan.context_dim == 0) {
+      context_kind_ = ContextKind::none;
+    } else if (!context.shared || rows < 2) {
+      context_kind_ = ContextKind::rows;
+    } else {
+      context_kind_ = need_context ? ContextKind::rows_and_part : ContextKind::part;
+      make_context_part();
+    }
+  }
+
+  // One row, with lanes over outputs instead of rows.
+  void set_single() { stride_ = 1; }
+
+  // The rows of an array as a source.
+  void load(const RowsView &x, const TileRows &rows, Tile<T> &tile) const {
+    kernels<T>().columns_in(view_, packed_, in_, x, rows.index, rows.first, rows.count, stride_, tile.state,
+                            tile.log_det);
+  }
+  void load_theta(const ExternalTheta<T> &theta, int64_t first_row, Tile<T> &tile) const {
+    const int64_t n = plan_.external_features;
+    if (theta.data == nullptr) {
+      return;
+    }
+    if (!theta.shared) {
+      return kernels<T>().features_in(theta.data + first_row * n, n, tile.rows, tile.theta);
+    }
+    for (int64_t i = 0; i < n; i++) {
+      std::fill_n(tile.theta + i * tile_stride, tile_rows, theta.data[i]);
+    }
+  }
+  // Draws of the base as a source.
+  void draw(uint64_t seed, const uint64_t *context_rows, const uint64_t *draws, Tile<T> &tile) const {
+    kernels<T>().base_draw(view_, seed, context_rows, draws, tile.rows, stride_, tile.state);
+  }
+
+  // Forward: source(tile) fills the state, rows go to `out` unless it is null, and sink(tile) finds log_det, or with base
+  // log p, in tile.log_det.
+  template <class Source, class Sink>
+  void forward(const TileRows &rows, T *out, Tile<T> &tile, Source &&source, Sink &&sink) const {
+    const Kernels<T> &kernel = kernels<T>();
+    tile.rows = rows.count;
+    kernel.begin_log_det(packed_, in_, out_, tile.log_det);
+    source(tile);
+    bring_context(rows, tile);
+    double log_p[tile_rows] = {};
+    if (base_ && pass_.to_data) {
+      kernel.base_log_density(view_, tile.state, tile.rows, stride_, log_p);
+    }
+    if (stride_ == 1) {
+      kernel.row(view_, packed_, pass_, tile);
+    } else {
+      kernel.forward(view_, packed_, pass_, tile);
+    }
+    if (out != nullptr) {
+      kernel.columns_out(view_, packed_, out_, tile.state, tile.rows, stride_, out, tile.log_det);
+    }
+    if (base_ && pass_.to_data) {
+      for (int r = 0; r < tile.rows; r++) {
+        tile.log_det[r] = log_p[r] - tile.log_det[r];
+      }
+    } else if (base_) {
+      kernel.base_log_density(view_, tile.state, tile.rows, stride_, tile.log_det);
+    }
+    sink(tile);
+  }
+
+  // The way back. d_out: (rows, dim), or null for zero; d_value (tile): cotangents of what forward left in tile.log_det.
+  // d_x and d_context are overwritten, or null; gradients of parameters and the context as the intents of `gradient` say.
+  void backward(const T *d_out, const T *d_value, T *d_x, T *d_context, Tile<T> &tile,
+                const TileGradient<T> &gradient) const {
+    const Kernels<T> &kernel = kernels<T>();
+    for (int r = 0; r < tile_rows; r++) {
+      gradient.log_det[r] = base_ && pass_.to_data ? -d_value[r] : d_value[r];
+    }
+    if (d_out != nullptr) {
+      kernel.cotangents_in(view_, packed_, out_, d_out, tile.rows, gradient.state);
+    } else {
+      std::fill_n(gradient.state, view_.dim * tile_stride, T{0});
+    }
+    if (gradient.of_context != Gradient::ignore) {
+      std::fill_n(gradient.context, view_.n_context * tile_stride, T{0});
+    }
+    if (base_ && !pass_.to_data) {
+      kernel.base_backward(view_, tile.state, d_value, tile.rows, gradient.state);
+    }
+    kernel.backward(view_, packed_, pass_, d_x != nullptr, tile, gradient);
+    if (gradient.of_context != Gradient::ignore) {
+      kernel.context_backward(view_, packed_, tile, gradient, d_context);
+    }
+    if (base_ && pass_.to_data) {
+      kernel.base_backward(view_, tile.state, d_value, tile.rows, gradient.state);
+    }
+    if (d_x != nullptr) {
+      kernel.cotangents_out(view_, packed_, in_, gradient.state, tile.rows, d_x);
+    }
+  }
+
+ private:
+  // A context that all rows share is read once, and what it contributes to each conditioner computed.
+  void make_context_part() {
+    context_part_ = std::make_unique<Aligned<T>>(plan_.starts_size);
+    const PlanView plan = plan_.evaluation();
+    Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
+    tile.rows = 1;
+    const int64_t index = 0;
+    kernels<T>().context_in(plan, packed_, context_.rows, &index, 1, Keep::nothing, tile);
+    kernels<T>().make_context_part(plan, packed_, tile, context_part_->data());
+  }
+
+  void bring_context(const TileRows &rows, Tile<T> &tile) const {
+    tile.context.kind = context_kind_;
+    tile.context.part = context_part_ != nullptr ? context_part_->data() : nullptr;
+    if (context_kind_ == ContextKind::none || context_kind_ == ContextKind::part) {
+      return;
+    }
+    int64_t index[tile_rows];
+    for (int r = 0; r < tile.rows; r++) {
+      index[r] = context_.shared ? 0 : rows[r] / context_.block;
+    }
+    kernels<T>().context_in(view_, packed_, context_.rows, index, stride_, pass_.keep, tile);
+  }
+
+  const Plan &plan_;
+  PlanView view_;
+  PackedView<T> packed_;
+  Pass pass_;
+  End in_{}, out_{};
+  bool base_;
+  int stride_ = tile_stride;
+  const Context &context_;
+  ContextKind context_kind_;
+  std::unique_ptr<Aligned<T>> context_part_;
+};
+
+}  // namespace penstock

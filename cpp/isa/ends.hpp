@@ -1,0 +1,135 @@
+// The two ends of a flow: the columns of the data into the state and out of it, and the base density.
+//   columns, in     u = (x - loc) / scale      log_det = -sum log scale      du = scale dx
+//   columns, out    x = loc + scale u          log_det =  sum log scale      dx = du / scale
+//   base            log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
+// Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins; a
+// bijection of columns whose log_det depends on the row adds that part where it maps. At an end within a flow columns are
+// copied. The stride of a state is tile_stride, or 1 for one row.
+#pragma once
+
+#include "core/philox.hpp"
+#include "isa/rows.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+
+// Where log_det begins, for a pass between two ends of which at most one is that of the data.
+template <class T>
+void begin_log_det(const PackedView<T> &packed, const End &in, const End &out, double *log_det) {
+  const double constant = in.data ? -packed.log_scale : out.data ? packed.log_scale : 0.0;
+  for (int r = 0; r < tile_rows; r++) {
+    log_det[r] = constant;
+  }
+}
+
+template <class T>
+void load_from(const Columns &columns, const RowsView &in, const int64_t *index, int64_t first_row, int rows,
+               int stride, T *state) {
+  const RowPointers pointers{in, index, first_row, rows};
+  if (columns.loc != nullptr) {
+    (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)(columns, pointers, stride, state);
+  } else {
+    (in.item_size == 4 ? load_rows<T, float, false> : load_rows<T, double, false>)(columns, pointers, stride, state);
+  }
+}
+
+template <class T>
+void store_to(const Columns &columns, const T *state, int rows, int stride, T *out) {
+  if (columns.loc != nullptr) {
+    store_rows<T, true>(columns, state, rows, stride, out);
+  } else {
+    store_rows<T, false>(columns, state, rows, stride, out);
+  }
+}
+
+// Rows of an array into the state; index names them, or if it is null they follow from first_row.
+template <class T>
+void columns_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const RowsView &in,
+                const int64_t *index, int64_t first_row, int rows, int stride, T *state, double *) {
+  const Columns columns{plan.dim, end.slots, end.data ? packed.loc : nullptr, end.data ? packed.inverse : nullptr};
+  load_from(columns, in, index, first_row, rows, stride, state);
+}
+
+// The state into rows of a C-ordered array.
+template <class T>
+void columns_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *state, int rows,
+                 int stride, T *out, double *) {
+  const Columns columns{plan.dim, end.slots, end.data ? packed.loc : nullptr, end.data ? packed.scale : nullptr};
+  store_to(columns, state, rows, stride, out);
+}
+
+// Cotangents of what columns_out wrote, rows of a C-ordered array, into those of the state.
+template <class T>
+void cotangents_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *d_out, int rows,
+                   T *d_state) {
+  const Columns columns{plan.dim, end.slots, end.data ? packed.zero : nullptr, end.data ? packed.scale : nullptr};
+  const RowsView view{reinterpret_cast<const char *>(d_out), plan.dim * static_cast<int64_t>(sizeof(T)), sizeof(T),
+                      sizeof(T)};
+  load_from(columns, view, nullptr, 0, rows, tile_stride, d_state);
+}
+
+// Cotangents of the state into those of what columns_in read.
+template <class T>
+void cotangents_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *d_state, int rows,
+                    T *d_in) {
+  const Columns columns{plan.dim, end.slots, end.data ? packed.zero : nullptr, end.data ? packed.inverse : nullptr};
+  store_to(columns, d_state, rows, tile_stride, d_in);
+}
+
+// Columns of a C-ordered (rows, n) array into (n, tile), and back.
+template <class T>
+void features_in(const T *in, int64_t n, int rows, T *tile) {
+  const RowsView view{reinterpret_cast<const char *>(in), n * static_cast<int64_t>(sizeof(T)), sizeof(T), sizeof(T)};
+  load_rows<T, T, false>({n, nullptr, nullptr, nullptr}, {view, nullptr, 0, rows}, tile_stride, tile);
+}
+
+template <class T>
+void features_out(const T *tile, int64_t n, int rows, T *out) {
+  store_rows<T, false>({n, nullptr, nullptr, nullptr}, tile, rows, tile_stride, out);
+}
+
+// Draws from the base, each of a context row and a number of its own.
+template <class T>
+void base_draw(const PlanView &plan, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
+               int stride, T *state) {
+  (stride == 1 ? normals<T> : normals<Native<T>>)(seed, context_row, draw, rows, plan.dim, stride, state);
+}
+
+inline constexpr double half_log_2pi = 0.91893853320467274178;
+
+// log_p += log p(z), summed over dimensions in order, in float64.
+template <class T>
+void base_log_density(const PlanView &plan, const T *z, int rows, int stride, double *log_p) {
+  using V = Native<T>;
+  double sum[tile_rows];
+  const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
+  for (int r = 0; r < n; r++) {
+    sum[r] = 0;
+  }
+  for (int64_t d = 0; d < plan.dim; d++) {
+    const T *row = z + d * stride;
+    if (stride == 1) {
+      accumulate_product<T>(sum, *row, *row);
+      continue;
+    }
+    for (int r = 0; r < n; r += lanes<V>) {
+      const V v = load<V>(row + r);
+      accumulate_product<V>(sum + r, v, v);
+    }
+  }
+  for (int r = 0; r < n; r++) {
+    log_p[r] = log_p[r] - 0.5 * sum[r] - plan.dim * half_log_2pi;
+  }
+}
+
+// dz += -z d_log_p.
+template <class T>
+void base_backward(const PlanView &plan, const T *z, const T *d_log_p, int rows, T *d_z) {
+  const int n = whole_vectors<T>(rows);
+  for (int64_t d = 0; d < plan.dim; d++) {
+    for (int r = 0; r < n; r++) {
+      d_z[d * tile_stride + r] = d_z[d * tile_stride + r] - z[d * tile_stride + r] * d_log_p[r];
+    }
+  }
+}
+
+}  // namespace penstock::PENSTOCK_ISA

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 import penstock as ps
 import reference
 from cases import BACKENDS, BY_NAME, built
-from helpers import assert_close, assert_same_bits, each_backend, engine_of, row_size
+from helpers import assert_close, assert_same_bits, each_backend, engine_sample, row_size
 
 Array = np.ndarray[Any, Any]
 
@@ -178,8 +178,7 @@ def test_the_order_of_rows_is_a_permutation_for_any_seed(backend: str, seed: int
 def test_draws_depend_on_seed_and_index_alone(backend: str, seed: int, first: int, rows: int) -> None:
     flow = ps.Flow(ps.StandardNormal(3), [], dtype="float64", rng=0, backend=backend)
     out = np.empty((rows, 3))
-    engine, packed, _ = engine_of(flow)
-    engine.sample(packed, seed, 0, first, None, out, None)
+    engine_sample(flow, seed, out, first=first)
     assert np.isfinite(out).all()
     assert_close(out, reference.normals(seed, first, rows, 3), 16, "float64", scale=4.0)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,6 +136,57 @@ def test_threadpoolctl_sees_and_limits_the_pool() -> None:
         print(ps.num_threads())
     """
     assert python(code).stdout.split() == ["1", "3"]
+
+
+def test_the_pool_works_where_threadpoolctl_is_not_installed() -> None:
+    code = """if True:
+        import importlib.util, sys
+        real = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, package=None: None if name == "threadpoolctl" else real(name, package)
+        import penstock as ps
+        print(ps.realnvp(2, layers=2).sample(10, rng=0).shape, "threadpoolctl" in sys.modules)
+    """
+    assert python(code).stdout.strip() == "(10, 2) False"
+
+
+def test_threadpoolctl_is_no_requirement() -> None:
+    from importlib.metadata import requires
+
+    hard = [line for line in requires("penstock") or () if "extra ==" not in line]
+    assert sorted(re.match(r"[\w-]+", line)[0] for line in hard) == ["numpy", "tqdm"]  # type: ignore[index]
+
+
+V2 = {"proc/self/cgroup": "0::/user/job\n"}
+V1 = {"proc/self/cgroup": "12:memory:/x\n4:cpu,cpuacct:/docker/abc\n"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="control groups are Linux's")
+@pytest.mark.parametrize(
+    ("files", "processors"),
+    [
+        ({}, None),
+        (V2, None),
+        (V2 | {"sys/fs/cgroup/user/job/cpu.max": "max 100000\n"}, None),
+        (V2 | {"sys/fs/cgroup/user/job/cpu.max": "150000 100000\n"}, 2),
+        (V2 | {"sys/fs/cgroup/user/job/cpu.max": "400000 100000", "sys/fs/cgroup/user/cpu.max": "100000 100000"}, 1),
+        (V2 | {"sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
+        (V2 | {"sys/fs/cgroup/unified/user/job/cpu.max": "50000 100000\n"}, 1),
+        (V2 | {"sys/fs/cgroup/user/job/cpu.max": "nonsense\n"}, None),
+        (V1 | {"sys/fs/cgroup/cpu/docker/abc/cpu.cfs_quota_us": "250000\n",
+               "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_period_us": "100000\n"}, 3),
+        (V1 | {"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000"},
+         2),
+        (V1 | {"sys/fs/cgroup/cpu/docker/abc/cpu.cfs_quota_us": "-1\n",
+               "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_period_us": "100000\n"}, None),
+    ],
+)  # fmt: skip
+def test_the_quota_of_control_groups_is_the_smallest_of_their_parents(
+    files: dict[str, str], processors: int | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert _backend.cgroup_quota(str(tmp_path)) == processors
 
 
 # -- processes ----------------------------------------------------------------------------------

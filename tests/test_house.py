@@ -8,15 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import penstock as ps
-from cases import BACKENDS, CASES, built
-from helpers import ROOT, each_backend, python
+from cases import BACKENDS, CASES, KERNELS, QUICK, built
+from helpers import ROOT, backend_of, each_backend, python
 from penstock._backend import package_version
 from penstock.layers import LAYERS
 from penstock.transforms import TRANSFORMS
@@ -243,8 +243,9 @@ def cpp_transforms() -> list[str]:
 def test_the_lists_of_transforms_agree() -> None:
     names = list(TRANSFORMS)
     assert cpp_transforms() == names
-    assert [case.name for case in CASES if case.kind == "transform"] == names
-    for module in (built(CASES[0], backend, "float32")._backend for backend in BACKENDS):
+    assert [case.name for case in KERNELS if case.kind == "transform"] == names
+    assert [case.transform.name for case in KERNELS if case.kind == "transform"] == names
+    for module in (backend_of(built(CASES[0], backend, "float32")) for backend in BACKENDS):
         assert list(module.transform_names()) == names
     for folder, suffix, others in (
         (CPP, ".hpp", {"list"}),
@@ -266,6 +267,23 @@ def test_every_layer_and_recipe_has_a_case() -> None:
         [name for name in recipes if f"{case.name}_".startswith(f"{name}_")] for case in CASES if case.kind == "recipe"
     ]
     assert recipes == {max(names, key=len) for names in named}
+
+
+def test_the_quick_cases_of_numba_have_a_bit_of_everything() -> None:
+    def parts(cases: Iterable[Any]) -> set[Any]:
+        found: set[Any] = set()
+        for flow in (built(case, BACKENDS[0], "float32") for case in cases):
+            found |= {("context", flow.context_dim > 0), ("embedding", flow.spec.embedding is not None)}
+            for layer in flow.spec.layers:
+                network, name = getattr(layer, "conditioner", None), type(layer).__name__
+                found.add((name, getattr(layer, "explicit", ""), network is not None))
+                found.add((name, type(getattr(layer, "transform", None))))
+                if network is not None:
+                    found.add((network.activation, len(network.hidden) > 0))
+                    found.add((name, network.residual, flow.context_dim > 0))
+        return found
+
+    assert parts(CASES) - parts(QUICK) == set()
 
 
 @pytest.mark.parametrize("room", ["transforms", "layers", "conditioners", "core"])

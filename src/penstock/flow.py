@@ -625,7 +625,7 @@ class Flow:
         validation the last good ones of the end of an epoch), or None; and ``history``.
 
         Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
-        so far; ``flow.history.stopped`` is then ``"interrupted"``.
+        so far; ``flow.history.stopped`` is then ``"interrupted"``. Before the first step it raises KeyboardInterrupt.
 
         After each epoch both the present parameters and their running mean over the last twentieth of the
         run are validated, and the better of the two counts; runs of under 500 steps have no such mean.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import penstock as ps
-from cases import BACKENDS, BY_NAME, fresh, points, rng, standardisation
+from cases import BY_NAME, fresh, points, rng, standardisation
 from helpers import assert_same_bits, each_backend, each_dtype, python, python_json
 
 Array = np.ndarray[Any, Any]

@@ -200,6 +200,24 @@ def test_threadpoolctl_sees_and_limits_the_pool() -> None:
     assert python(code).stdout.split() == ["1", "3"]
 
 
+def test_the_pool_works_where_threadpoolctl_is_not_installed() -> None:
+    code = """if True:
+        import importlib.util, sys
+        real = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, package=None: None if name == "threadpoolctl" else real(name, package)
+        import penstock as ps
+        print(ps.realnvp(2, layers=2).sample(10, rng=0).shape, "threadpoolctl" in sys.modules)
+    """
+    assert python(code).stdout.strip() == "(10, 2) False"
+
+
+def test_numpy_and_a_progress_bar_are_all_that_is_required() -> None:
+    from importlib.metadata import requires
+
+    hard = [line for line in requires("penstock") or () if "extra ==" not in line]
+    assert sorted(line.split(">")[0] for line in hard) == ["numpy", "tqdm"]
+
+
 # -- processes ----------------------------------------------------------------------------------
 
 FORK = """if True:

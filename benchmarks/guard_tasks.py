@@ -1,14 +1,16 @@
-"""What the guard measures: a dozen tasks, kernels and whole flows, in words that every build since 0.1.0 understands.
+"""The tasks that ``guard.py`` compares between two commits, and that ``pytest benchmarks`` times.
 
-A task prepares its work and returns a function that does it once. Every argument is spelt out, so that later defaults change
-nothing. ``python benchmarks/guard.py`` runs them in two builds in turns, ``pytest benchmarks`` in the installed one.
+The same code runs against an old build and a new one: only public names that both have, and every argument that
+decides the work is given. A task prepares its flow and its rows, and returns a function that does the work once.
 """
 
 from __future__ import annotations
 
+import atexit
 import tempfile
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,145 +19,175 @@ import numpy as np
 import penstock as ps
 
 Work = Callable[[], Any]
-Array = np.ndarray[Any, Any]
-FIT: dict[str, Any] = {
-    "validation": 0, "learning_rate": 1e-5, "schedule": "cosine", "warmup": 0.1, "weight_decay": 0.0, "clip_norm": 1.0,
-    "standardize": True, "rng": 0, "progress": False,
-}  # fmt: skip
+BACKEND = "cpp"
 
 
-def _affine(dim: int, layers: int, width: int) -> ps.Flow:
-    return _moved(ps.realnvp(dim, layers=layers, hidden=(width, width), activation="relu", mixing="none", rng=0))
+@dataclass(frozen=True)
+class Task:
+    """One kind of work; ``prepare`` returns the function that is timed."""
+
+    name: str
+    group: str
+    prepare: Callable[[], Work]
+    exempt: str = ""  # why it may become slower
 
 
-def _spline(recipe: str) -> ps.Flow:
-    build = getattr(ps, recipe)
-    return _moved(build(8, layers=5, hidden=(64, 64), activation="relu", mixing="reverse", bins=8, bound=5.0, rng=0))
+@dataclass(frozen=True)
+class Extrapolation:
+    """What remains of two tasks at zero steps, if time is linear in steps."""
+
+    name: str
+    parts: tuple[str, str]
+    steps: tuple[int, int]
+
+    def seconds(self, few: float, many: float) -> float:
+        """The intercept of the line through both."""
+        n, m = self.steps
+        return (m * few - n * many) / (m - n)
 
 
-def _moved(flow: ps.Flow) -> ps.Flow:
-    """Away from the identity."""
-    flow.params = flow.params + 0.02 * np.random.default_rng(0).standard_normal(flow.n_params)
+def normal(*shape: int, dtype: str = "float32") -> np.ndarray:
+    """The same numbers at every call."""
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def away_from_identity(flow: ps.Flow) -> ps.Flow:
+    """Fresh flows are the identity, and in them a kernel might meet only zeros."""
+    flow.params = flow.params + 0.02 * normal(flow.n_params, dtype="float64")
     return flow
 
 
-def _rows(n: int, dim: int) -> Array:
-    return np.random.default_rng(1).standard_normal((n, dim), dtype=np.float32)
+def realnvp(dim: int, width: int, layers: int = 8, context_dim: int = 0) -> ps.Flow:
+    """Affine couplings of halves, in turns."""
+    return away_from_identity(
+        ps.realnvp(
+            dim, context_dim=context_dim, layers=layers, hidden=(width, width), activation="relu", mixing="none",
+            scale_bound=3.0, residual=False, dtype="float32", rng=0, backend=BACKEND,
+        )
+    )  # fmt: skip
 
 
-def _log_prob(flow: ps.Flow, rows: int) -> Work:
-    x = _rows(rows, flow.dim)
+def spline_flow(recipe: Callable[..., ps.Flow]) -> ps.Flow:
+    """Eight dimensions, five layers of eight bins."""
+    return away_from_identity(
+        recipe(
+            8, context_dim=0, layers=5, hidden=(64, 64), activation="relu", mixing="random", bins=8, bound=5.0,
+            residual=False, dtype="float32", rng=0, backend=BACKEND,
+        )
+    )  # fmt: skip
+
+
+# -- kernels by themselves ----------------------------------------------------------------------
+
+
+def spline(verb: Callable[..., Any]) -> Work:
+    """Splines whose theta differs from row to row."""
+    transform = ps.RationalQuadratic(bins=8, bound=5.0)
+    x, theta = normal(50_000, 8), normal(50_000, 8, 3 * 8 - 1)
+    return lambda: verb(transform, x, theta, backend=BACKEND)
+
+
+def coupling() -> Work:
+    """One affine coupling of 16 dimensions with its network, and the base."""
+    layer = ps.Coupling(ps.Affine(scale_bound=3.0), ps.MLP((64, 64), "relu"), split="half", explicit="to_latent")
+    return log_prob(away_from_identity(ps.Flow(ps.StandardNormal(16), [layer], rng=0, backend=BACKEND)), 100_000)
+
+
+def linear(verb: Callable[..., Any]) -> Work:
+    """A linear map of 64 dimensions, or its two triangular solves."""
+    lu, x = 0.1 * normal(64, 64) / np.float32(8), normal(50_000, 64)
+    return lambda: verb(x, lu, backend=BACKEND)
+
+
+# -- whole flows --------------------------------------------------------------------------------
+
+
+def log_prob(flow: ps.Flow, rows: int) -> Work:
+    """Densities of rows."""
+    x = normal(rows, flow.dim)
     return lambda: flow.log_prob(x)
 
 
-def _sample(flow: ps.Flow, rows: int) -> Work:
+def log_prob_given(rows: int) -> Work:
+    """Densities of rows, each with its own context."""
+    flow = realnvp(16, 64, context_dim=8)
+    x, context = normal(rows, 16), normal(rows, 8)
+    return lambda: flow.log_prob(x, context=context)
+
+
+def sample(flow: ps.Flow, rows: int) -> Work:
+    """Draws with one seed."""
     return lambda: flow.sample(rows, rng=0)
 
 
-def spline_there_and_back() -> Work:
-    transform, source = ps.RationalQuadratic(8, 5.0), np.random.default_rng(2)
-    x = source.standard_normal((50_000, 2), dtype=np.float32)
-    theta = source.standard_normal((2, len(transform.theta_names)), dtype=np.float32)
+def gradient(rows: int) -> Work:
+    """Densities and their gradients with respect to the rows."""
+    flow, x = realnvp(16, 64), normal(rows, 16)
+    return lambda: flow.log_prob_and_grad(x, wrt="x")
 
-    def work() -> None:
-        y, _ = ps.ops.forward(transform, x, theta)
-        ps.ops.inverse(transform, y, theta)
 
+# -- training -----------------------------------------------------------------------------------
+
+
+def fit(rows: int, batch_size: int, epochs: int, validation: float) -> Work:
+    """Another fit of a flow that was fitted before, so small a learning rate that the work stays the same."""
+    flow, x = realnvp(16, 64), normal(rows, 16)
+
+    def work(epochs: int = epochs) -> None:
+        flow.fit(
+            x, validation=validation, epochs=epochs, batch_size=batch_size, learning_rate=1e-7, schedule="constant",
+            warmup=0, weight_decay=0.0, clip_norm=1.0, patience=None, standardize=True, rng=0, progress=False,
+        )  # fmt: skip
+
+    work(1)
     return work
 
 
-def lu_there_and_back() -> Work:
-    flow = ps.Flow(ps.StandardNormal(64), [ps.LULinear("identity")], rng=0)
-    flow.params = 0.1 * np.random.default_rng(0).standard_normal(flow.n_params) / 8
-    x = _rows(50_000, 64)
-
-    def work() -> None:
-        flow.to_data(flow.to_latent(x)[0])
-
-    return work
+# -- files --------------------------------------------------------------------------------------
 
 
-def one_row() -> Work:
-    flow, row = _affine(16, 8, 64), _rows(1, 16)
-
-    def work() -> None:
-        for _ in range(2000):
-            flow.log_prob(row)
-
-    return work
-
-
-def gradient_of_rows() -> Work:
-    flow, x = _affine(16, 8, 64), _rows(4096, 16)
-
-    def work() -> None:
-        for _ in range(20):
-            flow.log_prob_and_grad(x)
-
-    return work
+def load() -> Work:
+    """A file that the same build wrote."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "flow.safetensors"
+    spline_flow(ps.nsf).save(path)
+    return lambda: ps.load(path, backend=BACKEND)
 
 
-def _steps(flow: ps.Flow, batch: int, steps: int) -> Work:
-    x = _rows(batch * steps, flow.dim)
-    flow.fit(x[:batch], epochs=1, batch_size=batch, **FIT)
-    return lambda: flow.fit(x, epochs=1, batch_size=batch, **FIT)
+TASKS = (
+    Task("spline_forward", "kernels", lambda: spline(ps.ops.forward)),
+    Task("spline_inverse", "kernels", lambda: spline(ps.ops.inverse)),
+    Task("coupling_log_prob", "kernels", coupling),
+    Task("lu_forward", "kernels", lambda: linear(ps.ops.lu_forward)),
+    Task("lu_inverse", "kernels", lambda: linear(ps.ops.lu_inverse)),
+    Task("realnvp16_log_prob", "flows", lambda: log_prob(realnvp(16, 64), 100_000)),
+    Task("realnvp64_log_prob", "flows", lambda: log_prob(realnvp(64, 128), 20_000)),
+    Task("realnvp16_given_log_prob", "flows", lambda: log_prob_given(50_000)),
+    Task("nsf8_log_prob", "flows", lambda: log_prob(spline_flow(ps.nsf), 20_000)),
+    Task("nsf8_sample", "flows", lambda: sample(spline_flow(ps.nsf), 20_000)),
+    Task("nsf_ar8_log_prob", "flows", lambda: log_prob(spline_flow(ps.nsf_ar), 20_000)),
+    Task("nsf_ar8_sample", "flows", lambda: sample(spline_flow(ps.nsf_ar), 20_000)),
+    Task("one_row_log_prob", "one row", lambda: log_prob(realnvp(16, 64), 1)),
+    Task("gradient_4096", "flows", lambda: gradient(4096)),
+    Task("fit_100_steps_of_256", "training", lambda: fit(25_600, 256, 1, 0.0)),
+    Task("fit_10_steps_of_4096", "training", lambda: fit(40_960, 4096, 1, 0.0)),
+    Task("fit_8_steps", "training", lambda: fit(10_000, 1250, 1, 0.0)),
+    Task("fit_40_steps", "training", lambda: fit(10_000, 1250, 5, 0.0)),
+    # The same with a validation after each epoch; 9000 rows are left to train on.
+    Task("fit_8_steps_validated", "training", lambda: fit(10_000, 1125, 1, 0.1)),
+    Task("fit_40_steps_validated", "training", lambda: fit(10_000, 1125, 5, 0.1)),
+    Task("load", "files", load, exempt="checks a hash since file format 2"),
+)
+EXTRAPOLATIONS = (
+    Extrapolation("fit_fixed_cost", ("fit_8_steps", "fit_40_steps"), (8, 40)),
+    Extrapolation("fit_fixed_cost_validated", ("fit_8_steps_validated", "fit_40_steps_validated"), (8, 40)),
+)
+BY_NAME = {task.name: task for task in TASKS}
 
 
-def load_a_file() -> Work:
-    path = Path(tempfile.mkdtemp()) / "flow.safetensors"
-    _spline("nsf").save(path)
-
-    def work() -> None:
-        for _ in range(20):
-            ps.load(path)
-
-    return work
-
-
-def steps_of_a_given_flow() -> Work:
-    flow = _moved(
-        ps.nsf(4, context_dim=3, layers=4, hidden=(32, 32), activation="tanh", mixing="lu", bins=8, bound=5.0, rng=0)
-    )
-    x, context = _rows(256 * 100, 4), _rows(256 * 100, 3)
-    flow.fit(x[:256], context=context[:256], epochs=1, batch_size=256, **FIT)
-    return lambda: flow.fit(x, context=context, epochs=1, batch_size=256, **FIT)
-
-
-TASKS: dict[str, Callable[[], Work]] = {
-    "spline forward and inverse": spline_there_and_back,
-    "LU D64 forward and inverse": lu_there_and_back,
-    "affine D16 log_prob": lambda: _log_prob(_affine(16, 8, 64), 100_000),
-    "affine D64 log_prob": lambda: _log_prob(_affine(64, 8, 128), 30_000),
-    "affine D6 sample": lambda: _sample(_affine(6, 10, 256), 20_000),
-    "nsf D8 log_prob": lambda: _log_prob(_spline("nsf"), 50_000),
-    "nsf D8 sample": lambda: _sample(_spline("nsf"), 50_000),
-    "nsf_ar D8 log_prob": lambda: _log_prob(_spline("nsf_ar"), 50_000),
-    "nsf_ar D8 sample": lambda: _sample(_spline("nsf_ar"), 50_000),
-    "2000 single rows": one_row,
-    "log_prob_and_grad D16": gradient_of_rows,
-    "200 steps of 256 rows": lambda: _steps(_affine(16, 8, 64), 256, 200),
-    "20 steps of 4096 rows": lambda: _steps(_affine(16, 8, 64), 4096, 20),
-    "100 conditional steps": steps_of_a_given_flow,
-    "loading a file": load_a_file,
-}
-# It gains a hash of its contents.
-EXEMPT = {"loading a file"}
-
-
-def fixed_cost(batch: int, rounds: int = 15) -> float:
-    """Seconds of a fit of no steps: of the second fit of one flow on 10 000 rows, at 8 and at 40 steps, extrapolated to 0."""
-    rows = 10_000
-    flow, x = _affine(16, 8, 64), _rows(rows, 16)
-    per_epoch = rows // batch
-
-    def fit(steps: int) -> float:
-        # whole epochs of as many rows as the steps need, at most all
-        epochs = max(1, steps // per_epoch)
-        part = x[: steps // epochs * batch]
-        began = time.perf_counter()
-        flow.fit(part, epochs=epochs, batch_size=batch, **FIT)
-        return time.perf_counter() - began
-
-    fit(8), fit(40)
-    short, long = (np.median([fit(n) for _ in range(rounds)]) for n in (8, 40))
-    return float(short - 8 * (long - short) / 32)
+def chosen(pattern: str) -> tuple[list[Task], list[Extrapolation]]:
+    """The tasks whose names match a shell pattern, with those that an extrapolation needs."""
+    lines = [line for line in EXTRAPOLATIONS if fnmatchcase(line.name, pattern)]
+    needed = {part for line in lines for part in line.parts}
+    return [task for task in TASKS if fnmatchcase(task.name, pattern) or task.name in needed], lines

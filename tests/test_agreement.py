@@ -16,11 +16,15 @@ from helpers import (
     HERE,
     assert_close,
     assert_same_bits,
+    both_dtypes,
     each_backend,
     each_case,
-    each_dtype,
-    engine_of,
+    each_case_of_two_backends,
+    engine_evaluate,
+    engine_sample,
+    inside,
     python_json,
+    row_order,
     row_size,
 )
 
@@ -28,8 +32,7 @@ Array = np.ndarray[Any, Any]
 
 
 @each_case
-@each_backend
-@each_dtype
+@both_dtypes
 def test_a_backend_agrees_with_numpy(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
     x, z = points(case, 200, flow), latents(case, 200, flow.dim, dtype)
@@ -43,7 +46,6 @@ def test_a_backend_agrees_with_numpy(case: Case, backend: str, dtype: str) -> No
 
 
 @each_case
-@each_backend
 def test_float32_agrees_with_float64(case: Case, backend: str) -> None:
     narrow, wide = built(case, backend, "float32"), built(case, backend, "float64")
     x = points(case, 200, narrow)
@@ -57,8 +59,8 @@ def test_float32_agrees_with_float64(case: Case, backend: str) -> None:
 
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="one backend is installed; it is held against NumPy above")
-@each_case
-@each_dtype
+@each_case_of_two_backends
+@both_dtypes
 def test_backends_agree(case: Case, dtype: str) -> None:
     one, two = (built(case, backend, dtype) for backend in ("cpp", "numba"))
     assert_same_bits(one.params, two.params)
@@ -73,12 +75,9 @@ def test_backends_agree(case: Case, dtype: str) -> None:
     loss2, weight2, grad2 = two.loss_and_grad(x)
     assert weight == weight2
     assert_close(loss / 200, loss2 / 200, case.ulps, dtype)
-    assert (
-        np.linalg.norm(grad - grad2) <= 8 * case.ulps * np.finfo(dtype).eps * max(1.0, np.linalg.norm(grad2))
-        or case.kinks
-    )
-    if dtype == "float64":
-        assert np.linalg.norm(grad - grad2) <= 1e-10 * max(1.0, np.linalg.norm(grad2))
+    # A norm of sums over the rows hides what one row rounds: five times the worst that was seen, of splines.
+    allowed = min(case.ulps, 256) * np.finfo(dtype).eps
+    assert np.linalg.norm(grad - grad2) <= allowed * max(1.0, np.linalg.norm(grad2))
 
 
 @pytest.mark.skipif(
@@ -100,30 +99,17 @@ def test_backends_raise_the_same_kind_of_error_and_name_the_same_argument(
     kinds = []
     for backend in BACKENDS:
         flow = built(CASES[0], backend, "float64")
-        engine, packed, n = engine_of(flow)
-        values = {"first": 0, "last": n, "x": (5, 3), "out": (5, 3), "log_det": (5,), **arguments}
-        arrays = {name: np.zeros(shape) for name, shape in values.items() if isinstance(shape, tuple)}
+        values = {"x": (5, 3), "out": (5, 3), "log_det": (5,), **arguments}
+        arrays = {name: np.zeros(value) if isinstance(value, tuple) else value for name, value in values.items()}
         with pytest.raises(Exception, match=argument) as caught:
-            engine.evaluate(
-                packed,
-                False,
-                values["first"],
-                values["last"],
-                arrays["x"],
-                None,
-                None,
-                None,
-                False,
-                arrays["out"],
-                arrays["log_det"],
-            )
+            engine_evaluate(flow, False, arrays.pop("x"), **arrays)
         kinds.append(caught.type)
     assert set(kinds) == {ValueError}
 
 
 @each_backend
-@each_dtype
-@pytest.mark.parametrize("dim", [1, 2, 3, 4, 5, 9])
+@both_dtypes
+@inside("dim", [1, 2, 3, 4, 5, 9])
 def test_draws_are_the_documented_ones(backend: str, dtype: str, dim: int) -> None:
     flow = ps.Flow(ps.StandardNormal(dim), [], dtype=dtype, rng=0, backend=backend)
     for seed, context_row, first in (
@@ -133,8 +119,7 @@ def test_draws_are_the_documented_ones(backend: str, dtype: str, dim: int) -> No
         (8, 2**40 - 1, 2**56 - 130),
     ):
         out, log_prob = np.empty((130, dim), dtype), np.empty(130, dtype)
-        engine, packed, _ = engine_of(flow)
-        engine.sample(packed, seed, context_row, first, None, out, log_prob)
+        engine_sample(flow, seed, out, log_prob, context_row=context_row, first=first)
         want = reference.normals(seed, first, 130, dim, context_row)
         # Four ulps at the size of the largest: a logarithm, a root, a cosine and a product.
         assert_close(out, want, 8, dtype, scale=4.0)
@@ -143,7 +128,7 @@ def test_draws_are_the_documented_ones(backend: str, dtype: str, dim: int) -> No
 
 @each_backend
 def test_the_order_of_an_epoch_is_the_documented_permutation(backend: str) -> None:
-    module = built(CASES[0], backend, "float32")._backend
+    flow = built(CASES[0], backend, "float32")
     for seed, epoch, n in (
         (0, 0, 1),
         (0, 1, 2),
@@ -157,12 +142,10 @@ def test_the_order_of_an_epoch_is_the_documented_permutation(backend: str) -> No
     ):
         want = reference.permutation(seed, epoch, n)
         assert sorted(want) == list(range(n))
-        out = np.full(n, -1, np.int64)
-        module.row_order(seed, epoch, n, 0, out)
-        assert (out == want).all()
-        part = np.full(n - n // 3, -1, np.int64)
-        module.row_order(seed, epoch, n, n // 3, part)
-        assert (part == want[n // 3 :]).all()
+        assert (row_order(flow, seed, epoch, n, 0, n) == want).all()
+        assert (row_order(flow, seed, epoch, n, n // 3, n - n // 3) == want[n // 3 :]).all()
+        chosen = np.arange(n)[::-2]
+        assert (row_order(flow, seed, epoch, n, chosen) == want[chosen]).all()
 
 
 def _instruction_sets() -> tuple[str, ...]:

@@ -10,8 +10,21 @@ import pytest
 
 import penstock as ps
 import reference
-from cases import rng
-from helpers import assert_close, assert_same_bits, each_backend, each_dtype, sealed
+from cases import rng, standardisation
+from helpers import (
+    assert_close,
+    assert_same_bits,
+    backend_of,
+    both_dtypes,
+    each_backend,
+    engine_evaluate,
+    engine_of,
+    engine_vjp,
+    inside,
+    sealed,
+    table_of,
+    tensors_of,
+)
 from penstock import plan_table
 
 Array = np.ndarray[Any, Any]
@@ -55,9 +68,9 @@ def order_of(flow: ps.Flow) -> list[int]:
 # -- who depends on whom ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("explicit", ["to_latent", "to_data"])
 @each_shape
 @each_backend
+@inside("explicit", ["to_latent", "to_data"])
 def test_the_jacobian_is_triangular_in_the_order_of_the_layer(shape: Any, backend: str, explicit: str) -> None:
     flow = layer_flow(shape, backend, "float64", explicit)
     dim, order, h = flow.dim, order_of(flow), 1e-5
@@ -74,10 +87,10 @@ def test_the_jacobian_is_triangular_in_the_order_of_the_layer(shape: Any, backen
         assert (below != 0).mean() > (0.99 if min(flow.spec.layers[0].conditioner.hidden, default=99) >= dim else 0.4)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 @each_shape
 @each_backend
-@each_dtype
+@both_dtypes
+@inside("value", [np.nan, np.inf, 1e30])
 def test_a_dimension_changes_no_bit_of_those_before_it(shape: Any, backend: str, dtype: str, value: float) -> None:
     flow = layer_flow(shape, backend, dtype, activation="relu")
     order = order_of(flow)
@@ -111,10 +124,10 @@ def test_degrees_rise_reach_everybody_and_are_shared_evenly(n_context: int, dim:
 # -- the two directions -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("explicit", ["to_latent", "to_data"])
 @each_shape
 @each_backend
-@each_dtype
+@both_dtypes
+@inside("explicit", ["to_latent", "to_data"])
 def test_the_sequential_direction_is_the_loop_over_dimensions(
     shape: Any, backend: str, dtype: str, explicit: str
 ) -> None:
@@ -131,10 +144,10 @@ def test_the_sequential_direction_is_the_loop_over_dimensions(
     assert_close(log_det, want_log_det, 512, dtype, scale=size[:, 0])
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu"])
 @each_shape
 @each_backend
-@each_dtype
+@both_dtypes
+@inside("activation", ["relu", "silu"])
 def test_both_directions_give_every_unit_the_same_bits(shape: Any, backend: str, dtype: str, activation: str) -> None:
     """Where theta is zero the map is exactly the identity; where x is zero, y is exactly the shift.
 
@@ -178,7 +191,7 @@ def test_theta_of_one_dimension_is_free(backend: str) -> None:
 def hidden_numbers(flow: ps.Flow) -> Array:
     """What the masks hide."""
     named = flow.named_params()
-    return np.concatenate([named[t.name][~t.mask] for t in flow._plan.tensors if t.mask is not None])
+    return np.concatenate([named[t.name][~t.mask] for t in tensors_of(flow) if t.mask is not None])
 
 
 @each_backend
@@ -197,42 +210,25 @@ def test_what_masks_hide_is_zero_whatever_is_assigned(backend: str) -> None:
 
 
 @each_backend
-@each_dtype
+@both_dtypes
 def test_the_engine_never_reads_what_masks_hide(backend: str, dtype: str) -> None:
     flow = ps.maf(9, layers=2, hidden=(16, 24), rng=0, backend=backend, dtype=dtype)
     flow.params = rng("engine").standard_normal(flow.n_params) / 4
     dirty = flow.params.copy()
-    for t in flow._plan.tensors:
+    for t in tensors_of(flow):
         if t.mask is not None:
             dirty[t.offset : t.offset + t.size].reshape(t.shape)[~t.mask] = np.nan
-    engine = flow._runner().engine
     x = rng("dirty").standard_normal((130, 9)).astype(dtype)
     results = []
     for params in (np.ascontiguousarray(flow.params), dirty):
-        packed, arrays = engine.pack(params, np.concatenate([np.zeros(9), np.ones(9)])), []
+        packed, arrays = engine_of(flow).pack(params, standardisation(flow)), []
         for to_data in (False, True):
             for rows in (130, 1):
                 out, log_det = np.empty((rows, 9), dtype), np.empty(rows, dtype)
-                engine.evaluate(packed, to_data, 0, flow._plan.n_steps, x[:rows], None, None, None, False, out, log_det)
+                engine_evaluate(flow, to_data, x[:rows], out=out, log_det=log_det, packed=packed)
                 arrays += [out, log_det]
             d_x, d_params = np.empty_like(x), np.zeros(flow.n_params)
-            engine.vjp(
-                packed,
-                to_data,
-                0,
-                flow._plan.n_steps,
-                x,
-                None,
-                None,
-                False,
-                x,
-                np.ones(130, dtype),
-                None,
-                d_x,
-                d_params,
-                None,
-                None,
-            )
+            engine_vjp(flow, to_data, x, x, np.ones(130, dtype), d_x=d_x, d_params=d_params, packed=packed)
             arrays += [d_x, d_params]
         results.append(arrays)
     for clean, other in zip(*results, strict=True):
@@ -250,8 +246,8 @@ def test_training_leaves_zero_what_masks_hide(backend: str, optimizer: Any) -> N
     assert flow.score(x) > before
     assert (hidden_numbers(flow) == 0).all()
     loss, weight, grad = flow.loss_and_grad(x)
-    shown = {t.name: grad[t.offset : t.offset + t.size].reshape(t.shape) for t in flow._plan.tensors}
-    assert all((shown[t.name][~t.mask] == 0).all() for t in flow._plan.tensors if t.mask is not None)
+    shown = {t.name: grad[t.offset : t.offset + t.size].reshape(t.shape) for t in tensors_of(flow)}
+    assert all((shown[t.name][~t.mask] == 0).all() for t in tensors_of(flow) if t.mask is not None)
     optimizer(1e-2, weight_decay=0.1).step(flow, grad / weight + 1)
     assert (hidden_numbers(flow) == 0).all()
     assert np.isfinite(loss)
@@ -263,7 +259,7 @@ def test_a_file_with_numbers_behind_a_mask_is_refused() -> None:
     start = 8 + int.from_bytes(data[:8], "little")
     name = "layers.0.conditioner.0.weight"
     offset = json.loads(data[8:start])[name]["data_offsets"][0]
-    masked = int(np.flatnonzero(~flow._plan.tensors[0].mask)[0])  # type: ignore[operator]
+    masked = int(np.flatnonzero(~tensors_of(flow)[0].mask)[0])  # type: ignore[operator]
     assert ps.from_bytes(bytes(data)).dim == 3
     at = start + offset + 4 * masked
     data[at : at + 4] = np.float32(0.5).tobytes()
@@ -311,11 +307,11 @@ def test_bad_input_is_named(make: Any, kind: type[Exception], message: str) -> N
 @each_backend
 def test_a_plan_with_degrees_that_do_not_rise_is_refused(backend: str, wrong: list[int]) -> None:
     flow = ps.Flow(ps.StandardNormal(3), [ps.Autoregressive(conditioner=ps.MLP((2,)))], rng=0, backend=backend)
-    table = plan_table.read(flow._plan.table)
+    table = plan_table.read(table_of(flow))
     at = table.linears[0]["out_degrees"]
     table.ints[at : at + 2] = wrong
     with pytest.raises(ValueError, match="degree"):
-        flow._backend.Engine(table.write())
+        backend_of(flow).Engine(table.write())
 
 
 @pytest.mark.parametrize("recipe", ["maf", "iaf", "nsf_ar"])

@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +184,7 @@ def test_the_options_of_fit_reach_the_library(tmp_path: Path) -> None:
         patience=3, standardize="robust", validation=0.2, rng=5,
     )  # fmt: skip
     assert out.read_bytes() == flow.to_bytes()
-    assert kept.read_bytes() == flow.to_bytes()
+    assert_same_bits(ps.load(kept).params, flow.params)
 
 
 def test_every_option_of_fit_and_every_recipe_is_on_the_command_line() -> None:
@@ -344,6 +348,106 @@ def test_lines_are_counted_over_chunks(tmp_path: Path) -> None:
         _tables.read_table(str(path)).array([0])
 
 
+# -- streams ------------------------------------------------------------------------------------
+
+COMMAND = "import sys; from penstock.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def shell(line: str, folder: Path, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of a shell in a folder, where the function ``penstock`` is this command."""
+    path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+    command = f'penstock() {{ "{sys.executable}" -c "{COMMAND}" "$@"; }}\n{line}'
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, **env},
+        capture_output=True,
+        timeout=120,
+    )
+
+
+needs_bash = pytest.mark.skipif(os.name != "posix" or not shutil.which("bash"), reason="needs bash")
+
+
+@needs_bash
+@pytest.mark.parametrize("header", [(), NAMES], ids=["bare", "named"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "penstock fit - -o m {} < x.csv",
+        "cat x.csv | penstock fit - -o m {}",
+        "cat x.csv | penstock fit /dev/stdin -o m {}",
+        "penstock fit <(cat x.csv) -o m {}",
+        "mkfifo pipe.csv; cat x.csv > pipe.csv & penstock fit pipe.csv -o m {}",
+        "(printf '\n\n'; cat x.csv) | penstock fit - -o m {}",
+    ],
+)
+def test_fit_reads_a_stream_once(line: str, header: tuple[str, ...], tmp_path: Path) -> None:
+    x = table()
+    write(tmp_path / "x.csv", x, header)
+    done = shell(line.format(" ".join([*SMALL, "--columns", "2,0", "--weights", "3"])), tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "m").read_bytes() == fitted(x.take([2, 0], axis=1), x[:, 3]).to_bytes()
+
+
+@needs_bash
+def test_rows_go_through_sample_and_score_as_streams(model: Path, tmp_path: Path) -> None:
+    done = shell(f"penstock sample {model} -n 5000 -o - --seed 3 | penstock score {model} - -o - > p.csv", tmp_path)
+    assert done.returncode == 0
+    x = ps.load(model).sample(5000, rng=3)
+    as_read = np.array([[float(f"{number:.9g}") for number in row] for row in x])
+    assert_same_bits(read(tmp_path / "p.csv"), ps.load(model).log_prob(as_read))
+    assert b"5000 rows, 3 columns, seed 3" in done.stderr
+    assert b"rows: 5000" in done.stderr
+    done = shell(f"mkfifo pipe; cat pipe > s.csv & penstock sample {model} -n 10 --seed 3 -o pipe -q; wait", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert_same_bits(read(tmp_path / "s.csv"), x[:10])
+
+
+@needs_bash
+def test_what_a_stream_cannot_carry_is_said(model: Path, tmp_path: Path) -> None:
+    for line, message in (
+        (f"mkfifo a.npy; penstock score {model} a.npy", b"only lines of .csv can be read"),
+        (f"mkfifo b.npy; penstock sample {model} -n 1 -o b.npy", b"can be written as .csv only"),
+        (f"penstock score {model} - <&-", b"standard input"),
+        (f"printf '' | penstock score {model} -", b"standard input is empty"),
+        (f"printf '1,2,x' | penstock score {model} -", b"standard input, line 1, column 2"),
+        ("mkfifo c; penstock fit - -o c < /dev/null", b"not an ordinary file"),
+    ):
+        done = shell(line, tmp_path)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert done.stderr.count(b"\n") == 1
+
+
+@needs_bash
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "words", ["fit x.csv -o m --epochs 2 --hidden 8", "sample model.safetensors -n 5 -o m.npy", "info"]
+)
+def test_closed_standard_streams_are_no_error(words: str, closed: str, model: Path, tmp_path: Path) -> None:
+    write(tmp_path / "x.csv", table())
+    done = shell(f"penstock {words} {closed}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert words == "info" or any(path.name.startswith("m") for path in set(tmp_path.iterdir()) - {model})
+    assert shell(f"penstock score {model} missing.npy {closed}", tmp_path).returncode == 1
+
+
+@needs_bash
+def test_names_outside_of_the_encoding_are_written_as_escapes(tmp_path: Path) -> None:
+    write(tmp_path / "x.csv", table(), ("ä", "b", "c", "d"))
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    line = "penstock fit x.csv -o ж.safetensors --epochs 2 --hidden 8 --layers 2 --columns 0,1"
+    done = shell(line, tmp_path, **ascii_only)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"written: " in done.stdout
+    assert b"(\\xe4, b)" in done.stdout
+    assert ps.load(tmp_path / "ж.safetensors").initialised
+    done = shell("penstock info ы", tmp_path, **ascii_only)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+
+
 # -- errors -------------------------------------------------------------------------------------
 
 BAD_DATA = {
@@ -498,8 +602,18 @@ INTERRUPTIBLE = """if True:
 """
 
 
-def interrupted(folder: Path, sign: str, *words: str | Path) -> tuple[int, str, str]:
-    """Exit code and words of a command that got Ctrl-C once it had written into a file whose name matches."""
+def written(folder: Path, process: int) -> bool:
+    """Whether a process has written into a file of a folder, one without a name included."""
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    for link in Path(f"/proc/{process}/fd").glob("*") if sys.platform == "linux" else ():
+        with suppress(OSError):
+            if os.readlink(link).startswith(str(folder)):
+                sizes.append(link.stat().st_size)
+    return any(size > 1000 for size in sizes)
+
+
+def interrupted(ready: Callable[[int], bool], *words: str | Path) -> tuple[int, str, str]:
+    """Exit code and words of a command that got Ctrl-C once it was ready, as its number tells."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])}
     command = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)],
@@ -510,7 +624,7 @@ def interrupted(folder: Path, sign: str, *words: str | Path) -> tuple[int, str, 
     )
     try:
         # With numbers in the file, the command is in the midst of its work.
-        while not any(path.stat().st_size > 1000 for path in folder.glob(sign)):
+        while not ready(command.pid):
             assert command.poll() is None, command.communicate()
             time.sleep(0.02)
         command.send_signal(signal.SIGINT)
@@ -528,7 +642,7 @@ def test_ctrl_c_in_score_is_130_and_leaves_nothing(tmp_path: Path) -> None:
     np.lib.format.open_memmap(
         data, "w+", np.float32, (10_000_000, 16)
     )  # takes minutes, and no room: nothing is written
-    code, told, error = interrupted(out, ".p.npy.*.tmp", "score", model, data, "-o", out / "p.npy")
+    code, told, error = interrupted(partial(written, out), "score", model, data, "-o", out / "p.npy")
     assert code == 130
     assert (told, error.strip()) == ("", "penstock: interrupted")
     assert os.listdir(out) == []
@@ -536,11 +650,10 @@ def test_ctrl_c_in_score_is_130_and_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_ctrl_c_in_fit_is_130_and_keeps_the_best_so_far(tmp_path: Path) -> None:
-    data, out = write(tmp_path / "x.npy", table()), tmp_path / "m"
+    data, out, kept = write(tmp_path / "x.npy", table()), tmp_path / "m", tmp_path / "checkpoint"
     code, _, error = interrupted(
-        tmp_path, "checkpoint", "fit", data, "-o", out, *SMALL[2:], "--epochs", "1000000", "--checkpoint",
-        tmp_path / "checkpoint",
-    )  # fmt: skip
+        lambda _: kept.exists(), "fit", data, "-o", out, *SMALL[2:], "--epochs", "1000000", "--checkpoint", kept
+    )
     assert code == 130
     assert "interrupted" in error
     assert ps.load(out).initialised
@@ -580,3 +693,31 @@ def test_info_tells_the_layers_of_a_file_and_their_sizes(model: Path, capsys: py
     flow = ps.load(model)
     assert repr(flow) in told
     assert all(name in told for name in flow.named_params())
+
+
+# -- upgrade ------------------------------------------------------------------------------------
+
+FORMAT1 = HERE / "golden" / "format1"
+
+
+def test_upgrade_rewrites_older_formats_and_keeps_the_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    shutil.copy(FORMAT1 / "nsf.safetensors", old)
+    flow = ps.load(old)
+    flow.save(new)
+    present = new.read_bytes()
+    assert run("upgrade", old, new) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{old}: from format 1 to 2", f"{new}: is of format 2"]
+    assert (old.read_bytes(), new.read_bytes()) == (present, present)
+    x = flow.sample(10, rng=0)
+    assert_same_bits(ps.load(old).log_prob(x), flow.log_prob(x))
+    assert sorted(os.listdir(tmp_path)) == [new.name, old.name]
+    assert run("upgrade", tmp_path / "missing") == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_upgrade_warns_of_a_circle_on_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "circular.safetensors"
+    shutil.copy(FORMAT1 / "circular.safetensors", path)
+    assert run("upgrade", path) == 0
+    assert "density of this flow is wrong" in capsys.readouterr().err

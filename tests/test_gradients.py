@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-import penstock as ps
-import reference
 from cases import BY_NAME, ROWS, Case, built, fresh, points, rng
 from helpers import (
-    assert_close,
     assert_same_bits,
+    both_dtypes,
     derivative,
     each_backend,
     each_case,
-    each_dtype,
     each_engine_case,
     each_small_case,
+    engine_evaluate,
+    engine_loss_and_grad,
     engine_of,
+    engine_vjp,
+    inside,
 )
 
 Array = np.ndarray[Any, Any]
@@ -31,6 +32,9 @@ Array = np.ndarray[Any, Any]
 # of the fixed rows changes sides, and what is left is eps f / h.
 STEP = {False: 2e-3, True: 1e-6}
 ALLOWED = {False: 1e-7, True: 1e-6}
+
+
+each_direction = inside("direction", ["to_latent", "to_data"])
 
 
 def assert_gradient(actual: Array, expected: Array, case: Case) -> None:
@@ -50,7 +54,7 @@ def directions(n: int, *key: Any) -> Array:
     return np.concatenate([chosen, mixed / np.linalg.norm(mixed, axis=1, keepdims=True)])
 
 
-def maps(flow: ps.Flow) -> dict[str, Any]:
+def maps(flow: Any) -> dict[str, Any]:
     """Each map with its vjp; a scalar function of the cotangents ties them."""
     return {
         "to_latent": (flow.to_latent, flow.to_latent_vjp),
@@ -58,9 +62,8 @@ def maps(flow: ps.Flow) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
 @each_case
-@each_backend
+@each_direction
 def test_input_gradients_match_differences(case: Case, backend: str, direction: str) -> None:
     flow = built(case, backend, "float64")
     rows, source = 9, rng("gradient", case.name, direction)
@@ -80,9 +83,8 @@ def test_input_gradients_match_differences(case: Case, backend: str, direction: 
     assert_gradient(dx, expected, case)
 
 
-@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
 @each_case
-@each_backend
+@each_direction
 def test_parameter_gradients_match_differences(case: Case, backend: str, direction: str) -> None:
     flow = fresh(case, backend, "float64")
     rows, source = 9, rng("gradient", case.name, direction)
@@ -103,7 +105,6 @@ def test_parameter_gradients_match_differences(case: Case, backend: str, directi
 
 
 @each_case
-@each_backend
 def test_log_prob_gradients_match_differences(case: Case, backend: str) -> None:
     flow = fresh(case, backend, "float64")
     x = points(case, 9, flow, "gradient")
@@ -128,7 +129,6 @@ def test_log_prob_gradients_match_differences(case: Case, backend: str) -> None:
 
 
 @each_case
-@each_backend
 def test_loss_and_grad_is_minus_the_weighted_log_prob(case: Case, backend: str) -> None:
     flow = built(case, backend, "float64")
     x = points(case, 130, flow)
@@ -145,8 +145,7 @@ def test_loss_and_grad_is_minus_the_weighted_log_prob(case: Case, backend: str) 
 
 
 @each_engine_case
-@each_backend
-@each_dtype
+@both_dtypes
 def test_log_prob_and_grad_is_the_vjp_of_ones(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
     x = points(case, 70, flow)
@@ -156,7 +155,6 @@ def test_log_prob_and_grad_is_the_vjp_of_ones(case: Case, backend: str, dtype: s
 
 
 @each_case
-@each_backend
 def test_float32_gradients_agree_with_float64(case: Case, backend: str) -> None:
     narrow, wide = built(case, backend, "float32"), built(case, backend, "float64")
     assert_same_bits(np.asarray(narrow.params, np.float64), np.asarray(wide.params))
@@ -176,8 +174,7 @@ def test_float32_gradients_agree_with_float64(case: Case, backend: str) -> None:
 
 
 @each_small_case
-@each_backend
-@each_dtype
+@both_dtypes
 def test_input_gradients_of_rows_do_not_know_each_other(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
     x = points(case, max(ROWS), flow)
@@ -191,7 +188,6 @@ def test_input_gradients_of_rows_do_not_know_each_other(case: Case, backend: str
 
 
 @each_small_case
-@each_backend
 def test_parameter_gradients_add_up_over_batches(case: Case, backend: str) -> None:
     flow = built(case, backend, "float64")
     x = points(case, 1000, flow)
@@ -206,34 +202,30 @@ def test_parameter_gradients_add_up_over_batches(case: Case, backend: str) -> No
 
 
 @each_engine_case
-@each_backend
-@each_dtype
+@both_dtypes
 def test_parameter_gradients_accumulate_and_the_others_are_overwritten(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
-    engine, packed, n = engine_of(flow)
     x = points(case, 130, flow)
     dy, dl = np.ones_like(x), np.ones(130, dtype)
     for to_data in (False, True):
         results = []
         for start in (0.0, 1000.0):
             d_x, d_params = np.full(x.shape, start, dtype), np.full(flow.n_params, start)
-            engine.vjp(packed, to_data, 0, n, x, None, None, False, dy, dl, None, d_x, d_params, None, None)
+            engine_vjp(flow, to_data, x, dy, dl, d_x=d_x, d_params=d_params)
             results.append((d_x, d_params))
         assert_same_bits(results[0][0], results[1][0])
         np.testing.assert_allclose(results[1][1] - 1000, results[0][1], rtol=1e-9, atol=1e-9)
         assert np.abs(results[0][1]).max() > 0
     zero, started = np.zeros(flow.n_params), np.full(flow.n_params, 1000.0)
-    engine.loss_and_grad(packed, x, None, None, zero)
-    engine.loss_and_grad(packed, x, None, None, started)
+    engine_loss_and_grad(flow, x, zero)
+    engine_loss_and_grad(flow, x, started)
     np.testing.assert_allclose(started - 1000, zero, rtol=1e-9, atol=1e-9)
 
 
 @each_engine_case
-@each_backend
-@each_dtype
+@both_dtypes
 def test_a_missing_cotangent_is_zero(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
-    engine, packed, n = engine_of(flow)
     x = points(case, 70, flow)
     dy, dl = rng("missing").standard_normal(x.shape).astype(dtype), np.ones(70, dtype)
     for to_data in (False, True):
@@ -241,15 +233,27 @@ def test_a_missing_cotangent_is_zero(case: Case, backend: str, dtype: str) -> No
             got = []
             for pair in (given, zeros):
                 d_x, d_params = np.empty_like(x), np.zeros(flow.n_params)
-                engine.vjp(packed, to_data, 0, n, x, None, None, False, *pair, None, d_x, d_params, None, None)
+                engine_vjp(flow, to_data, x, *pair, d_x=d_x, d_params=d_params)
                 got.append((d_x, d_params))
             np.testing.assert_array_equal(got[0][0], got[1][0])
             np.testing.assert_array_equal(got[0][1], got[1][1])
 
 
 @each_engine_case
-@each_backend
-@each_dtype
+@both_dtypes
+def test_the_log_det_of_a_vjp_has_the_bits_of_the_forward_pass(case: Case, backend: str, dtype: str) -> None:
+    flow = built(case, backend, dtype)
+    x = points(case, 130, flow)
+    for to_data, base in ((False, False), (True, False), (False, True)):
+        for kind in (dtype, "float64"):
+            forward, back = np.empty(130, kind), np.empty(130, kind)
+            engine_evaluate(flow, to_data, x, base=base, log_det=forward)
+            engine_vjp(flow, to_data, x, None, np.ones(130, dtype), base=base, log_det=back, d_x=np.empty_like(x))
+            assert_same_bits(back, forward)
+
+
+@each_engine_case
+@both_dtypes
 def test_rows_of_weight_zero_are_left_out_even_where_they_are_nan(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
     x = points(case, 200, flow)
@@ -264,7 +268,6 @@ def test_rows_of_weight_zero_are_left_out_even_where_they_are_nan(case: Case, ba
 
 
 @each_engine_case
-@each_backend
 def test_a_slice_that_starts_elsewhere_reads_the_same_rows(case: Case, backend: str) -> None:
     flow = built(case, backend, "float32")
     x = points(case, 1100, flow)
@@ -274,11 +277,10 @@ def test_a_slice_that_starts_elsewhere_reads_the_same_rows(case: Case, backend: 
 
 
 @each_engine_case
-@each_backend
-@each_dtype
+@both_dtypes
 def test_recomputing_the_activations_changes_no_bit(case: Case, backend: str, dtype: str) -> None:
     flow = fresh(case, backend, dtype)
-    engine = flow._runner().engine
+    engine = engine_of(flow)
     if not hasattr(engine, "recompute"):
         pytest.skip("this backend has one way back")
     x = points(case, 300, flow)
@@ -294,83 +296,6 @@ def test_recomputing_the_activations_changes_no_bit(case: Case, backend: str, dt
         engine.recompute = before
     for one, two in zip(*results, strict=True):
         assert_same_bits(one, two)
-
-
-# -- the kernels by themselves ------------------------------------------------------------------
-
-KERNELS = (
-    ps.Affine(),
-    ps.Affine(scale_bound=0.7),
-    ps.Affine(scale_bound=float("inf")),
-    ps.Additive(),
-    ps.RationalQuadratic(4, 2.5, slope_min=0.1),
-    ps.CircularRationalQuadratic(3, 9.0, slope_min=0.1),
-)
-# Where the slope bends, at the knots of a spline, differences take smaller steps and lose as many digits.
-SMOOTH = KERNELS[:4]
-
-
-@pytest.mark.parametrize("shared", [False, True], ids=["theta_a_row", "theta_shared"])
-@pytest.mark.parametrize("transform", KERNELS, ids=str)
-@each_backend
-@each_dtype
-def test_ops_agree_with_numpy(transform: Any, shared: bool, backend: str, dtype: str) -> None:
-    source = rng("ops", str(transform))
-    x = source.standard_normal((70, 3)).astype(dtype)
-    theta = source.standard_normal(((3,) if shared else (70, 3)) + (len(transform.theta_names),)).astype(dtype)
-    wide = np.broadcast_to(theta.astype(np.float64), (70, *theta.shape[-2:]))
-    for function, expected in (
-        (ps.ops.forward, reference.transform_forward),
-        (ps.ops.inverse, reference.transform_inverse),
-    ):
-        y, log_det = function(transform, x, theta, backend=backend)
-        want, slope = expected(transform, wide, x.astype(np.float64))
-        assert y.dtype == dtype
-        ulps = 16 if transform in SMOOTH else 256
-        assert_close(y, want, ulps, dtype, scale=np.exp(np.abs(slope)))
-        assert_close(log_det, slope.sum(axis=1), ulps, dtype)
-        running = np.full(70, 5.0)
-        assert function(transform, x, theta, running, backend=backend)[1] is running
-        assert_close(running, 5 + slope.sum(axis=1), ulps, dtype)
-
-
-@pytest.mark.parametrize("shared", [False, True], ids=["theta_a_row", "theta_shared"])
-@pytest.mark.parametrize("transform", KERNELS, ids=str)
-@each_backend
-def test_ops_gradients_match_differences(transform: Any, shared: bool, backend: str) -> None:
-    source = rng("ops gradients", str(transform))
-    x = source.standard_normal((9, 3))
-    theta = source.standard_normal(((3,) if shared else (9, 3)) + (len(transform.theta_names),))
-    dy, dl = source.standard_normal((9, 3)), source.standard_normal(9)
-    step, allowed = (1e-3, 1e-8) if transform in SMOOTH else (1e-6, 1e-6)
-    for function, vjp in ((ps.ops.forward, ps.ops.backward), (ps.ops.inverse, ps.ops.inverse_backward)):
-        dx, dtheta = vjp(transform, x, theta, dy, dl, backend=backend)
-
-        def scalar(x: Array, theta: Array, function: Any = function) -> Array:
-            y, log_det = function(transform, x, theta, backend=backend)
-            return (y * dy).sum(axis=1) + log_det * dl
-
-        for j in range(3):
-            unit = np.eye(3)[j]
-            expected = derivative(lambda h, unit=unit, f=scalar: f(x + h * unit, theta), step)
-            np.testing.assert_allclose(dx[:, j], expected, rtol=allowed, atol=allowed)
-            for k in range(theta.shape[-1]):
-                unit = np.zeros((3, theta.shape[-1]))
-                unit[j, k] = 1
-                expected = derivative(lambda h, unit=unit, f=scalar: f(x, theta + h * unit), step)
-                got = dtheta[..., j, k]
-                np.testing.assert_allclose(got, expected.sum() if shared else expected, rtol=allowed, atol=allowed)
-        assert dtheta.shape == theta.shape
-
-
-@each_backend
-def test_ops_of_the_base_density_agree_with_its_formula(backend: str) -> None:
-    z, d = rng("base").standard_normal((70, 3)), rng("cotangent").standard_normal(70)
-    base = ps.StandardNormal(3)
-    assert_close(
-        ps.ops.log_prob(base, z, backend=backend), -0.5 * (z**2).sum(1) - 1.5 * np.log(2 * np.pi), 8, "float64"
-    )
-    assert_close(ps.ops.log_prob_backward(base, z, d, backend=backend), -z * d[:, None], 4, "float64")
 
 
 @pytest.mark.parametrize("name", ["coupling", "mixed_layers"])

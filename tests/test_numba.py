@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import re
@@ -25,7 +26,9 @@ import numba
 from penstock._numba import Engine, Trainer, row_order
 from penstock._numba.core import lanes, math
 from penstock._numba.core.pointers import pointer
+from penstock._numba.engine.evaluate import evaluate_rows
 from penstock._numba.engine.gradient import Tree, combine, slices_of
+from penstock._numba.engine.pool import Stop, parallel
 
 Array = np.ndarray[Any, Any]
 
@@ -61,7 +64,7 @@ import json, numpy as np
 from penstock._numba import row_order
 from penstock._numba.conditioners.activations import scale_by_kept
 from penstock._numba.core.jit import cache_folder, kernel
-from penstock._numba.core.plan import KERNEL_TYPES
+from penstock._numba.core.tile import KERNEL_TYPES
 row_order(1, 1, 3, 0, np.zeros(3, np.int64))
 kernel(scale_by_kept, KERNEL_TYPES["float32"].scale)
 print(json.dumps(cache_folder({user!r})))
@@ -550,3 +553,64 @@ def test_the_error_state_of_numpy_changes_nothing() -> None:
             trainer = trainer_of(engine, start)
             ran(trainer, x, np.full(300, 1e-310), exponent=1000)
             ran(trainer, x, rate=1e30)
+
+
+# -- interrupts -----------------------------------------------------------------------------------
+
+
+def test_a_call_that_was_given_up_leaves_the_kernels_soon(everything: Any) -> None:
+    """Kernels look at the flag between steps and between linear layers: a tile of a large flow takes seconds."""
+    engine, packed, _ = everything
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((64, 3))
+    with engine.lend(False) as space:
+        space.x[:64] = x
+        space.stop = np.ones(1, np.int64)
+        given = engine.context(np.zeros((64, 2)), 64)
+        through = engine.through(False, 0, engine.n_steps - 1, False, False)  # all but the columns
+        theta = engine.theta([np.zeros(n) for n in engine.externals], through, 64)
+        evaluate_rows(
+            engine.plan(False), packed.view, through, engine.source(space, given, theta), 64, space.out, space.log_det,
+            space.space,
+        )  # fmt: skip
+        order = np.argsort(engine.layout.boundary[-1])[engine.layout.boundary[0]]
+        assert_same_bits(space.out[:64], x[:, order])
+
+
+def test_the_main_thread_only_waits_while_long_jobs_run(monkeypatch: pytest.MonkeyPatch, everything: Any) -> None:
+    engine, packed, _ = everything
+    x, c, threads = np.random.default_rng(4).standard_normal((300, 3)), np.zeros((300, 2)), []
+    arguments = x, None, c, [np.zeros(n) for n in engine.externals]
+    want = evaluated(engine, packed, *arguments)  # compiles, on this thread
+    lend = engine.lend
+    monkeypatch.setattr("penstock._numba.engine.engine.LONG_FLOPS", 0.0)
+    monkeypatch.setattr(engine, "lend", lambda kind: [threads.append(threading.current_thread()), lend(kind)][1])
+    for got, expected in zip(evaluated(engine, packed, *arguments), want, strict=True):
+        assert_same_bits(got, expected)
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_an_interrupt_reaches_the_jobs_of_a_call() -> None:
+    seen: list[Stop] = []
+
+    def job(i: int, stop: Stop) -> None:
+        _thread.interrupt_main()
+        while not stop():
+            pass
+        seen.append(stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel(job, 1, 1, long=True)
+    assert [int(stop.flag[0]) for stop in seen] == [1]
+    done: list[int] = []
+    parallel(lambda i, stop: done.append(i), 5, 1, long=True)
+    assert sorted(done) == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_a_job_that_the_caller_waits_for_is_raised() -> None:
+    def job(i: int, stop: Stop) -> None:
+        raise ArithmeticError(i)
+
+    with pytest.raises(ArithmeticError):
+        parallel(job, 3, 1, long=True)

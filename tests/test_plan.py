@@ -379,6 +379,38 @@ def test_every_field_is_bounded(engines: Any, section: str) -> None:
                     engines.check_table(words)
 
 
+def verdict(check: Callable[[Array], Any], words: Array) -> str:
+    """What is at fault; nothing if all is well."""
+    try:
+        check(words)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.skipif(len(BACKENDS) < 2, reason="one backend alone")
+def test_the_backends_give_the_same_verdicts() -> None:
+    """Of tables in which one to three words were replaced by strange or by other ones."""
+    one, other = (importlib.import_module(MODULES[backend]) for backend in ("cpp", "numba"))
+    draw = np.random.default_rng(5)
+    strange = [0, 1, -1, 2, -2, -3, 64, 2**20, 2**24, 2**40, HIGH, 2**63 - 1, LOW]
+    seeds = [make().write() for make, _ in tables.FUTURE.values()]
+    seeds += [make().write() for make in tables.PRESENT.values()]
+    passed = 0
+    for _ in range(2000):
+        words = seeds[draw.integers(len(seeds))].copy()
+        for i in draw.integers(words.size, size=draw.integers(1, 4)):
+            words[i] = draw.choice(strange) if draw.random() < 0.5 else words[draw.integers(words.size)]
+        found = verdict(one.check_table, words)
+        again = verdict(other.check_table, words)
+        assert (found == "") == (again == ""), (found, again)
+        if not found:
+            passed += 1
+            computed, computed_again = verdict(one.Engine, words), verdict(other.Engine, words)
+            assert computed == computed_again or "flags that change within a row" in computed
+    assert passed > 20
+
+
 # -- header, directory, sections ------------------------------------------------------------------
 
 
@@ -402,7 +434,7 @@ WORDS_BROKEN = [
     (6, 1, "a reserved word of the header"),
     (7, 1, "a reserved word of the header"),
     (ENTRY, 99, "section 99 is required and unknown to this build"),
-    (ENTRY, TAGS["BASE"], "BASE comes twice|BASE: a record has|BASE [0-9]+: unknown fields|STEPS is missing"),
+    (ENTRY, TAGS["BASE"], "BASE comes twice"),
     (ENTRY, HIGH, f"section {HIGH} is required and unknown to this build"),
     (ENTRY, LOW, f"section {LOW} is required and unknown to this build"),
     (ENTRY + 1, 0, "STEPS must be required"),

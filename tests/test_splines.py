@@ -10,7 +10,7 @@ import pytest
 import penstock as ps
 import reference
 from cases import rng
-from helpers import assert_close, assert_same_bits, each_backend, each_dtype
+from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, inside
 
 Array = np.ndarray[Any, Any]
 
@@ -25,7 +25,7 @@ SPLINES = (
 SIZES = (0.0, 1.0, 10.0, 50.0, 1e4, 1e30)
 
 each_spline = pytest.mark.parametrize("spline", SPLINES, ids=lambda s: f"{s.bins}_bins_{s.bin_width_min:g}")
-each_size = pytest.mark.parametrize("size", SIZES)
+any_size = inside("size", SIZES)
 
 
 def hard_numbers(spline: ps.RationalQuadratic, theta: Array, dtype: str) -> Array:
@@ -48,9 +48,9 @@ def thetas(spline: ps.RationalQuadratic, size: float, dtype: str, dim: int = 6) 
 
 
 @each_spline
-@each_size
 @each_backend
-@each_dtype
+@both_dtypes
+@any_size
 def test_everything_is_finite_for_any_finite_input(
     spline: ps.RationalQuadratic, size: float, backend: str, dtype: str
 ) -> None:
@@ -73,8 +73,8 @@ def test_everything_is_finite_for_any_finite_input(
 
 
 @each_spline
-@each_size
 @each_backend
+@any_size
 def test_a_spline_is_the_one_of_the_paper_at_its_knots_and_between(
     spline: ps.RationalQuadratic, size: float, backend: str
 ) -> None:
@@ -87,9 +87,9 @@ def test_a_spline_is_the_one_of_the_paper_at_its_knots_and_between(
 
 
 @each_spline
-@pytest.mark.parametrize("size", [0.0, 1.0, 10.0])
 @each_backend
-@each_dtype
+@both_dtypes
+@inside("size", [0.0, 1.0, 10.0])
 def test_a_spline_rises_and_its_inverse_undoes_it(
     spline: ps.RationalQuadratic, size: float, backend: str, dtype: str
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_spline_rises_and_its_inverse_undoes_it(
 
 
 @each_backend
-@each_dtype
+@both_dtypes
 def test_a_nan_of_theta_reaches_its_element_inside_the_box_and_outside(backend: str, dtype: str) -> None:
     spline = ps.RationalQuadratic(4, 1.0)
     x = np.asarray([[0.3, 0.3], [5.0, 5.0]], dtype)
@@ -123,7 +123,7 @@ def test_a_nan_of_theta_reaches_its_element_inside_the_box_and_outside(backend: 
 
 
 @each_backend
-@each_dtype
+@both_dtypes
 def test_a_whole_batch_in_the_tails_trains(backend: str, dtype: str) -> None:
     flow = ps.nsf(2, layers=2, hidden=(8,), bins=4, bound=0.5, dtype=dtype, rng=0, backend=backend)
     x = 10 + rng("tails").standard_normal((70, 2))
@@ -154,9 +154,9 @@ def test_a_spline_that_cannot_be_says_why(wrong: dict[str, Any], message: str) -
 CIRCLE = ps.CircularRationalQuadratic(6)
 
 
-@each_size
 @each_backend
-@each_dtype
+@both_dtypes
+@any_size
 def test_a_circle_maps_any_finite_number_into_itself(size: float, backend: str, dtype: str) -> None:
     theta = thetas(CIRCLE, size, dtype)
     x = hard_numbers(CIRCLE, theta[:, :-1], dtype)

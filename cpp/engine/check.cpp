@@ -21,6 +21,8 @@ struct TransformSize {
 #define PENSTOCK_SIZE(name, fixed, a_bin, n_options) {fixed, a_bin, n_options},
 constexpr TransformSize transform_sizes[] = {PENSTOCK_TRANSFORMS(PENSTOCK_SIZE)};
 #undef PENSTOCK_SIZE
+static_assert(std::all_of(std::begin(transform_sizes), std::end(transform_sizes),
+                          [](const TransformSize &size) { return size.n_options <= max_options; }));
 
 // Goes through the records of a table.
 class Checker {
@@ -257,7 +259,7 @@ class Checker {
       slices.push_back({start, n_theta});
     }
     if (source == source_free) {
-      part.need(covers(std::move(slices), size), &PartRecord::theta, "must fill its parameters");
+      part.need(covers(slices, size), &PartRecord::theta, "must fill its parameters");
       part.is(&PartRecord::n_params, size);
       claims.params.push_back({part[&PartRecord::params], size});
       claims.n_params += size;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <iterator>
 #include <string>
+#include <unordered_set>
 
 #include "engine/check.hpp"
 #include "engine/record.hpp"
@@ -30,14 +31,13 @@ class Sections {
     check_header();
     const int64_t n = words[4];
     int64_t used = table_header_size + table_entry_size * n;
-    std::vector<int64_t> tags;
+    std::unordered_set<int64_t> tags;
     for (int64_t i = 0; i < n; i++) {
-      used = enter(words + table_header_size + table_entry_size * i, used);
-      tags.push_back(words[table_header_size + table_entry_size * i]);
-    }
-    std::sort(tags.begin(), tags.end());
-    if (const auto twin = std::adjacent_find(tags.begin(), tags.end()); twin != tags.end()) {
-      fail(called(*twin) + " comes twice");
+      const int64_t *entry = words + table_header_size + table_entry_size * i;
+      if (!tags.insert(entry[0]).second) {
+        fail(called(entry[0]) + " comes twice");
+      }
+      used = enter(entry, used);
     }
     if (used != length) {
       fail("sections end at " + std::to_string(used) + ", the table at " + std::to_string(length));

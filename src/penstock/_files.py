@@ -1,32 +1,35 @@
-"""Files that appear at once and for good: others see the old file or the new one, never a part, also after a crash."""
+"""Files that appear at once and for good: others see the old file or the new one, never a part, also after a crash.
+
+Where the system can, a file has no name until it is complete, so that nothing is left of it whatever ends the process.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import BinaryIO
+
+MOUNTS = "/proc/self/mountinfo"
 
 
 @contextmanager
 def replacing(path: str) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` when the block ends well, and vanishes when it does not."""
-    target = os.path.realpath(path)
-    folder, name = os.path.split(target)
-    if os.path.isdir(target):
-        raise IsADirectoryError(f"cannot write {path!r}: it is a folder")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise OSError(f"cannot write {path!r}: it is not an ordinary file")
-    beside = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    target = _target(path)
+    folder, beside = os.path.dirname(target), _beside(target)
     try:
-        with open(beside, "x+b") as file:
+        with _unnamed(folder) or open(beside, "x+b") as file:
             with suppress(OSError):  # a file that is replaced keeps its permissions
-                os.chmod(beside, os.stat(target).st_mode & 0o7777)
+                os.chmod(file.fileno(), os.stat(target).st_mode & 0o7777)
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if isinstance(file.name, int):
+                _give_name(file, beside)
         os.replace(beside, target)
     except OSError as error:
         with suppress(OSError):
@@ -38,27 +41,84 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(beside)
         raise
-    if os.name == "posix":
+    with suppress(OSError):  # some folders may not be read, and some network file systems cannot sync one
         handle = os.open(folder, os.O_RDONLY)
         try:
-            with suppress(OSError):  # some network file systems cannot sync a folder
-                os.fsync(handle)
+            os.fsync(handle)
         finally:
             os.close(handle)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise OSError if a file at ``path`` could not be created or replaced; leaves no trace."""
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(f"cannot write {str(path)!r}: it is a folder")
-    if target.exists() and not target.is_file():
-        raise OSError(f"cannot write {str(path)!r}: it is not an ordinary file")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {str(path)!r}: the folder {str(target.parent)!r} does not exist")
+    name = os.fsdecode(path)
+    target = _target(name)
+    folder, beside = os.path.dirname(target), _beside(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"cannot write {name!r}: the folder {folder!r} does not exist")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.unlink(beside)
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write {str(path)!r}: {error.strerror}") from None
-    os.close(handle)
-    os.unlink(name)
+        raise type(error)(error.errno, f"cannot write {name!r}: {error.strerror}") from None
+
+
+def _target(path: str) -> str:
+    """The file that is to be replaced: at the end of all links, and one that can be replaced at all."""
+    target = os.path.realpath(path)
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"cannot write {path!r}: it is a folder")
+    if os.path.islink(target):
+        raise OSError(errno.ELOOP, f"cannot write {path!r}: its symbolic links go in a circle")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise OSError(f"cannot write {path!r}: it is not an ordinary file")
+    if _is_mounted(target):
+        raise OSError(errno.EBUSY, f"cannot write {path!r}: a file is mounted there, which cannot be replaced")
+    return target
+
+
+def _is_mounted(target: str) -> bool:
+    """Whether a single file is mounted at this place, as containers do."""
+    try:
+        with open(MOUNTS, "rb") as file:
+            places = [line.split()[4] for line in file]
+    except (OSError, IndexError):
+        return False
+    wanted = os.fsencode(target)
+    return any(re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), place) == wanted for place in places)
+
+
+def _beside(target: str) -> str:
+    """The name of a temporary file in the folder of ``target``, short enough for every file system."""
+    folder, name = os.path.split(os.fsencode(target))
+    own = b".%s.%d-%s.tmp" % (name[:64], os.getpid(), os.urandom(4).hex().encode())
+    return os.fsdecode(os.path.join(folder, own))
+
+
+def _unnamed(folder: str) -> BinaryIO | None:
+    """A file without a name in a folder; None where the system or the file system has none."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None or not os.path.isdir("/proc/self/fd"):
+        return None
+    try:
+        return os.fdopen(os.open(folder, flag | os.O_RDWR, 0o666), "w+b")
+    except OSError:
+        return None
+
+
+def _give_name(file: BinaryIO, name: str) -> None:
+    """Put a file without a name at a name that nothing has."""
+    descriptors = os.open("/proc/self/fd", os.O_RDONLY)
+    try:
+        # With a descriptor of a folder this is linkat, which follows the symbolic link of /proc.
+        os.link(str(file.fileno()), name, src_dir_fd=descriptors, follow_symlinks=True)
+    except OSError:
+        file.seek(0)
+        with open(name, "xb") as copy:
+            with suppress(OSError):
+                os.chmod(name, os.fstat(file.fileno()).st_mode & 0o7777)
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    finally:
+        os.close(descriptors)

@@ -37,6 +37,16 @@ def count(value: Any, *, name: str) -> int:
     return number
 
 
+def number_of_first(value: Any, count: int, limit: int, *, name: str) -> int:
+    """``value`` as the number of the first of ``count`` things, each of whose numbers lies below ``limit``."""
+    number = _integer(value, name=name)
+    if not 0 <= number <= limit - count:
+        raise ValueError(
+            f"{name} must be at least 0, and numbers must stay below 2**{limit.bit_length() - 1}, got {number}"
+        )
+    return number
+
+
 def _integer(value: Any, *, name: str) -> int:
     try:
         return operator.index(value)
@@ -115,13 +125,6 @@ def index_list(values: Any, *, name: str) -> tuple[int, ...]:
     if any(i < 0 for i in indices):
         raise ValueError(f"{name} must hold indices of at least 0, got {indices}")
     return indices
-
-
-def flag(value: Any, *, name: str) -> bool:
-    """``value`` if it is True or False."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
 
 
 def instance(value: Any, types: Iterable[type], *, name: str) -> None:
@@ -286,7 +289,8 @@ def reals(values: Any, *, name: str) -> Array:
         if dtype == native:  # an equal one that is another object, as pickles bring: the same bytes under the usual one
             return array.view(native)
     if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize > 4):
-        return array.astype(FLOAT64)
+        with np.errstate(all="ignore"):  # long doubles may leave the range
+            return array.astype(FLOAT64)
     if dtype.kind == "f":
         return array.astype(FLOAT32)
     raise TypeError(f"{name} must hold real numbers, got {_what(values)} of dtype {dtype}")

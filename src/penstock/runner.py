@@ -112,18 +112,18 @@ class Runner:
         out: Array | None = None,
         *,
         log_prob: bool = False,
-        first: int = 0,
-        context_row: int = 0,
+        numbers: tuple[int, int] = (0, 0),
     ) -> tuple[Array, Array | None]:
         """``n`` draws in all, (n, dim), into ``out`` if given, and on demand their log-density.
 
-        They are shared out evenly to the rows of the context, whose numbers begin at ``context_row``; the draws of each
-        begin at number ``first``.
+        They are shared out evenly to the rows of the context. ``numbers`` are those of the first draw for each, and of the
+        first row of context.
         """
         if out is None:
             out = np.empty((n, self.plan.dim), self._dtype)
         density = np.empty(n, self._dtype) if log_prob else None
-        self.engine.sample(packed, seed, context_row, first, context, out, density)
+        first, first_context = numbers
+        self.engine.sample(packed, seed, first_context, first, context, out, density)
         return out, density
 
     # --- gradients ----------------------------------------------------------------------------------------------

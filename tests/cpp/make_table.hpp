@@ -73,10 +73,10 @@ class TableMaker {
       const int64_t n_in = widths[static_cast<size_t>(i)], n_out = widths[static_cast<size_t>(i) + 1];
       const bool hidden = i + 1 < n, skips = residual && hidden && i > 0;
       const int64_t weight = claim(n_in * n_out, range_decays), bias = claim(n_out, 0);
-      add(section_linears,
-          LinearRecord{n_in, n_out, weight, bias, i > 0 ? i - 1 : from_input, act_none, hidden ? activation : act_none,
-                       skips ? skip_after_activation : skip_none, skips ? i - 1 : no_index, no_index,
-                       lists[static_cast<size_t>(i)], lists[static_cast<size_t>(i) + 1]});
+      add(section_linears, LinearRecord{n_in, n_out, weight, bias, i > 0 ? i - 1 : from_input, act_none,
+                                        hidden ? activation : int64_t{act_none},
+                                        skips ? skip_after_activation : skip_none, skips ? i - 1 : no_index, no_index,
+                                        lists[static_cast<size_t>(i)], lists[static_cast<size_t>(i) + 1]});
       n_linears_++;
     }
     add(section_networks, NetworkRecord{role, first, n, widths.front(), widths.back(), n_context, masked != nullptr,

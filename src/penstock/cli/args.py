@@ -1,63 +1,18 @@
-"""The command ``penstock``: ``fit``, ``sample`` and ``score`` tables in files, see the ``demo``, get ``info``.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-"""
+"""The words of the command ``penstock``, and how they are read."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import inspect
-import os
-import platform
-import sys
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import penstock as ps
 from penstock._backend import NAMES as BACKENDS
-from penstock.cli.tables import SUFFIXES
+from penstock.cli.tables import SUFFIXES, is_stream
 from penstock.conditioners import ACTIVATIONS
 from penstock.recipes import MIXINGS, RECIPES
 from penstock.training.schedule import SCHEDULES
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    arguments = parser().parse_args(argv)
-    number = getattr(arguments, "threads", None)
-    try:
-        with warnings.catch_warnings(), nullcontext() if number is None else ps.threads(number):
-            warnings.showwarning = _show_warning
-            code = int(arguments.run(arguments))
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print("\npenstock: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader went away (``penstock info | head -1``): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
-        print(f"penstock: {_message(error)}", file=sys.stderr)
-        return 1
-
-
-def _message(error: Exception) -> str:
-    """The error on one line, without a number that says nothing."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(text.split())
-
-
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
-) -> None:
-    print(f"penstock: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,11 +20,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="penstock",
         description="Normalizing flows as a compiled engine for NumPy arrays.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.",
     )
     top.add_argument("--version", action="version", version=f"penstock {ps.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_demo_parser, _fit_parser, _sample_parser, _score_parser, _info_parser):
+    for add in (_demo_parser, _fit_parser, _sample_parser, _score_parser, _info_parser, _upgrade_parser):
         add(commands)
     return top
 
@@ -78,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 DATA = (
     "a table: .npy (read where it lies, however large), .npz, or .csv with commas, where a first line without any "
-    "number names the columns"
+    "number names the columns; - reads such lines from standard input"
 )
 
 
@@ -119,7 +74,12 @@ def _sample_parser(commands: Any) -> None:
     sample.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
     sample.add_argument("-n", type=_many, required=True, metavar="N", help="how many rows; 1e6 is read as well")
     sample.add_argument(
-        "-o", "--output", type=_table, required=True, metavar="FILE", help="the table to write: .npy, .npz or .csv"
+        "-o",
+        "--output",
+        type=_table,
+        required=True,
+        metavar="FILE",
+        help="the table to write: .npy, .npz or .csv, or - for lines of .csv on standard output",
     )
     sample.add_argument(
         "--context",
@@ -143,7 +103,11 @@ def _score_parser(commands: Any) -> None:
     score.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
     score.add_argument("data", type=_table, metavar="DATA", help=DATA)
     score.add_argument(
-        "-o", "--output", type=_table, metavar="FILE", help="where log-densities go, one a row: .npy, .npz or .csv"
+        "-o",
+        "--output",
+        type=_table,
+        metavar="FILE",
+        help="where log-densities go, one a row: .npy, .npz or .csv, or - for standard output",
     )
     _data_options(score)
     _common_options(score)
@@ -206,7 +170,7 @@ def _add(group: Any, options: dict[str, tuple[Callable[[str], Any], str, str]], 
         )
 
 
-# --- demo, info -------------------------------------------------------------------------------------------------
+# --- demo, info, upgrade -------------------------------------------------------------------------------------------------
 
 
 def _demo_parser(commands: Any) -> None:
@@ -243,6 +207,17 @@ def _info_parser(commands: Any) -> None:
     info.set_defaults(run=_info)
 
 
+def _upgrade_parser(commands: Any) -> None:
+    upgrade = commands.add_parser(
+        "upgrade",
+        help="rewrite model files in the present format",
+        description="Rewrites each FILE that is of an older format in the present one, at once. The flow in it stays the "
+        "same, bit for bit; versions of penstock that only know the older format can then no longer read it.",
+    )
+    upgrade.add_argument("files", nargs="+", metavar="FILE", help="a model file, as written by flow.save")
+    upgrade.set_defaults(run=_upgrade)
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from penstock.demo import demo
 
@@ -256,42 +231,15 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    if arguments.file is not None:
-        return _info_file(arguments.file)
-    print(f"penstock {ps.__version__}, Python {platform.python_version()}, {platform.machine()}")
-    try:
-        flow = ps.realnvp(2)
-        print(f"backend: {flow.backend}")
-        if flow.backend == "cpp":
-            print(f"instruction sets: {', '.join(flow._backend.isas())}; used: {flow._backend.isa()}")
-        elif flow.backend == "numba":
-            print("instruction sets: those that Numba finds")
-        print(f"threads: {ps.num_threads()}")
-    except (ImportError, RuntimeError, ValueError) as error:
-        print(f"backend: none ({error})")
-    for package, use in OPTIONAL:
-        found = importlib.util.find_spec(package) is not None
-        print(f"{package}: {'yes' if found else 'no'} ({use})")
-    return 0
+    from penstock.cli import info
+
+    return info.installation() if arguments.file is None else info.model_file(arguments.file)
 
 
-OPTIONAL = (
-    ("numba", "the pure-Python engine"),
-    ("matplotlib", "pictures of the demo, history.plot()"),
-    ("sklearn", "mixture, kernel estimate and classifier of the demo"),
-)
+def _upgrade(arguments: argparse.Namespace) -> int:
+    from penstock.cli import commands
 
-
-def _info_file(path: str) -> int:
-    flow = ps.load(path)
-    print(f"{path}: {os.path.getsize(path)} bytes")
-    print(f"dim {flow.dim}, context_dim {flow.context_dim}, {flow.dtype}, {flow.n_params} parameters")
-    print(f"fitted: {'yes' if flow.initialised else 'no (standardisation and ActNorm are not set)'}")
-    print(flow)
-    print("parameters:")
-    for name, array in flow.named_params().items():
-        print(f"  {name:32s} {'x'.join(map(str, array.shape))}")
-    return 0
+    return commands.upgrade(arguments.files)
 
 
 # --- how words are read -----------------------------------------------------------------------------------------
@@ -340,7 +288,7 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _table(text: str) -> str:
-    if not text.lower().endswith(SUFFIXES):
+    if not text.lower().endswith(SUFFIXES) and not is_stream(text):
         raise argparse.ArgumentTypeError(f"must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {text!r}")
     return text
 

@@ -1,4 +1,4 @@
-"""What ``penstock fit``, ``sample`` and ``score`` do once the command line is read: files in, one verb, a file out."""
+"""What the commands ``fit``, ``sample``, ``score`` and ``upgrade`` do once the command line is read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,8 @@ from penstock import _validate
 from penstock._files import check_writable
 from penstock._typing import Array
 from penstock.cli.sinks import table_file
-from penstock.cli.tables import SUFFIXES, Table, chunk_rows, read_table
+from penstock.cli.tables import SUFFIXES, Table, chunk_rows, is_stream, read_table
+from penstock.files import model
 from penstock.history import History
 from penstock.recipes import RECIPES
 
@@ -27,13 +30,16 @@ from penstock.recipes import RECIPES
 def fit(arguments: argparse.Namespace) -> int:
     """Train a flow on a table, and write it. After Ctrl-C the best so far is written, if an epoch was done."""
     say: Callable[[str], object] = (lambda text: None) if arguments.quiet else print
+    check_writable(arguments.output)
     _check_output(arguments.output, arguments.data, arguments.weights)
     if "checkpoint" in arguments.fit_options:
+        check_writable(arguments.fit_options["checkpoint"])
         _check_output(arguments.fit_options["checkpoint"], arguments.data, arguments.weights)
     table = read_table(arguments.data, key=arguments.key)
     given = _context_columns(arguments, table)
-    columns, weight = _fit_columns(arguments, table, given)
-    rows, context = table.array(columns), table.array(given) if given else None
+    columns, place, weights = _fit_columns(arguments, table, given)
+    rows, context, column = table.arrays(columns, given, place)
+    weight = weights.array([0])[:, 0] if weights else column[:, 0] if place else None
     flow = _new_flow(arguments, len(columns), len(given))
     weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
     conditional = f", given {table.describe(given)}" if given else ""
@@ -41,7 +47,7 @@ def fit(arguments: argparse.Namespace) -> int:
     say(repr(flow))
     began = time.perf_counter()
     flow.fit(
-        rows, context=context, sample_weight=weight, rng=arguments.seed, progress=_progress(arguments),
+        rows, context=context if given else None, sample_weight=weight, rng=arguments.seed, progress=_progress(arguments),
         **arguments.fit_options,
     )  # fmt: skip
     seconds = time.perf_counter() - began
@@ -66,24 +72,26 @@ def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int) -> ps.F
     )
 
 
-def _fit_columns(arguments: argparse.Namespace, table: Table, context: Sequence[int]) -> tuple[list[int], Array | None]:
-    """The data columns, and the weights if any."""
+def _fit_columns(
+    arguments: argparse.Namespace, table: Table, context: Sequence[int]
+) -> tuple[list[int], list[int], Table | None]:
+    """The data columns, and where the weights are: in a column, in a table of their own, or nowhere."""
     taken = {"--context-columns": context}
     given = arguments.weights
     if given is None:
-        return _columns(arguments, table, taken), None
+        return _columns(arguments, table, taken), [], None
     if table.has(given):
         place = table.index(given, option="--weights")
         if place in context:
             raise ValueError(f"--weights: {given!r} is also one of --context-columns")
         columns = _columns(arguments, table, {**taken, "--weights": [place]})
-        return columns, table.array([place])[:, 0]
+        return columns, [place], None
     if os.path.splitext(given)[1].lower() not in SUFFIXES:
         raise ValueError(f"--weights: {given!r} is no file and no column of {table.path}, which has {table.describe()}")
     own = read_table(given)
     if own.n_columns != 1:
         raise ValueError(f"--weights: {given} must have 1 column, got {own.describe()}")
-    return _columns(arguments, table, taken), own.array([0])[:, 0]
+    return _columns(arguments, table, taken), [], own
 
 
 def _columns(arguments: argparse.Namespace, table: Table, taken: dict[str, Sequence[int]]) -> list[int]:
@@ -119,8 +127,7 @@ def _outcome(history: History) -> str:
     epochs = f"{len(history)} epoch{'' if len(history) == 1 else 's'}, {history.stopped}"
     if history.best_epoch is None:
         return f"no held-out score; training score {-history.train_loss[-1]:.4f} nats a row ({epochs})"
-    score = -history.validation_loss[history.best_epoch - 1]
-    return f"held-out score {score:.4f} nats a row, of epoch {history.best_epoch} ({epochs})"
+    return f"held-out score {-history.best_loss:.4f} nats a row, of epoch {history.best_epoch} ({epochs})"
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -129,10 +136,7 @@ def sample(arguments: argparse.Namespace) -> int:
     contexts, file = _contexts(arguments.context, flow.context_dim)
     _check_output(arguments.output, arguments.model, file)
     n, m = arguments.n, 1 if contexts is None else len(contexts)
-    number = secrets.randbits(32) if arguments.seed is None else arguments.seed
-    seed = _validate.seed(number)
-    runner = flow._runner()
-    packed = flow._snapshot.pack(runner)
+    seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     names = [f"x{i}" for i in range(flow.dim)] + ["log_prob"] * arguments.log_prob
     with (
         table_file(arguments.output, flow.dtype, names, name="samples") as write,
@@ -142,16 +146,28 @@ def sample(arguments: argparse.Namespace) -> int:
         together = max(1, size // max(n, 1))  # rows of context in a chunk
         for row, first in itertools.product(range(0, m, together), range(0, n, size)):
             part = None if contexts is None else contexts[row : row + together]
-            count = min(size, n - first) * (1 if part is None else len(part))
-            rows, log_prob = runner.sample(
-                packed, count, seed, part, log_prob=arguments.log_prob, first=first, context_row=row
-            )
-            write(rows if log_prob is None else np.concatenate([rows, log_prob[:, None]], axis=1))
-            update(count)
+            options = {"context": part, "rng": seed, "first": first, "first_context": row}
+            rows = _draw(flow, min(size, n - first), options, log_prob=arguments.log_prob)
+            write(rows)
+            update(len(rows))
     if not arguments.quiet:
-        print(f"{m * n} rows, {len(names)} columns, seed {number}")
-        print(f"written: {arguments.output}")
+        say = _say(arguments.output)
+        say(f"{m * n} rows, {len(names)} columns, seed {seed}")
+        say(f"written: {arguments.output}")
     return 0
+
+
+def _draw(flow: ps.Flow, n: int, options: dict[str, Any], *, log_prob: bool) -> Array:
+    """``n`` draws for each context, a row each, on demand with their log-densities in a further column."""
+    if not log_prob:
+        return flow.sample(n, **options).reshape(-1, flow.dim)
+    rows, density = flow.sample_and_log_prob(n, **options)
+    return np.concatenate([rows.reshape(-1, flow.dim), density.reshape(-1, 1)], axis=1)
+
+
+def _say(output: str | None) -> Callable[[str], object]:
+    """What prints the results of a command: on standard error where rows go to standard output."""
+    return partial(print, file=sys.stderr if output == "-" else sys.stdout)
 
 
 def _contexts(given: str | None, context_dim: int) -> tuple[Array | None, str | None]:
@@ -212,16 +228,31 @@ def score(arguments: argparse.Namespace) -> int:
             n_nan += int(nan.sum())
             total += float((log_prob[~nan] if nan.any() else log_prob).sum(dtype=np.float64))
             update(len(rows))
-    print(f"rows: {n_rows}")
-    print(f"rows with log-density NaN: {n_nan}" + (", left out of the mean" if n_nan else ""))
-    print(f"mean log-density: {total / (n_rows - n_nan) if n_rows > n_nan else float('nan')!r}")
+    say = _say(arguments.output)
+    say(f"rows: {n_rows}")
+    say(f"rows with log-density NaN: {n_nan}" + (", left out of the mean" if n_nan else ""))
+    say(f"mean log-density: {total / (n_rows - n_nan) if n_rows > n_nan else float('nan')!r}")
     if arguments.output is not None and not arguments.quiet:
-        print(f"written: {arguments.output}")
+        say(f"written: {arguments.output}")
+    return 0
+
+
+def upgrade(paths: Sequence[str]) -> int:
+    """Rewrite model files of older formats in the present one."""
+    for path in paths:
+        version = model.load(path).format_version
+        if version == model.FORMAT_VERSION:
+            print(f"{path}: is of format {version}")
+            continue
+        ps.load(path).save(path)
+        print(f"{path}: from format {version} to {model.FORMAT_VERSION}")
     return 0
 
 
 def _check_output(output: str, *inputs: str | None) -> None:
-    """Before any work: the output can be written, and takes the place of nothing that is read."""
+    """Before any work: the table can be written, and takes the place of nothing that is read."""
+    if is_stream(output):
+        return
     check_writable(output)
     for path in inputs:
         if path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):

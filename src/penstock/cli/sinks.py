@@ -8,17 +8,18 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from penstock._files import replacing
 from penstock._typing import Array
-from penstock.cli.tables import suffix
+from penstock.cli.tables import is_stream, suffix
 
 Write = Callable[[Array], None]
 
@@ -32,7 +33,7 @@ def table_file(
     Parameters
     ----------
     path : str
-        Ends in .npy, .npz or .csv.
+        Ends in .npy, .npz or .csv, or is a stream, which gets lines of .csv as they come; ``-`` is standard output.
     dtype : numpy dtype
     columns : sequence of str
         The header of a .csv file; how many there are is the width of the others.
@@ -43,6 +44,13 @@ def table_file(
     """
     kind = suffix(path)
     tail = () if flat else (len(columns),)
+    if is_stream(path):
+        if kind != ".csv":
+            raise ValueError(f"{path!r} is no ordinary file, and such a one can be written as .csv only")
+        with _stream(path) as stream:
+            yield _csv(stream, dtype, columns)
+            stream.flush()
+        return
     with replacing(path) as file:
         if kind == ".csv":
             yield _csv(file, dtype, columns)
@@ -51,10 +59,18 @@ def table_file(
                 yield write
         else:
             # The archive needs the size of its member first, which only the end of the rows tells.
-            with tempfile.TemporaryFile(dir=os.path.dirname(file.name)) as whole:
+            with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))) as whole:
                 with _npy(whole, dtype, tail) as write:
                     yield write
                 _pack(whole, file, name)
+
+
+def _stream(path: str) -> AbstractContextManager[BinaryIO]:
+    """A pipe or device, open for writing."""
+    if path != "-":
+        return open(path, "wb")
+    sys.stdout.flush()
+    return nullcontext(sys.stdout.buffer)
 
 
 def _csv(file: BinaryIO, dtype: np.dtype[Any], columns: Sequence[str]) -> Write:

@@ -1,17 +1,21 @@
 """Tables from files, for the command line: ``.npy`` stays where it is, ``.csv`` streams, ``.npz`` is read whole.
 
-A table gives its rows in chunks, or as one array. Nothing here knows a flow.
+A table gives its rows in chunks, or as arrays. What is no ordinary file, a pipe or standard input, holds lines of ``.csv`` and
+can be read once. Nothing here knows a flow.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import os
+import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 
 import numpy as np
@@ -71,9 +75,15 @@ class Table:
     def _chunks(self) -> Iterator[Array]:
         raise NotImplementedError
 
+    def arrays(self, *columns: Sequence[int]) -> list[Array]:
+        """All rows of each of some lists of columns, in one pass over the file."""
+        together = [column for listed in columns for column in listed]
+        rows = np.concatenate([np.zeros((0, len(together))), *self.chunks(together)])
+        return np.split(rows, np.cumsum([len(listed) for listed in columns])[:-1], axis=1)
+
     def array(self, columns: Sequence[int]) -> Array:
         """All rows of these columns."""
-        return np.concatenate([np.zeros((0, len(columns))), *self.chunks(columns)])
+        return self.arrays(columns)[0]
 
 
 class ArrayTable(Table):
@@ -101,8 +111,14 @@ class ArrayTable(Table):
         offset = self.mapped.offset + first * self.rows.strides[0]
         return np.memmap(self.path, self.mapped.dtype, "r", offset, (last - first, self.n_columns))
 
-    def array(self, columns: Sequence[int]) -> Array:
+    def arrays(self, *columns: Sequence[int]) -> list[Array]:
+        """All rows of each of some lists of columns."""
+        return [self._array(listed) for listed in columns]
+
+    def _array(self, columns: Sequence[int]) -> Array:
         """All rows of these columns; where they do not lie evenly, a copy, which of a mapped file is a mapped file."""
+        if not columns:
+            return self.rows[:, :0]
         steps = {b - a for a, b in itertools.pairwise(columns)} or {1}
         if len(steps) == 1 and min(steps) > 0:
             return self.rows[:, columns[0] : columns[-1] + 1 : min(steps)]
@@ -119,22 +135,40 @@ class CsvTable(Table):
     """Lines of numbers with commas between them; a first line without any number is a header."""
 
     def __init__(self, path: str) -> None:
-        with self._open(path) as file:
-            first = next((line for line in file if line.strip()), None)
-        if first is None:
-            raise ValueError(f"{path} is empty")
-        fields = [field.strip() for field in _fields(first)]
+        file, self._once = self._open(path), is_stream(path)
+        try:
+            read = list(_until_filled(file))
+        finally:
+            if not self._once:  # it is opened anew for each pass, and a stream goes on after what was looked at
+                file.close()
+        if not read:
+            raise ValueError(f"{_called(path)} is empty")
+        self._rest: Iterable[str] | None = itertools.chain(read, file) if self._once else None
+        fields = [field.strip() for field in _fields(read[-1])]
         header = not any(map(_is_number, fields))
-        super().__init__(path, None, len(fields), tuple(fields) if header else ())
+        super().__init__(_called(path), None, len(fields), tuple(fields) if header else ())
 
     @staticmethod
     def _open(path: str) -> TextIO:
+        if path == "-":
+            if sys.stdin is None:
+                raise ValueError("there is no standard input")
+            return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace")
         return open(path, encoding="utf-8-sig", errors="replace")
+
+    def _lines(self) -> AbstractContextManager[Iterable[str]]:
+        if not self._once:
+            return self._open(self.path)
+        lines, self._rest = self._rest, None
+        if lines is None:
+            raise RuntimeError(f"{self.path} can be read once only")
+        return nullcontext(lines)
 
     def _chunks(self) -> Iterator[Array]:
         size = chunk_rows(self.n_columns)
         header = bool(self.names)
-        with self._open(self.path) as file:
+        with self._lines() as source:
+            file = iter(source)
             number = 1
             while lines := list(itertools.islice(file, size)):
                 place = next((i for i, line in enumerate(lines) if line.strip()), None)
@@ -174,6 +208,16 @@ class CsvTable(Table):
                     raise ValueError(f"{self.path}, line {line_number}, column {column}: {field!r} is not a number")
 
 
+def _until_filled(lines: Iterable[str]) -> Iterator[str]:
+    """Lines up to the first one that is not blank; none if there is no such line."""
+    blank: list[str] = []
+    for line in lines:
+        if line.strip():
+            yield from [*blank, line]
+            return
+        blank.append(line)
+
+
 def _fields(line: str) -> list[str]:
     try:
         return next(csv.reader([line]))
@@ -192,6 +236,8 @@ def _is_number(text: str) -> bool:
 def read_table(path: str, *, key: str | None = None) -> Table:
     """Open a table; ``key`` names an array of an ``.npz`` file that holds several."""
     kind = suffix(path)
+    if kind != ".csv" and is_stream(path):
+        raise ValueError(f"{path} is no ordinary file, and of such only lines of .csv can be read")
     if key is not None and kind != ".npz":
         raise ValueError(f"--key names an array of an .npz file, got {path}")
     if kind == ".csv":
@@ -232,8 +278,21 @@ def _key(path: str, names: Sequence[str], key: str | None) -> str:
 
 
 def suffix(path: str) -> str:
-    """The kind of table that a file is, by its name."""
+    """The kind of table that a file is, by its name; a stream without one of these names is a ``.csv``."""
     kind = os.path.splitext(path)[1].lower()
-    if kind not in SUFFIXES:
-        raise ValueError(f"{path!r} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    return kind
+    if kind in SUFFIXES:
+        return kind
+    if is_stream(path):
+        return ".csv"
+    raise ValueError(f"{path!r} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def is_stream(path: str) -> bool:
+    """Whether this is ``-``, which stands for standard input or output, a pipe, or a device."""
+    ordinary = os.path.isfile(path) or os.path.isdir(path)
+    return path == "-" or path.startswith(("/dev/std", "/dev/fd/")) or (os.path.exists(path) and not ordinary)
+
+
+def _called(path: str) -> str:
+    """How messages name a table."""
+    return "standard input" if path == "-" else path

@@ -31,7 +31,7 @@ from penstock._numba.core.plan import (
     A,
     linear_of,
 )
-from penstock._numba.core.pointers import given
+from penstock._numba.core.tile import CONTEXT_PART, IGNORE, has_part, has_rows
 
 
 @jit
@@ -41,15 +41,17 @@ def reads_dimensions(step: Any) -> bool:
 
 
 @jit
-def shared_start(step: Any, tile: Any) -> int:
-    """Where in tile.starts is what the first products of a conditioner begin with, for mlp_forward; -1 for the bias."""
-    return step[START] if given(tile.starts) and step[N_CONTEXT] > 0 and reads_dimensions(step) else -1
+def context_part(step: Any, tile: Any) -> int:
+    """Where in tile.context_part the first products of a conditioner begin, for mlp_forward; -1 for the bias."""
+    if has_part(tile.context_kind) and step[N_CONTEXT] > 0 and reads_dimensions(step):
+        return int(step[START])
+    return -1
 
 
 @jit
 def shares_theta(step: Any, tile: Any) -> bool:
-    """Whether a step reads nothing but a context that all rows share."""
-    return not given(tile.context) and not reads_dimensions(step)
+    """Whether a step reads nothing but a context that all rows share, and theta is at hand."""
+    return tile.context_kind == CONTEXT_PART and not reads_dimensions(step)
 
 
 @jit
@@ -72,7 +74,7 @@ def add_features(n: int, n_vectors: int, source: Any, at: int, to: Any, to_at: i
 def gather_features(step: Any, slots: Any, n_vectors: int, tile: Any) -> None:
     """Fill the conditioner's input (n_u, tile): the feature map."""
     u = step[INPUT]
-    if given(tile.context):
+    if has_rows(tile.context_kind):
         copy_features(step[N_CONTEXT], n_vectors, tile.context, 0, tile.kept, u)
     for i in range(step[N_A]):
         at = u + (step[N_CONTEXT] + i) * TILE
@@ -80,19 +82,19 @@ def gather_features(step: Any, slots: Any, n_vectors: int, tile: Any) -> None:
 
 
 @jit
-def first_wanted(step: Any, tile: Any) -> int:
+def first_wanted(step: Any, gradient: Any) -> int:
     """The first input whose gradient is wanted; n_u if none is."""
-    return 0 if given(tile.d_context) else step[N_CONTEXT]
+    return 0 if gradient.of_context != IGNORE else step[N_CONTEXT]
 
 
 @jit
-def scatter_gradient(step: Any, slots: Any, n_vectors: int, du: int, tile: Any) -> None:
-    """Add the gradient of the conditioner's input, in tile.d_hidden, to those of the context and of the state."""
-    if given(tile.d_context):
-        add_features(step[N_CONTEXT], n_vectors, tile.d_hidden, du, tile.d_context, 0)
+def scatter_gradient(step: Any, slots: Any, n_vectors: int, du: int, gradient: Any) -> None:
+    """Add the gradient of the conditioner's input, in gradient.hidden, to those of the context and of the state."""
+    if gradient.of_context != IGNORE:
+        add_features(step[N_CONTEXT], n_vectors, gradient.hidden, du, gradient.context, 0)
     for i in range(step[N_A]):
         at = du + (step[N_CONTEXT] + i) * TILE
-        add_features(1, n_vectors, tile.d_hidden, at, tile.gradient, slots[step[A] + i] * TILE)
+        add_features(1, n_vectors, gradient.hidden, at, gradient.state, slots[step[A] + i] * TILE)
 
 
 @jit
@@ -100,15 +102,16 @@ def gather_shared_theta(step: Any, n_vectors: int, tile: Any) -> None:
     """Theta of a shared context into the kept store, the same number for every row."""
     for i in range(step[N_B] * step[N_THETA]):
         for lane in range(0, n_vectors * lanes(tile.kept), lanes(tile.kept)):
-            store(tile.kept, step[THETA] + i * TILE + lane, broadcast(tile.starts, step[START] + i))
+            store(tile.kept, step[THETA] + i * TILE + lane, broadcast(tile.context_part, step[START] + i))
 
 
 @jit
-def start_shared(step: Any, linears: Any, params: Any, context: Any, kept: Any, starts: Any) -> None:
-    """A step's part of Tile.starts, from the first row of a tile.
+def make_step_part(step: Any, linears: Any, params: Any, context: Any, tile: Any, part: Any) -> None:
+    """What a context contributes to the conditioner of a step, from the first row of a tile.
 
     The context comes first in the order of the sum, so a product that begins with it gives the bits of one over all inputs.
     """
+    kept = tile.kept
     if reads_dimensions(step):
         linear = linear_of(linears, step[LINEAR])
         n, at = linear[N_OUT], linear[OUTPUT]
@@ -119,6 +122,6 @@ def start_shared(step: Any, linears: Any, params: Any, context: Any, kept: Any, 
     else:
         n, at = step[N_B] * step[N_THETA], step[THETA]
         copy_features(step[N_U], 1, context, 0, kept, step[INPUT])
-        mlp_forward(step, linears, params, starts, -1, 1, False, kept)
+        mlp_forward(step, linears, params, -1, 1, False, tile)
     for i in range(n):
-        starts[step[START] + i] = kept[at + i * TILE]
+        part[step[START] + i] = kept[at + i * TILE]

@@ -40,21 +40,24 @@ from penstock._numba.core.plan import (
 
 @jit
 def masked_forward(
-    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, starts: Any, start: int, n_vectors: int,
-    keep: bool, kept: Any,
+    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, start: int, n_vectors: int, keep: bool,
+    tile: Any,
 ) -> None:  # fmt: skip
     """What has a degree in [first, last), in every layer, once the input of those degrees stands at step[INPUT].
 
     ``start``: as for mlp_forward.
     """
+    kept = tile.kept
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
+        if tile.stop[0] != 0:
+            return
         linear = linear_of(linears, step[LINEAR] + i)
         n_out, out = linear[N_OUT], linear[OUTPUT]
         started = i == 0 and start >= 0
         skip_in = step[N_CONTEXT] if started else 0
-        bias, bias_at = (starts, start) if started else (params, linear[BIAS])
+        bias, bias_at = (tile.context_part, start) if started else (params, linear[BIAS])
         for degree in range(first, last):
             n = slots[linear[OUT_START] + degree]
             product(
@@ -72,33 +75,35 @@ def masked_forward(
 
 
 @jit
-def output_gradient(step: Any, linears: Any, i: int, tile: Any) -> Any:
+def output_gradient(step: Any, linears: Any, i: int, tile: Any, gradient: Any) -> Any:
     """The gradient of a layer's outputs, before the activation, and its position.
 
-    Theta's, or that of hidden units, in tile.d_hidden. A residual network needs those of h_i there, and puts these in place
+    Theta's, or that of hidden units, in gradient.hidden. A residual network needs those of h_i there, and puts these in place
     of the derivatives.
     """
     if i + 1 == step[N_LINEAR]:
-        return tile.d_theta, 0
+        return gradient.theta, 0
     if step[CONDITIONER] == RESIDUAL_MLP:
         return tile.kept, linear_of(linears, step[LINEAR] + i)[DERIVATIVE]
-    return tile.d_hidden, linear_of(linears, step[LINEAR] + i)[GRADIENT]
+    return gradient.hidden, linear_of(linears, step[LINEAR] + i)[GRADIENT]
 
 
 @jit
 def masked_backward(
-    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, n_vectors: int, tile: Any
-) -> None:
-    """From tile.d_theta of the degrees in [first, last), when all higher ones are done.
+    step: Any, linears: Any, slots: Any, first: int, last: int, params: Any, n_vectors: int, tile: Any, gradient: Any
+) -> None:  # fmt: skip
+    """From gradient.theta of the degrees in [first, last), when all higher ones are done.
 
-    Gradients of the hidden units of those degrees, and of the inputs, which tile.d_hidden begins with.
+    Gradients of the hidden units of those degrees, and of the inputs, which gradient.hidden begins with.
     """
     residual = step[CONDITIONER] == RESIDUAL_MLP
-    n, hidden = n_vectors * lanes(tile.state), tile.d_hidden
+    n, hidden = n_vectors * lanes(tile.state), gradient.hidden
     for i in range(step[N_LINEAR] - 1, -1, -1):
+        if tile.stop[0] != 0:
+            return
         linear = linear_of(linears, step[LINEAR] + i)
         below = linear_of(linears, step[LINEAR] + max(i - 1, 0))
-        d, d_at = output_gradient(step, linears, i, tile)
+        d, d_at = output_gradient(step, linears, i, tile, gradient)
         out = below[GRADIENT] if i > 0 else 0
         n_out = linear[N_OUT]
         for degree in range(last - 1, first - 1, -1):
@@ -123,21 +128,21 @@ def masked_backward(
 
 
 @jit
-def masked_gradient(step: Any, linears: Any, slots: Any, tile: Any) -> None:
+def masked_gradient(step: Any, linears: Any, slots: Any, tile: Any, gradient: Any) -> None:
     """Gradients of all weights and biases, once masked_backward is through."""
-    gradient = tile.params_gradient
+    params = gradient.params
     for i in range(step[N_LINEAR]):
         linear = linear_of(linears, step[LINEAR] + i)
         inputs = linear_of(linears, step[LINEAR] + i - 1)[OUTPUT] if i > 0 else step[INPUT]
-        d, d_at = output_gradient(step, linears, i, tile)
-        transpose_tile(d, d_at, linear[N_OUT], tile.rows, tile.transposed, linear[GRAD_STRIDE])
+        d, d_at = output_gradient(step, linears, i, tile, gradient)
+        transpose_tile(d, d_at, linear[N_OUT], tile.rows, gradient.transposed, linear[GRAD_STRIDE])
         for degree in range(step[N_B]):
             k0, k1 = slots[linear[IN_START] + degree], slots[linear[IN_START] + degree + 1]
             read = slots[linear[OUT_START] + degree]
-            column = read // lanes(gradient) * lanes(gradient)  # whole vectors; what is masked of the first becomes 0
-            weight_gradient(linear, tile, inputs, k0, k1, column)
+            column = read // lanes(params) * lanes(params)  # whole vectors; what is masked of the first becomes 0
+            weight_gradient(linear, tile, gradient, inputs, k0, k1, column)
             for k in range(k0, k1):
                 row = linear[GRAD_WEIGHT] + k * linear[GRAD_STRIDE]
                 for masked in range(column, read):
-                    gradient[row + masked] = 0
-        bias_gradient(linear, tile)
+                    params[row + masked] = 0
+        bias_gradient(linear, tile.rows, gradient)

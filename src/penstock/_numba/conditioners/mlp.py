@@ -37,27 +37,29 @@ from penstock._numba.core.plan import (
     WEIGHT,
     linear_of,
 )
+from penstock._numba.core.tile import IGNORE
 
 scale_kept = jit(scale_by_kept)
 
 
 @jit
-def mlp_forward(
-    step: Any, linears: Any, params: Any, starts: Any, start: int, n_vectors: int, keep: bool, kept: Any
-) -> None:
+def mlp_forward(step: Any, linears: Any, params: Any, start: int, n_vectors: int, keep: bool, tile: Any) -> None:
     """Read the input at step[INPUT], fill theta at step[THETA] and all that lies between.
 
-    With start >= 0 the first layer's products begin with those of ``starts`` instead of the bias, the part of the context
-    in them, which is then not read.
+    With start >= 0 the first layer's products begin with those of tile.context_part instead of the bias, the part of the
+    context in them, which is then not read.
     """
+    kept = tile.kept
     residual = step[CONDITIONER] == RESIDUAL_MLP
     inputs = step[INPUT]
     for i in range(step[N_LINEAR]):
+        if tile.stop[0] != 0:
+            return
         linear = linear_of(linears, step[LINEAR] + i)
         n_out, out = linear[N_OUT], linear[OUTPUT]
         started = i == 0 and start >= 0
         skip_in = step[N_CONTEXT] if started else 0
-        bias, bias_at = (starts, start) if started else (params, linear[BIAS])
+        bias, bias_at = (tile.context_part, start) if started else (params, linear[BIAS])
         product(
             START_BIAS, n_out, n_vectors, linear[N_IN] - skip_in, params, linear[WEIGHT] + skip_in * n_out, 1, n_out,
             kept, inputs + skip_in * TILE, TILE, kept, out, TILE, bias, bias_at,
@@ -72,33 +74,33 @@ def mlp_forward(
 
 
 @jit
-def weight_gradient(linear: Any, tile: Any, inputs: int, first: int, last: int, column: int) -> None:
+def weight_gradient(linear: Any, tile: Any, gradient: Any, inputs: int, first: int, last: int, column: int) -> None:
     """Gradient of the weights from inputs [first, last) to outputs from ``column``, a whole vector, on."""
     stride, n_vectors = linear[GRAD_STRIDE], (linear[N_OUT] - column + lanes(tile.state) - 1) // lanes(tile.state)
     product(
         LOAD, last - first, n_vectors, tile.rows, tile.kept, inputs + first * TILE, TILE, 1,
-        tile.transposed, column, stride, tile.params_gradient, linear[GRAD_WEIGHT] + first * stride + column, stride,
-        tile.params_gradient, 0,
+        gradient.transposed, column, stride, gradient.params, linear[GRAD_WEIGHT] + first * stride + column, stride,
+        gradient.params, 0,
     )  # fmt: skip
 
 
 @jit
-def bias_gradient(linear: Any, tile: Any) -> None:
+def bias_gradient(linear: Any, rows: int, gradient: Any) -> None:
     """Gradient of the biases: a bias is the weight of a constant input."""
-    stride, gradient = linear[GRAD_STRIDE], tile.params_gradient
-    for v in range(0, linear[N_OUT], lanes(gradient)):
-        total = load(gradient, linear[GRAD_BIAS] + v)
-        for r in range(tile.rows):
-            total = total + load(tile.transposed, r * stride + v)
-        store(gradient, linear[GRAD_BIAS] + v, total)
+    stride, params = linear[GRAD_STRIDE], gradient.params
+    for v in range(0, linear[N_OUT], lanes(params)):
+        total = load(params, linear[GRAD_BIAS] + v)
+        for r in range(rows):
+            total = total + load(gradient.transposed, r * stride + v)
+        store(params, linear[GRAD_BIAS] + v, total)
 
 
 @jit
-def linear_gradient(linear: Any, tile: Any, inputs: int, d: Any, d_at: int) -> None:
+def linear_gradient(linear: Any, tile: Any, gradient: Any, inputs: int, d: Any, d_at: int) -> None:
     """Gradients of W and b of one linear layer, from the gradient d of its outputs: sums over the tile's rows, in order."""
-    transpose_tile(d, d_at, linear[N_OUT], tile.rows, tile.transposed, linear[GRAD_STRIDE])
-    weight_gradient(linear, tile, inputs, 0, linear[N_IN], 0)
-    bias_gradient(linear, tile)
+    transpose_tile(d, d_at, linear[N_OUT], tile.rows, gradient.transposed, linear[GRAD_STRIDE])
+    weight_gradient(linear, tile, gradient, inputs, 0, linear[N_IN], 0)
+    bias_gradient(linear, tile.rows, gradient)
 
 
 @jit
@@ -114,32 +116,34 @@ def input_gradient(
 
 
 @jit
-def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, want_params: bool, first: int, tile: Any) -> int:
-    """From tile.d_theta to the gradient of the conditioner's input, (n_u, tile), whose position in tile.d_hidden it returns.
+def mlp_backward(step: Any, linears: Any, params: Any, n_vectors: int, first: int, tile: Any, gradient: Any) -> int:
+    """From gradient.theta to the gradient of the conditioner's input, (n_u, tile), whose position in gradient.hidden it returns.
 
     The ``first`` inputs are left out.
     """
     residual = step[CONDITIONER] == RESIDUAL_MLP
     n = n_vectors * lanes(tile.state)
-    hidden, other = 0, tile.d_hidden_half  # residual: gradients of h_i, and of its pre-activation
-    d, d_at = tile.d_theta, 0
+    hidden, other = 0, gradient.hidden_half  # residual: gradients of h_i, and of its pre-activation
+    d, d_at = gradient.theta, 0
     for i in range(step[N_LINEAR] - 1, -1, -1):
+        if tile.stop[0] != 0:
+            break
         linear = linear_of(linears, step[LINEAR] + i)
         last = i + 1 == step[N_LINEAR]
         if residual and not last:
-            d, d_at = tile.d_hidden, other
+            d, d_at = gradient.hidden, other
             for j in range(0, linear[N_OUT] * TILE, TILE):
                 scale_kept(n, d, hidden + j, tile.kept, linear[DERIVATIVE] + j, d, other + j)
-        if want_params:
+        if gradient.of_params != IGNORE:
             inputs = linear_of(linears, step[LINEAR] + i - 1)[OUTPUT] if i > 0 else step[INPUT]
-            linear_gradient(linear, tile, inputs, d, d_at)
+            linear_gradient(linear, tile, gradient, inputs, d, d_at)
         if i == 0 and first == step[N_U]:
             break
         out = other if not residual and not last and d_at == hidden else hidden
         # the skip connection: the gradient of h_i is part of that of h_{i-1}
         start = LOAD if residual and not last and i > 0 else ZERO
-        input_gradient(start, linear, params, n_vectors, d, d_at, first if i == 0 else 0, tile.d_hidden, out)
-        d, d_at = tile.d_hidden, out
+        input_gradient(start, linear, params, n_vectors, d, d_at, first if i == 0 else 0, gradient.hidden, out)
+        d, d_at = gradient.hidden, out
         if i > 0 and not residual:
             below = linear_of(linears, step[LINEAR] + i - 1)
             source = below[DERIVATIVE] if below[DERIVATIVE] >= 0 else below[OUTPUT]

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.plan import Pass, Plan
+from penstock._numba.core.plan import Plan
+from penstock._numba.core.tile import CONTEXT_PART, CONTEXT_ROWS, CONTEXT_ROWS_AND_PART, NO_CONTEXT, Pass
 from penstock._numba.engine import adam as _adam
 from penstock._numba.engine import evaluate as _evaluate
 from penstock._numba.engine import gradient as _gradient
 from penstock._numba.engine.layout import Layout
 from penstock._numba.engine.packed import Packed
-from penstock._numba.engine.pool import Job, num_threads, parallel
-from penstock._numba.engine.walk import NO_CONTEXT, ROWS_OF_CONTEXT, SHARED_CONTEXT, Source
+from penstock._numba.engine.pool import NEVER, Job, Stop, num_threads, parallel
+from penstock._numba.engine.walk import Source
 from penstock._numba.engine.workspace import Workspace
 from penstock._numba.isa.kernels import prepare
 
@@ -28,6 +29,7 @@ Array = np.ndarray[Any, Any]
 
 CHUNK_TILES = 32  # of one call of an entry at most
 CHUNK_FLOPS = 5e8  # and about so much work, so that an interrupt is noticed soon
+LONG_FLOPS = 5e8  # of a tile from which on the main thread only waits for others
 FLOPS_WORTH_A_THREAD = 1e6
 
 _compiled: set[tuple[Any, bool]] = set()  # entries that have run, by dtype and whether they train
@@ -40,14 +42,18 @@ class Context:
     kind: int
     rows: Array  # (m, context_dim)
     block: int
-    starts: Array  # Tile.starts of a shared one, otherwise empty
+    part: Array  # what a shared one contributes to each conditioner, otherwise empty
 
     def fill(self, numbers: Array, space: Workspace) -> None:
         """Bring the context of rows of x by their numbers."""
-        if self.kind == SHARED_CONTEXT:
+        if self.kind == CONTEXT_PART:
             space.context[0] = self.rows[0]
-        elif self.kind == ROWS_OF_CONTEXT:
+        elif self.kind == CONTEXT_ROWS:
             space.context[: len(numbers)] = self.rows[numbers // self.block]
+
+    def seen(self, by_row: bool) -> int:
+        """What conditioners see, if a gradient needs the context of each row, or not."""
+        return CONTEXT_ROWS_AND_PART if by_row and self.kind == CONTEXT_PART else self.kind
 
 
 class Theta:
@@ -151,8 +157,8 @@ class Engine:
             linear = layout.training_linear if training else layout.linear
             prepare(steps, layout.dtype, training)
             self._plans[training] = Plan(
-                self.dim, layout.context_dim, self.n_steps, layout.n_external, steps, linear, layout.boundary, layout.slots,
-                layout.options,
+                self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, linear,
+                layout.boundary, layout.slots, layout.options,
             )  # fmt: skip
         return self._plans[training]
 
@@ -161,8 +167,8 @@ class Engine:
     ) -> Source:
         """A chunk as the walk of its tiles reads it."""
         return Source(
-            space.x, seed is not None, np.uint64(0) if seed is None else seed, space.counters[0], space.counters[1],
-            given.kind, space.context, given.starts, by_row, space.theta, theta.shared,
+            space.x, seed is not None, np.uint64(0) if seed is None else seed, space.counters[0], space.counters[1], space.stop,
+            given.seen(by_row), space.context, given.part, space.theta, theta.shared,
         )  # fmt: skip
 
     def chunks(self, rows: int, chunk: Callable[[int, int, Workspace], None]) -> None:
@@ -171,21 +177,22 @@ class Engine:
         tiles = -(-rows // TILE)
         size = min(self.chunk, TILE * max(1, -(-tiles // (4 * threads)))) if threads > 1 else self.chunk
 
-        def job(i: int, stopped: Any) -> None:
+        def job(i: int, stop: Stop) -> None:
             with self.lend(False) as space:
+                space.stop = stop.flag
                 chunk(i * size, min(rows, (i + 1) * size), space)
 
-        self.share(job, -(-rows // size), threads, False)
+        self.share(job, -(-rows // size), threads, False, lambda space: chunk(0, 0, space))
 
-    def share(self, job: Job, n_jobs: int, threads: int, training: bool) -> None:
-        """Jobs on the pool."""
-        first = 0
+    def share(self, job: Job, n_jobs: int, threads: int, training: bool, nothing: Callable[[Workspace], None]) -> None:
+        """Jobs on the pool. ``nothing`` runs the entry with no rows."""
         if n_jobs and (self.layout.dtype, training) not in _compiled:
             # the calling thread compiles, because it alone can be interrupted while it does
-            job(0, lambda: False)
+            with self.lend(training) as space:
+                nothing(space)
             _compiled.add((self.layout.dtype, training))
-            first = 1
-        parallel(lambda i, stopped: job(first + i, stopped), n_jobs - first, threads)
+        tile_flops = TILE * self.layout.flops * (3 if training else 1)
+        parallel(job, n_jobs, threads, long=tile_flops > LONG_FLOPS)
 
     def threads(self, rows: int, flops: int) -> int:
         """How many threads so many rows are worth."""
@@ -289,16 +296,17 @@ class Engine:
         m = len(array)
         if rows % m if m else rows:
             raise ValueError(f"context must have a number of rows that divides {rows}, got {m}")
-        kind = SHARED_CONTEXT if m == 1 else ROWS_OF_CONTEXT
+        kind = CONTEXT_PART if m == 1 else CONTEXT_ROWS
         return Context(kind, array, max(rows // max(m, 1), 1), self._nothing)
 
     def shared(self, packed: Packed, given: Context, rows: int) -> Context:
-        """The same with the starts of a context that rows share."""
-        if given.kind != SHARED_CONTEXT:
+        """The same with the part of a context that rows share."""
+        if given.kind != CONTEXT_PART:
             return given
-        starts = np.zeros(max(self.layout.n_starts, 1), self.layout.dtype)
+        part = np.zeros(max(self.layout.context_part_size, 1), self.layout.dtype)
         plan = self.plan(False)
         with self.lend(False) as space:
             given.fill(np.zeros(1, np.int64), space)
-            _evaluate.share_rows(plan, packed.view, space.context, starts, space.space)
-        return replace(given, starts=starts)
+            space.space.index[0] = 0
+            _evaluate.context_part_rows(plan, packed.view, space.context, part, NEVER.flag, space.space)
+        return replace(given, part=part)

@@ -8,10 +8,11 @@ import numpy as np
 
 from penstock._numba.core.jit import entry
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.pointers import beyond, nothing, pointer, pointers
-from penstock._numba.engine.walk import cut, walk
-from penstock._numba.isa.ends import store_columns
-from penstock._numba.isa.kernels import load_context, share
+from penstock._numba.core.pointers import beyond, pointer, pointers
+from penstock._numba.core.tile import CONTEXT_ROWS
+from penstock._numba.engine.walk import cut_tile, walk_forward
+from penstock._numba.isa.ends import columns_out
+from penstock._numba.isa.kernels import context_in, make_context_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,17 +23,16 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-DRAWS, CONTEXT_ROWS = 2**56, 2**40  # numbers that have counters of their own
+DRAWS_MAX, CONTEXT_ROWS_MAX = 2**56, 2**40  # numbers that have counters of their own
 
 
 @entry
-def share_rows(plan: Any, packed: Any, context: Any, starts: Any, space: Any) -> None:
-    """Tile.starts from the first row of context, float64."""
-    plan, packed, space, starts = pointers(plan), pointers(packed), pointers(space), pointer(starts)
-    space.index[0] = 0
-    tile = cut(space, 1, space.context, starts, space.d_context, space.gradient)
-    tile_context = load_context(plan, packed, pointer(context), True, space.index, tile, False)
-    share(plan, packed, tile_context, space.kept, starts)
+def context_part_rows(plan: Any, packed: Any, context: Any, part: Any, stop: Any, space: Any) -> None:
+    """What the first row of context, float64, contributes to each conditioner."""
+    plan, packed, space, part = pointers(plan), pointers(packed), pointers(space), pointer(part)
+    tile = cut_tile(space, pointer(stop), 1, CONTEXT_ROWS, space.context, part)
+    tile_context = context_in(plan, packed, pointer(context), True, space.index, tile, False)
+    make_context_part(plan, packed, tile_context, tile, part)
 
 
 @entry
@@ -42,14 +42,14 @@ def evaluate_rows(
     """Rows of a source into out and log_det (float64), or log p with a base."""
     plan, packed, source, space = pointers(plan), pointers(packed), pointers(source), pointers(space)
     out, log_det = pointer(out), pointer(log_det)
-    dim, unwanted = plan.dim, nothing(space.state)
+    dim = plan.dim
     slots = beyond(plan.boundary, dim * (through.last if through.to_data else through.first))
     for first in range(0, rows, TILE):
         n = min(TILE, rows - first)
         for r in range(n):
             space.index[r] = first + r
-        tile = walk(plan, packed, through, source, n, unwanted, unwanted, space)
-        store_columns(dim, slots, packed, through.standardises and through.to_data, tile.state, space.index, n, out)
+        tile = walk_forward(plan, packed, through, source, n, space)
+        columns_out(dim, slots, packed, through.columns and through.to_data, tile.state, space.index, n, out)
         for r in range(n):
             log_det[first + r] = tile.log_det[r]
 
@@ -106,8 +106,8 @@ def sample(
     given = engine.shared(packed, engine.context(context, rows), rows)
     draws = given.block if len(given.rows) > 1 else max(rows, 1)
     for name, start, count, most in (
-        ("first_draw", first_draw, draws, DRAWS),
-        ("context_row", context_row, max(len(given.rows), 1), CONTEXT_ROWS),
+        ("first_draw", first_draw, draws, DRAWS_MAX),
+        ("context_row", context_row, max(len(given.rows), 1), CONTEXT_ROWS_MAX),
     ):
         if not 0 <= start <= most - count:
             raise ValueError(f"{name} must be at least 0, and numbers must stay below {most}, got {start}")

@@ -14,17 +14,18 @@ import numpy as np
 from penstock._numba.core.jit import entry, jit
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import N_LINEAR, step_of
-from penstock._numba.core.pointers import beyond, nothing, pointer, pointers
+from penstock._numba.core.pointers import pointer, pointers
 from penstock._numba.core.rowsum import sum_rows
-from penstock._numba.engine.walk import NO_CONTEXT, fill, walk
-from penstock._numba.isa.ends import base_backward, load_cotangents, store_cotangents, store_numbers
-from penstock._numba.isa.kernels import backward, store_context
+from penstock._numba.core.tile import ACCUMULATE, IGNORE, NO_CONTEXT
+from penstock._numba.engine.walk import cut_gradient, walk_backward, walk_forward
+from penstock._numba.isa.ends import features_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from penstock._numba.engine.engine import Context, Engine
     from penstock._numba.engine.packed import Packed
+    from penstock._numba.engine.pool import Stop
     from penstock._numba.engine.workspace import Workspace
 
 Array = np.ndarray[Any, Any]
@@ -68,45 +69,32 @@ def vjp_rows(
     Adds to the gradient of parameters, and to theta_gradient those of every external theta. With ``loss``, d_log_det is minus
     the weight, rows of weight zero are left out, and sums gets the sums over rows of -w log p and of w.
     """
-    n_context_numbers, n_external_numbers = space.d_context.size, space.d_external.size
     plan, packed, source, space = pointers(plan), pointers(packed), pointers(source), pointers(space)
-    weight, d_out, d_log_det, out, log_det = (
-        pointer(weight), pointer(d_out), pointer(d_log_det), pointer(out), pointer(log_det)
+    d_out, out, log_det, d_context, d_theta = (
+        pointer(d_out), pointer(out), pointer(log_det), pointer(d_context), pointer(d_theta)
     )  # fmt: skip
-    d_context, d_theta, params_gradient = pointer(d_context), pointer(d_theta), pointer(params_gradient)
-    dim, index, gradient = plan.dim, space.index, space.gradient
+    weight, d_log_det, index = pointer(weight), pointer(d_log_det), space.index
     embedded = want_params and step_of(plan, plan.n_steps)[N_LINEAR] > 0
     back_to_context = source.context_kind != NO_CONTEXT and (want_context or embedded)
-    tile_d_context = space.d_context if back_to_context else nothing(space.d_context)
-    before = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
-    after = beyond(plan.boundary, dim * (through.last if through.to_data else through.first))
+    gradient = cut_gradient(
+        space, pointer(params_gradient), ACCUMULATE if want_params else IGNORE, ACCUMULATE if back_to_context else IGNORE
+    )  # fmt: skip
     for first in range(0, rows, TILE):
         n = counted_rows(first, min(first + TILE, rows), loss, weight, index)
         if n == 0:
             continue
-        tile = walk(plan, packed, through, source, n, tile_d_context, params_gradient, space)
+        tile = walk_forward(plan, packed, through, source, n, space)
         for r in range(n):
             log_det[index[r]] = tile.log_det[r]
-        fill(space.d_context, n_context_numbers, 0)
-        fill(space.d_external, n_external_numbers, 0)
         for r in range(TILE):
             i = index[min(r, n - 1)]
-            space.bar[r] = -weight[i] if loss else d_log_det[i]
-            space.log_det_bar[r] = -space.bar[r] if through.base and through.to_data else space.bar[r]
+            space.d_value[r] = -weight[i] if loss else d_log_det[i]
         if loss:
-            fill(gradient, dim * TILE, 0)
             add_loss(weight, tile, index, space.numbers, space.double_partial, sums)
-        else:
-            load_cotangents(dim, after, packed, through.standardises and through.to_data, d_out, index, n, gradient)
-        if through.base and not through.to_data:
-            base_backward(dim, tile.state, space.bar, n, gradient)
-        backward(plan, packed, through, want_params, tile)
-        if back_to_context:
-            store_context(plan, packed, want_params, want_context, tile, index, d_context)
-        if through.base and through.to_data:
-            base_backward(dim, tile.state, space.bar, n, gradient)
-        store_cotangents(dim, before, packed, through.standardises and not through.to_data, gradient, index, n, out)
-        store_numbers(plan.n_external, space.d_external, index, n, d_theta)
+        walk_backward(
+            plan, packed, through, tile, gradient, not loss, d_out, space.d_value, out, want_context, d_context, index
+        )  # fmt: skip
+        features_out(plan.n_external, space.d_external, index, n, d_theta)
         for i in range(plan.n_external):
             theta_gradient[i] += sum_rows(space.d_external, i * TILE, n, space.double_partial)
 
@@ -173,15 +161,19 @@ def sum_slices(
         some = slices[first : first + at_once]
         gradients = np.zeros((max(len(some), 1), layout.n_gradient if want_params else 0), layout.dtype)
 
-        def job(i: int, stopped: Any, first: int = first, gradients: Array = gradients) -> None:
+        def job(i: int, stop: Stop, first: int = first, gradients: Array = gradients) -> None:
             begin, end = slices[first + i]
             with engine.lend(True) as space:
+                space.stop = stop.flag
                 for at in range(begin, end, engine.training_chunk):
-                    if stopped():
+                    if stop():
                         return
                     chunk(first + i, at, min(end, at + engine.training_chunk), space, gradients[i])
 
-        engine.share(job, len(some), engine.threads(rows, 3 * layout.flops), True)
+        def nothing(space: Workspace, gradients: Array = gradients) -> None:
+            chunk(0, 0, 0, space, gradients[0])
+
+        engine.share(job, len(some), engine.threads(rows, 3 * layout.flops), True, nothing)
         tree.add(combine(gradients))
     return tree.total()
 

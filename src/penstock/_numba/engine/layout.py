@@ -70,7 +70,7 @@ class Layout:
         self.n_context = self.context_dim  # features that conditioners read
         if flow["embedding"] != NONE:
             self.n_context = table.networks[flow["embedding"]]["n_out"]
-        self.n_starts = 0
+        self.context_part_size = 0
         self.external = [0] * self.n_steps  # numbers of external theta a row, by step
         self.n_external = 0  # of all steps
         self.widest_theta = self.widest = max(1, self.n_context)
@@ -182,8 +182,8 @@ class Layout:
         refuse(network["n_context"] == self.n_context, "conditioners that ignore the context")
         n_u, first = network["n_in"], len(self._linear)
         conditioner, activation, size = self._network(network, (n_b + n_u) * TILE)
-        start = self.n_starts
-        self.n_starts += self._linear[first][N_OUT] if n_a or masked else network["n_out"]
+        start = self.context_part_size
+        self.context_part_size += self._linear[first][N_OUT] if n_a or masked else network["n_out"]
         row = self._row(
             KIND=AUTOREGRESSIVE if masked else COUPLING, CONDITIONER=conditioner, ACTIVATION=activation,
             N_LINEAR=network["n_linears"], N_U=n_u, THETA=self._linear[-1][OUTPUT], N_CONTEXT=network["n_context"],

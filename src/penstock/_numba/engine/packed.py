@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock._numba.core import plan as views
+from penstock._numba.core import tile as views
 from penstock._numba.engine.layout import Layout
 
 Array = np.ndarray[Any, Any]

@@ -12,10 +12,22 @@ from collections.abc import Callable
 from itertools import count
 from queue import SimpleQueue
 
-Stopped = Callable[[], bool]
-Job = Callable[[int, Stopped], None]  # the job's number, and whether the call has been given up: then return soon
+import numpy as np
 
 POLL_SECONDS = 0.1
+
+
+class Stop:
+    """Whether a call has been given up: then its jobs return soon. Compiled code looks at the flag."""
+
+    def __init__(self) -> None:
+        self.flag = np.zeros(1, np.int64)
+
+    def __call__(self) -> bool:
+        return bool(self.flag[0])
+
+
+Job = Callable[[int, Stop], None]  # the job's number, and whether to go on
 
 
 class Task:
@@ -30,19 +42,23 @@ class Task:
         self.n_jobs = n_jobs
         self.numbers = count()
         self.error: BaseException | None = None
-        self.helping: list[int] = []  # a number for every helper that may be in a job
+        self.stop = Stop()
+        self.finished: list[int] = []  # a number for every job that is done
+        self.helping: list[int] = []  # and for every helper that may be in a job
         self.changed = threading.Event()
 
-    def stopped(self) -> bool:
-        """Whether the call has been given up."""
-        return self.error is not None
+    def give_up(self, error: BaseException) -> None:
+        """Let all jobs return."""
+        self.error = error
+        self.stop.flag[0] = 1
 
     def work(self) -> None:
         """Do jobs until none is left."""
         for i in self.numbers:
-            if i >= self.n_jobs or self.stopped():
+            if i >= self.n_jobs or self.stop():
                 return
-            self.job(i, self.stopped)
+            self.job(i, self.stop)
+            self.finished.append(i)
 
     def help(self) -> None:
         """The same on another thread; what goes wrong is the caller's to raise."""
@@ -50,21 +66,21 @@ class Task:
         try:
             self.work()
         except BaseException as error:
-            self.error = error
+            self.give_up(error)
         finally:
             self.helping.pop()
             self.changed.set()
 
     def wait(self) -> None:
-        """Until no helper is in a job; an interrupt gives the call up first."""
+        """Until no job is left and no helper is in one; an interrupt gives the call up first."""
         while True:
             try:
                 self.changed.clear()
-                if not self.helping:
+                if not self.helping and (self.stop() or len(self.finished) == self.n_jobs):
                     return
                 self.changed.wait(POLL_SECONDS)
             except KeyboardInterrupt as error:
-                self.error = error
+                self.give_up(error)
 
 
 class Pool:
@@ -75,17 +91,18 @@ class Pool:
         self.lock = threading.Lock()
         self.tasks: SimpleQueue[Task] = SimpleQueue()
 
-    def run(self, job: Job, n_jobs: int, n_threads: int) -> None:
-        """Every job, in any order, on at most so many threads, the caller's included."""
+    def run(self, job: Job, n_jobs: int, n_threads: int, works: bool) -> None:
+        """Every job, in any order, on at most so many threads, the caller's included unless it only waits."""
         task = Task(job, n_jobs)
-        helpers = min(n_threads, n_jobs) - 1
+        helpers = min(n_threads, n_jobs) - works
         self.start(helpers)
         try:
             for _ in range(helpers):
                 self.tasks.put(task)
-            task.work()
+            if works:
+                task.work()
         except BaseException as error:
-            task.error = error
+            task.give_up(error)
         task.wait()
         if task.error is not None:
             raise task.error
@@ -119,17 +136,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _never() -> bool:
-    return False
+NEVER = Stop()
 
 
-def parallel(job: Job, n_jobs: int, n_threads: int) -> None:
-    """``job(i, stopped)`` for every i below ``n_jobs`` on the shared pool."""
-    if n_jobs <= 1 or n_threads <= 1:
+def parallel(job: Job, n_jobs: int, n_threads: int, *, long: bool = False) -> None:
+    """``job(i, stop)`` for every i below ``n_jobs`` on the shared pool.
+
+    While a ``long`` job runs on the main thread no signal could be handled, so that one only waits.
+    """
+    waits = long and n_jobs > 0 and threading.current_thread() is threading.main_thread()
+    if not waits and (n_jobs <= 1 or n_threads <= 1):
         for i in range(n_jobs):
-            job(i, _never)
+            job(i, NEVER)
     else:
-        _pool.run(job, n_jobs, n_threads)
+        _pool.run(job, n_jobs, n_threads, not waits)
 
 
 def set_num_threads(n: int) -> None:

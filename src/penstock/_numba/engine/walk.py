@@ -1,6 +1,5 @@
-"""The one walk of a tile: rows come from a source, go through the steps, and stay in the tile for a sink.
-
-Evaluation stores them, the gradient goes back with them.
+"""The one walk of a tile: a source fills it, the context is brought, the steps go forward, the base is asked; in training the
+way back follows.
 """
 
 from __future__ import annotations
@@ -9,14 +8,20 @@ from typing import Any, NamedTuple
 
 from penstock._numba.core.jit import jit
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.philox import normals
-from penstock._numba.core.plan import Tile
-from penstock._numba.core.pointers import beyond, nothing
-from penstock._numba.isa.ends import base, load_columns, load_numbers
-from penstock._numba.isa.kernels import forward, load_context
-
-NO_THETA, ROWS_OF_THETA, SHARED_THETA = range(3)
-NO_CONTEXT, ROWS_OF_CONTEXT, SHARED_CONTEXT = range(3)
+from penstock._numba.core.pointers import beyond
+from penstock._numba.core.tile import CONTEXT_ROWS_AND_PART, IGNORE, Tile, TileGradient, has_rows
+from penstock._numba.isa.ends import (
+    base_backward,
+    base_draw,
+    base_log_density,
+    begin_log_det,
+    columns_in,
+    cotangents_in,
+    cotangents_out,
+    features_in,
+    fill,
+)
+from penstock._numba.isa.kernels import backward, context_backward, context_in, forward
 
 
 class Source(NamedTuple):
@@ -27,24 +32,24 @@ class Source(NamedTuple):
     seed: Any
     context_row: Any  # numbers of the rows' contexts and draws
     draw: Any
+    stop: Any  # see Tile
     context_kind: int
     context: Any  # (rows, context_dim) float64, or the first row alone of a shared one
-    starts: Any  # of a shared context: see Tile
-    by_row: bool  # whether a shared context is needed row by row all the same, because a gradient reads it
+    context_part: Any  # of a shared context
     external: Any  # (rows, n_external) external theta, or the first row alone
     external_shared: Any  # (n_external): 1 where the first row serves all
 
 
 class Space(NamedTuple):
-    """The arrays of a workspace: those of a tile, and what the entries need beside them."""
+    """The arrays of a workspace: those of a tile and its gradient, and what the entries need beside them."""
 
     state: Any
     kept: Any
     theta: Any
     context: Any
-    gradient: Any
-    bar: Any
-    log_det_bar: Any
+    d_state: Any
+    d_value: Any  # (tile): cotangent of log_det, or of log p
+    d_log_det: Any
     partial: Any
     d_theta: Any
     d_external: Any
@@ -61,54 +66,81 @@ class Space(NamedTuple):
 
 
 @jit
-def cut(space: Any, rows: int, context: Any, starts: Any, d_context: Any, params_gradient: Any) -> Any:
+def cut_tile(space: Any, stop: Any, rows: int, context_kind: int, context: Any, context_part: Any) -> Any:
     """A tile of a workspace."""
     return Tile(
-        rows, space.state, space.log_det, space.theta, context, starts, space.kept, space.gradient, space.log_det_bar,
-        space.d_theta, space.d_external, d_context, space.d_hidden, space.d_hidden_half, space.transposed, space.partial,
-        params_gradient,
+        rows, stop, space.state, space.log_det, space.theta, context_kind, context, context_part, space.kept
     )  # fmt: skip
 
 
 @jit
-def fill(area: Any, n: int, value: Any) -> None:
-    """The same value n times."""
-    for i in range(n):
-        area[i] = value
+def cut_gradient(space: Any, params: Any, of_params: int, of_context: int) -> Any:
+    """Its way back."""
+    return TileGradient(
+        space.d_state, space.d_log_det, space.d_theta, space.d_external, space.d_context, space.d_hidden,
+        space.d_hidden_half, space.transposed, space.partial, params, of_params, of_context,
+    )  # fmt: skip
 
 
 @jit
-def walk(
-    plan: Any, packed: Any, through: Any, source: Any, rows: int, d_context: Any, params_gradient: Any, space: Any
-) -> Any:
+def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, space: Any) -> Any:
     """The tile once the rows of ``space.index`` went through the steps.
 
     tile.log_det holds their log-determinant, or log p if the base is asked for.
     """
-    dim, index, state, log_det, numbers = plan.dim, space.index, space.state, space.log_det, space.numbers
-    shared = source.context_kind == SHARED_CONTEXT
+    dim, index, state, log_det, log_p = plan.dim, space.index, space.state, space.log_det, space.numbers
+    begin_log_det(packed, through, log_det)
     if source.sampling:
-        context_row, draw = beyond(source.context_row, index[0]), beyond(source.draw, index[0])
-        normals(source.seed, context_row, draw, rows, dim, space.words, state)
+        base_draw(source.seed, source.context_row, source.draw, index[0], rows, dim, space.words, state)
     else:
         slots = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
-        load_columns(dim, slots, packed, through.standardises and not through.to_data, source.x, index, rows, state)
-    load_numbers(plan.n_external, source.external, source.external_shared, index, rows, space.theta)
+        columns_in(dim, slots, packed, through.columns and not through.to_data, source.x, index, rows, state)
+    features_in(plan.n_external, source.external, source.external_shared, index, rows, space.theta)
+    tile = cut_tile(space, source.stop, rows, source.context_kind, space.context, source.context_part)
+    if has_rows(source.context_kind):
+        shared = source.context_kind == CONTEXT_ROWS_AND_PART
+        context = context_in(plan, packed, source.context, shared, index, tile, through.keep)
+        tile = cut_tile(space, source.stop, rows, source.context_kind, context, source.context_part)
     if through.base and through.to_data:
-        fill(numbers, rows, 0.0)
-        base(dim, state, rows, 0.0, numbers, space.squares)
-    context = nothing(state)
-    starts = source.starts if shared else context
-    if source.context_kind == ROWS_OF_CONTEXT or (shared and source.by_row):
-        tile = cut(space, rows, space.context, starts, d_context, params_gradient)
-        context = load_context(plan, packed, source.context, shared, index, tile, through.keep)
-    start = packed.log_scale if through.to_data else -packed.log_scale
-    fill(log_det, TILE, start if through.standardises else 0.0)
-    tile = cut(space, rows, context, starts, d_context, params_gradient)
+        fill(log_p, rows, 0.0)
+        base_log_density(dim, state, rows, log_p, space.squares)
     forward(plan, packed, through, tile)
     if through.base and through.to_data:
         for r in range(rows):
-            log_det[r] = numbers[r] - log_det[r]
+            log_det[r] = log_p[r] - log_det[r]
     elif through.base:
-        base(dim, state, rows, 1.0, log_det, space.squares)
+        base_log_density(dim, state, rows, log_det, space.squares)
     return tile
+
+
+@jit
+def walk_backward(
+    plan: Any, packed: Any, through: Any, tile: Any, gradient: Any, with_out: bool, d_out: Any, d_value: Any, d_x: Any,
+    want_context: bool, d_context: Any, index: Any,
+) -> None:  # fmt: skip
+    """The way back, from cotangents of what walk_forward left in the state, zero unless ``with_out``, and in tile.log_det.
+
+    Overwrites d_x and, if wanted, d_context; gradients of parameters and the context as the intents of ``gradient`` say.
+    """
+    dim, rows, before, after = plan.dim, tile.rows, through.last, through.first
+    if through.to_data:
+        before, after = after, before
+    for r in range(TILE):
+        gradient.log_det[r] = -d_value[r] if through.base and through.to_data else d_value[r]
+    if with_out:
+        slots = beyond(plan.boundary, dim * after)
+        cotangents_in(dim, slots, packed, through.columns and through.to_data, d_out, index, rows, gradient.state)
+    else:
+        fill(gradient.state, dim * TILE, 0)
+    if gradient.of_context != IGNORE:
+        fill(gradient.context, plan.n_context * TILE, 0)
+    fill(gradient.external, plan.n_external * TILE, 0)
+    if through.base and not through.to_data:
+        base_backward(dim, tile.state, d_value, rows, gradient.state)
+    backward(plan, packed, through, tile, gradient)
+    if gradient.of_context != IGNORE:
+        context_backward(plan, packed, tile, gradient, want_context, index, d_context)
+    if through.base and through.to_data:
+        base_backward(dim, tile.state, d_value, rows, gradient.state)
+    slots = beyond(plan.boundary, dim * before)
+    cotangents_out(dim, slots, packed, through.columns and not through.to_data, gradient.state, index, rows, d_x)

@@ -8,6 +8,7 @@ import numpy as np
 
 from penstock._numba.core.layout import TILE, padded
 from penstock._numba.engine.layout import Layout
+from penstock._numba.engine.pool import NEVER
 from penstock._numba.engine.walk import Space
 
 Array = np.ndarray[Any, Any]
@@ -25,9 +26,9 @@ class Workspace:
             "kept": layout.n_training_kept if training else layout.n_kept,
             "theta": n_external * once,
             "context": layout.n_context * once,
-            "gradient": dim * back,
-            "bar": back,
-            "log_det_bar": back,
+            "d_state": dim * back,
+            "d_value": back,
+            "d_log_det": back,
             "partial": back,
             "d_theta": widest * back,
             "d_external": n_external * back,
@@ -42,6 +43,7 @@ class Workspace:
         self.space = Space(
             *areas.values(), *doubles, np.zeros(4 * TILE, np.uint32), np.zeros(TILE, np.int64), areas["d_hidden"].size // 2
         )  # fmt: skip
+        self.stop = NEVER.flag  # of the call that it is lent to
         self.x = np.zeros((chunk, dim))
         self.context = np.zeros((chunk, layout.context_dim))
         self.counters = np.zeros((2, chunk + TILE), np.uint64)

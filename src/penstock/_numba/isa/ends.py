@@ -1,7 +1,11 @@
-"""The two ends of a flow: columns, by which rows come into a tile and leave it, and the base density.
+"""The two ends of a flow: the columns of the data into the state and out of it, and the base density.
 
-All of it in float64, up to the numbers of the tile. Columns are lines with a standardisation, x = loc + scale u; the base is
-a standard normal. The twin has the arithmetic of cpp/isa/ends.hpp one number at a time.
+    columns, in     u = (x - loc) / scale      log_det = -sum log scale      du = scale dx
+    columns, out    x = loc + scale u          log_det =  sum log scale      dx = du / scale
+    base            log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
+
+Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins. At an end
+within a flow columns are copied.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import numpy as np
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import BYTES, accumulate_product, lanes, load, store
 from penstock._numba.core.layout import TILE
+from penstock._numba.core.philox import normals
+from penstock._numba.core.pointers import beyond
 
 HALF_LOG_2PI = 0.91893853320467274178
 SINGLES = BYTES // 4  # lanes of float32
@@ -22,6 +28,13 @@ SINGLES = BYTES // 4  # lanes of float32
 def vectors(rows: int, array: Any) -> int:
     """How many vectors hold so many rows."""
     return (rows + lanes(array) - 1) // lanes(array)
+
+
+@jit
+def fill(area: Any, n: int, value: Any) -> None:
+    """The same value n times."""
+    for i in range(n):
+        area[i] = value
 
 
 @jit
@@ -42,58 +55,61 @@ def limit(v: float, tile: Any) -> float:
 
 
 @jit
-def load_columns(
-    dim: int, slots: Any, packed: Any, standardises: bool, x: Any, index: Any, rows: int, state: Any
-) -> None:
-    """Rows of x, float64, into the state by slots, the standardisation applied before they are narrowed."""
+def begin_log_det(packed: Any, through: Any, log_det: Any) -> None:
+    """Where log_det begins."""
+    start = packed.log_scale if through.to_data else -packed.log_scale
+    fill(log_det, TILE, start if through.columns else 0.0)
+
+
+@jit
+def columns_in(dim: int, slots: Any, packed: Any, data: bool, x: Any, index: Any, rows: int, state: Any) -> None:
+    """Rows of x, float64, into the state; ``data``: whether they are those of the data."""
     for r in range(rows):
         for d in range(dim):
             v = x[index[r] * dim + d]
-            if standardises:
+            if data:
                 v = (v - packed.loc[d]) * packed.inverse[d]
             state[slots[d] * TILE + r] = limit(v, state)
     pad_rows(dim, rows, state)
 
 
 @jit
-def store_columns(
-    dim: int, slots: Any, packed: Any, standardises: bool, state: Any, index: Any, rows: int, out: Any
-) -> None:
+def columns_out(dim: int, slots: Any, packed: Any, data: bool, state: Any, index: Any, rows: int, out: Any) -> None:
     """The state into rows of out."""
     for r in range(rows):
         for d in range(dim):
             u = state[slots[d] * TILE + r]
-            if standardises:
+            if data:
                 out[index[r] * dim + d] = packed.loc[d] + packed.scale[d] * u
             else:
                 out[index[r] * dim + d] = u
 
 
 @jit
-def load_cotangents(
-    dim: int, slots: Any, packed: Any, standardises: bool, d: Any, index: Any, rows: int, gradient: Any
+def cotangents_in(
+    dim: int, slots: Any, packed: Any, data: bool, d_out: Any, index: Any, rows: int, d_state: Any
 ) -> None:
-    """Cotangents cross the standardisation by its scale alone: latent side = data side * scale."""
+    """Cotangents of what columns_out wrote into those of the state."""
     for r in range(rows):
         for i in range(dim):
-            v = d[index[r] * dim + i]
-            gradient[slots[i] * TILE + r] = v * packed.scale[i] if standardises else v
-    pad_rows(dim, rows, gradient)
+            v = d_out[index[r] * dim + i]
+            d_state[slots[i] * TILE + r] = v * packed.scale[i] if data else v
+    pad_rows(dim, rows, d_state)
 
 
 @jit
-def store_cotangents(
-    dim: int, slots: Any, packed: Any, standardises: bool, gradient: Any, index: Any, rows: int, d: Any
+def cotangents_out(
+    dim: int, slots: Any, packed: Any, data: bool, d_state: Any, index: Any, rows: int, d_in: Any
 ) -> None:
-    """And back: data side = latent side / scale."""
+    """Cotangents of the state into those of what columns_in read."""
     for r in range(rows):
         for i in range(dim):
-            v = gradient[slots[i] * TILE + r]
-            d[index[r] * dim + i] = v * packed.inverse[i] if standardises else v
+            v = d_state[slots[i] * TILE + r]
+            d_in[index[r] * dim + i] = v * packed.inverse[i] if data else v
 
 
 @jit
-def load_numbers(n: int, array: Any, shared: Any, index: Any, rows: int, tile: Any) -> None:
+def features_in(n: int, array: Any, shared: Any, index: Any, rows: int, tile: Any) -> None:
     """(rows, n) into (n, tile) as they are; of a column that is shared, the first row serves all."""
     for r in range(rows):
         for i in range(n):
@@ -102,7 +118,7 @@ def load_numbers(n: int, array: Any, shared: Any, index: Any, rows: int, tile: A
 
 
 @jit
-def store_numbers(n: int, tile: Any, index: Any, rows: int, array: Any) -> None:
+def features_out(n: int, tile: Any, index: Any, rows: int, array: Any) -> None:
     """And back."""
     for r in range(rows):
         for i in range(n):
@@ -110,22 +126,27 @@ def store_numbers(n: int, tile: Any, index: Any, rows: int, array: Any) -> None:
 
 
 @jit
-def base(dim: int, state: Any, rows: int, sign: float, log_det: Any, squares: Any) -> None:
-    """log_det = sign log_det + log p(state): -|z|^2 / 2 - dim log(2 pi) / 2, summed over dimensions in order, in float64."""
-    for r in range(TILE):
-        squares[r] = 0.0
-    for d in range(dim):
-        for lane in range(0, vectors(rows, state) * lanes(state), lanes(state)):
-            z = load(state, d * TILE + lane)
-            accumulate_product(squares, lane, z, z)
-    for r in range(rows):
-        log_det[r] = sign * log_det[r] - 0.5 * squares[r] - dim * HALF_LOG_2PI
+def base_draw(seed: Any, context_row: Any, draw: Any, first: int, rows: int, dim: int, words: Any, state: Any) -> None:
+    """Draws from the base, each of a context row and a number of its own; ``words`` is scratch."""
+    normals(seed, beyond(context_row, first), beyond(draw, first), rows, dim, words, state)
 
 
 @jit
-def base_backward(dim: int, state: Any, bar: Any, rows: int, gradient: Any) -> None:
-    """The base's part of the cotangents of the state."""
+def base_log_density(dim: int, z: Any, rows: int, log_p: Any, squares: Any) -> None:
+    """log_p += log p(z), summed over dimensions in order, in float64."""
+    fill(squares, TILE, 0.0)
     for d in range(dim):
-        for lane in range(0, vectors(rows, state) * lanes(state), lanes(state)):
+        for lane in range(0, vectors(rows, z) * lanes(z), lanes(z)):
+            v = load(z, d * TILE + lane)
+            accumulate_product(squares, lane, v, v)
+    for r in range(rows):
+        log_p[r] = log_p[r] - 0.5 * squares[r] - dim * HALF_LOG_2PI
+
+
+@jit
+def base_backward(dim: int, z: Any, d_log_p: Any, rows: int, d_z: Any) -> None:
+    """dz += -z d_log_p."""
+    for d in range(dim):
+        for lane in range(0, vectors(rows, z) * lanes(z), lanes(z)):
             at = d * TILE + lane
-            store(gradient, at, load(gradient, at) - load(state, at) * load(bar, lane))
+            store(d_z, at, load(d_z, at) - load(z, at) * load(d_log_p, lane))

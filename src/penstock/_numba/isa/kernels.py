@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock._numba.conditioners.activations import ACTIVATIONS
-from penstock._numba.conditioners.inputs import copy_features, start_shared
+from penstock._numba.conditioners.inputs import copy_features, make_step_part
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import call, jit, kernel
 from penstock._numba.core.layout import TILE
@@ -19,7 +19,6 @@ from penstock._numba.core.plan import (
     EXPLICIT_TO_DATA,
     FORWARD,
     INPUT,
-    KERNEL_TYPES,
     KIND,
     LU_LINEAR,
     N_CONTEXT,
@@ -34,6 +33,7 @@ from penstock._numba.core.plan import (
     step_of,
 )
 from penstock._numba.core.pointers import beyond
+from penstock._numba.core.tile import KERNEL_TYPES
 from penstock._numba.isa.ends import limit, pad_rows, vectors
 from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward
@@ -48,16 +48,16 @@ from penstock._numba.layers.lu_linear import lu_backward, lu_forward
 
 def embedding_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
     """The network between the context and what conditioners read of it."""
-    mlp_forward(step, plan.linear, packed.params, tile.kept, -1, n_vectors, keep, tile.kept)
+    mlp_forward(step, plan.linear, packed.params, -1, n_vectors, keep, tile)
 
 
 def embedding_backward(
-    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
-    """Its way back, from tile.d_context to the beginning of tile.d_hidden."""
-    copy_features(step[N_THETA], n_vectors, tile.d_context, 0, tile.d_theta, 0)
-    at = mlp_backward(step, plan.linear, packed.params, n_vectors, want_params, 0, tile)
-    copy_features(step[N_U], n_vectors, tile.d_hidden, at, tile.d_hidden, 0)
+    """Its way back, from gradient.context to the beginning of gradient.hidden."""
+    copy_features(step[N_THETA], n_vectors, gradient.context, 0, gradient.theta, 0)
+    at = mlp_backward(step, plan.linear, packed.params, n_vectors, 0, tile, gradient)
+    copy_features(step[N_U], n_vectors, gradient.hidden, at, gradient.hidden, 0)
 
 
 LAYERS = {
@@ -78,22 +78,22 @@ def prepare(steps: Any, dtype: Any, backwards: bool) -> None:
             forward, backward = embedding_forward, embedding_backward
         else:
             continue
-        row[FORWARD] = kernel(forward, kinds.layer)
+        row[FORWARD] = kernel(forward, kinds.forward)
         if backwards:
-            row[BACKWARD] = kernel(backward, kinds.layer)
+            row[BACKWARD] = kernel(backward, kinds.backward)
         if row[N_LINEAR] > 0:
             activate_all, scale_by_derivative = ACTIVATIONS[row[ACTIVATION]]
             row[ACTIVATE] = kernel(activate_all, kinds.activate)
             if backwards:
                 row[SCALE_BY_DERIVATIVE] = kernel(scale_by_derivative, kinds.scale)
         if row[KIND] in LAYERS and row[KIND] != LU_LINEAR:
-            row[TRANSFORM_FORWARD] = kernel(TRANSFORM_FORWARDS[row[TRANSFORM]], kinds.transform)
+            row[TRANSFORM_FORWARD] = kernel(TRANSFORM_FORWARDS[row[TRANSFORM]], kinds.transform_forward)
             if backwards:
-                row[TRANSFORM_BACKWARD] = kernel(TRANSFORM_BACKWARDS[row[TRANSFORM]], kinds.transform)
+                row[TRANSFORM_BACKWARD] = kernel(TRANSFORM_BACKWARDS[row[TRANSFORM]], kinds.transform_backward)
 
 
 @jit
-def load_context(plan: Any, packed: Any, context: Any, shared: bool, index: Any, tile: Any, keep: bool) -> Any:
+def context_in(plan: Any, packed: Any, context: Any, shared: bool, index: Any, tile: Any, keep: bool) -> Any:
     """What conditioners read of the context, (n_context, tile): its rows, float64, standardised, and through the embedding.
 
     Rows lie where the embedding reads them, or else in tile.context, where conditioners do.
@@ -114,15 +114,23 @@ def load_context(plan: Any, packed: Any, context: Any, shared: bool, index: Any,
 
 
 @jit
-def store_context(
-    plan: Any, packed: Any, want_params: bool, want_context: bool, tile: Any, index: Any, d_context: Any
+def make_context_part(plan: Any, packed: Any, context: Any, tile: Any, part: Any) -> None:
+    """What a shared context contributes to each conditioner, from the first row of a tile."""
+    for k in range(plan.n_steps):
+        step = step_of(plan, k)
+        if step[N_CONTEXT] > 0:
+            make_step_part(step, plan.linear, packed.params, context, tile, part)
+
+
+@jit
+def context_backward(
+    plan: Any, packed: Any, tile: Any, gradient: Any, want_context: bool, index: Any, d_context: Any
 ) -> None:
-    """The way back of tile.d_context: parameters of the embedding, and rows of d_context."""
-    embedding, d, dim = step_of(plan, plan.n_steps), tile.d_context, plan.context_dim
+    """The way back of gradient.context: parameters of the embedding, and rows of d_context."""
+    embedding, d, dim = step_of(plan, plan.n_steps), gradient.context, plan.context_dim
     if embedding[N_LINEAR] > 0:
-        n = vectors(tile.rows, tile.state)
-        call(embedding[BACKWARD], (embedding, plan, packed, False, n, tile, want_params))
-        d = tile.d_hidden
+        call(embedding[BACKWARD], (embedding, plan, packed, False, vectors(tile.rows, tile.state), tile, gradient))
+        d = gradient.hidden
     if want_context:
         for r in range(tile.rows):
             for i in range(dim):
@@ -130,12 +138,15 @@ def store_context(
 
 
 @jit
-def share(plan: Any, packed: Any, context: Any, kept: Any, starts: Any) -> None:
-    """Tile.starts from the first row of a tile's context."""
-    for k in range(plan.n_steps):
-        step = step_of(plan, k)
-        if step[N_CONTEXT] > 0:
-            start_shared(step, plan.linear, packed.params, context, kept, starts)
+def step_in(plan: Any, through: Any, i: int) -> Any:
+    """Step number i of a pass."""
+    return step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
+
+
+@jit
+def is_inverse(step: Any, through: Any) -> bool:
+    """Whether a pass goes through a step against its explicit direction."""
+    return through.to_data != (step[EXPLICIT_TO_DATA] != 0)
 
 
 @jit
@@ -143,18 +154,16 @@ def forward(plan: Any, packed: Any, through: Any, tile: Any) -> None:
     """The steps of a pass in its direction."""
     n = vectors(tile.rows, tile.state)
     for i in range(through.last - through.first):
-        step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
-        inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
-        if step[FORWARD] != 0:
-            call(step[FORWARD], (step, plan, packed, inverse, n, tile, through.keep))
+        step = step_in(plan, through, i)
+        if step[FORWARD] != 0 and tile.stop[0] == 0:
+            call(step[FORWARD], (step, plan, packed, is_inverse(step, through), n, tile, through.keep))
 
 
 @jit
-def backward(plan: Any, packed: Any, through: Any, want_params: bool, tile: Any) -> None:
-    """The way back: tile.gradient from the cotangents of what came out to those of what went in."""
+def backward(plan: Any, packed: Any, through: Any, tile: Any, gradient: Any) -> None:
+    """The way back: gradient.state from the cotangents of what came out to those of what went in."""
     n = vectors(tile.rows, tile.state)
     for i in range(through.last - through.first - 1, -1, -1):
-        step = step_of(plan, through.first + i if through.to_data else through.last - 1 - i)
-        inverse = through.to_data != (step[EXPLICIT_TO_DATA] != 0)
-        if step[BACKWARD] != 0:
-            call(step[BACKWARD], (step, plan, packed, inverse, n, tile, want_params))
+        step = step_in(plan, through, i)
+        if step[BACKWARD] != 0 and tile.stop[0] == 0:
+            call(step[BACKWARD], (step, plan, packed, is_inverse(step, through), n, tile, gradient))

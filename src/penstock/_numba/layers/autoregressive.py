@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock._numba.conditioners.inputs import add_features, copy_features, gather_features, shared_start
+from penstock._numba.conditioners.inputs import add_features, context_part, copy_features, gather_features
 from penstock._numba.conditioners.masked_mlp import masked_backward, masked_forward, masked_gradient
 from penstock._numba.core.jit import call, jit
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import INPUT, N_B, N_CONTEXT, TRANSFORM_BACKWARD, TRANSFORM_FORWARD, B
-from penstock._numba.core.pointers import given
+from penstock._numba.core.tile import IGNORE
 
 
 @jit
@@ -37,24 +37,24 @@ def autoregressive_forward(
     gather_features(step, slots, n_vectors, tile)
     if not inverse:
         gather_dimensions(step, slots, 0, n - 1, n_vectors, tile)
-    start = shared_start(step, tile)
+    start = context_part(step, tile)
     for i in range(0, n, span):
-        masked_forward(step, linears, slots, i, i + span, params, tile.starts, start, n_vectors, keep, tile.kept)
+        masked_forward(step, linears, slots, i, i + span, params, start, n_vectors, keep, tile)
         call(step[TRANSFORM_FORWARD], (step, plan, i, i + span, inverse, n_vectors, tile, keep))
         if inverse and i + 1 < n:
             gather_dimensions(step, slots, i, i + 1, n_vectors, tile)
 
 
 @jit
-def add_input_gradient(step: Any, slots: Any, first: int, last: int, n_vectors: int, tile: Any) -> None:
+def add_input_gradient(step: Any, slots: Any, first: int, last: int, n_vectors: int, gradient: Any) -> None:
     """The gradients of dimensions [first, last) of the order get what comes through the network."""
     du = step[N_CONTEXT] * TILE
     for i in range(first, last):
-        add_features(1, n_vectors, tile.d_hidden, du + i * TILE, tile.gradient, slots[step[B] + i] * TILE)
+        add_features(1, n_vectors, gradient.hidden, du + i * TILE, gradient.state, slots[step[B] + i] * TILE)
 
 
 def autoregressive_backward(
-    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
     """Puts the state back; gradients of parameters are added to the slice's.
 
@@ -65,12 +65,12 @@ def autoregressive_backward(
     span = 1 if inverse else n
     for i in range(n - span, -1, -span):
         if inverse and i + 1 < n:
-            add_input_gradient(step, slots, i, i + 1, n_vectors, tile)
-        call(step[TRANSFORM_BACKWARD], (step, plan, i, i + span, inverse, n_vectors, tile, False))
-        masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile)
+            add_input_gradient(step, slots, i, i + 1, n_vectors, gradient)
+        call(step[TRANSFORM_BACKWARD], (step, plan, i, i + span, inverse, n_vectors, tile, gradient))
+        masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile, gradient)
     if not inverse:
-        add_input_gradient(step, slots, 0, n - 1, n_vectors, tile)
-    if given(tile.d_context):
-        add_features(step[N_CONTEXT], n_vectors, tile.d_hidden, 0, tile.d_context, 0)
-    if want_params:
-        masked_gradient(step, linears, slots, tile)
+        add_input_gradient(step, slots, 0, n - 1, n_vectors, gradient)
+    if gradient.of_context != IGNORE:
+        add_features(step[N_CONTEXT], n_vectors, gradient.hidden, 0, gradient.context, 0)
+    if gradient.of_params != IGNORE:
+        masked_gradient(step, linears, slots, tile, gradient)

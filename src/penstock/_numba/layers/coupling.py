@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from penstock._numba.conditioners.inputs import (
+    context_part,
     first_wanted,
     gather_features,
     gather_shared_theta,
     scatter_gradient,
-    shared_start,
     shares_theta,
 )
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
@@ -26,19 +26,19 @@ def coupling_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors
         gather_shared_theta(step, n_vectors, tile)
     else:
         gather_features(step, plan.slots, n_vectors, tile)
-        start = shared_start(step, tile)
-        mlp_forward(step, plan.linear, packed.params, tile.starts, start, n_vectors, keep, tile.kept)
+        start = context_part(step, tile)
+        mlp_forward(step, plan.linear, packed.params, start, n_vectors, keep, tile)
     call(step[TRANSFORM_FORWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, keep))
 
 
 def coupling_backward(
-    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
     """Puts the state back; gradients of parameters are added to the slice's."""
-    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, False))
+    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, gradient))
     if shares_theta(step, tile):
         return
-    first = first_wanted(step, tile)
-    du = mlp_backward(step, plan.linear, packed.params, n_vectors, want_params, first, tile)
+    first = first_wanted(step, gradient)
+    du = mlp_backward(step, plan.linear, packed.params, n_vectors, first, tile, gradient)
     if first < step[N_U]:
-        scatter_gradient(step, plan.slots, n_vectors, du, tile)
+        scatter_gradient(step, plan.slots, n_vectors, du, gradient)

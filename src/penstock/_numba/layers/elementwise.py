@@ -28,6 +28,7 @@ from penstock._numba.core.plan import (
 )
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.rowsum import sum_rows
+from penstock._numba.core.tile import IGNORE
 from penstock._numba.transforms import TRANSFORMS
 
 # In the templates of kernels below these are those of a transform.
@@ -59,24 +60,24 @@ def transform_forward(
 
 
 def transform_backward(
-    step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, keep: bool
+    step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
     """The way back through either direction.
 
-    tile.state holds what came out and is put back to what went in; tile.gradient is overwritten for B; tile.d_theta
+    tile.state holds what came out and is put back to what went in; gradient.state is overwritten for B; gradient.theta
     (n_b n_theta, tile) is overwritten. The gradient of the inverse direction comes from the pair (x, y), y = g(x):  with
     upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',  dy = v,
     dtheta = backward(dy = -v, dlog_det = -l).dtheta.
     """
     options = beyond(plan.options, step[OPTIONS])
-    state, gradient, kept, d_theta = tile.state, tile.gradient, tile.kept, tile.d_theta
+    state, d_state, kept, d_theta = tile.state, gradient.state, tile.kept, gradient.theta
     for d in range(first, last):
         x_at = plan.slots[step[B] + d] * TILE
         values = d * step[N_THETA] * TILE
         for lane in range(0, n_vectors * lanes(state), lanes(state)):
             old = load(kept, step[KEPT] + d * TILE + lane)
-            upstream = load(gradient, x_at + lane)
-            bar = load(tile.log_det_bar, lane)
+            upstream = load(d_state, x_at + lane)
+            bar = load(gradient.log_det, lane)
             theta_at, write_at = step[THETA] + values + lane, values + lane
             if inverse:
                 x = load(state, x_at + lane)
@@ -86,7 +87,7 @@ def transform_backward(
                 backward_of(x, kept, theta_at, options, -down, -bar, d_theta, write_at)
             else:
                 down = backward_of(old, kept, theta_at, options, upstream, bar, d_theta, write_at)
-            store(gradient, x_at + lane, down)
+            store(d_state, x_at + lane, down)
             store(state, x_at + lane, old)
 
 
@@ -122,13 +123,13 @@ def elementwise_forward(
 
 
 def elementwise_backward(
-    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
     """Its way back; gradients of free theta are added to the slice's, those of external theta go to the tile's."""
-    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, False))
+    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, gradient))
     n = step[N_B] * step[N_THETA]
     if step[CONDITIONER] == EXTERNAL:
-        copy_features(n, n_vectors, tile.d_theta, 0, tile.d_external, step[EXTERNAL_AT])
-    elif want_params:
+        copy_features(n, n_vectors, gradient.theta, 0, gradient.external, step[EXTERNAL_AT])
+    elif gradient.of_params != IGNORE:
         for i in range(n):
-            tile.params_gradient[step[GRAD] + i] += sum_rows(tile.d_theta, i * TILE, tile.rows, tile.partial)
+            gradient.params[step[GRAD] + i] += sum_rows(gradient.theta, i * TILE, tile.rows, gradient.partial)

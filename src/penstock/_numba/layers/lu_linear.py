@@ -23,6 +23,7 @@ from penstock._numba.core.layout import PAD, TILE
 from penstock._numba.core.math import exp
 from penstock._numba.core.plan import GRAD, INPUT, KEPT, N_B, ORDER, PARAMS, SIGNS, THETA, B
 from penstock._numba.core.rowsum import sum_rows
+from penstock._numba.core.tile import IGNORE
 
 
 @jit
@@ -134,9 +135,9 @@ def lu_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int,
 
 
 @jit
-def lu_side_gradient(step: Any, upper: bool, tile: Any, d_at: int, x: int, grad: int) -> None:
+def lu_side_gradient(step: Any, upper: bool, tile: Any, gradient: Any, d_at: int, x: int, grad: int) -> None:
     """Entries of dM on one side of the diagonal:  M_ij += sum_r d_i(r) x_j(r). Others are written, and never read."""
-    n, d, transposed = step[N_B], tile.d_hidden, tile.transposed
+    n, d, transposed = step[N_B], gradient.hidden, gradient.transposed
     stride = (n + PAD - 1) // PAD * PAD
     transpose_tile(tile.kept, x, n, tile.rows, transposed, stride)
     for i in range(n):
@@ -145,48 +146,50 @@ def lu_side_gradient(step: Any, upper: bool, tile: Any, d_at: int, x: int, grad:
         at = grad + i * stride + first * lanes(d)
         product(
             LOAD, 1, last - first, tile.rows, d, d_at + i * TILE, TILE, 1,
-            transposed, first * lanes(d), stride, tile.params_gradient, at, stride, tile.params_gradient, 0,
+            transposed, first * lanes(d), stride, gradient.params, at, stride, gradient.params, 0,
         )  # fmt: skip
 
 
 @jit
-def lu_gradient(step: Any, slots: Any, params: Any, tile: Any, n_vectors: int, sign: float, dc: int, dv: int) -> None:
+def lu_gradient(
+    step: Any, slots: Any, params: Any, tile: Any, gradient: Any, n_vectors: int, sign: float, dc: int, dv: int
+) -> None:
     """dM and db from dc and dv; with sign -1 for the inverse direction, where both enter negated."""
-    n, gradient, d = step[N_B], tile.params_gradient, tile.d_hidden
+    n, d = step[N_B], gradient.hidden
     stride = (n + PAD - 1) // PAD * PAD
     below = step[GRAD] + n * stride
-    lu_side_gradient(step, True, tile, dv, step[INPUT], step[GRAD])
-    lu_side_gradient(step, False, tile, dc, step[THETA], below)
+    lu_side_gradient(step, True, tile, gradient, dv, step[INPUT], step[GRAD])
+    lu_side_gradient(step, False, tile, gradient, dc, step[THETA], below)
     for i in range(n):
         u = diagonal(step, slots, params, i)
         for lane in range(0, n_vectors * lanes(d), lanes(d)):
             product_ = load(d, dv + i * TILE + lane) * load(tile.kept, step[INPUT] + i * TILE + lane)
-            bar = load(tile.log_det_bar, lane)
-            store(tile.d_theta, lane, fma(u, product_, splat(bar, sign) * bar))
-        gradient[below + n * stride + i] += sum_rows(tile.d_theta, 0, tile.rows, tile.partial)
+            bar = load(gradient.log_det, lane)
+            store(gradient.theta, lane, fma(u, product_, splat(bar, sign) * bar))
+        gradient.params[below + n * stride + i] += sum_rows(gradient.theta, 0, tile.rows, gradient.partial)
         row = dc + slots[step[ORDER] + i] * TILE
-        gradient[below + (n + 1) * stride + i] += sum_rows(d, row, tile.rows, tile.partial)
+        gradient.params[below + (n + 1) * stride + i] += sum_rows(d, row, tile.rows, gradient.partial)
 
 
-def lu_backward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, want_params: bool) -> None:
+def lu_backward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any) -> None:
     """Puts the state back to what went in, and turns the gradient of what came out into that of what went in."""
     slots, params = plan.slots, packed.params
-    n, d = step[N_B], tile.d_hidden
-    first, second, c = 0, tile.d_hidden_half, step[THETA] + step[N_B] * TILE
-    gather_slots(step, slots, n_vectors, tile.gradient, d, first)
+    n, d = step[N_B], gradient.hidden
+    first, second, c = 0, gradient.hidden_half, step[THETA] + step[N_B] * TILE
+    gather_slots(step, slots, n_vectors, gradient.state, d, first)
     if inverse:
         copy_features(n, n_vectors, d, first, d, second)
         triangle_solve(False, True, step, slots, params, n_vectors, d, second)
         copy_features(n, n_vectors, d, second, d, first)
         triangle_solve(True, True, step, slots, params, n_vectors, d, first)
-        scatter_slots(step, slots, n_vectors, d, first, tile.gradient)
+        scatter_slots(step, slots, n_vectors, d, first, gradient.state)
         for start in (first, second):
             for at in range(start, start + n * TILE, lanes(d)):
                 store(d, at, -load(d, at))
     else:
         triangle_product(True, True, step, slots, params, n_vectors, d, first, d, second)
         triangle_product(False, True, step, slots, params, n_vectors, d, second, tile.kept, c)
-        scatter_slots(step, slots, n_vectors, tile.kept, c, tile.gradient)
-    if want_params:
-        lu_gradient(step, slots, params, tile, n_vectors, -1.0 if inverse else 1.0, first, second)
+        scatter_slots(step, slots, n_vectors, tile.kept, c, gradient.state)
+    if gradient.of_params != IGNORE:
+        lu_gradient(step, slots, params, tile, gradient, n_vectors, -1.0 if inverse else 1.0, first, second)
     scatter_slots(step, slots, n_vectors, tile.kept, step[KEPT], tile.state)

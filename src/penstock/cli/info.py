@@ -1,0 +1,48 @@
+"""What ``penstock info`` prints: about this installation, or about a model file."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+
+import penstock as ps
+from penstock import _backend
+
+OPTIONAL = (
+    ("numba", "the pure-Python engine"),
+    ("matplotlib", "pictures of the demo, history.plot()"),
+    ("sklearn", "mixture, kernel estimate and classifier of the demo"),
+)
+
+
+def installation() -> int:
+    """Print versions, backend, instruction sets, threads and optional packages."""
+    print(f"penstock {ps.__version__}, Python {platform.python_version()}, {platform.machine()}")
+    try:
+        backend = _backend.choose()
+        print(f"backend: {backend.name}" + (f" ({backend.reason})" if backend.reason else ""))
+        if backend.name == "cpp":
+            print(f"instruction sets: {', '.join(backend.isas())}; used: {backend.isa()}")
+        elif backend.name == "numba":
+            print("instruction sets: those that Numba finds")
+        print(f"threads: {ps.num_threads()}")
+    except (ImportError, RuntimeError, ValueError) as error:
+        print(f"backend: none ({error})")
+    for package, use in OPTIONAL:
+        found = importlib.util.find_spec(package) is not None
+        print(f"{package}: {'yes' if found else 'no'} ({use})")
+    return 0
+
+
+def model_file(path: str) -> int:
+    """Print what the model in a file is."""
+    flow = ps.load(path)
+    print(f"{path}: {os.path.getsize(path)} bytes")
+    print(f"dim {flow.dim}, context_dim {flow.context_dim}, {flow.dtype}, {flow.n_params} parameters")
+    print(f"fitted: {'yes' if flow.initialised else 'no (standardisation and ActNorm are not set)'}")
+    print(flow)
+    print("parameters:")
+    for name, array in flow.named_params().items():
+        print(f"  {name:32s} {'x'.join(map(str, array.shape))}")
+    return 0

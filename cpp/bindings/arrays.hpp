@@ -132,8 +132,7 @@ inline py::object item(const py::object &sequence, const char *name, size_t i, s
     return py::none();
   }
   if (!py::isinstance<py::sequence>(sequence) || py::len(sequence) != n) {
-    wrong(name,
-          "be None or a sequence of length " + std::to_string(n) + ", one for each step that takes theta from outside");
+    wrong(name, "have " + std::to_string(n) + " entries, one for each external theta");
   }
   return sequence[py::int_(i)];
 }

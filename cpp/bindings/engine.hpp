@@ -197,7 +197,7 @@ class EngineHandle {
   std::vector<ExternalTheta<T>> theta_views(const py::object &thetas, const Range &range, int64_t rows) const {
     const std::vector<External> &externals = plan().externals;
     if (externals.empty() && !thetas.is_none() && py::len(thetas) != 0) {
-      wrong("thetas", "be None: no step takes theta from outside");
+      wrong("thetas", "have 0 entries");
     }
     std::vector<ExternalTheta<T>> views(externals.size());
     for (size_t i = 0; i < externals.size(); i++) {
@@ -206,7 +206,7 @@ class EngineHandle {
       const py::object object = item(thetas, "thetas", i, externals.size());
       if (object.is_none()) {
         if (range.first <= step && step < range.last) {
-          wrong(name, "be given: step " + std::to_string(step) + " takes theta from outside");
+          wrong(name, "be given: step " + std::to_string(step) + " reads it");
         }
         continue;
       }
@@ -222,7 +222,7 @@ class EngineHandle {
   std::vector<ExternalGradient<T>> theta_gradients(const py::object &d_thetas,
                                                    const std::vector<ExternalTheta<T>> &thetas, int64_t rows) const {
     if (thetas.empty() && !d_thetas.is_none() && py::len(d_thetas) != 0) {
-      wrong("d_thetas", "be None: no step takes theta from outside");
+      wrong("d_thetas", "have 0 entries");
     }
     std::vector<ExternalGradient<T>> gradients(thetas.size());
     for (size_t i = 0; i < thetas.size(); i++) {

@@ -11,8 +11,7 @@ namespace {
 void check_index(const Batch &batch) {
   for (int64_t r = 0; batch.index != nullptr && r < batch.rows; r++) {
     if (batch.index[r] < 0 || batch.index[r] >= batch.n_rows) {
-      throw std::invalid_argument("index[" + std::to_string(r) + "] is " + std::to_string(batch.index[r]) +
-                                  ", but x has " + std::to_string(batch.n_rows) + " rows");
+      throw std::invalid_argument("index must lie within the " + std::to_string(batch.n_rows) + " rows of x");
     }
   }
 }
@@ -28,7 +27,7 @@ bool any_theta(const Plan &plan, const ExternalTheta<T> *thetas) {
 template <class T>
 void Engine<T>::refuse_external_theta(const char *what) const {
   if (!plan_.externals.empty()) {
-    throw std::invalid_argument(std::string(what) + ": a step of this plan takes theta from outside");
+    throw std::invalid_argument(std::string(what) + " needs a plan without external theta");
   }
 }
 

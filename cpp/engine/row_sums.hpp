@@ -9,7 +9,8 @@
 
 namespace penstock {
 
-// Sums of numbers of the rows that share a row of context.
+// Sums of numbers of the rows that share a row of context. A slice adds straight to the result where no other slice has
+// rows of that context: between its first and its last one.
 template <class T>
 class ContextSums {
  public:
@@ -18,31 +19,43 @@ class ContextSums {
         block_(context.shared ? slices.rows : context.block),
         slices_(slices),
         result_(result),
-        by_row_(result != nullptr ? slices.rows * n_ : 0) {}
+        edges_(result != nullptr ? static_cast<size_t>(2 * slices.n * n_) : 0) {}
 
   // Adds a tile of slice s; by_row (tile, context_dim).
-  void add(int64_t, const TileRows &rows, const T *by_row) {
-    std::copy_n(by_row, rows.count * n_, by_row_.data() + rows.first * n_);
+  void add(int64_t s, const TileRows &rows, const T *by_row) {
+    for (int begin = 0, end = 0; begin < rows.count; begin = end) {
+      const int64_t context = rows[begin] / block_;
+      end = static_cast<int>(std::min<int64_t>(rows.count, (context + 1) * block_ - rows.first));
+      double *sums = context == first(s) ? edge(s, 0) : context == last(s) ? edge(s, 1) : result_ + context * n_;
+      for (int64_t i = 0; i < n_; i++) {
+        double column[tile_rows];
+        for (int r = begin; r < end; r++) {
+          column[r - begin] = static_cast<double>(by_row[r * n_ + i]);
+        }
+        sums[i] += kernels<T>().sum_rows(column, end - begin);
+      }
+    }
   }
 
   // What is left to be added once all slices are done.
   void finish() {
-    std::vector<double> column(static_cast<size_t>(block_));
-    for (int64_t first = 0; result_ != nullptr && first < slices_.rows; first += block_) {
+    for (int64_t s = 0; result_ != nullptr && s < slices_.n; s++) {
       for (int64_t i = 0; i < n_; i++) {
-        for (int64_t r = 0; r < block_; r++) {
-          column[static_cast<size_t>(r)] = static_cast<double>(by_row_.data()[(first + r) * n_ + i]);
-        }
-        result_[first / block_ * n_ + i] += kernels<T>().sum_rows(column.data(), block_);
+        result_[first(s) * n_ + i] += edge(s, 0)[i];
+        result_[last(s) * n_ + i] += edge(s, 1)[i];  // zeros if it is the first
       }
     }
   }
 
  private:
+  int64_t first(int64_t s) const { return slices_.first_tile(s) * tile_rows / block_; }
+  int64_t last(int64_t s) const { return (std::min(slices_.rows, slices_.first_tile(s + 1) * tile_rows) - 1) / block_; }
+  double *edge(int64_t s, int64_t i) { return edges_.data() + (2 * s + i) * n_; }
+
   int64_t n_, block_;
   const Slices &slices_;
   double *result_;
-  Aligned<T> by_row_;
+  std::vector<double> edges_;
 };
 
 // Gradients of external thetas: of each row, or sums over all.

@@ -20,12 +20,13 @@ Trainer<T>::Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, co
       m_(engine_->plan().n_params),
       v_(engine_->plan().n_params),
       gradients_(engine_->plan(), 0),
+      frozen_(frozen),
       squares_(engine_->plan().segments.size()),
       threads_(static_cast<int>(std::clamp<int64_t>(engine_->plan().n_params / 8192, 1, 256))) {
   engine_->refuse_external_theta("Trainer");
   std::fill_n(m_.data(), m_.size(), T{0});
   std::fill_n(v_.data(), v_.size(), T{0});
-  cut(frozen);
+  cut();
 }
 
 template <class T>
@@ -33,21 +34,25 @@ void Trainer<T>::Busy::refuse() {
   throw std::runtime_error("this Trainer is at work: it takes one call at a time");
 }
 
-// Cuts the frozen runs out of the rows of all segments.
+// Cuts frozen runs, the plan's among them, out of the rows of all segments.
 template <class T>
-void Trainer<T>::cut(const std::vector<Run> &frozen) {
+void Trainer<T>::cut() {
   const Plan &plan = engine_->plan();
-  std::vector<Run> runs = frozen;
-  for (const auto &[offset, count] : runs) {
+  for (const auto &[offset, count] : frozen_) {
     if (offset < 0 || count < 0 || offset > plan.n_params - count) {
       throw std::invalid_argument("frozen: [" + std::to_string(offset) + ", " + std::to_string(count) +
                                   "] does not lie within the " + std::to_string(plan.n_params) + " parameters");
     }
   }
-  std::sort(runs.begin(), runs.end());
+  for (const Segment &segment : plan.segments) {
+    if (segment.frozen) {
+      frozen_.emplace_back(segment.flat, segment.rows * segment.columns);
+    }
+  }
+  std::sort(frozen_.begin(), frozen_.end());
   for (const Segment &segment : plan.segments) {
     first_piece_.push_back(pieces_.size());
-    for (int64_t r = 0; r < segment.rows && !segment.frozen; r++) {
+    for (int64_t r = 0; r < segment.rows; r++) {
       const int64_t begin = segment.flat + r * segment.columns, end = begin + segment.columns;
       int64_t at = begin;
       const auto keep = [&](int64_t to) {
@@ -55,7 +60,7 @@ void Trainer<T>::cut(const std::vector<Run> &frozen) {
           pieces_.push_back({at, segment.padded + r * segment.stride + (at - begin), to - at});
         }
       };
-      for (const auto &[offset, count] : runs) {
+      for (const auto &[offset, count] : frozen_) {
         if (count > 0 && offset < end && offset + count > at) {
           keep(std::max(at, offset));
           at = std::max(at, std::min(end, offset + count));
@@ -82,6 +87,10 @@ void Trainer<T>::set_state(const T *m, const T *v, int64_t step) {
   std::copy_n(m, m_.size(), m_.data());
   std::copy_n(v, v_.size(), v_.data());
   step_ = step;
+  for (const auto &[offset, count] : frozen_) {
+    std::fill_n(m_.data() + offset, count, T{0});
+    std::fill_n(v_.data() + offset, count, T{0});
+  }
 }
 
 // The sum of gradients into the first one, and the norm of scale times the sum, a segment at a time.

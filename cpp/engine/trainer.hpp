@@ -67,7 +67,7 @@ class Trainer {
   struct Piece {
     int64_t flat, padded, n;
   };
-  void cut(const std::vector<Run> &frozen);
+  void cut();
   double norm(int n_gradients, double scale);
   void update(double learning_rate, double scale);
 
@@ -77,6 +77,7 @@ class Trainer {
   std::unique_ptr<Packed<T>> packed_;
   Aligned<T> m_, v_;
   SliceGradients<T> gradients_;
+  std::vector<Run> frozen_;
   std::vector<Piece> pieces_;
   std::vector<size_t> first_piece_;  // of each segment, and their number
   std::vector<double> squares_;

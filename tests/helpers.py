@@ -25,6 +25,10 @@ ROOT = HERE.parent
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+# Laws of so many kinds of flows that Numba's compiler would take most of the time of the quick suite.
+each_backend_numba_in_ci = pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.slow if name == "numba" else ()) for name in BACKENDS]
+)
 
 
 def _on_each_backend(cases: Sequence[Case]) -> Any:

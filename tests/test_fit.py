@@ -213,8 +213,6 @@ def test_frozen_parameters_keep_their_bits_and_the_others_learn(backend: str, dt
 @each_backend
 def test_a_step_with_frozen_parameters_is_that_of_the_others_alone(backend: str) -> None:
     """The norm that is clipped is that of the parameters that train."""
-    if backend == "cpp" and not hasattr(ps.realnvp(2)._runner().engine, "externals"):
-        pytest.skip("needs an engine of protocol 2")
     flow = ps.Flow(ps.StandardNormal(3), [SMALL, ps.Elementwise()], dtype="float64", rng=0, backend=backend)
     flow.params = 0.3 * rng("frozen step").standard_normal(flow.n_params)
     x, before = 3 * gaussian(64, "frozen step rows"), flow.params.copy()

@@ -17,6 +17,7 @@ import pytest
 import penstock as ps
 from cases import BACKENDS, CASES, KERNELS, QUICK, built
 from helpers import ROOT, backend_of, each_backend, python
+from penstock import plan_table
 from penstock._backend import package_version
 from penstock.layers import LAYERS
 from penstock.transforms import TRANSFORMS
@@ -148,7 +149,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
     found = [
         f"{path.name}:{line}"
         for path in sources(*SHELL)
-        if path.name not in ("runner.py", "_protocol1.py")
+        if path.name != "runner.py"
         for name, line in calls(path)
         if name.rpartition(".")[0].rpartition(".")[2] in ("engine", "_engine", "backend", "_backend")
         if name.rpartition(".")[2] in ENGINE_CALLS
@@ -159,7 +160,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
     "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "_describe", "training", "files", "ops",
-    "history", "runner", "_protocol1", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers",
+    "history", "runner", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers",
     "conditioners", "transforms", "base", "_files", "_validate", "_warn", "_typing",
 )  # fmt: skip
 
@@ -581,3 +582,33 @@ def test_what_the_package_requires_is_what_it_imports() -> None:
     for requirement in project["dependencies"]:
         name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
         assert re.search(rf'^ *(?:import|from) {name}\b|import_module\("{name}"\)', text, re.M), name
+
+
+# -- the page that follows one call ----------------------------------------------------------------
+
+
+def test_the_quotes_of_the_page_of_the_house_stand_in_the_code() -> None:
+    """Each block of code follows a paragraph that begins with the file it is from; ``...`` stands for what was left out."""
+    text = (ROOT / "docs" / "house.md").read_text()
+    assert len(text.splitlines()) <= 250
+    quoted = 0
+    source = ""
+    for part in re.split(r"(```\w*\n.*?```)", text, flags=re.S):
+        if not part.startswith("```"):
+            named = re.findall(r"^`([\w/.]+\.(?:py|hpp|cpp))`", part, flags=re.M)
+            source = named[-1] if named else source
+            continue
+        language, _, body = part.strip("`").partition("\n")
+        if language == "text" or not source:
+            continue
+        lines = [line.strip() for line in (ROOT / source).read_text().splitlines()]
+        wanted = [line.strip() for line in body.splitlines() if line.strip() not in ("", "...")]
+        missing = [line for line in wanted if line not in lines]
+        assert not missing, f"{source} has not: {missing}"
+        quoted += 1
+    assert quoted >= 7
+
+
+def test_the_plan_on_the_page_of_the_house_is_that_of_its_flow() -> None:
+    flow = ps.Flow(ps.StandardNormal(2), [ps.Coupling(ps.Affine(), ps.MLP((4,)))], rng=0)
+    assert plan_table.describe(flow._plan.table) in (ROOT / "docs" / "house.md").read_text()

@@ -108,6 +108,20 @@ def test_info_names_version_and_engine() -> None:
     assert "backend: none" not in out
 
 
+def test_the_package_is_the_command() -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock", "info"], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert ps.__version__ in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock", "paint"], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert "paint" in done.stderr
+
+
 def test_info_tells_about_a_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
     path = tmp_path / "flow.safetensors"
     ps.realnvp(3, rng=0).save(path)

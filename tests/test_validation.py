@@ -257,7 +257,7 @@ def test_fit_refuses_zero_rows(flow: ps.Flow) -> None:
 def test_fit_on_one_row_says_what_to_do_and_works_without_validation(flow: ps.Flow) -> None:
     _unchanged(flow, lambda own: own.fit(np.zeros((1, 5))), ValueError, "1 row.*validation")
     own = flow.copy().reset(0)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030
         own.fit(np.ones((1, 5)), validation=0, epochs=3)
     assert any("training rows (1)" in str(warning.message) for warning in caught)
     assert np.isfinite(own.log_prob(np.ones((1, 5)))).all()

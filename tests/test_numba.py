@@ -64,7 +64,7 @@ import json, numpy as np
 from penstock._numba import row_order
 from penstock._numba.conditioners.activations import scale_by_kept
 from penstock._numba.core.jit import cache_folder, kernel
-from penstock._numba.core.plan import KERNEL_TYPES
+from penstock._numba.core.tile import KERNEL_TYPES
 row_order(1, 1, 3, 0, np.zeros(3, np.int64))
 kernel(scale_by_kept, KERNEL_TYPES["float32"].scale)
 print(json.dumps(cache_folder({user!r})))

@@ -23,10 +23,9 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "densities"))
 
-from tables import TABLES, TUNING, load  # noqa: E402
-
 import penstock as ps  # noqa: E402
 from penstock.training import mean, options  # noqa: E402
+from tables import TABLES, TUNING, load  # noqa: E402
 
 BASE = "base"
 # Where the study began, stated in full, so that no later change of a default moves it.

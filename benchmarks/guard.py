@@ -313,14 +313,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", metavar="BASE", help="a commit")
     parser.add_argument("head", metavar="HEAD", help="a commit, or . for the working tree with what is not committed")
-    parser.add_argument("--rounds", type=int, default=15, help="at least 3 (default 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="at least 5 (default 15)")
     parser.add_argument("--starts", type=int, default=3, help="how often both processes start anew (default 3)")
     parser.add_argument("--tasks", metavar="PATTERN", default="*", help="a shell pattern, such as 'nsf*'")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all readings")
     given = parser.parse_args()
-    if given.rounds < 3 or not 1 <= given.starts <= given.rounds:
-        parser.error("a standard error needs at least 3 rounds, and every start a round")
+    if given.rounds < 5 or not 1 <= given.starts <= given.rounds:
+        parser.error("a standard error needs at least 5 rounds, and every start a round")
 
     names = {"base": name_of(given.base), "head": name_of(given.head)}
     sites = {"base": build(names["base"]), "head": build(names["head"])}
@@ -334,6 +334,8 @@ def main() -> int:
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"note: the machine is busy (load {load:.2f})", file=sys.stderr)
+    if given.rounds < 15:
+        print("note: with fewer than 15 rounds standard errors are rough; expect false alarms", file=sys.stderr)
     readings = measure(sites, [task.name for task in tasks], given.rounds, given.starts, given.threads)
 
     results = [

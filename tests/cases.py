@@ -287,8 +287,8 @@ CHOSEN = (
     "elementwise_one_dim", "permutation_random", "no_layers", "lu_linear_wide", "coupling_to_data", "coupling_relu",
     "coupling_linear", "coupling_residual", "coupling_odd_widths", "autoregressive", "autoregressive_residual",
     "autoregressive_additive", "autoregressive_spline_to_data", "spline_steep", "coupling_spline", "mixed_layers",
-    "coupling_given_odd_widths", "elementwise_given_one_dim", "embedding", "autoregressive_given_residual", "nsf_ar_given",
-    "nsf", "realnvp_wide",
+    "coupling_given_residual", "coupling_given_odd_widths", "elementwise_given_one_dim", "embedding",
+    "autoregressive_given_residual", "nsf_ar_given", "nsf", "realnvp_wide",
 )  # fmt: skip
 QUICK = tuple(case for case in CASES if case.kind == "transform" or case.name in CHOSEN)
 # The flows on which whole-engine laws (threads, training, processes) are held: one plain, one with every kind of layer.

@@ -25,6 +25,10 @@ ROOT = HERE.parent
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+# Laws of so many kinds of flows that Numba's compiler would take most of the time of the quick suite.
+each_backend_numba_in_ci = pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.slow if name == "numba" else ()) for name in BACKENDS]
+)
 
 
 def _on_each_backend(cases: Sequence[Case]) -> Any:
@@ -187,28 +191,32 @@ def row_size(rows: Array) -> Array:
     return np.abs(np.asarray(rows, np.float64)).max(axis=-1, initial=1.0, keepdims=True)
 
 
+# Where a script starts the suite in the background, its children ignore SIGINT until somebody says otherwise.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def python(
-    code: str, *args: str, env: dict[str, str] | None = None, check: bool = True
+    code: str, *args: str, env: dict[str, str] | None = None, check: bool = True, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run a piece of Python in a fresh interpreter that sees the same penstock and the tests' helpers."""
     path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
     full = {**os.environ, "PYTHONPATH": path, **(env or {})}
     full = {name: value for name, value in full.items() if value != ""}
     done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", code, *args],
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", INTERRUPTIBLE + code, *args],
         env=full,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     if check and done.returncode:
         raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
 
 
-def python_json(code: str, *args: str, env: dict[str, str] | None = None) -> Any:
+def python_json(code: str, *args: str, env: dict[str, str] | None = None, timeout: float = 300) -> Any:
     """The JSON that a piece of Python prints last."""
-    return json.loads(python(code, *args, env=env).stdout.splitlines()[-1])
+    return json.loads(python(code, *args, env=env, timeout=timeout).stdout.splitlines()[-1])
 
 
 def derivative(f: Callable[[float], Array], h: float) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import penstock as ps
+from cases import context_scale, data_scale
 from helpers import HERE
 from penstock.files import specs
 from penstock.transforms import TRANSFORMS
@@ -132,16 +133,8 @@ _reader = reader()
 
 def _model(flow: ps.Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     """The spec of a flow as its file has it, and the tensors, float64."""
-    sizes = [flow.dim, flow.dim, flow.context_dim, flow.context_dim]
-    loc, scale, context_loc, context_scale = np.split(
-        np.array(flow._snapshot.buffers, np.float64), np.cumsum(sizes)[:-1]
-    )
-    buffers = {
-        "standardize.loc": loc,
-        "standardize.scale": scale,
-        "context.loc": context_loc,
-        "context.scale": context_scale,
-    }
+    names = ("standardize.loc", "standardize.scale", "context.loc", "context.scale")
+    buffers = dict(zip(names, (*data_scale(flow), *context_scale(flow)), strict=True))
     return json.loads(json.dumps(specs.encode(flow.spec))), {**named(flow), **buffers}
 
 
@@ -150,7 +143,8 @@ def _run(verb: str, flow: ps.Flow, rows: Array, context: Array | None) -> Any:
         context = flow.context  # type: ignore[attr-defined]
     x = np.array(rows, np.float64)
     if len(x) == 0:  # a shape of none is not to be inferred
-        result = _reader[verb](*_model(flow), np.zeros((1, flow.dim)), context if np.ndim(context) < 2 else None)
+        given = np.zeros((1, flow.context_dim)) if np.ndim(context) == 2 else context
+        result = _reader[verb](*_model(flow), np.zeros((1, flow.dim)), given)
         return result[:0] if verb == "log_prob" else tuple(part[:0] for part in result)
     return _reader[verb](*_model(flow), x, context)
 

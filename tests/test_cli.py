@@ -693,3 +693,31 @@ def test_info_tells_the_layers_of_a_file_and_their_sizes(model: Path, capsys: py
     flow = ps.load(model)
     assert repr(flow) in told
     assert all(name in told for name in flow.named_params())
+
+
+# -- upgrade ------------------------------------------------------------------------------------
+
+FORMAT1 = HERE / "golden" / "format1"
+
+
+def test_upgrade_rewrites_older_formats_and_keeps_the_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    shutil.copy(FORMAT1 / "nsf.safetensors", old)
+    flow = ps.load(old)
+    flow.save(new)
+    present = new.read_bytes()
+    assert run("upgrade", old, new) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{old}: from format 1 to 2", f"{new}: is of format 2"]
+    assert (old.read_bytes(), new.read_bytes()) == (present, present)
+    x = flow.sample(10, rng=0)
+    assert_same_bits(ps.load(old).log_prob(x), flow.log_prob(x))
+    assert sorted(os.listdir(tmp_path)) == [new.name, old.name]
+    assert run("upgrade", tmp_path / "missing") == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_upgrade_warns_of_a_circle_on_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "circular.safetensors"
+    shutil.copy(FORMAT1 / "circular.safetensors", path)
+    assert run("upgrade", path) == 0
+    assert "density of this flow is wrong" in capsys.readouterr().err

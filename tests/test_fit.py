@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +213,6 @@ def test_frozen_parameters_keep_their_bits_and_the_others_learn(backend: str, dt
 @each_backend
 def test_a_step_with_frozen_parameters_is_that_of_the_others_alone(backend: str) -> None:
     """The norm that is clipped is that of the parameters that train."""
-    if backend == "cpp" and not hasattr(ps.realnvp(2)._runner().engine, "externals"):
-        pytest.skip("needs an engine of protocol 2")
     flow = ps.Flow(ps.StandardNormal(3), [SMALL, ps.Elementwise()], dtype="float64", rng=0, backend=backend)
     flow.params = 0.3 * rng("frozen step").standard_normal(flow.n_params)
     x, before = 3 * gaussian(64, "frozen step rows"), flow.params.copy()
@@ -249,59 +243,6 @@ def test_names_that_freeze_nothing_are_refused_with_those_there_are() -> None:
             flow.fit(x, freeze=freeze)
     with pytest.raises(TypeError, match=r"freeze\[1\] must be a string"):
         flow.fit(x, freeze=["layers.0", 1])
-
-
-# -- weights ------------------------------------------------------------------------------------
-
-
-@each_backend
-@each_dtype
-@pytest.mark.parametrize("how", [True, "robust"])
-def test_the_unit_of_the_weights_changes_no_bit(backend: str, dtype: str, how: Any) -> None:
-    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), SMALL], dtype=dtype, rng=0, backend=backend)
-    x, weight = gaussian(400, "unit"), rng("unit weights").uniform(-0.1, 2, 400)
-    own = (gaussian(100, "unit validation"), weight[:100])
-    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 50, "rng": 0, "standardize": how}
-    for validation in (0.2, own):
-        plain = start.copy().fit(x, sample_weight=weight, validation=validation, **arguments)
-        for exponent in (-1000, -160, -130, 90, 127, 1000):
-            scaled = np.ldexp(weight, exponent)
-            given = (own[0], np.ldexp(own[1], 3 - exponent)) if validation is own else validation
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                flow = start.copy().fit(x, sample_weight=scaled, validation=given, **arguments)
-            assert_same_bits(flow.params, plain.params)
-            assert_same_bits(np.array(flow._snapshot.buffers), np.array(plain._snapshot.buffers))
-            assert flow.history.validation_loss == plain.history.validation_loss
-            assert flow.history.train_loss == plain.history.train_loss
-
-
-@each_backend
-@pytest.mark.parametrize("size", [1e-320, 1e-50, 1e37, 1e307])
-def test_weights_of_any_size_give_the_same_fit(backend: str, size: float) -> None:
-    start = ps.realnvp(2, layers=2, hidden=(8,), rng=0, backend=backend)
-    x, weight = gaussian(400, "size", 2), rng("size weights").uniform(0.5, 1.5, 400)
-    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 50, "rng": 0}
-    plain = start.copy().fit(x, sample_weight=weight, **arguments)
-    flow = start.copy().fit(x, sample_weight=weight * size, **arguments)
-    # A subnormal weight has few digits.
-    np.testing.assert_allclose(flow.params, plain.params, atol=2e-2 if size < 1e-300 else 1e-4)
-    equal = start.copy().fit(x, sample_weight=np.full(400, size), **arguments)
-    none = start.copy().fit(x, **arguments)
-    np.testing.assert_allclose(equal.params, none.params, atol=1e-5)
-
-
-@pytest.mark.parametrize("unit", [1e-300, 1.0, 1e300])
-def test_a_heavy_row_is_blamed_in_any_unit(unit: float) -> None:
-    flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0)
-    x, weight = gaussian(20_000, "heavy", 2), np.full(20_000, unit)
-    weight[5] = 1e5 * unit
-    x[5] = 900  # not so extreme that it is blamed
-    with pytest.raises(ps.TrainingError, match="sample_weight above 10,000 times the mean"):
-        flow.fit(
-            x, sample_weight=weight, epochs=3, batch_size=20_000, learning_rate=1e20, warmup=0, schedule="constant",
-            clip_norm=None, validation=0, standardize=False, rng=0,
-        )  # fmt: skip
 
 
 # -- when it goes wrong -------------------------------------------------------------------------
@@ -430,180 +371,6 @@ def test_ctrl_c_ends_training_and_keeps_the_best_parameters(backend: str) -> Non
     assert any("interrupted" in message for message in result["warned"])
 
 
-# -- warnings -----------------------------------------------------------------------------------
-
-
-@each_backend
-def test_overfitting_is_told_after_the_fit(backend: str) -> None:
-    flow = ps.realnvp(4, layers=4, hidden=(64, 64), rng=0, backend=backend)
-    x = gaussian(300, "overfit", 4)
-    with pytest.warns(UserWarning, match="the flow overfits: from epoch") as caught:
-        flow.fit(x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, rng=0)
-    assert [warning.filename for warning in caught] == [__file__]
-    best = flow.history.best_epoch
-    assert f"from epoch {best} to 60" in str(caught[0].message)
-    assert best is not None
-    assert best < 30
-    assert flow.history.validation_loss[-1] > flow.history.validation_loss[best - 1] + 0.1
-    # A run that its patience ended has not gone on for nothing.
-    flow.copy().reset(0).fit(
-        x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, schedule="plateau", rng=0
-    )
-
-
-@each_backend
-def test_few_rows_are_told_by_the_number_of_free_parameters_where_nothing_is_validated(backend: str) -> None:
-    flow = ps.maf(3, layers=2, hidden=(30,), rng=0, backend=backend)
-    weights = [value for name, value in flow.named_params().items() if name.endswith("conditioner.0.weight")]
-    masked = sum(int((value == 0).sum()) for value in weights)
-    assert masked > 0
-    x = gaussian(flow.n_params, "few")
-    free = sum(tensor.size if tensor.mask is None else int(tensor.mask.sum()) for tensor in flow._plan.tensors)
-    assert free <= flow.n_params - masked
-    least = -(-free // 10)
-    flow.copy().fit(x[:least], validation=0, epochs=1, batch_size=4)  # silent
-    flow.copy().fit(x[: least // 2], validation=x, epochs=1, batch_size=4)  # silent
-    with pytest.warns(UserWarning, match=rf"{free} free parameters.*training rows \({least - 1}\)") as caught:
-        flow.copy().fit(x[: least - 1], validation=0, epochs=1, batch_size=4)
-    assert [warning.filename for warning in caught] == [__file__]
-    size = flow.named_params()["layers.0.conditioner.0.bias"].size
-    few = (free - size) // 10
-    flow.copy().fit(x[: few + 1], validation=0, epochs=1, batch_size=4, freeze="layers.0.conditioner.0.bias")  # silent
-
-
-@each_backend
-def test_validation_rows_that_negative_weights_make_worth_little_are_told(backend: str) -> None:
-    source = rng("worth little")
-    x, weight = source.standard_normal((500, 2)), np.where(source.random(500) < 0.3, -1.0, 1.0)
-    flow = ps.nsf(2, layers=2, hidden=(8,), rng=0, backend=backend)
-    with pytest.warns(
-        UserWarning, match=r"50 validation rows make them worth \d+(\.\d)? rows.*has chosen epoch"
-    ) as told:
-        flow.fit(x, sample_weight=weight, epochs=20, rng=0)
-    assert [warning.filename for warning in told] == [__file__]
-    flow.copy().fit(x, sample_weight=np.abs(weight), epochs=2, rng=0)  # silent
-    flow.copy().fit(x[:40], sample_weight=np.abs(weight)[:40], epochs=2, rng=0)  # few rows, but not for their weights
-
-
-@each_backend
-@pytest.mark.parametrize("how", [True, False, "robust"])
-def test_a_column_far_from_zero_is_named_with_its_distance(backend: str, how: Any) -> None:
-    flow = ps.realnvp(4, layers=2, hidden=(8,), rng=0, backend=backend)
-    u = rng("far").standard_normal((2000, 4))
-    u -= u.mean(axis=0)
-    x = u / u.std(axis=0)
-    x[:, 1] += 0.95e4
-    flow.copy().fit(x, epochs=1, batch_size=500, validation=0, standardize=how, learning_rate=1e-9)  # silent
-    x[:, 1] += 0.15e4
-    x[:, 3] = 7  # constant, and so not far
-    with pytest.warns(UserWarning) as caught:  # noqa: PT030
-        flow.fit(x, epochs=1, batch_size=500, validation=0, standardize=how, learning_rate=1e-9)
-    far = [str(warning.message) for warning in caught if "standard deviations from zero" in str(warning.message)]
-    assert len(far) == 1
-    assert "float32" in far[0]
-    assert "subtract" in far[0]
-    named = re.match(r"column (\d) \((\d\.\d+e\+04)\) of X", far[0])
-    assert named is not None
-    assert named[1] == "1"
-    assert float(named[2]) == pytest.approx(1.1e4, rel=0.1)
-    assert all(warning.filename == __file__ for warning in caught)
-    assert len(caught) == (1 if how is False else 2)
-
-
-@each_backend
-def test_batches_that_weigh_nothing_are_passed_over_cheaply(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0, backend=backend)
-    x, weight = rng("passed over").standard_normal((4000, 2)), np.zeros(4000)
-    weight[::500] = 1.0
-    calls = 0
-    row_order = flow._backend.row_order
-
-    def count(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return row_order(*arguments)
-
-    monkeypatch.setattr(flow._backend, "row_order", count)
-    flow.fit(x, sample_weight=weight, validation=0, epochs=2, batch_size=100, rng=0)
-    assert np.isfinite(flow.history.train_loss).all()
-    # Eighty batches of a hundred rows.
-    assert calls < 300
-
-
-@each_backend
-@pytest.mark.parametrize("how", [True, False, "robust"])
-def test_what_rows_of_weight_zero_hold_changes_no_bit(backend: str, how: Any) -> None:
-    start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), SMALL, ps.ActNorm()], rng=0, backend=backend)
-    x = rng("weightless").standard_normal((500, 3))
-    weight = np.where(np.arange(500) % 5 < 2, 0.0, 1.5)
-    own, own_weight = x[:50] + 0.1, weight[:50]
-    trained = []
-    for value in (0.5, np.nan, np.inf):
-        x[weight == 0] = value
-        own[own_weight == 0] = value
-        for validation in (0.2, (own, own_weight)):
-            flow = start.copy()
-            flow.fit(x, sample_weight=weight, validation=validation, epochs=3, batch_size=50, rng=0, standardize=how)
-            assert np.isfinite(flow.history.validation_loss).all()
-            trained.append(flow)
-    for i, flow in enumerate(trained):
-        twin = trained[i % 2]
-        assert_same_bits(flow.params, twin.params)
-        assert_same_bits(np.array(flow._snapshot.buffers), np.array(twin._snapshot.buffers))
-
-
-@each_backend
-def test_weights_are_as_good_as_copies_of_rows(backend: str) -> None:
-    """A density learnt from weighted rows is that of the table in which each row stands as often as it weighs."""
-    source = rng("weights")
-    x = np.concatenate([source.normal(-2, 0.5, (2000, 1)), source.normal(2, 0.5, (2000, 1))])
-    weight = np.repeat([3.0, 0.0], 2000)
-    flow = ps.Flow(ps.StandardNormal(1), [ps.Elementwise()], rng=0, backend=backend)
-    flow.fit(x, sample_weight=weight, epochs=20, batch_size=500, learning_rate=1e-2, rng=0)
-    draws = flow.sample(10_000, rng=0)
-    assert abs(draws.mean() + 2) < 0.05
-    assert abs(draws.std() - 0.5) < 0.05
-
-
-# -- history ------------------------------------------------------------------------------------
-
-
-@each_backend
-def test_history_has_one_entry_an_epoch(backend: str) -> None:
-    flow = fresh(CASE, backend, "float32")
-    x = points(CASE, 300, flow)
-    flow.fit(x, epochs=4, batch_size=90)
-    history = flow.history
-    for name in ("epoch", "step", "train_loss", "validation_loss", "learning_rate", "seconds", "rows_per_second"):
-        assert len(getattr(history, name)) == 4
-    assert history.step == [3, 6, 9, 12]
-    assert "4 epochs" in repr(history)
-
-
-def test_history_plots_both_losses_and_marks_the_epoch_that_was_kept() -> None:
-    plt = pytest.importorskip("matplotlib.pyplot")
-    plt.switch_backend("agg")
-    flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0).fit(gaussian(300, "plot", 2), epochs=4, batch_size=90, rng=0)
-    history = flow.history
-    axes = history.plot()
-    training, validation, kept = axes.lines
-    for line, losses in ((training, history.train_loss), (validation, history.validation_loss)):
-        np.testing.assert_array_equal(line.get_xdata(), history.epoch)
-        np.testing.assert_array_equal(line.get_ydata(), losses)
-    assert list(kept.get_xdata()) == [history.best_epoch]
-    assert list(kept.get_ydata()) == [min(history.validation_loss)]
-    assert "nats" in axes.get_ylabel()
-    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["training", "validation"]
-    own = plt.figure().add_subplot()
-    assert history.plot(ax=own) is own
-    assert len(own.lines) == 3
-    unvalidated = ps.History(epoch=[1], step=[2], train_loss=[3.0])
-    assert len(unvalidated.plot(ax=plt.figure().add_subplot()).lines) == 1
-    with pytest.raises(ValueError, match="no epoch"):
-        ps.History().plot()
-    plt.close("all")
-
-
 @pytest.mark.parametrize("stream", ["None", "object()", "closed", "broken", "full"])
 def test_a_standard_error_that_cannot_be_written_to_costs_nothing_but_the_bar(stream: str) -> None:
     code = f"""if True:
@@ -657,27 +424,3 @@ def test_the_error_state_of_numpy_is_no_part_of_training_and_is_kept_for_callbac
     assert all(state["under"] == "raise" for state in states)
     assert len(states) == 50
     assert_same_bits(trained.params, plain.params)
-
-
-def test_without_a_terminal_fit_is_silent_and_on_request_it_is_not() -> None:
-    code = """if True:
-        import sys
-        import numpy as np, penstock as ps
-        flow = ps.realnvp(2, layers=2, hidden=(8,))
-        x = np.random.default_rng(0).standard_normal((100, 2))
-        flow.fit(x, epochs=2, progress=None if len(sys.argv) < 2 else True)
-    """
-    for extra, expected in (((), False), (("bar",), True)):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *extra], capture_output=True, text=True, timeout=300, check=True
-        )
-        assert done.stdout == ""
-        assert ("rows/s" in done.stderr) is expected
-        assert expected or done.stderr == ""
-
-
-def test_the_warning_filter_sees_no_warning_of_ours() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        flow = fresh(CASE, BACKENDS[0], "float32")
-        flow.fit(points(CASE, 150, flow), epochs=1, batch_size=30)

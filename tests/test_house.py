@@ -8,15 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import penstock as ps
-from cases import BACKENDS, CASES, built
-from helpers import ROOT, each_backend, python
+from cases import BACKENDS, CASES, KERNELS, QUICK, built
+from helpers import ROOT, backend_of, each_backend, python
+from penstock import plan_table
 from penstock._backend import package_version
 from penstock.layers import LAYERS
 from penstock.transforms import TRANSFORMS
@@ -148,7 +149,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
     found = [
         f"{path.name}:{line}"
         for path in sources(*SHELL)
-        if path.name not in ("runner.py", "_protocol1.py")
+        if path.name != "runner.py"
         for name, line in calls(path)
         if name.rpartition(".")[0].rpartition(".")[2] in ("engine", "_engine", "backend", "_backend")
         if name.rpartition(".")[2] in ENGINE_CALLS
@@ -159,7 +160,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
     "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "_describe", "training", "files", "ops",
-    "history", "runner", "_protocol1", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers",
+    "history", "runner", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers",
     "conditioners", "transforms", "base", "_files", "_validate", "_warn", "_typing",
 )  # fmt: skip
 
@@ -243,8 +244,9 @@ def cpp_transforms() -> list[str]:
 def test_the_lists_of_transforms_agree() -> None:
     names = list(TRANSFORMS)
     assert cpp_transforms() == names
-    assert [case.name for case in CASES if case.kind == "transform"] == names
-    for module in (built(CASES[0], backend, "float32")._backend for backend in BACKENDS):
+    assert [case.name for case in KERNELS if case.kind == "transform"] == names
+    assert [case.transform.name for case in KERNELS if case.kind == "transform"] == names
+    for module in (backend_of(built(CASES[0], backend, "float32")) for backend in BACKENDS):
         assert list(module.transform_names()) == names
     for folder, suffix, others in (
         (CPP, ".hpp", {"list"}),
@@ -266,6 +268,23 @@ def test_every_layer_and_recipe_has_a_case() -> None:
         [name for name in recipes if f"{case.name}_".startswith(f"{name}_")] for case in CASES if case.kind == "recipe"
     ]
     assert recipes == {max(names, key=len) for names in named}
+
+
+def test_the_quick_cases_of_numba_have_a_bit_of_everything() -> None:
+    def parts(cases: Iterable[Any]) -> set[Any]:
+        found: set[Any] = set()
+        for flow in (built(case, BACKENDS[0], "float32") for case in cases):
+            found |= {("context", flow.context_dim > 0), ("embedding", flow.spec.embedding is not None)}
+            for layer in flow.spec.layers:
+                network, name = getattr(layer, "conditioner", None), type(layer).__name__
+                found.add((name, getattr(layer, "explicit", ""), network is not None))
+                found.add((name, type(getattr(layer, "transform", None))))
+                if network is not None:
+                    found.add((network.activation, len(network.hidden) > 0))
+                    found.add((name, network.residual, flow.context_dim > 0))
+        return found
+
+    assert parts(CASES) - parts(QUICK) == set()
 
 
 @pytest.mark.parametrize("room", ["transforms", "layers", "conditioners", "core"])
@@ -563,3 +582,33 @@ def test_what_the_package_requires_is_what_it_imports() -> None:
     for requirement in project["dependencies"]:
         name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
         assert re.search(rf'^ *(?:import|from) {name}\b|import_module\("{name}"\)', text, re.M), name
+
+
+# -- the page that follows one call ----------------------------------------------------------------
+
+
+def test_the_quotes_of_the_page_of_the_house_stand_in_the_code() -> None:
+    """Each block of code follows a paragraph that begins with the file it is from; ``...`` stands for what was left out."""
+    text = (ROOT / "docs" / "house.md").read_text()
+    assert len(text.splitlines()) <= 250
+    quoted = 0
+    source = ""
+    for part in re.split(r"(```\w*\n.*?```)", text, flags=re.S):
+        if not part.startswith("```"):
+            named = re.findall(r"^`([\w/.]+\.(?:py|hpp|cpp))`", part, flags=re.M)
+            source = named[-1] if named else source
+            continue
+        language, _, body = part.strip("`").partition("\n")
+        if language == "text" or not source:
+            continue
+        lines = [line.strip() for line in (ROOT / source).read_text().splitlines()]
+        wanted = [line.strip() for line in body.splitlines() if line.strip() not in ("", "...")]
+        missing = [line for line in wanted if line not in lines]
+        assert not missing, f"{source} has not: {missing}"
+        quoted += 1
+    assert quoted >= 7
+
+
+def test_the_plan_on_the_page_of_the_house_is_that_of_its_flow() -> None:
+    flow = ps.Flow(ps.StandardNormal(2), [ps.Coupling(ps.Affine(), ps.MLP((4,)))], rng=0)
+    assert plan_table.describe(flow._plan.table) in (ROOT / "docs" / "house.md").read_text()

@@ -19,6 +19,7 @@ from helpers import (
     assert_same_bits,
     both_dtypes,
     each_backend,
+    each_backend_numba_in_ci,
     each_case,
     each_engine_case,
     each_small_case,
@@ -151,7 +152,7 @@ def test_the_density_integrates_to_one(name: str, backend: str, dtype: str) -> N
 @pytest.mark.filterwarnings("ignore:.* at dim=1:UserWarning")
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("recipe", RECIPES)
-@each_backend
+@each_backend_numba_in_ci
 def test_the_density_of_every_recipe_integrates_to_one(recipe: str, backend: str, dim: int) -> None:
     flow = getattr(ps, recipe)(dim, layers=2, hidden=(8,), activation="silu", dtype="float64", rng=1, backend=backend)
     randomise(flow, 0.3, "integral", recipe, dim)

@@ -256,9 +256,10 @@ def test_fit_refuses_zero_rows(flow: ps.Flow) -> None:
 
 def test_fit_on_one_row_says_what_to_do_and_works_without_validation(flow: ps.Flow) -> None:
     _unchanged(flow, lambda own: own.fit(np.zeros((1, 5))), ValueError, "1 row.*validation")
-    own = flow.copy()
-    with pytest.warns(UserWarning, match=r"parameters.*training rows \(1\)"):
+    own = flow.copy().reset(0)
+    with pytest.warns(UserWarning) as caught:
         own.fit(np.ones((1, 5)), validation=0, epochs=3)
+    assert any("training rows (1)" in str(warning.message) for warning in caught)
     assert np.isfinite(own.log_prob(np.ones((1, 5)))).all()
 
 
@@ -385,3 +386,67 @@ def test_the_context_manager_restores_the_threads_after_an_error() -> None:
 def test_a_file_that_is_not_there_is_an_os_error_with_its_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"such|irectory|folder"):
         ps.load(tmp_path / name)
+
+
+# -- one number for many rows -------------------------------------------------------------------
+
+COTANGENTS: dict[str, tuple[Any, Callable[[Any, Any, Any], Any]]] = {
+    "dlogp": (ps.Flow.log_prob_vjp, lambda flow, x, one: flow.log_prob_vjp(x, one)),
+    "dlog_det": (ps.Flow.to_latent_vjp, lambda flow, x, one: flow.to_latent_vjp(x, None, one)),
+    "dlog_det ": (ps.Flow.to_data_vjp, lambda flow, x, one: flow.to_data_vjp(x, None, one)),
+    "sample_weight": (ps.Flow.loss_and_grad, lambda flow, x, one: flow.loss_and_grad(x, sample_weight=one)),
+    "dlog_det  ": (ps.ops.backward, lambda _, x, one: ps.ops.backward(ps.Additive(), x, x[..., None], None, one)),
+    "dlog_prob": (ps.ops.log_prob_backward, lambda _, x, one: ps.ops.log_prob_backward(ps.StandardNormal(5), x, one)),
+}
+
+
+@pytest.mark.parametrize("name", COTANGENTS)
+def test_a_number_is_for_one_row_alone_and_the_docstring_says_so(name: str) -> None:
+    verb, call = COTANGENTS[name]
+    flow = built(CASE, BACKENDS[0], "float64")
+    x = points(CASE, 3, flow)
+    call(flow, x[0], 0.5)
+    call(flow, x, np.full(3, 0.5))
+    with pytest.raises(ValueError, match=name.strip()):
+        call(flow, x, 0.5)
+    given = verb.__doc__.split("Returns")[0]
+    assert f"{name.strip()} : array" in given
+    assert "number for one row by itself" in " ".join(given.split())
+    assert f"{name.strip()} : scalar" not in given
+
+
+# -- NumPy's error state ------------------------------------------------------------------------
+
+
+@each_backend
+def test_the_callers_error_state_of_numpy_raises_nothing(backend: str) -> None:
+    """What overflows or vanishes in the arithmetic of a flow is part of it, whatever NumPy does about its own."""
+    for dtype in ("float32", "float64"):
+        flow = fresh(CASE, backend, dtype)
+        x = points(CASE, 6, flow).astype(np.float64)
+        wild = x.copy()
+        wild[0], wild[1], wild[2, 1] = 1e300, -1e-300, np.nan
+        tiny = np.full(6, 1e-60)
+        with np.errstate(all="ignore"):
+            narrow = wild.astype(dtype)
+        with np.errstate(all="raise"):
+            for rows in (x, wild, x.astype(np.longdouble)):
+                flow.log_prob(rows)
+                flow.score(rows)
+                flow.to_latent(rows)
+                flow.to_data(rows)
+                flow.log_prob_and_grad(rows)
+                flow.log_prob_vjp(rows, tiny)
+                flow.to_latent_vjp(rows, np.full(rows.shape, 1e-60), tiny)
+                flow.loss_and_grad(rows, sample_weight=np.full(6, 1e-305))
+            flow.params = np.full(flow.n_params, 1e-60)
+            assert flow.copy().astype("float32").dtype == np.float32
+            flow.sample(5, rng=0)
+            ps.from_bytes(flow.to_bytes())
+            ps.realnvp(3, rng=0, dtype=dtype, backend=backend)
+            running = np.full(6, -np.inf, dtype)
+            ps.ops.forward(ps.Affine(), x, np.full((5, 2), 1e-60), backend=backend)
+            ps.ops.forward(ps.Affine(), narrow, np.full((5, 2), 700.0, dtype), running, backend=backend)
+            ps.ops.backward(ps.Affine(), wild, np.full((5, 2), 1e-60), None, tiny, backend=backend)
+            ps.ops.log_prob(ps.StandardNormal(5), wild, backend=backend)
+            ps.ops.lu_log_det(np.diag([1e308, 1e308, -1e308]))

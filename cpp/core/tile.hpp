@@ -69,7 +69,7 @@ struct Tile {
   int rows;         // 1 .. tile_rows
   T *state;         // (dim, tile) by slot
   double *log_det;  // (tile)
-  T *theta;         // external theta (n_b n_theta, tile)
+  T *theta;         // external theta of all steps (external features, tile)
   TileContext<T> context;
   T *kept;  // old values and areas of steps
 };
@@ -80,6 +80,7 @@ struct TileGradient {
   T *state;       // (dim, tile) by slot
   T *log_det;     // (tile)
   T *theta;       // (widest theta, tile), of the step at work
+  T *external;    // (external features, tile), of external theta
   T *context;     // (n_context, tile)
   T *hidden[2];   // (widest layer, tile) each; the first has room for input and all layers of a masked network
   T *transposed;  // (tile, widest layer padded)

@@ -2,14 +2,14 @@
 // to the kernels on the pool. Knows nothing of Python.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
 #include "engine/layout.hpp"
 #include "engine/order.hpp"
 #include "engine/packed.hpp"
 #include "engine/pool.hpp"
+#include "engine/slices.hpp"
 #include "isa/dispatch.hpp"
 
 namespace penstock {
@@ -20,56 +20,73 @@ struct Range {
   bool to_data, base;
 };
 
-// The rows of the context of a batch: row r of the batch has row r / block. One row of context serves all if shared.
+// Rows of context for rows of an array: row r has row r / block. One row of context serves all if shared.
 struct Context {
   RowsView rows{};
   int64_t block = 0;
   bool shared = false;
 };
 
+// Some rows of an array of n_rows: all of them, or those that an index names.
 struct Batch {
   RowsView x;
   int64_t rows;
   Context context{};
+  const int64_t *index = nullptr;
+  int64_t n_rows = 0;  // only with an index
 };
 
-// External theta: a row for each of the batch, or one for all; null where the range has no such step.
+// Where numbers of a row go, of T or of float64, or nowhere: log_det, with base log p.
+struct RowValues {
+  void *data = nullptr;
+  int item_size = 0;
+};
+
+// Theta of one external step: a row for each of the batch, or one for all. Null where the step is not in the range.
 template <class T>
 struct ExternalTheta {
   const T *data = nullptr;
   bool shared = false;
 };
 
-// Where log-determinants go: an array of T or of float64, or nowhere.
-struct LogDetOut {
-  void *data = nullptr;
-  int item_size = 0;
+// Its gradient: of each row, overwritten; or the sum over rows, added to. Both null if unwanted.
+template <class T>
+struct ExternalGradient {
+  T *rows = nullptr;
+  double *sum = nullptr;
 };
 
 // Draw r is number first_draw + r % block of context row context_row + r / block.
 struct Draws {
-  uint64_t seed;
-  uint64_t context_row, first_draw;
+  uint64_t seed, context_row, first_draw;
 };
 
 template <class T>
 struct Cotangents {
   const T *out = nullptr;         // (rows, dim) or null for zero
-  const T *log_det = nullptr;     // (rows) or null for zero
-  T *x = nullptr;                 // results; null if unwanted
+  const T *value = nullptr;       // (rows), of log_det, with base of log p; or null for zero
+  T *x = nullptr;                 // results, null if unwanted: (rows, dim)
   double *params = nullptr;       // (n_params), added to
-  T *theta = nullptr;             // (rows, external theta)
-  double *theta_sum = nullptr;    // (external theta), summed over rows and added to
   T *context = nullptr;           // (rows, context_dim)
   double *context_sum = nullptr;  // (rows of context, context_dim), summed over the rows of each and added to
+  const ExternalGradient<T> *thetas = nullptr;  // one for each external step of the plan
 };
 
-// The weights of the rows of a training batch; all 1 where there is no array.
-struct SampleWeights {
-  const char *data = nullptr;
-  int64_t stride = 0;
-  int item_size = 0;
+// The weights of the rows of an array, times a power of two; all 1 where there is no array.
+class SampleWeights {
+ public:
+  SampleWeights() = default;
+  SampleWeights(const char *data, int64_t stride, int item_size)
+      : data_(data), stride_(stride), item_size_(item_size) {}
+  bool given() const { return data_ != nullptr; }
   double at(int64_t row) const;
+  SampleWeights scaled(int exponent) const;
+
+ private:
+  const char *data_ = nullptr;
+  int64_t stride_ = 0;
+  int item_size_ = 0;
+  double factors_[2] = {1, 1};  // one alone may not be a number
 };
 
 // Sums over the rows of a batch, of -w log p and of w.
@@ -87,33 +104,36 @@ struct TrainingRows {
 AdamSettings adam_settings(double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
                            bool decoupled, int64_t step);
 
+// Throws std::invalid_argument for what cannot be computed: a row beyond the array, a plan with external theta.
 template <class T>
 class Engine {
  public:
   explicit Engine(Table table) : plan_(std::move(table)) {}
+  Engine(const int64_t *table, int64_t length) : plan_(table, length) {}
   const Plan &plan() const { return plan_; }
 
   // Keep all activations on the way forward (0), or run conditioners again on the way back (1); -1 lets their size decide.
-  int recompute = -1;
+  std::atomic<int> recompute{-1};
 
-  void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> &theta, T *out,
-                LogDetOut log_det, Poll poll) const;
+  // thetas, here and below: one for each external step of the plan.
+  void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> *thetas, T *out,
+                RowValues values, Poll poll) const;
   void sample(const Packed<T> &packed, const Draws &draws, const Context &context, int64_t rows, T *out, T *log_prob,
               Poll poll) const;
-  void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> &theta,
-           const Cotangents<T> &cotangents, Poll poll) const;
+  // values: those of the forward pass.
+  void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> *thetas,
+           RowValues values, const Cotangents<T> &cotangents, Poll poll) const;
   // params (+=) gets the gradient of the loss.
   LossSums loss_and_grad(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights, double *params,
                          Poll poll) const;
   void adam(const AdamSettings &settings, const double *gradient, T *params, T *m, T *v) const;
 
-  // Slices of a batch of so many rows.
-  static int slices(int64_t rows);
-
-  // The gradient of a batch into the padded gradients of its slices; batch.rows of x, context and weights are named by
-  // `rows`. sums: room for two numbers a slice.
+  // The gradient of batch.rows rows, which `rows` names in x, context and weights, into padded gradients; n_left of them are
+  // left to be combined.
   LossSums batch_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
-                          const TrainingRows &rows, T *gradients, double *sums, Poll poll) const;
+                          const TrainingRows &rows, SliceGradients<T> &gradients, int &n_left, Poll poll) const;
+
+  void refuse_external_theta(const char *what) const;
 
  private:
   Keep keep() const;

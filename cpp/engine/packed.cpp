@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/floating_point.hpp"
 #include "isa/dispatch.hpp"
 
 namespace penstock {
@@ -15,6 +16,7 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
       params_(plan.n_params),
       panels_(plan.panels_size),
       standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}) {
+  const DefaultFloatingPoint environment;
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
   for (int64_t d = 0; d < dim_; d++) {

@@ -3,25 +3,68 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 
-#include "engine/gradient.hpp"
+#include "engine/floating_point.hpp"
 
 namespace penstock {
 
 template <class T>
 Trainer<T>::Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, const double *buffers,
-                    const Settings &settings)
+                    const Settings &settings, const std::vector<Run> &frozen)
     : engine_(std::move(engine)),
       settings_(settings),
       buffers_(buffers, buffers + engine_->plan().n_buffers),
       packed_(std::make_unique<Packed<T>>(engine_->plan(), params, buffers)),
       m_(engine_->plan().n_params),
       v_(engine_->plan().n_params),
-      sums_(2 * most_slices),
+      gradients_(engine_->plan(), 0),
       squares_(engine_->plan().segments.size()),
       threads_(static_cast<int>(std::clamp<int64_t>(engine_->plan().n_params / 8192, 1, 256))) {
+  engine_->refuse_external_theta("Trainer");
   std::fill_n(m_.data(), m_.size(), T{0});
   std::fill_n(v_.data(), v_.size(), T{0});
+  cut(frozen);
+}
+
+template <class T>
+void Trainer<T>::Busy::refuse() {
+  throw std::runtime_error("this Trainer is at work: it takes one call at a time");
+}
+
+// Cuts the frozen runs out of the rows of all segments.
+template <class T>
+void Trainer<T>::cut(const std::vector<Run> &frozen) {
+  const Plan &plan = engine_->plan();
+  std::vector<Run> runs = frozen;
+  for (const auto &[offset, count] : runs) {
+    if (offset < 0 || count < 0 || offset > plan.n_params - count) {
+      throw std::invalid_argument("frozen: [" + std::to_string(offset) + ", " + std::to_string(count) +
+                                  "] does not lie within the " + std::to_string(plan.n_params) + " parameters");
+    }
+  }
+  std::sort(runs.begin(), runs.end());
+  for (const Segment &segment : plan.segments) {
+    first_piece_.push_back(pieces_.size());
+    for (int64_t r = 0; r < segment.rows && !segment.frozen; r++) {
+      const int64_t begin = segment.flat + r * segment.columns, end = begin + segment.columns;
+      int64_t at = begin;
+      const auto keep = [&](int64_t to) {
+        if (at < to) {
+          pieces_.push_back({at, segment.padded + r * segment.stride + (at - begin), to - at});
+        }
+      };
+      for (const auto &[offset, count] : runs) {
+        if (count > 0 && offset < end && offset + count > at) {
+          keep(std::max(at, offset));
+          at = std::max(at, std::min(end, offset + count));
+        }
+      }
+      keep(end);
+    }
+  }
+  first_piece_.push_back(pieces_.size());
 }
 
 template <class T>
@@ -34,20 +77,30 @@ std::shared_ptr<Packed<T>> Trainer<T>::snapshot() const {
   return std::make_shared<Packed<T>>(engine_->plan(), packed_->params(), buffers_.data());
 }
 
-// The sum over slices into the first gradient, and the norm of scale times the sum, a segment at a time.
 template <class T>
-double Trainer<T>::combine(int slices, double scale) {
+void Trainer<T>::set_state(const T *m, const T *v, int64_t step) {
+  std::copy_n(m, m_.size(), m_.data());
+  std::copy_n(v, v_.size(), v_.data());
+  step_ = step;
+}
+
+// The sum of gradients into the first one, and the norm of scale times the sum, a segment at a time.
+template <class T>
+double Trainer<T>::norm(int n_gradients, double scale) {
   const Plan &plan = engine_->plan();
   const Kernels<T> &kernel = kernels<T>();
+  T *gradient = gradients_.gradient(0);
   parallel(static_cast<int64_t>(plan.segments.size()), threads_, nullptr, [&](int64_t i) {
-    const Segment &segment = plan.segments[static_cast<size_t>(i)];
-    T *gradient = gradients_->data() + segment.padded;
-    kernel.combine(gradient, plan.padded_size, slices, static_cast<int64_t>(segment.rows) * segment.stride);
-    double sum = 0;
-    for (int64_t r = 0; r < segment.rows; r++) {
-      sum += kernel.sum_squares(gradient + r * segment.stride, segment.columns, scale);
+    const auto s = static_cast<size_t>(i);
+    const Segment &segment = plan.segments[s];
+    if (first_piece_[s] < first_piece_[s + 1]) {
+      kernel.combine(gradient + segment.padded, plan.padded_size, n_gradients, segment.rows * segment.stride);
     }
-    squares_[static_cast<size_t>(i)] = sum;
+    double sum = 0;
+    for (size_t k = first_piece_[s]; k < first_piece_[s + 1]; k++) {
+      sum += kernel.sum_squares(gradient + pieces_[k].padded, pieces_[k].n, scale);
+    }
+    squares_[s] = sum;
   });
   double square = 0;
   for (const double s : squares_) {
@@ -56,56 +109,66 @@ double Trainer<T>::combine(int slices, double scale) {
   return std::sqrt(square);
 }
 
-// A step of Adam with scale times the first gradient, and the packing of what it changed, a segment at a time.
+// A step of Adam with scale times the first gradient, and the packing of the parameters it changed, a segment at a time.
 template <class T>
 void Trainer<T>::update(double learning_rate, double scale) {
   const Plan &plan = engine_->plan();
   const Kernels<T> &kernel = kernels<T>();
-  step_++;
+  const int64_t step = step_ + 1;
   const AdamSettings adam = adam_settings(learning_rate, settings_.beta1, settings_.beta2, settings_.epsilon,
-                                          settings_.weight_decay, settings_.decoupled, step_);
+                                          settings_.weight_decay, settings_.decoupled, step);
   parallel(static_cast<int64_t>(plan.segments.size()), threads_, nullptr, [&](int64_t i) {
-    const Segment &segment = plan.segments[static_cast<size_t>(i)];
-    for (int64_t r = 0; r < segment.rows; r++) {
-      const int64_t at = segment.flat + r * segment.columns;
-      kernel.adam(adam, segment.decay, segment.columns, gradients_->data() + segment.padded + r * segment.stride, scale,
-                  packed_->params() + at, m_.data() + at, v_.data() + at);
+    const auto s = static_cast<size_t>(i);
+    const Segment &segment = plan.segments[s];
+    for (size_t k = first_piece_[s]; k < first_piece_[s + 1]; k++) {
+      const auto &[flat, padded, n] = pieces_[k];
+      kernel.adam(adam, segment.decay, n, gradients_.gradient(0) + padded, scale, packed_->params() + flat,
+                  m_.data() + flat, v_.data() + flat);
     }
-    if (segment.linear != nullptr) {
+    if (segment.linear != nullptr && first_piece_[s] < first_piece_[s + 1]) {
       kernel.pack(*segment.linear, segment.from, segment.to, packed_->params(), packed_->panels());
     }
   });
   // training reads the four triangles of one direction: products, or solves
   const auto n_lu = static_cast<int64_t>(plan.lu_steps.size());
   parallel(4 * n_lu, n_lu > 0 ? threads_ : 1, nullptr, [&](int64_t i) {
-    const Step &step = plan.evaluation().steps[plan.lu_steps[static_cast<size_t>(i / 4)]];
-    const int first = step.explicit_to_data != 0 ? lu_triangles / 2 : 0;
-    kernel.pack_lu(step, first + static_cast<int>(i % 4), packed_->params(), packed_->panels());
+    const Step &lu = plan.evaluation().steps[plan.lu_steps[static_cast<size_t>(i / 4)]];
+    const int first = lu.explicit_to_data != 0 ? lu_triangles / 2 : 0;
+    kernel.pack_lu(lu, first + static_cast<int>(i % 4), packed_->params(), packed_->panels());
   });
+  step_ = step;
 }
 
 template <class T>
 int64_t Trainer<T>::run(const Batch &data, const SampleWeights &weights, double weight_scale, const Epoch &epoch,
                         int64_t n, const double *learning_rates, double *losses, double *norms, Poll poll) {
+  const DefaultFloatingPoint environment;
   const Order split(epoch.seed, 0, data.rows), shuffle(epoch.seed, epoch.number, epoch.n_train);
-  const int64_t needed = Engine<T>::slices(epoch.batch_size) * engine_->plan().padded_size;
-  if (gradients_ == nullptr || gradients_->size() < needed) {
-    gradients_ = std::make_unique<Aligned<T>>(needed);
-  }
+  gradients_.reserve(epoch.batch_size);
+  PacedPoll paced(poll);
   for (int64_t k = 0; k < n; k++) {
-    if (poll != nullptr && k % 16 == 0 && poll()) {
+    if (paced.stops()) {
       throw Interrupted{};
     }
     const int64_t begin = (epoch.first_step + k) * epoch.batch_size;
     Batch batch = data;
     batch.rows = std::min(epoch.batch_size, epoch.n_train - begin);
-    const LossSums sums = engine_->batch_gradient(*packed_, batch, weights, {&split, &shuffle, begin},
-                                                  gradients_->data(), sums_.data(), poll);
+    int n_left = 0;
+    const LossSums sums =
+        engine_->batch_gradient(*packed_, batch, weights, {&split, &shuffle, begin}, gradients_, n_left, poll);
+    if (sums.weight == 0) {
+      losses[k] = std::numeric_limits<double>::quiet_NaN();
+      norms[k] = 0;
+      continue;
+    }
     const double scale = weight_scale / static_cast<double>(batch.rows);
     losses[k] = sums.loss / sums.weight;
-    norms[k] = combine(Engine<T>::slices(batch.rows), scale);
+    norms[k] = norm(n_left, scale);
     if (!std::isfinite(losses[k]) || !std::isfinite(norms[k])) {
       return k;
+    }
+    if (paced.stops()) {  // the last chance before parameters change
+      throw Interrupted{};
     }
     update(learning_rates[k], scale * (norms[k] > settings_.clip_norm ? settings_.clip_norm / norms[k] : 1.0));
   }

@@ -1,15 +1,17 @@
 // Training: Adam over mini-batches gathered by row number.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.hpp"
 
 namespace penstock {
 
-// Owns its parameters; a step that is not finite is not taken.
+// Owns its parameters; a step that is not finite is not taken. For one call at a time: see Busy.
 template <class T>
 class Trainer {
  public:
@@ -22,10 +24,15 @@ class Trainer {
     uint64_t seed, number;
     int64_t n_train, batch_size, first_step;
   };
-  Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, const double *buffers, const Settings &settings);
+  // [offset, offset + count) of the flat parameters.
+  using Run = std::pair<int64_t, int64_t>;
 
-  // n steps from rows.rows rows, of which the split puts n_train aside for training; how many steps were taken before one
-  // was not finite.
+  // Parameters in frozen runs never change: their gradient counts neither in the norm nor in the update.
+  Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, const double *buffers, const Settings &settings,
+          const std::vector<Run> &frozen);
+
+  // n steps, from data.rows rows of which the split puts n_train aside for training. Returns how many were done before one
+  // whose loss or gradient was not finite. A batch whose weights sum to 0 counts as done, with loss NaN and norm 0.
   int64_t run(const Batch &data, const SampleWeights &weights, double weight_scale, const Epoch &epoch, int64_t n,
               const double *learning_rates, double *losses, double *norms, Poll poll);
 
@@ -34,9 +41,34 @@ class Trainer {
   void set_params(const T *params);
   std::shared_ptr<Packed<T>> snapshot() const;
   int64_t step() const { return step_; }
+  const T *m() const { return m_.data(); }
+  const T *v() const { return v_.data(); }
+  void set_state(const T *m, const T *v, int64_t step);
+
+  // Held by each call, so that calls from several threads, or from within the poll of a run, are refused.
+  class Busy {
+   public:
+    explicit Busy(Trainer &trainer) : flag_(trainer.busy_) {
+      if (flag_.test_and_set(std::memory_order_acquire)) {
+        refuse();
+      }
+    }
+    Busy(const Busy &) = delete;
+    Busy &operator=(const Busy &) = delete;
+    ~Busy() { flag_.clear(std::memory_order_release); }
+
+   private:
+    [[noreturn]] static void refuse();
+    std::atomic_flag &flag_;
+  };
 
  private:
-  double combine(int slices, double scale);
+  // Consecutive parameters of a segment that change.
+  struct Piece {
+    int64_t flat, padded, n;
+  };
+  void cut(const std::vector<Run> &frozen);
+  double norm(int n_gradients, double scale);
   void update(double learning_rate, double scale);
 
   std::shared_ptr<const Engine<T>> engine_;
@@ -44,10 +76,13 @@ class Trainer {
   std::vector<double> buffers_;
   std::unique_ptr<Packed<T>> packed_;
   Aligned<T> m_, v_;
-  std::unique_ptr<Aligned<T>> gradients_;
-  std::vector<double> sums_, squares_;
+  SliceGradients<T> gradients_;
+  std::vector<Piece> pieces_;
+  std::vector<size_t> first_piece_;  // of each segment, and their number
+  std::vector<double> squares_;
   int threads_;  // of the update
-  int64_t step_ = 0;
+  std::atomic<int64_t> step_{0};
+  std::atomic_flag busy_{};
 };
 
 }  // namespace penstock

@@ -6,10 +6,9 @@
 #include <memory>
 
 #include "engine/engine.hpp"
+#include "engine/floating_point.hpp"
 
 namespace penstock {
-
-inline int64_t tiles_of(int64_t rows) { return (rows + tile_rows - 1) / tile_rows; }
 
 // How many threads are worth waking for so many rows with so many operations each.
 inline int useful_threads(const Plan &plan, int64_t rows, double flops) {
@@ -39,6 +38,7 @@ template <class T>
 struct TileSpace {
   Tile<T> tile{};
   TileGradient<T> gradient{};
+  T *d_context = nullptr;  // (tile, context_dim), by row
 };
 
 template <class T>
@@ -63,7 +63,9 @@ void carve(Carver &carver, const Plan &plan, Keep keep, TileSpace<T> &space) {
   gradient.hidden[0] = features(std::max(widest, plan.masked_widest));
   gradient.hidden[1] = features(widest);
   gradient.context = plan.context_dim > 0 ? features(plan.n_context) : nullptr;
+  gradient.external = features(plan.external_features);
   gradient.transposed = carver.take<T>((widest + pad_columns) * tile_rows);
+  space.d_context = carver.take<T>(plan.context_dim * tile_rows);
 }
 
 // The calling thread's workspace, cut for a plan.
@@ -85,9 +87,22 @@ struct TileRows {
   int64_t operator[](int r) const { return index != nullptr ? index[r] : first + r; }
 };
 
-inline TileRows tile_rows_of(int64_t tile, int64_t rows) {
+inline TileRows rows_of_tile(int64_t tile, int64_t rows, const int64_t *index = nullptr) {
   const int64_t first = tile * tile_rows;
-  return {static_cast<int>(std::min<int64_t>(tile_rows, rows - first)), first};
+  return {static_cast<int>(std::min<int64_t>(tile_rows, rows - first)), first,
+          index != nullptr ? index + first : nullptr};
+}
+
+// The values of a tile's rows, rounded to the type of the array.
+template <class T>
+void put_values(const RowValues &out, int64_t first_row, const Tile<T> &tile) {
+  for (int r = 0; r < tile.rows; r++) {
+    if (out.item_size == 4) {
+      static_cast<float *>(out.data)[first_row + r] = static_cast<float>(tile.log_det[r]);
+    } else {
+      static_cast<double *>(out.data)[first_row + r] = tile.log_det[r];
+    }
+  }
 }
 
 template <class T>
@@ -124,16 +139,17 @@ class Walk {
     kernels<T>().columns_in(view_, packed_, in_, x, rows.index, rows.first, rows.count, stride_, tile.state,
                             tile.log_det);
   }
-  void load_theta(const ExternalTheta<T> &theta, int64_t first_row, Tile<T> &tile) const {
-    const int64_t n = plan_.external_features;
-    if (theta.data == nullptr) {
-      return;
-    }
-    if (!theta.shared) {
-      return kernels<T>().features_in(theta.data + first_row * n, n, tile.rows, tile.theta);
-    }
-    for (int64_t i = 0; i < n; i++) {
-      std::fill_n(tile.theta + i * tile_stride, tile_rows, theta.data[i]);
+  void load_thetas(const ExternalTheta<T> *thetas, int64_t first_row, Tile<T> &tile) const {
+    for (size_t i = 0; i < plan_.externals.size(); i++) {
+      const auto &[data, shared] = thetas[i];
+      const int64_t n = plan_.externals[i].n;
+      T *to = tile.theta + plan_.externals[i].offset * tile_stride;
+      if (data != nullptr && !shared) {
+        kernels<T>().features_in(data + first_row * n, n, tile.rows, to);
+      }
+      for (int64_t j = 0; data != nullptr && shared && j < n; j++) {
+        std::fill_n(to + j * tile_stride, tile_rows, data[j]);
+      }
     }
   }
   // Draws of the base as a source.
@@ -141,17 +157,18 @@ class Walk {
     kernels<T>().base_draw(view_, seed, context_rows, draws, tile.rows, stride_, tile.state);
   }
 
-  // Forward: source(tile) fills the state, rows go to `out` unless it is null, and sink(tile) finds log_det, or with base
-  // log p, in tile.log_det.
+  // Forward: source(tile) fills the state, rows go to `out` unless it is null, and sink(tile) finds the value of each row in
+  // tile.log_det if it is wanted: log_det, with base log p.
   template <class Source, class Sink>
-  void forward(const TileRows &rows, T *out, Tile<T> &tile, Source &&source, Sink &&sink) const {
+  void forward(const TileRows &rows, T *out, bool want_value, Tile<T> &tile, Source &&source, Sink &&sink) const {
     const Kernels<T> &kernel = kernels<T>();
     tile.rows = rows.count;
     kernel.begin_log_det(packed_, in_, out_, tile.log_det);
     source(tile);
     bring_context(rows, tile);
+    const bool log_density = base_ && want_value;
     double log_p[tile_rows] = {};
-    if (base_ && pass_.to_data) {
+    if (log_density && pass_.to_data) {
       kernel.base_log_density(view_, tile.state, tile.rows, stride_, log_p);
     }
     if (stride_ == 1) {
@@ -162,11 +179,11 @@ class Walk {
     if (out != nullptr) {
       kernel.columns_out(view_, packed_, out_, tile.state, tile.rows, stride_, out, tile.log_det);
     }
-    if (base_ && pass_.to_data) {
+    if (log_density && pass_.to_data) {
       for (int r = 0; r < tile.rows; r++) {
         tile.log_det[r] = log_p[r] - tile.log_det[r];
       }
-    } else if (base_) {
+    } else if (log_density) {
       kernel.base_log_density(view_, tile.state, tile.rows, stride_, tile.log_det);
     }
     sink(tile);
@@ -206,6 +223,7 @@ class Walk {
  private:
   // A context that all rows share is read once, and what it contributes to each conditioner computed.
   void make_context_part() {
+    const DefaultFloatingPoint environment;
     context_part_ = std::make_unique<Aligned<T>>(plan_.starts_size);
     const PlanView plan = plan_.evaluation();
     Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;

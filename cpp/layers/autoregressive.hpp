@@ -69,7 +69,8 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
     if (inverse && i + 1 < n) {
       add_input_gradient<V>(step, i, i + 1, n_vectors, gradient);
     }
-    transform_backward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile, gradient, kept);
+    transform_backward<V, false>(step, {i, i + span}, inverse, n_vectors, area + step.theta, tile, gradient, kept,
+                                 gradient.theta);
     masked_backward<V>(step, i, i + span, packed, n_vectors, want_input || inverse || want_context, gradient, area);
   }
   if (!inverse && want_input) {

@@ -25,13 +25,15 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
                        bool want_input, int n_vectors, const Tile<Element<V>> &tile,
                        const TileGradient<Element<V>> &gradient, Element<V> *area, const Element<V> *kept) {
   if (const Element<V> *theta = shared_theta(step, tile.context)) {
-    return transform_backward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile, gradient, kept);
+    return transform_backward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile, gradient, kept,
+                                       gradient.theta);
   }
   if (recompute) {
     gather_features<V>(step, n_vectors, tile, area);
     mlp_forward<V>(step, packed, context_part(step, tile.context), n_vectors, true, area);
   }
-  transform_backward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile, gradient, kept);
+  transform_backward<V, false>(step, all_of(step), inverse, n_vectors, area + step.theta, tile, gradient, kept,
+                               gradient.theta);
   const int from = first_wanted(step, want_input, gradient);
   const Element<V> *du = mlp_backward<V>(step, packed, tile.rows, n_vectors, from, gradient, area);
   scatter_gradient<V>(step, n_vectors, du, gradient);

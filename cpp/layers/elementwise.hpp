@@ -89,13 +89,13 @@ void transform_forward(const Step &step, Dimensions dims, int n_vectors, const E
 }
 
 // The way back through either direction. tile.state is put back from the output of the step to its input; gradient.state
-// of B and gradient.theta are overwritten. The gradient of the inverse direction comes from the
+// of B and d_theta (n_b n_theta, tile) are overwritten. The gradient of the inverse direction comes from the
 // pair (x, y), y = g(x):  with upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',
 // dy = v,  dtheta = backward(dy = -v, dlog_det = -l).dtheta.
 template <class Transform, class V, bool free>
 void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
-                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
-                        const Element<V> *kept) {
+                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient, const Element<V> *kept,
+                        Element<V> *d_theta) {
   using T = Element<V>;
   const Options<T> options(step);
   for (int64_t d = dims.from; d < dims.to; d++) {
@@ -106,7 +106,7 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
       const V old = load<V>(kept + d * tile_stride + lane);
       const V upstream = load<V>(d_state + lane);
       const V bar = load<V>(gradient.log_det + lane);
-      const TileThetaGradient<V> write{gradient.theta + d * step.n_theta * tile_stride + lane};
+      const TileThetaGradient<V> write{d_theta + d * step.n_theta * tile_stride + lane};
       V down;
       const auto apply = [&](auto read) __attribute__((always_inline)) {
         if (inverse) {
@@ -166,12 +166,12 @@ void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_ve
 
 template <class V, bool free>
 void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
-                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
-                        const Element<V> *kept) {
+                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient, const Element<V> *kept,
+                        Element<V> *d_theta) {
   int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                                           \
-  if (step.transform == code++) {                                                                          \
-    return transform_backward<name, V, free>(step, dims, inverse, n_vectors, theta, tile, gradient, kept); \
+#define PENSTOCK_CASE(name, ...)                                                                                    \
+  if (step.transform == code++) {                                                                                   \
+    return transform_backward<name, V, free>(step, dims, inverse, n_vectors, theta, tile, gradient, kept, d_theta); \
   }
   PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
@@ -207,10 +207,10 @@ void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed
                           const Element<V> *kept) {
   if (step.conditioner == conditioner_external) {
     return transform_backward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta + step.external, tile,
-                                        gradient, kept);
+                                        gradient, kept, gradient.external + step.external);
   }
-  transform_backward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile, gradient,
-                              kept);
+  transform_backward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile, gradient, kept,
+                              gradient.theta);
   if (gradient.of_params != Gradient::ignore) {
     Element<V> *sum = gradient.params + step.grad;
     for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {

@@ -74,10 +74,10 @@ def __getattr__(name: str) -> Any:
 
         # A source tree that was never installed has no version of its own.
         value: Any = package_version() or "0+unknown"
-    elif name in _LAZY:
+    elif name in _LAZY or name == "training":
         from importlib import import_module
 
-        value = getattr(import_module(_LAZY[name]), name)
+        value = getattr(import_module(_LAZY[name]), name) if name in _LAZY else import_module("penstock.training")
     else:
         raise AttributeError(f"module 'penstock' has no attribute {name!r}")
     globals()[name] = value

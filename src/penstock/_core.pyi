@@ -1,5 +1,5 @@
 """
-The compiled backend of penstock. Internal: penstock/plan.py is its only caller.
+The compiled backend of penstock. Internal: penstock/runner.py is its only caller.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Engine:
         first: typing.SupportsInt | typing.SupportsIndex,
         last: typing.SupportsInt | typing.SupportsIndex,
         x: numpy.ndarray,
+        index: typing.Any,
         context: typing.Any,
-        theta: typing.Any,
+        thetas: typing.Any,
         base: bool,
         out: typing.Any,
         log_det: typing.Any,
@@ -79,17 +80,20 @@ class Engine:
         last: typing.SupportsInt | typing.SupportsIndex,
         x: numpy.ndarray,
         context: typing.Any,
-        theta: typing.Any,
+        thetas: typing.Any,
         base: bool,
         d_out: typing.Any,
         d_log_det: typing.Any,
+        log_det: typing.Any,
         d_x: typing.Any,
         d_params: typing.Any,
         d_context: typing.Any,
-        d_theta: typing.Any,
+        d_thetas: typing.Any,
     ) -> None: ...
     @property
     def dim(self) -> int: ...
+    @property
+    def externals(self) -> list[int]: ...
     @property
     def flops(self) -> float: ...
     @property
@@ -113,14 +117,17 @@ class Trainer:
         weight_decay: typing.SupportsFloat | typing.SupportsIndex,
         decoupled: bool,
         clip_norm: typing.SupportsFloat | typing.SupportsIndex,
+        frozen: typing.Any = None,
     ) -> None: ...
     def get_params(self, out: typing.Any) -> None: ...
+    def get_state(self, m: typing.Any, v: typing.Any) -> int: ...
     def packed(self) -> Packed: ...
     def run(
         self,
         x: numpy.ndarray,
         context: typing.Any,
         weight: typing.Any,
+        weight_exponent: typing.SupportsInt | typing.SupportsIndex,
         weight_scale: typing.SupportsFloat | typing.SupportsIndex,
         seed: typing.SupportsInt | typing.SupportsIndex,
         epoch: typing.SupportsInt | typing.SupportsIndex,
@@ -132,6 +139,7 @@ class Trainer:
         norms: typing.Any,
     ) -> int: ...
     def set_params(self, params: typing.Any) -> None: ...
+    def set_state(self, m: typing.Any, v: typing.Any, step: typing.SupportsInt | typing.SupportsIndex) -> None: ...
     @property
     def step(self) -> int: ...
 
@@ -155,7 +163,7 @@ def row_order(
     seed: typing.SupportsInt | typing.SupportsIndex,
     epoch: typing.SupportsInt | typing.SupportsIndex,
     n: typing.SupportsInt | typing.SupportsIndex,
-    first: typing.SupportsInt | typing.SupportsIndex,
+    positions: typing.Any,
     out: numpy.ndarray,
 ) -> None: ...
 def set_local_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...

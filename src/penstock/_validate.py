@@ -127,13 +127,6 @@ def index_list(values: Any, *, name: str) -> tuple[int, ...]:
     return indices
 
 
-def flag(value: Any, *, name: str) -> bool:
-    """``value`` if it is True or False."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
 def instance(value: Any, types: Iterable[type], *, name: str) -> None:
     """Raise unless ``value`` is an instance of exactly one of ``types``."""
     allowed = tuple(types)
@@ -296,7 +289,8 @@ def reals(values: Any, *, name: str) -> Array:
         if dtype == native:  # an equal one that is another object, as pickles bring: the same bytes under the usual one
             return array.view(native)
     if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize > 4):
-        return array.astype(FLOAT64)
+        with np.errstate(all="ignore"):  # long doubles may leave the range
+            return array.astype(FLOAT64)
     if dtype.kind == "f":
         return array.astype(FLOAT32)
     raise TypeError(f"{name} must hold real numbers, got {_what(values)} of dtype {dtype}")

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 
@@ -53,6 +54,13 @@ Callback = Callable[[TrainingState], Any]
 
 # One seed has so many draws for each of so many rows of context.
 DRAWS, CONTEXTS = 1 << 56, 1 << 40
+# A pickle of at most so many bytes is remembered when it is read.
+KEPT_BYTES = 1 << 24
+# Attributes that every flow has.
+OWN = frozenset(
+    ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_row_shapes",
+     "_context_shape", "_fit_lock", "history")
+)  # fmt: skip
 
 
 class Flow:
@@ -118,6 +126,7 @@ class Flow:
         self._backend = backend
         self._asked = asked  # the backend as it was asked for, which is what travels with a pickle
         self._made: Runner | None = None
+        self._kin: Flow | None = None  # a flow of the same plan and backend, which has the runner or will make it
         self._columns: tuple[str, ...] = ()
         self._context_columns: tuple[str, ...] = ()
         self._row_shapes = ((1, plan.dim), (plan.dim,))
@@ -231,7 +240,8 @@ class Flow:
         x, given, _ = self._batch(X, context, "X")
         runner = self._runner()
         log_prob = runner.log_prob(self._snapshot.pack(runner), x, given, dtype=_validate.FLOAT64)
-        return float(log_prob.mean()) if len(x) else float("nan")
+        with np.errstate(all="ignore"):
+            return float(log_prob.mean()) if len(x) else float("nan")
 
     def to_latent(self, X: Any, context: Any = None) -> tuple[Array, Any]:
         """Map rows from the data side to the latent side.
@@ -392,8 +402,8 @@ class Flow:
         Parameters
         ----------
         X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        dlogp : scalar, or array of shape (rows,) or (m, n)
-            Gradient of the objective with respect to each log-density.
+        dlogp : array of the shape of log_prob(X)
+            Gradient of the objective with respect to each log-density: (rows,), (m, n), or a number for one row by itself.
         context : array, optional
             As for :meth:`log_prob`.
 
@@ -416,8 +426,8 @@ class Flow:
         X : array of shape (dim,), (rows, dim) or (m, n, dim)
         dz : array of the shape of X, or None for zeros
             Gradient of the objective with respect to ``z``.
-        dlog_det : scalar, or array of shape (rows,) or (m, n), or None for zeros
-            Gradient of the objective with respect to ``log_det``.
+        dlog_det : array of the shape of log_det, or None for zeros
+            Gradient of the objective with respect to ``log_det``: (rows,), (m, n), or a number for one row by itself.
         context : array, optional
             As for :meth:`log_prob`.
 
@@ -440,8 +450,8 @@ class Flow:
         z : array of shape (dim,), (rows, dim) or (m, n, dim)
         dX : array of the shape of z, or None for zeros
             Gradient of the objective with respect to ``x``.
-        dlog_det : scalar, or array of shape (rows,) or (m, n), or None for zeros
-            Gradient of the objective with respect to ``log_det``.
+        dlog_det : array of the shape of log_det, or None for zeros
+            Gradient of the objective with respect to ``log_det``: (rows,), (m, n), or a number for one row by itself.
         context : array, optional
             As for :meth:`log_prob`.
 
@@ -486,8 +496,8 @@ class Flow:
         X : array of shape (dim,), (rows, dim) or (m, n, dim)
         context : array, optional
             As for :meth:`log_prob`.
-        sample_weight : scalar, or array of shape (rows,) or (m, n), optional
-            Rows of weight 0 are left out, NaN or not.
+        sample_weight : array of the shape of log_prob(X), optional
+            (rows,), (m, n), or a number for one row by itself. Rows of weight 0 are left out, NaN or not.
 
         Returns
         -------
@@ -615,7 +625,7 @@ class Flow:
         validation the last good ones of the end of an epoch), or None; and ``history``.
 
         Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
-        so far; ``flow.history.stopped`` is then ``"interrupted"``.
+        so far; ``flow.history.stopped`` is then ``"interrupted"``. Before the first step it raises KeyboardInterrupt.
 
         After each epoch both the present parameters and their running mean over the last twentieth of the
         run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
@@ -676,7 +686,7 @@ class Flow:
         finally:
             lock.release()
 
-    def _with(self, snapshot: Snapshot, history: History | None = None) -> Flow:
+    def _with(self, snapshot: Snapshot, history: History | None = None) -> Self:
         """A copy with other numbers."""
         twin = self._like(self._spec, self._plan, snapshot)
         twin._made = self._made
@@ -694,12 +704,9 @@ class Flow:
 
     # --- copies and files ---------------------------------------------------------------------------------------
 
-    def copy(self) -> Flow:
-        """A flow with the same numbers, and a life of its own."""
-        twin = self._like(self._spec, self._plan, self._snapshot)
-        twin._made = self._made
-        twin.history = self.history
-        return twin
+    def copy(self) -> Self:
+        """A flow with the same numbers; what happens to one of the two does not touch the other."""
+        return self._with(self._snapshot, self.history.copy())
 
     def reset(self, rng: Any = None) -> Flow:
         """Forget all training: fresh parameters, no standardisation. Random splits and permutations stay.
@@ -718,7 +725,7 @@ class Flow:
         self.history = History()
         return self
 
-    def astype(self, dtype: Any) -> Flow:
+    def astype(self, dtype: Any) -> Self:
         """A copy in another precision.
 
         Parameters
@@ -729,15 +736,16 @@ class Flow:
         plan = compile_plan(spec)
         numbers = _validate.as_params(self._snapshot.params, self.n_params, plan.dtype)
         twin = self._like(spec, plan, Snapshot(numbers, self._snapshot.buffers, self._snapshot.initialised))
-        twin.history = self.history
+        twin.history = self.history.copy()
         return twin
 
     def to_bytes(self) -> bytes:
         """The flow as the bytes of its file; :func:`from_bytes` reads them."""
-        contents = model.Contents(
-            self._spec, self._plan, self._snapshot, self._columns, self._context_columns, self.history
-        )
-        return model.to_bytes(contents)
+        return model.to_bytes(self._contents(self.history))
+
+    def _contents(self, history: History | None) -> model.Contents:
+        """What goes into a file."""
+        return model.Contents(self._spec, self._plan, self._snapshot, self._columns, self._context_columns, history)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the flow to a file (safetensors), replacing it at once; :func:`load` reads it.
@@ -748,8 +756,16 @@ class Flow:
         """
         model.save(_validate.path(path), self.to_bytes())
 
+    def __copy__(self) -> Self:
+        return self.copy()
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.to_bytes(), self._asked)
+        state = {"history": self.history, **self._attributes()}
+        return _unpickle, (type(self), model.to_bytes(self._contents(None)), self._asked), state
+
+    def _attributes(self) -> dict[str, Any]:
+        """Attributes that a subclass or a user has added."""
+        return {name: value for name, value in vars(self).items() if name not in OWN}
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -771,13 +787,15 @@ class Flow:
     def _runner(self) -> Runner:
         """The plan on its backend, made at the first computation."""
         if self._made is None:
-            self._made = Runner(self._plan, self._backend)
+            self._made = Runner(self._plan, self._backend) if self._kin is None else self._kin._runner()
         return self._made
 
-    def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot) -> Flow:
-        twin = object.__new__(Flow)._setup(spec, plan, snapshot, self._backend, self._asked)
+    def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, cls: type[Flow] | None = None) -> Self:
+        """A flow of the same class, or of another one, with the same names and attributes."""
+        twin: Any = object.__new__(cls or type(self))._setup(spec, plan, snapshot, self._backend, self._asked)
         twin._columns, twin._context_columns = self._columns, self._context_columns
-        return twin
+        vars(twin).update(self._attributes())
+        return twin  # type: ignore[no-any-return]
 
 
 def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
@@ -823,7 +841,18 @@ def _from_contents(contents: model.Contents, backend: str) -> Flow:
     return flow
 
 
-def _unpickle(data: bytes, backend: str) -> Flow:
+def _unpickle(cls: type[Flow], data: bytes, backend: str) -> Flow:
+    """A flow from its pickle. A pool sends the same one with every task, so the last ones are kept."""
+    read = _read_once if len(data) <= KEPT_BYTES else _read_once.__wrapped__
+    flow = read(data, backend, os.environ.get("PENSTOCK_BACKEND"))
+    twin = flow._like(flow._spec, flow._plan, flow._snapshot, cls)
+    twin._kin = flow
+    return twin
+
+
+@lru_cache(maxsize=4)
+def _read_once(data: bytes, backend: str, forced: str | None) -> Flow:
+    """A flow whose numbers, which never change, those that are pickled alike share."""
     return from_bytes(data, backend=backend)
 
 

@@ -6,7 +6,7 @@ Every function works in float32 if all arrays it is given are float32, and in fl
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,7 +89,8 @@ def backward(
     transform, x, theta, backend
         As for :func:`forward`.
     dy : array of the shape of x, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -110,7 +111,8 @@ def inverse_backward(
     transform, y, theta, backend
         As for :func:`inverse`.
     dx : array of the shape of y, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -147,7 +149,8 @@ def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: 
     ----------
     base, z, backend
         As for :func:`log_prob`.
-    dlog_prob : scalar, or array with one number a row
+    dlog_prob : array with one number a row
+        A number for one row by itself.
 
     Returns
     -------
@@ -192,7 +195,7 @@ def lu_forward(
     log_det : scalar, or array with one number a row
         The trace of ``lu``, for every row.
     """
-    return _lu_map(True, x, lu, bias, order, signs, backend, "x")
+    return _lu_map(True, x, _Map(lu, bias, order, signs, backend), "x")
 
 
 def lu_inverse(
@@ -217,7 +220,7 @@ def lu_inverse(
     x : array of the shape of y
     log_det : scalar, or array with one number a row
     """
-    return _lu_map(False, y, lu, bias, order, signs, backend, "y")
+    return _lu_map(False, y, _Map(lu, bias, order, signs, backend), "y")
 
 
 def lu_log_det(lu: Any) -> float:
@@ -231,7 +234,8 @@ def lu_log_det(lu: Any) -> float:
     matrix = _validate.reals(lu, name="lu")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"lu must have shape (dim, dim), got {matrix.shape}")
-    return float(matrix.trace(dtype=np.float64))
+    with np.errstate(all="ignore"):
+        return float(matrix.trace(dtype=np.float64))
 
 
 def lu_backward(
@@ -252,7 +256,8 @@ def lu_backward(
     x, lu, bias, order, signs, backend
         As for :func:`lu_forward`.
     dy : array of the shape of x, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -261,7 +266,7 @@ def lu_backward(
     dbias : float64 array of shape (dim,)
         Both summed over rows.
     """
-    return _lu_vjp(True, x, lu, dy, dlog_det, bias, order, signs, backend, ("x", "dy"))
+    return _lu_vjp(True, x, dy, dlog_det, _Map(lu, bias, order, signs, backend), ("x", "dy"))
 
 
 def lu_inverse_backward(
@@ -282,7 +287,8 @@ def lu_inverse_backward(
     y, lu, bias, order, signs, backend
         As for :func:`lu_inverse`.
     dx : array of the shape of y, or None for zeros
-    dlog_det : scalar, or array with one number a row, or None for zeros
+    dlog_det : array with one number a row, or None for zeros
+        A number for one row by itself.
 
     Returns
     -------
@@ -291,48 +297,54 @@ def lu_inverse_backward(
     dbias : float64 array of shape (dim,)
         Both summed over rows.
     """
-    return _lu_vjp(False, y, lu, dx, dlog_det, bias, order, signs, backend, ("y", "dx"))
+    return _lu_vjp(False, y, dx, dlog_det, _Map(lu, bias, order, signs, backend), ("y", "dx"))
 
 
-def _lu_map(
-    explicit: bool, x: Any, lu: Any, bias: Any, order: Any, signs: Any, backend: str, name: str
-) -> tuple[Array, Any]:
-    runner, packed, rows, shape = _lu_prepare(x, lu, bias, order, signs, backend, name)
-    y, log_det = runner.transform(packed, explicit, rows)
+class _Map(NamedTuple):
+    """A map ``P L U x + b`` as a user gives it."""
+
+    lu: Any
+    bias: Any
+    order: Any
+    signs: Any
+    backend: str
+
+
+def _lu_map(forward: bool, x: Any, given: _Map, name: str) -> tuple[Array, Any]:
+    runner, packed, rows, shape = _lu_prepare(x, given, name)
+    y, log_det = runner.transform(packed, forward, rows)
     return y.reshape(*shape, y.shape[1]), _shaped(log_det, shape)
 
 
 def _lu_vjp(
-    explicit: bool, x: Any, lu: Any, d_out: Any, d_log_det: Any, bias: Any, order: Any, signs: Any, backend: str,
-    names: tuple[str, str],
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    runner, packed, rows, shape = _lu_prepare(x, lu, bias, order, signs, backend, names[0])
+    forward: bool, x: Any, d_out: Any, d_log_det: Any, given: _Map, names: tuple[str, str]
+) -> tuple[Array, Array, Array]:
+    runner, packed, rows, shape = _lu_prepare(x, given, names[0])
     d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, runner.plan.dtype, names[1])
-    found = runner.vjp(packed, explicit, rows, d_out, d_log_det)
+    found = runner.vjp(packed, forward, rows, d_out, d_log_det)
     assert found.params is not None
     dim = rows.shape[1]
     d_lu, d_bias = np.split(found.params, [dim * dim])
     return found.x.reshape(*shape, dim), d_lu.reshape(dim, dim), d_bias
 
 
-def _lu_prepare(
-    x: Any, lu: Any, bias: Any, order: Any, signs: Any, backend: str, name: str
-) -> tuple[Runner, Any, Array, tuple[int, ...]]:
-    """A runner for the layer, its packed parameters, the rows, and the shape of one number a row."""
-    matrix = _validate.reals(lu, name="lu")
+def _lu_prepare(x: Any, given: _Map, name: str) -> tuple[Runner, Any, Array, tuple[int, ...]]:
+    """A runner for the map, its packed parameters, the rows, and the shape of one number a row."""
+    matrix = _validate.reals(given.lu, name="lu")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise ValueError(f"lu must have shape (dim, dim), got {matrix.shape}")
     dim = len(matrix)
     rows, shape = _validate.as_batch(x, dim, name=name)
-    vector = np.zeros(dim, matrix.dtype) if bias is None else _validate.as_shaped(bias, (dim,), None, name="bias")
+    vector = np.zeros(dim, matrix.dtype)
+    if given.bias is not None:
+        vector = _validate.as_shaped(given.bias, (dim,), None, name="bias")
     dtype = np.promote_types(np.promote_types(rows.dtype, matrix.dtype), vector.dtype)
-    if isinstance(order, str) and order == "random":
+    if isinstance(given.order, str) and given.order == "random":
         raise ValueError("order must be 'identity' or the permutation itself, got 'random'")
-    layer = LULinear(order, signs, explicit="to_data").resolve(dim, np.random.default_rng(0))
-    runner = _lu_runner(layer, dim, dtype, _backend.choose(backend).name)
-    params = _validate.as_params(
-        np.concatenate([matrix.ravel(), vector]), runner.plan.n_params, dtype, name="lu and bias"
-    )
+    layer = LULinear(given.order, given.signs, explicit="to_data").resolve(dim, np.random.default_rng(0))
+    runner = _lu_runner(layer, dim, dtype, _backend.choose(given.backend).name)
+    numbers = np.concatenate([matrix.ravel(), vector])
+    params = _validate.as_params(numbers, runner.plan.n_params, dtype, name="lu and bias")
     return runner, runner.pack(params, identity(runner.plan)), rows, shape
 
 
@@ -348,22 +360,23 @@ def _cotangents(
 
 
 def _apply(
-    explicit: bool, transform: Transform, x: Any, theta: Any, log_det: Array | None, backend: str, name: str
+    forward: bool, transform: Transform, x: Any, theta: Any, log_det: Array | None, backend: str, name: str
 ) -> tuple[Array, Any]:
     runner, packed, rows, shape, flat = _prepare(transform, x, theta, backend, name)
     if log_det is not None:
         # A sum over many maps may be kept in float64 whatever the maps are computed in.
         wide = getattr(log_det, "dtype", None) == _validate.FLOAT64
         _validate.as_out(log_det, shape, _validate.FLOAT64 if wide else runner.plan.dtype, name="log_det")
-    y, own = runner.transform(packed, explicit, rows, thetas=[flat])
+    y, own = runner.transform(packed, forward, rows, thetas=[flat])
     if log_det is not None:
-        log_det += own.reshape(shape)
+        with np.errstate(all="ignore"):
+            log_det += own.reshape(shape)
         return y.reshape(*shape, y.shape[1]), log_det
     return y.reshape(*shape, y.shape[1]), _shaped(own, shape)
 
 
 def _backward(
-    explicit: bool,
+    forward: bool,
     transform: Transform,
     x: Any,
     theta: Any,
@@ -375,7 +388,7 @@ def _backward(
     runner, packed, rows, shape, flat = _prepare(transform, x, theta, backend, names[0])
     dtype, dim = runner.plan.dtype, rows.shape[1]
     d_out, d_log_det = _cotangents(d_out, d_log_det, rows, shape, dtype, names[1])
-    found = runner.vjp(packed, explicit, rows, d_out, d_log_det, params=False, thetas=[flat])
+    found = runner.vjp(packed, forward, rows, d_out, d_log_det, params=False, thetas=[flat])
     d_theta = found.thetas[0]
     lead = shape if flat.ndim == 2 else ()
     return found.x.reshape(*shape, dim), d_theta.reshape(*lead, dim, -1 if d_theta.size else len(transform.theta_names))

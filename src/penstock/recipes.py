@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock import _validate
+from penstock._warn import warn
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
@@ -504,8 +504,4 @@ def _base_layers(hidden: int | Sequence[int] | None, context_dim: int, activatio
 
 def _warn_gaussian(recipe: str, context_dim: int) -> None:
     what = "a Gaussian for each context" if context_dim else "a Gaussian"
-    warnings.warn(
-        f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}",
-        UserWarning,
-        stacklevel=3,
-    )
+    warn(f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from penstock import _protocol1
 from penstock._typing import Array
 from penstock.plan import Plan
 
@@ -50,9 +49,6 @@ class Runner:
 
     def __init__(self, plan: Plan, backend: Any) -> None:
         engine = backend.Engine(plan.table)
-        if not hasattr(engine, "externals"):
-            backend = _protocol1.Backend(backend)
-            engine = backend.Engine(plan.table)
         self.plan = plan
         self.engine = engine
         self._backend = backend

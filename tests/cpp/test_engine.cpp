@@ -52,12 +52,17 @@ std::vector<int64_t> table(int64_t item_size) {
       {plain, plain, turned, turned, turned, turned, turned, turned});
 }
 
+// External theta before and after a coupling, in both of its directions, and beside free theta.
 std::vector<int64_t> external_table(int64_t item_size) {
   const std::vector<int64_t> plain{0, 1, 2};
-  return table_of(item_size, dim,
-                  {{.kind = step_elementwise, .explicit_to_data = 1, .n_theta = 2, .theta = theta_external, .b = plain},
-                   {.kind = step_columns}},
-                  {plain, plain, plain});
+  return table_of(
+      item_size, dim,
+      {{.kind = step_elementwise, .explicit_to_data = 1, .n_theta = 2, .theta = theta_external, .b = plain},
+       {.kind = step_coupling, .n_theta = 2, .theta = theta_network, .a = {2, 0}, .b = {1}, .widths = {2, 7, 2}},
+       {.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = plain},
+       {.kind = step_elementwise, .transform = 1, .n_theta = 1, .theta = theta_external, .b = {2, 1}},
+       {.kind = step_columns}},
+      {plain, plain, plain, plain, plain, plain});
 }
 
 // A context of two numbers, through an embedding of three to a coupling and to a step that reads nothing else.
@@ -115,10 +120,16 @@ template <class T>
 uint64_t everything(const Engine<T> &engine, int64_t rows) {
   const Plan &plan = engine.plan();
   const int64_t d = plan.dim, n_theta = plan.external_features;
+  const size_t n_externals = plan.externals.size();
   const Packed<T> packed(plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers_of(d + plan.context_dim).data());
   const std::vector<T> x = numbers<T>(rows * d, 2), theta = numbers<T>(rows * n_theta, 3),
                        bar = numbers<T>(rows * d, 4), log_det_bar = numbers<T>(rows, 5);
-  const ExternalTheta<T> external{n_theta > 0 ? theta.data() : nullptr, false};
+  std::vector<ExternalTheta<T>> thetas, shared_thetas;
+  for (const External &external : plan.externals) {
+    thetas.push_back({theta.data() + external.offset * rows, false});
+    shared_thetas.push_back({theta.data() + external.offset * rows, true});
+  }
+  const bool some = n_externals > 0 && rows > 0;
   // a context for each row, one for each half of them, and one for all; all of them the same where there is none
   const std::vector<T> context = numbers<T>(rows * plan.context_dim, 6);
   const RowsView view = rows_of(context, plan.context_dim).x;
@@ -145,17 +156,20 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     Guarded<T> log_p(rows), d_x(rows * d), d_context(rows * plan.context_dim), draws(rows * d);
     Guarded<double> d_params(plan.n_params), sums(n_sums * plan.context_dim);
     const Range range{0, plan.n_steps, false, true};
-    engine.evaluate(packed, range, batch, {}, nullptr, {log_p.data(), sizeof(T)}, nullptr);
+    engine.evaluate(packed, range, batch, nullptr, nullptr, {log_p.data(), sizeof(T)}, nullptr);
     Cotangents<T> cotangents;
-    cotangents.log_det = log_det_bar.data();
+    cotangents.value = log_det_bar.data();
     cotangents.x = d_x.data();
-    engine.vjp(packed, range, batch, {}, cotangents, nullptr);
+    Guarded<T> again(rows);
+    engine.vjp(packed, range, batch, nullptr, {again.data(), sizeof(T)}, cotangents, nullptr);
+    again.check();
+    CHECK(hash(again.numbers()) == hash(log_p.numbers()));
     cotangents.context = d_context.data();
     cotangents.params = d_params.data();
-    engine.vjp(packed, range, batch, {}, cotangents, nullptr);
+    engine.vjp(packed, range, batch, nullptr, {}, cotangents, nullptr);
     cotangents.context = nullptr;
     cotangents.context_sum = sums.data();
-    engine.vjp(packed, range, batch, {}, cotangents, nullptr);
+    engine.vjp(packed, range, batch, nullptr, {}, cotangents, nullptr);
     engine.sample(packed, {9, 0, 0}, given, rows, draws.data(), nullptr, nullptr);
     const double loss = engine.loss_and_grad(packed, batch, {}, d_params.data(), nullptr).loss;
     take(log_p), take(d_x), take(d_context), take(d_params), take(sums), take(draws);
@@ -168,15 +182,28 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     const Range range{0, plan.n_steps, to_data, !to_data};
     Guarded<T> out(rows * d), log_det(rows), d_x(rows * d), d_theta(rows * n_theta);
     Guarded<double> wide(rows), d_params(plan.n_params), theta_sum(n_theta);
-    engine.evaluate(packed, range, rows_of(x, d), external, out.data(), {log_det.data(), sizeof(T)}, nullptr);
-    engine.evaluate(packed, range, rows_of(x, d), external, nullptr, {wide.data(), sizeof(double)}, nullptr);
-    engine.vjp(packed, range, rows_of(x, d), external,
-               {to_data ? bar.data() : nullptr, log_det_bar.data(), d_x.data(), d_params.data(),
-                n_theta > 0 ? d_theta.data() : nullptr, nullptr},
-               nullptr);
-    if (n_theta > 0) {
-      engine.vjp(packed, range, rows_of(x, d), {theta.data(), true},
-                 {nullptr, log_det_bar.data(), nullptr, nullptr, nullptr, theta_sum.data()}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), out.data(), {log_det.data(), sizeof(T)}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), nullptr, {wide.data(), sizeof(double)}, nullptr);
+    std::vector<ExternalGradient<T>> gradients, sums;
+    for (const External &external : plan.externals) {
+      gradients.push_back({d_theta.data() + external.offset * rows, nullptr});
+      sums.push_back({nullptr, theta_sum.data() + external.offset});
+    }
+    Cotangents<T> cotangents;
+    cotangents.out = to_data ? bar.data() : nullptr;
+    cotangents.value = log_det_bar.data();
+    cotangents.x = d_x.data();
+    cotangents.params = d_params.data();
+    cotangents.thetas = gradients.data();
+    Guarded<T> again(rows);
+    engine.vjp(packed, range, rows_of(x, d), thetas.data(), {again.data(), sizeof(T)}, cotangents, nullptr);
+    again.check();
+    CHECK(hash(again.numbers()) == hash(log_det.numbers()));
+    if (some) {
+      cotangents = {};
+      cotangents.value = log_det_bar.data();
+      cotangents.thetas = sums.data();
+      engine.vjp(packed, range, rows_of(x, d), shared_thetas.data(), {}, cotangents, nullptr);
     }
     take(out), take(log_det), take(wide), take(d_x), take(d_params), take(d_theta), take(theta_sum);
   }
@@ -196,7 +223,7 @@ template <class T>
 uint64_t train(int64_t rows, int64_t steps, double &first, double &last) {
   const auto engine = std::make_shared<Engine<T>>(table_from(table(sizeof(T))));
   const std::vector<T> start = numbers<T>(engine->plan().n_params, 1, 0.7), x = numbers<T>(rows * dim, 2);
-  Trainer<T> trainer(engine, start.data(), buffers_of(dim).data(), {0.9, 0.999, 1e-8, 1e-4, 5.0, true});
+  Trainer<T> trainer(engine, start.data(), buffers_of(dim).data(), {0.9, 0.999, 1e-8, 1e-4, 5.0, true}, {});
   const int64_t batch = (rows + steps - 1) / steps;
   const std::vector<double> rates(static_cast<size_t>(steps), 1e-2);
   Guarded<double> losses(steps), norms(steps);
@@ -249,7 +276,7 @@ void gradients() {
   const Range range{0, plan.n_steps, false, true};
   const auto value = [&] {
     std::vector<double> log_p(rows);
-    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), {}, nullptr,
+    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), nullptr, nullptr,
                     {log_p.data(), sizeof(double)}, nullptr);
     double sum = 0;
     for (size_t i = 0; i < log_p.size(); i++) {
@@ -259,7 +286,7 @@ void gradients() {
   };
   std::vector<double> d_x(x.size()), d_params(params.size());
   const Packed<double> packed(plan, params.data(), buffers.data());
-  engine.vjp(packed, range, rows_of(x, dim), {}, {nullptr, c.data(), d_x.data(), d_params.data()}, nullptr);
+  engine.vjp(packed, range, rows_of(x, dim), nullptr, {}, {nullptr, c.data(), d_x.data(), d_params.data()}, nullptr);
   const auto compare = [&](double &v, double gradient) {
     const double old = v, h = 1e-6;
     v = old + h;
@@ -277,9 +304,9 @@ void gradients() {
   }
 
   std::vector<double> z(x.size()), back(x.size()), there(rows), again(rows);
-  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), {}, z.data(),
+  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), nullptr, z.data(),
                   {there.data(), sizeof(double)}, nullptr);
-  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), {}, back.data(),
+  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), nullptr, back.data(),
                   {again.data(), sizeof(double)}, nullptr);
   for (size_t i = 0; i < x.size(); i++) {
     CHECK(std::fabs(back[i] - x[i]) < 1e-12 && std::fabs(there[i / dim] + again[i / dim]) < 1e-12);
@@ -340,17 +367,19 @@ void stopped_by_a_poll() {
     }
     return false;
   };
-  double loss, norm;
-  std::vector<double> out(x.size()), d_params(params.size());
+  const int64_t steps = rows / 64;
+  const std::vector<double> rates(static_cast<size_t>(steps), 1e-3);
+  std::vector<double> losses(rates), norms(rates), out(x.size()), d_params(params.size());
   for (const int n : {1, 3}) {
     set_num_threads(n);
     CHECK(interrupted([&] { engine->sample(packed, {1, 0, 0}, {}, rows, out.data(), nullptr, stop); }));
     CHECK(interrupted([&] { engine->loss_and_grad(packed, rows_of(x, dim), {}, d_params.data(), stop); }));
-    Trainer<double> trainer(engine, params.data(), buffers.data(), {0.9, 0.999, 1e-8, 0, 5.0, false});
-    const double rate = 1e-3;
-    CHECK(
-        interrupted([&] { trainer.run(rows_of(x, dim), {}, 1.0, {1, 1, rows, 64, 0}, 1, &rate, &loss, &norm, stop); }));
-    CHECK(trainer.step() == 0);
+    Trainer<double> trainer(engine, params.data(), buffers.data(), {0.9, 0.999, 1e-8, 0, 5.0, false}, {});
+    CHECK(interrupted([&] {
+      trainer.run(rows_of(x, dim), {}, 1.0, {1, 1, rows, 64, 0}, steps, rates.data(), losses.data(), norms.data(),
+                  stop);
+    }));
+    CHECK(trainer.step() < steps);
   }
   for (const double g : d_params) {
     CHECK(g == 0);  // a stopped call adds nothing

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"penstock {ps.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_demo_parser, _fit_parser, _sample_parser, _score_parser, _info_parser):
+    for add in (_demo_parser, _fit_parser, _sample_parser, _score_parser, _info_parser, _upgrade_parser):
         add(commands)
     return top
 
@@ -170,7 +170,7 @@ def _add(group: Any, options: dict[str, tuple[Callable[[str], Any], str, str]], 
         )
 
 
-# --- demo, info -------------------------------------------------------------------------------------------------
+# --- demo, info, upgrade -------------------------------------------------------------------------------------------------
 
 
 def _demo_parser(commands: Any) -> None:
@@ -207,6 +207,17 @@ def _info_parser(commands: Any) -> None:
     info.set_defaults(run=_info)
 
 
+def _upgrade_parser(commands: Any) -> None:
+    upgrade = commands.add_parser(
+        "upgrade",
+        help="rewrite model files in the present format",
+        description="Rewrites each FILE that is of an older format in the present one, at once. The flow in it stays the "
+        "same, bit for bit; versions of penstock that only know the older format can then no longer read it.",
+    )
+    upgrade.add_argument("files", nargs="+", metavar="FILE", help="a model file, as written by flow.save")
+    upgrade.set_defaults(run=_upgrade)
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from penstock.demo import demo
 
@@ -223,6 +234,12 @@ def _info(arguments: argparse.Namespace) -> int:
     from penstock.cli import info
 
     return info.installation() if arguments.file is None else info.model_file(arguments.file)
+
+
+def _upgrade(arguments: argparse.Namespace) -> int:
+    from penstock.cli import commands
+
+    return commands.upgrade(arguments.files)
 
 
 # --- how words are read -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What ``penstock fit``, ``sample`` and ``score`` do once the command line is read: files in, one verb, a file out."""
+"""What the commands ``fit``, ``sample``, ``score`` and ``upgrade`` do once the command line is read."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from penstock._files import check_writable
 from penstock._typing import Array
 from penstock.cli.sinks import table_file
 from penstock.cli.tables import SUFFIXES, Table, chunk_rows, is_stream, read_table
+from penstock.files import model
 from penstock.history import History
 from penstock.recipes import RECIPES
 
@@ -233,6 +234,18 @@ def score(arguments: argparse.Namespace) -> int:
     say(f"mean log-density: {total / (n_rows - n_nan) if n_rows > n_nan else float('nan')!r}")
     if arguments.output is not None and not arguments.quiet:
         say(f"written: {arguments.output}")
+    return 0
+
+
+def upgrade(paths: Sequence[str]) -> int:
+    """Rewrite model files of older formats in the present one."""
+    for path in paths:
+        version = model.load(path).format_version
+        if version == model.FORMAT_VERSION:
+            print(f"{path}: is of format {version}")
+            continue
+        ps.load(path).save(path)
+        print(f"{path}: from format {version} to {model.FORMAT_VERSION}")
     return 0
 
 

@@ -1,0 +1,248 @@
+// Engine and Packed as Python has them: checks sizes against the plan, lends pointers, releases the GIL, calls once.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
+#include "engine/engine.hpp"
+
+namespace penstock {
+
+// A Python object holds either precision; std::visit hands the body the one that the plan was made for.
+struct PackedHandle {
+  std::variant<std::shared_ptr<Packed<float>>, std::shared_ptr<Packed<double>>> pair;
+};
+
+inline Table decoded_table(const py::array &table) {
+  if (table.ndim() != 1 || !holds<int64_t>(table) || (table.flags() & py::array::c_style) == 0) {
+    wrong("table", "be a contiguous one-dimensional array of int64");
+  }
+  return decode_table(static_cast<const int64_t *>(table.data()), table.size());
+}
+
+class EngineHandle {
+ public:
+  explicit EngineHandle(const py::array &table) {
+    Table decoded = decoded_table(table);
+    isa();  // so that a forced instruction set that is not there is an error now
+    if (decoded.flow.dtype == dtype_float64) {
+      engine_ = std::make_shared<Engine<double>>(std::move(decoded));
+    } else {
+      engine_ = std::make_shared<Engine<float>>(std::move(decoded));
+    }
+  }
+
+  template <class Body>
+  decltype(auto) visit(Body &&body) const {
+    return std::visit(std::forward<Body>(body), engine_);
+  }
+
+  const Plan &plan() const {
+    return visit([](const auto &engine) -> const Plan & { return engine->plan(); });
+  }
+
+  // Numbers of theta a row of each external step.
+  std::vector<int64_t> externals() const {
+    std::vector<int64_t> sizes;
+    for (const External &external : plan().externals) {
+      sizes.push_back(external.n);
+    }
+    return sizes;
+  }
+
+  PackedHandle pack(const py::object &params, const py::object &buffers) const {
+    return visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
+      const T *p = needed<T, false>(params, "params", {plan().n_params});
+      const double *b = needed<double, false>(buffers, "buffers", {plan().n_buffers});
+      return PackedHandle{std::make_shared<Packed<T>>(engine->plan(), p, b)};
+    });
+  }
+
+  void evaluate(const PackedHandle &handle, bool to_data, int64_t first, int64_t last, const py::array &x,
+                const py::object &index, const py::object &context, const py::object &thetas, bool base,
+                const py::object &out, const py::object &log_det) const {
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      const Range steps = range(to_data, first, last, base);
+      int64_t n_rows = 0;
+      const RowsView view = rows_view(x, plan().dim, n_rows);
+      int64_t rows = n_rows;
+      if (!index.is_none()) {
+        rows = py::isinstance<py::array>(index) ? py::reinterpret_borrow<py::array>(index).size() : 0;
+      }
+      const Batch batch{view, rows, context_view(context, plan().context_dim, n_rows),
+                        lent<int64_t, false>(index, "index", {rows}), n_rows};
+      const auto external = theta_views<T>(thetas, steps, rows);
+      T *y = lent<T, true>(out, "out", {rows, plan().dim});
+      const RowValues values = values_view<T>(log_det, "log_det", rows);
+      without_gil([&] { engine.evaluate(packed, steps, batch, external.data(), y, values, poll_signals); });
+    });
+  }
+
+  void sample(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
+              const py::object &context, const py::array &out, const py::object &log_prob) const {
+    constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
+      const Context given = context_view(context, plan().context_dim, rows);
+      const int64_t draws = given.block > 0 ? given.block : rows, contexts = draws > 0 ? rows / draws : 0;
+      if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
+          first_draw > most_draws - draws) {
+        wrong("first_draw and context_row", "leave draws below 2^56 and context rows below 2^40");
+      }
+      T *x = lent<T, true>(out, "out", {rows, plan().dim});
+      T *p = lent<T, true>(log_prob, "log_prob", {rows});
+      const Draws numbers{seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw)};
+      without_gil([&] { engine.sample(packed, numbers, given, rows, x, p, poll_signals); });
+    });
+  }
+
+  void vjp(const PackedHandle &handle, bool to_data, int64_t first, int64_t last, const py::array &x,
+           const py::object &context, const py::object &thetas, bool base, const py::object &d_out,
+           const py::object &d_log_det, const py::object &log_det, const py::object &d_x, const py::object &d_params,
+           const py::object &d_context, const py::object &d_thetas) const {
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      const Range steps = range(to_data, first, last, base);
+      int64_t rows = 0;
+      const RowsView view = rows_view(x, plan().dim, rows);
+      const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
+      const auto external = theta_views<T>(thetas, steps, rows);
+      const auto external_gradients = theta_gradients<T>(d_thetas, external, rows);
+      const RowValues values = values_view<T>(log_det, "log_det", rows);
+      Cotangents<T> cotangents;
+      cotangents.out = lent<T, false>(d_out, "d_out", {rows, plan().dim});
+      cotangents.value = lent<T, false>(d_log_det, "d_log_det", {rows});
+      cotangents.x = lent<T, true>(d_x, "d_x", {rows, plan().dim});
+      cotangents.params = lent<double, true>(d_params, "d_params", {plan().n_params});
+      cotangents.thetas = external_gradients.data();
+      const int64_t c = plan().context_dim;
+      if (context.is_none()) {
+        if (!d_context.is_none()) {
+          wrong("d_context", "be None where context is None");
+        }
+      } else if (const auto given = py::reinterpret_borrow<py::array>(context); given.ndim() == 1) {
+        cotangents.context_sum = lent<double, true>(d_context, "d_context", {c});
+      } else if (given.shape(0) == rows) {
+        cotangents.context = lent<T, true>(d_context, "d_context", {rows, c});
+      } else {
+        cotangents.context_sum = lent<double, true>(d_context, "d_context", {given.shape(0), c});
+      }
+      without_gil([&] { engine.vjp(packed, steps, batch, external.data(), values, cotangents, poll_signals); });
+    });
+  }
+
+  std::pair<double, double> loss_and_grad(const PackedHandle &handle, const py::array &x, const py::object &context,
+                                          const py::object &weight, const py::object &d_params) const {
+    LossSums sums;
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      int64_t rows = 0;
+      const RowsView view = rows_view(x, plan().dim, rows);
+      const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
+      const SampleWeights weights = weights_view(weight, rows);
+      double *gradient = needed<double, true>(d_params, "d_params", {plan().n_params});
+      without_gil([&] { sums = engine.loss_and_grad(packed, batch, weights, gradient, poll_signals); });
+    });
+    return {sums.loss, sums.weight};
+  }
+
+  void adam(const py::object &params, const py::object &grad, const py::object &m, const py::object &v, int64_t step,
+            double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
+            bool decoupled) const {
+    visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
+      const int64_t n = plan().n_params;
+      T *p = needed<T, true>(params, "params", {n});
+      const double *g = needed<double, false>(grad, "grad", {n});
+      T *mean = needed<T, true>(m, "m", {n});
+      T *square = needed<T, true>(v, "v", {n});
+      if (step < 1) {
+        wrong("step", "be at least 1");
+      }
+      const AdamSettings settings = adam_settings(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled, step);
+      without_gil([&] { engine->adam(settings, g, p, mean, square); });
+    });
+  }
+
+  int recompute() const {
+    return visit([](const auto &engine) { return engine->recompute.load(); });
+  }
+  void set_recompute(int mode) {
+    visit([mode](const auto &engine) { engine->recompute = mode; });
+  }
+
+ private:
+  // body(engine, packed) with both of the plan's type.
+  template <class Body>
+  void with(const PackedHandle &handle, Body &&body) const {
+    visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
+      const auto *packed = std::get_if<std::shared_ptr<Packed<T>>>(&handle.pair);
+      if (packed == nullptr || !(*packed)->fits(engine->plan())) {
+        wrong("packed", "come from an engine of the same plan");
+      }
+      body(*engine, **packed);
+    });
+  }
+
+  Range range(bool to_data, int64_t first, int64_t last, bool base) const {
+    if (first < 0 || last < first || last > plan().n_steps || (base && first != 0)) {
+      wrong("first and last", "be a range of steps, beginning at 0 with base");
+    }
+    return {static_cast<int>(first), static_cast<int>(last), to_data, base};
+  }
+
+  template <class T>
+  std::vector<ExternalTheta<T>> theta_views(const py::object &thetas, const Range &range, int64_t rows) const {
+    const std::vector<External> &externals = plan().externals;
+    if (externals.empty() && !thetas.is_none() && py::len(thetas) != 0) {
+      wrong("thetas", "be None: no step takes theta from outside");
+    }
+    std::vector<ExternalTheta<T>> views(externals.size());
+    for (size_t i = 0; i < externals.size(); i++) {
+      const std::string name = "thetas[" + std::to_string(i) + "]";
+      const int step = externals[i].step;
+      const py::object object = item(thetas, "thetas", i, externals.size());
+      if (object.is_none()) {
+        if (range.first <= step && step < range.last) {
+          wrong(name, "be given: step " + std::to_string(step) + " takes theta from outside");
+        }
+        continue;
+      }
+      const bool shared = py::isinstance<py::array>(object) && py::reinterpret_borrow<py::array>(object).ndim() == 1;
+      views[i] = {shared ? lent<T, false>(object, name, {externals[i].n})
+                         : lent<T, false>(object, name, {rows, externals[i].n}),
+                  shared};
+    }
+    return views;
+  }
+
+  template <class T>
+  std::vector<ExternalGradient<T>> theta_gradients(const py::object &d_thetas,
+                                                   const std::vector<ExternalTheta<T>> &thetas, int64_t rows) const {
+    if (thetas.empty() && !d_thetas.is_none() && py::len(d_thetas) != 0) {
+      wrong("d_thetas", "be None: no step takes theta from outside");
+    }
+    std::vector<ExternalGradient<T>> gradients(thetas.size());
+    for (size_t i = 0; i < thetas.size(); i++) {
+      const std::string name = "d_thetas[" + std::to_string(i) + "]";
+      const int64_t n = plan().externals[i].n;
+      const py::object object = item(d_thetas, "d_thetas", i, thetas.size());
+      if (thetas[i].data == nullptr) {
+        if (!object.is_none()) {
+          wrong(name, "be None where thetas[" + std::to_string(i) + "] is None");
+        }
+      } else if (thetas[i].shared) {
+        gradients[i].sum = lent<double, true>(object, name, {n});
+      } else {
+        gradients[i].rows = lent<T, true>(object, name, {rows, n});
+      }
+    }
+    return gradients;
+  }
+
+  std::variant<std::shared_ptr<Engine<float>>, std::shared_ptr<Engine<double>>> engine_;
+};
+
+}  // namespace penstock

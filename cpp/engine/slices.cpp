@@ -1,0 +1,78 @@
+// Slices and their sums: see slices.hpp.
+#include "engine/slices.hpp"
+
+#include "isa/dispatch.hpp"
+
+namespace penstock {
+namespace {
+
+constexpr int64_t few_rows = 4096, slice_rows = 256;
+constexpr int64_t piece = 8192;  // numbers of a gradient that one thread adds up at a time
+
+}  // namespace
+
+Slices::Slices(int64_t rows) : rows(rows), tiles(tiles_of(rows)) {
+  const int64_t wanted = rows <= few_rows ? std::min<int64_t>(most_of_few_rows, tiles)
+                                          : std::min<int64_t>(most, (rows + slice_rows - 1) / slice_rows);
+  n = static_cast<int>(wanted);
+}
+
+double combine_numbers(double *x, int n) {
+  for (int step = 1; step < n; step *= 2) {
+    for (int i = 0; i + step < n; i += 2 * step) {
+      x[i] += x[i + step];
+    }
+  }
+  return n > 0 ? x[0] : 0.0;
+}
+
+template <class T>
+void SliceGradients<T>::reserve(int64_t rows) {
+  const int64_t needed = std::min(Slices(rows).n, most) * plan_.padded_size;
+  if (buffers_ == nullptr || buffers_->size() < needed) {
+    buffers_ = std::make_unique<Aligned<T>>(needed);
+  }
+}
+
+template <class T>
+void SliceGradients<T>::combine(int n, Poll poll) {
+  const int64_t size = plan_.padded_size;
+  parallel((size + piece - 1) / piece, n > 1 ? 256 : 1, poll, [&](int64_t i) {
+    kernels<T>().combine(gradient(0) + i * piece, size, n, std::min(piece, size - i * piece));
+  });
+}
+
+// Adds up what the tree adds up of the gradients so far: neighbouring sums over equally many, and at the end all.
+template <class T>
+void SliceGradients<T>::meet(const std::vector<int> &finished, bool last, std::vector<Sum> &sums,
+                             std::vector<int> &free, Poll poll) {
+  std::vector<std::pair<int, int>> additions;  // of buffers, the second to the first
+  const auto add_last = [&] {
+    const Sum right = sums.back();
+    sums.pop_back();
+    sums.back().n += right.n;
+    additions.emplace_back(sums.back().buffer, right.buffer);
+    free.push_back(right.buffer);
+  };
+  for (const int buffer : finished) {
+    sums.push_back({1, buffer});
+    while (sums.size() > 1 && sums[sums.size() - 2].n == sums.back().n) {
+      add_last();
+    }
+  }
+  while (last && sums.size() > 1) {
+    add_last();
+  }
+  const int64_t size = plan_.padded_size;
+  parallel((size + piece - 1) / piece, 256, poll, [&](int64_t i) {
+    for (const auto &[to, from] : additions) {
+      T *a = gradient(to) + i * piece;
+      kernels<T>().combine(a, gradient(from) - gradient(to), 2, std::min(piece, size - i * piece));
+    }
+  });
+}
+
+template class SliceGradients<float>;
+template class SliceGradients<double>;
+
+}  // namespace penstock

@@ -1,0 +1,81 @@
+// A batch is cut into slices of whole tiles, each of which has a gradient of its own; they add up by a binary tree. Cut and
+// tree follow from the size of the batch alone, so that no bit depends on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/layout.hpp"
+#include "engine/packed.hpp"
+#include "engine/pool.hpp"
+
+namespace penstock {
+
+inline int64_t tiles_of(int64_t rows) { return (rows + tile_rows - 1) / tile_rows; }
+
+// Up to 4096 rows there are at most 16 slices, then one for each 256 rows, at most 64.
+struct Slices {
+  static constexpr int most = 64, most_of_few_rows = 16;
+
+  explicit Slices(int64_t rows);
+  int64_t first_tile(int64_t slice) const { return slice * tiles / n; }
+
+  int64_t rows, tiles;
+  int n;
+};
+
+// The first of n numbers becomes their sum, by the tree; 0 if there are none.
+double combine_numbers(double *x, int n);
+
+// Padded gradients of slices. No more than 16 exist at once: where there are more slices, finished neighbours are added up
+// before the next ones begin.
+template <class T>
+class SliceGradients {
+ public:
+  static constexpr int most = 16;
+
+  SliceGradients(const Plan &plan, int64_t rows) : plan_(plan) { reserve(rows); }
+  // Makes room for a batch of so many rows.
+  void reserve(int64_t rows);
+
+  // run(slice, gradient) for every slice; how many gradients are left to be combined.
+  template <class Run>
+  int run(const Slices &slices, int n_threads, Poll poll, const Run &run) {
+    if (slices.n <= most) {
+      parallel(slices.n, n_threads, poll, [&](int64_t s) { run(s, gradient(static_cast<int>(s))); });
+      return slices.n;
+    }
+    std::vector<Sum> sums;
+    std::vector<int> free;
+    for (int i = most - 1; i >= 0; i--) {
+      free.push_back(i);
+    }
+    for (int first = 0; first < slices.n;) {
+      const int n = std::min(slices.n - first, static_cast<int>(free.size()));
+      const std::vector<int> used(free.rbegin(), free.rbegin() + n);
+      free.resize(free.size() - static_cast<size_t>(n));
+      parallel(n, n_threads, poll, [&](int64_t i) { run(first + i, gradient(used[static_cast<size_t>(i)])); });
+      first += n;
+      meet(used, first == slices.n, sums, free, poll);
+    }
+    return 1;
+  }
+
+  // The first of n gradients becomes their sum.
+  void combine(int n, Poll poll);
+  T *gradient(int i) { return buffers_->data() + i * plan_.padded_size; }
+
+ private:
+  // The sum over some neighbours, a power of two but at the end, and where it stands.
+  struct Sum {
+    int n, buffer;
+  };
+  void meet(const std::vector<int> &finished, bool last, std::vector<Sum> &sums, std::vector<int> &free, Poll poll);
+
+  const Plan &plan_;
+  std::unique_ptr<Aligned<T>> buffers_;
+};
+
+}  // namespace penstock

@@ -15,6 +15,7 @@
 
 #include "engine/engine.hpp"
 #include "engine/trainer.hpp"
+#include "isa/arithmetic.hpp"
 
 namespace py = pybind11;
 
@@ -508,6 +509,11 @@ std::string unusable() {
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace penstock;
+  try {
+    check_arithmetic();
+  } catch (const std::runtime_error &error) {
+    throw py::import_error(error.what());
+  }
   m.doc() = "The compiled backend of penstock. Internal: penstock/plan.py is its only caller.";
   m.attr("version") = PENSTOCK_VERSION;
   m.attr("name") = "cpp";

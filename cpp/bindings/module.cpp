@@ -3,12 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bindings/engine.hpp"
 #include "bindings/trainer.hpp"
 #include "engine/order.hpp"
+#include "isa/arithmetic.hpp"
 
 namespace penstock {
 namespace {
@@ -92,6 +94,11 @@ void define_trainer(py::module_ &m) {
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace penstock;
+  try {
+    check_arithmetic();
+  } catch (const std::runtime_error &error) {
+    throw pybind11::import_error(error.what());
+  }
   m.doc() = "The compiled backend of penstock. Internal: penstock/runner.py is its only caller.";
   m.attr("version") = PENSTOCK_VERSION;
   m.attr("name") = "cpp";

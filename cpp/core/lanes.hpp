@@ -16,6 +16,10 @@
 #    error "compile with -DPENSTOCK_LANE_BYTES=<16|32|64>"
 #  endif
 
+#  if defined(__x86_64__) && !(defined(__AVX2__) && defined(__FMA__))
+#    error "kernels for x86-64 need -march=x86-64-v3 or more"
+#  endif
+
 namespace penstock::PENSTOCK_ISA {
 
 template <class T, int N>

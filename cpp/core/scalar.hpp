@@ -9,6 +9,15 @@
 #  error "compile with -DPENSTOCK_ISA=<namespace>"
 #endif
 
+// NaN has to stay NaN, and each operation to round once: see PENSTOCK_ARITHMETIC in CMakeLists.txt.
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(__ROUNDING_MATH__) || \
+    defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
+#  error "a compiler's flag changes the arithmetic (-ffast-math, one of its parts, or -frounding-math): remove it"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#  error "a compiler's flag keeps more digits between operations (-mfpmath=387?): remove it"
+#endif
+
 #if defined(__CUDACC__)
 #  define PENSTOCK_UNROLL(n) _Pragma("unroll")
 #  define PENSTOCK_FUNCTION __host__ __device__

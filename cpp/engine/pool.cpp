@@ -203,7 +203,7 @@ class Pool {
     for (std::thread &worker : workers_) {
       worker.join();
     }
-    workers_.clear();
+    workers_ = std::vector<std::thread>();
     state_.fetch_and(~quit_bit, std::memory_order_relaxed);
   }
 
@@ -245,16 +245,24 @@ std::atomic<Pool *> shared_pool{nullptr};
 // Workers do not survive a fork, and the pool may have been busy: the child starts afresh. The old pool is left alone.
 void forget_pool() { shared_pool.store(nullptr, std::memory_order_relaxed); }
 
+// The first pool lies in the library itself, so that unloading it loses no memory, and is never destroyed: a thread may
+// still be in it at exit. Pools of forked children come from the heap.
+alignas(Pool) unsigned char first_pool[sizeof(Pool)];
+std::atomic_flag first_pool_taken;
+
 Pool &pool() {
   static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
   static_cast<void>(registered);
   Pool *current = shared_pool.load(std::memory_order_acquire);
   if (current == nullptr) {
-    Pool *made = new Pool;
+    const bool first = !first_pool_taken.test_and_set(std::memory_order_relaxed);
+    Pool *made = first ? new (first_pool) Pool : new Pool;
     if (shared_pool.compare_exchange_strong(current, made, std::memory_order_acq_rel)) {
       return *made;
     }
-    delete made;  // another thread was quicker; ours has no workers yet
+    if (!first) {
+      delete made;  // another thread was quicker; ours has no workers yet
+    }
   }
   return *current;
 }

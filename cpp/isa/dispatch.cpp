@@ -4,31 +4,29 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(PENSTOCK_X86)
+#  include <cpuid.h>
+#endif
+
 namespace penstock {
 namespace {
 
-struct Choice {
-  const char *name;
-  const Kernels<float> *single;
-  const Kernels<double> *twice;
-  bool usable;
-  bool by_name_only;  // never chosen unless asked for
-};
-
-std::vector<Choice> choices() {
-  std::vector<Choice> all;
 #if defined(PENSTOCK_X86)
-  __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("x86-64-v3") != 0, v4 = __builtin_cpu_supports("x86-64-v4") != 0;
-  all.push_back({"avx512", &avx512::kernels_float, &avx512::kernels_double, v4, false});
-  all.push_back({"avx2", &avx2::kernels_float, &avx2::kernels_double, v3, false});
-  // the same kernels on 128-bit vectors: to hold the law that widths change no bit on any processor
-  all.push_back({"fma128", &fma128::kernels_float, &fma128::kernels_double, v3, true});
-#elif defined(PENSTOCK_ARM)
-  all.push_back({"neon", &neon::kernels_float, &neon::kernels_double, true, false});
-#endif
-  return all;
+// The levels of x86-64 feature by feature: not every compiler knows their names, nor those of all features.
+bool has_v3() {
+  unsigned a, b, c = 0, d, extended = 0;
+  constexpr unsigned movbe = 1u << 22, f16c = 1u << 29, lzcnt = 1u << 5;
+  __get_cpuid(1, &a, &b, &c, &d);
+  __get_cpuid(0x80000001, &a, &b, &extended, &d);
+  // what the operating system has to save is among what the compiler's function tests
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2") && (c & movbe) != 0 && (c & f16c) != 0 && (extended & lzcnt) != 0;
 }
+bool has_v4() {
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
 
 std::string list(const std::vector<std::string> &names) {
   std::string text;
@@ -38,12 +36,12 @@ std::string list(const std::vector<std::string> &names) {
   return text.empty() ? "none" : text;
 }
 
-Choice choose() {
+InstructionSet choose() {
   const char *forced = std::getenv("PENSTOCK_ISA");
   const bool force = forced != nullptr && *forced != '\0';
-  for (const Choice &choice : choices()) {
-    if (choice.usable && (force ? std::string(forced) == choice.name : !choice.by_name_only)) {
-      return choice;
+  for (const InstructionSet &set : instruction_sets()) {
+    if (force ? set.name == forced : !set.by_name_only) {
+      return set;
     }
   }
   if (force) {
@@ -53,35 +51,47 @@ Choice choose() {
   throw std::runtime_error("this processor has none of the instruction sets that the extension was built for");
 }
 
-const Choice &chosen() {
-  static const Choice choice = choose();
+const InstructionSet &chosen() {
+  static const InstructionSet choice = choose();
   return choice;
 }
 
 }  // namespace
 
+std::vector<InstructionSet> instruction_sets() {
+  std::vector<InstructionSet> sets;
+#if defined(PENSTOCK_X86)
+  __builtin_cpu_init();
+  if (has_v4()) {
+    sets.push_back({"avx512", &avx512::kernels_float, &avx512::kernels_double, false});
+  }
+  if (has_v3()) {
+    sets.push_back({"avx2", &avx2::kernels_float, &avx2::kernels_double, false});
+    sets.push_back({"fma128", &fma128::kernels_float, &fma128::kernels_double, true});
+  }
+#elif defined(PENSTOCK_ARM)
+  sets.push_back({"neon", &neon::kernels_float, &neon::kernels_double, false});
+#endif
+  return sets;
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
-  for (const Choice &choice : choices()) {
-    if (choice.usable) {
-      names.emplace_back(choice.name);
-    }
+  for (const InstructionSet &set : instruction_sets()) {
+    names.push_back(set.name);
   }
   return names;
 }
 
-const std::string &isa() {
-  static const std::string name = chosen().name;
-  return name;
-}
+const std::string &isa() { return chosen().name; }
 
 template <>
 const Kernels<float> &kernels<float>() {
-  return *chosen().single;
+  return *chosen().float_kernels;
 }
 template <>
 const Kernels<double> &kernels<double>() {
-  return *chosen().twice;
+  return *chosen().double_kernels;
 }
 
 }  // namespace penstock

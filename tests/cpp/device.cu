@@ -66,7 +66,7 @@ __global__ void draw(uint64_t seed, const uint64_t *context_row, const uint64_t 
   normals<T>(seed, context_row + row, draws + row, 1, dim, rows, out + row);
 }
 
-#define TRANSFORM(name, fixed, per_bin, n_options)                                                                            \
+#define TRANSFORM(name, fixed, per_bin, n_options)                                                                    \
   template __global__ void forward<name, float>(const float *, const float *, float *, float *);                      \
   template __global__ void forward<name, double>(const double *, const double *, double *, double *);                 \
   template __global__ void inverse<name, float>(const float *, const float *, float *, float *);                      \

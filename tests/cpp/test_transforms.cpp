@@ -86,7 +86,7 @@ void test() {
       compare<Transform, T>(fixed + per_bin * bins, options);
     }
   };
-#define TRANSFORM(name, fixed, per_bin) one(name{}, fixed, per_bin);
+#define TRANSFORM(name, fixed, per_bin, n_options) one(name{}, fixed, per_bin);
   PENSTOCK_TRANSFORMS(TRANSFORM)
 #undef TRANSFORM
 }

@@ -31,7 +31,7 @@ Trainer<T>::Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, co
 
 template <class T>
 void Trainer<T>::Busy::refuse() {
-  throw std::runtime_error("this Trainer is at work: it takes one call at a time");
+  throw std::runtime_error("this Trainer is at work in another call");
 }
 
 // Cuts frozen runs, the plan's among them, out of the rows of all segments.

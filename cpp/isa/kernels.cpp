@@ -194,26 +194,25 @@ double sum_squares(const T *x, int64_t n, double scale) {
   return sum_partials(partial);
 }
 
-// Kingma, Ba, "Adam" (2015), algorithm 1; decoupled decay as in Loshchilov, Hutter (2019).
+// Kingma, Ba, "Adam" (2015), algorithm 1; decoupled decay as in Loshchilov, Hutter (2019), added to the step, since a factor
+// 1 - rate * decay may round to 1.
 template <class V>
 PENSTOCK_INLINE void adam_lanes(const AdamSettings &a, bool decay, const Element<V> *gradient, double scale,
                                 Element<V> *params, Element<V> *m, Element<V> *v) {
   using T = Element<V>;
   const auto constant = [](double x) __attribute__((always_inline)) { return splat<V>(static_cast<T>(x)); };
-  V p = load<V>(params);
+  const V p = load<V>(params);
   V g = load<V>(gradient) * constant(scale);
   if (decay && !a.decoupled) {
     g = fma<V>(constant(a.weight_decay), p, g);
-  }
-  if (decay && a.decoupled) {
-    p = p * constant(1 - a.learning_rate * a.weight_decay);
   }
   const V mean = fma<V>(constant(a.beta1), load<V>(m), constant(1 - a.beta1) * g);
   const V square = fma<V>(constant(a.beta2), load<V>(v), constant(1 - a.beta2) * (g * g));
   store(m, mean);
   store(v, square);
   const V denominator = sqrt<V>(square * constant(1 / a.correction2)) + constant(a.epsilon);
-  store(params, p - constant(a.learning_rate / a.correction1) * mean / denominator);
+  const V step = constant(a.learning_rate / a.correction1) * mean / denominator;
+  store(params, p - (decay && a.decoupled ? fma<V>(constant(a.learning_rate * a.weight_decay), p, step) : step));
 }
 
 template <class T>

@@ -194,6 +194,14 @@ double sum_squares(const T *x, int64_t n, double scale) {
   return sum_partials(partial);
 }
 
+// A moment, or 0 if it is negligible: decay alone would end at a denormal, where a product rounds to itself, and denormals
+// are slow.
+template <class V>
+PENSTOCK_INLINE V flushed(V moment) {
+  const V least = splat<V>(static_cast<Element<V>>(1e-30));
+  return select((moment < least) & (moment > -least), V{}, moment);
+}
+
 // Kingma, Ba, "Adam" (2015), algorithm 1; decoupled decay as in Loshchilov, Hutter (2019), added to the step, since a factor
 // 1 - rate * decay may round to 1.
 template <class V>
@@ -206,8 +214,8 @@ PENSTOCK_INLINE void adam_lanes(const AdamSettings &a, bool decay, const Element
   if (decay && !a.decoupled) {
     g = fma<V>(constant(a.weight_decay), p, g);
   }
-  const V mean = fma<V>(constant(a.beta1), load<V>(m), constant(1 - a.beta1) * g);
-  const V square = fma<V>(constant(a.beta2), load<V>(v), constant(1 - a.beta2) * (g * g));
+  const V mean = flushed<V>(fma<V>(constant(a.beta1), load<V>(m), constant(1 - a.beta1) * g));
+  const V square = flushed<V>(fma<V>(constant(a.beta2), load<V>(v), constant(1 - a.beta2) * (g * g)));
   store(m, mean);
   store(v, square);
   const V denominator = sqrt<V>(square * constant(1 / a.correction2)) + constant(a.epsilon);

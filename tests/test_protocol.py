@@ -370,18 +370,19 @@ def test_the_state_of_a_trainer_can_be_put_elsewhere(small: Flow) -> None:
 def test_two_calls_at_once_are_refused(small: Flow) -> None:
     """One waits for the other's first numbers: they were written while it ran."""
     trainer, refused = small.trainer(), []
-    x = np.random.default_rng(3).standard_normal((4000, 3))
-    losses, norms = np.full(1_000_000, -1.0), np.zeros(1_000_000)
+    steps = 2000  # long beside the time that one thread keeps the interpreter
+    x = np.random.default_rng(3).standard_normal((64 * steps, 3))
+    losses, norms = np.full(steps, -1.0), np.zeros(steps)
     error: list[BaseException] = []
 
     def long() -> None:
         try:
-            trainer.run(x, None, None, 0, 1.0, 1, 1, 4000, 0, 64, np.full(62, 1e-9), losses[:62], norms[:62])
+            trainer.run(x, None, None, 0, 1.0, 1, 1, len(x), 0, 64, np.full(steps, 1e-9), losses, norms)
         except BaseException as e:
             error.append(e)
 
     calls = [
-        lambda: trained(trainer, x),
+        lambda: trained(trainer, x[:4000]),
         trainer.packed,
         lambda: trainer.set_params(small.params),
         lambda: trainer.get_params(np.zeros_like(small.params)),

@@ -485,6 +485,8 @@ def test_an_instruction_set_exports_its_tables_and_nothing_weak(kind: str) -> No
         symbols = [(m[1], m[2]) for line in lines if (m := re.match(r"[0-9a-f ]{16} (\w) (.*)", line))]
         assert symbols
         for letter, name in symbols:
+            if name == "DW.ref.__gxx_personality_v0":
+                continue  # an address of the compiler's run time, which unoptimised code refers to: no code
             if letter == "U":
                 assert name in RUNTIME, f"{path.name} calls {name}"
             elif letter.isupper() or letter in "vwu":

@@ -250,6 +250,7 @@ void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *pa
   }
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): T is a type
 #define PENSTOCK_INSTANTIATE(T)                                                                                       \
   template Keep Engine<T>::keep() const;                                                                              \
   template void Engine<T>::vjp(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, RowValues,  \
@@ -259,6 +260,7 @@ void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *pa
   template LossSums Engine<T>::loss_and_grad(const Packed<T> &, const Batch &, const SampleWeights &, double *, Poll) \
       const;                                                                                                          \
   template void Engine<T>::adam(const AdamSettings &, const double *, T *, T *, T *) const;
+// NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)
 PENSTOCK_INSTANTIATE(double)
 #undef PENSTOCK_INSTANTIATE

@@ -173,7 +173,8 @@ class Pool {
         while (static_cast<int>(workers_.size()) < wanted) {
           workers_.emplace_back([this, id = static_cast<uint32_t>(workers_.size())] { serve(id); });
         }
-      } catch (const std::exception &) {  // no more threads, or no memory for one
+      } catch (const std::exception &) {
+        return static_cast<int>(workers_.size());  // no more threads, or no memory for one
       }
     }
     return static_cast<int>(workers_.size());

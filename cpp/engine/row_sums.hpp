@@ -107,6 +107,7 @@ class ExternalSums {
     for (size_t k = 0; gradients_ != nullptr && k < plan_.externals.size(); k++) {
       for (int64_t i = 0; gradients_[k].sum != nullptr && i < plan_.externals[k].n; i++) {
         std::vector<double> parts;
+        parts.reserve(static_cast<size_t>(n_slices_));
         for (int64_t s = 0; s < n_slices_; s++) {
           parts.push_back(sums_[static_cast<size_t>(s * plan_.external_features + plan_.externals[k].offset + i)]);
         }

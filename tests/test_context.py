@@ -41,6 +41,7 @@ from helpers import (
     engine_of,
     engine_vjp,
     inside,
+    packed_of,
     row_size,
     sealed,
 )
@@ -786,3 +787,28 @@ def test_the_commands_refuse_a_context_that_does_not_fit(
     import re
 
     assert re.search(what, capsys.readouterr().err)
+
+
+@each_conditional_case
+@both_dtypes
+@inside("rows", (1, 2, 70))
+def test_numbers_with_a_context_of_their_own_give_its_bits(case: Case, backend: str, dtype: str, rows: int) -> None:
+    flow, x, c = prepared(case, backend, dtype, rows)
+    runner, packed, z = flow._runner(), packed_of(flow), latents(case, rows, flow.dim, dtype)
+    given = runner.engine.with_context(packed, c[0])
+    assert_same_bits(runner.log_prob(given, x), runner.log_prob(packed, x, c[0]))
+    for to_data in (True, False):
+        pairs = zip(
+            runner.transform(given, to_data, z), runner.transform(packed, to_data, z, c[0]), strict=True
+        )  # fmt: skip
+        for mine, theirs in pairs:
+            assert_same_bits(mine, theirs)
+    assert_same_bits(runner.sample(given, rows, 5)[0], runner.sample(packed, rows, 5, c[0])[0])
+    ones = np.ones(rows, dtype)
+    mine = runner.vjp(given, False, x, None, ones, base=True)
+    theirs = runner.vjp(packed, False, x, None, ones, c[0], base=True)
+    assert_same_bits(mine.x, theirs.x)
+    assert_same_bits(mine.params, theirs.params)
+    assert_same_bits(runner.loss_and_grad(given, x, None, None)[2], runner.loss_and_grad(packed, x, c[0], None)[2])
+    with pytest.raises(ValueError, match=r"context must be None: packed has one of its own"):
+        runner.log_prob(given, x, c[0])

@@ -13,9 +13,21 @@
 
 namespace penstock {
 
+// The one context that all calls with some packed numbers have, and what it contributes to each conditioner.
+struct GivenContext {
+  std::vector<double> numbers;
+  std::shared_ptr<const void> part;
+
+  Context view(int64_t rows) const {
+    return {
+        {reinterpret_cast<const char *>(numbers.data()), 0, sizeof(double), sizeof(double)}, rows, true, part.get()};
+  }
+};
+
 // A Python object holds either precision; std::visit hands the body the one that the plan was made for.
 struct PackedHandle {
   std::variant<std::shared_ptr<Packed<float>>, std::shared_ptr<Packed<double>>> pair;
+  std::shared_ptr<const GivenContext> given{};
 };
 
 inline Table decoded_table(const py::array &table) {
@@ -63,6 +75,22 @@ class EngineHandle {
     });
   }
 
+  // The same numbers for calls that all have this context, of shape (context_dim,), and pass none.
+  PackedHandle with_context(const PackedHandle &handle, const py::object &context) const {
+    PackedHandle result{handle.pair};
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      const Context given = context_view(context, plan().context_dim, 1);
+      auto own = std::make_shared<GivenContext>();
+      for (int64_t i = 0; i < plan().context_dim; i++) {
+        own->numbers.push_back(number_of(given.rows, 0, i));
+      }
+      const std::shared_ptr<Aligned<T>> part = engine.context_part(packed, own->view(1).rows);
+      own->part = {part, part->data()};
+      result.given = own;
+    });
+    return result;
+  }
+
   void evaluate(const PackedHandle &handle, bool to_data, int64_t first, int64_t last, const py::array &x,
                 const py::object &index, const py::object &context, const py::object &thetas, bool base,
                 const py::object &out, const py::object &log_det) const {
@@ -74,8 +102,8 @@ class EngineHandle {
       if (!index.is_none()) {
         rows = py::isinstance<py::array>(index) ? py::reinterpret_borrow<py::array>(index).size() : 0;
       }
-      const Batch batch{view, rows, context_view(context, plan().context_dim, n_rows),
-                        lent<int64_t, false>(index, "index", {rows}), n_rows};
+      const Batch batch{view, rows, context_of(handle, context, n_rows), lent<int64_t, false>(index, "index", {rows}),
+                        n_rows};
       const auto external = theta_views<T>(thetas, steps, rows);
       T *y = lent<T, true>(out, "out", {rows, plan().dim});
       const RowValues values = values_view<T>(log_det, "log_det", rows);
@@ -88,7 +116,7 @@ class EngineHandle {
     constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
-      const Context given = context_view(context, plan().context_dim, rows);
+      const Context given = context_of(handle, context, rows);
       const int64_t draws = given.block > 0 ? given.block : rows, contexts = draws > 0 ? rows / draws : 0;
       if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
           first_draw > most_draws - draws) {
@@ -109,7 +137,7 @@ class EngineHandle {
       const Range steps = range(to_data, first, last, base);
       int64_t rows = 0;
       const RowsView view = rows_view(x, plan().dim, rows);
-      const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
+      const Batch batch{view, rows, context_of(handle, context, rows)};
       const auto external = theta_views<T>(thetas, steps, rows);
       const auto external_gradients = theta_gradients<T>(d_thetas, external, rows);
       const RowValues values = values_view<T>(log_det, "log_det", rows);
@@ -141,7 +169,7 @@ class EngineHandle {
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       int64_t rows = 0;
       const RowsView view = rows_view(x, plan().dim, rows);
-      const Batch batch{view, rows, context_view(context, plan().context_dim, rows)};
+      const Batch batch{view, rows, context_of(handle, context, rows)};
       const SampleWeights weights = weights_view(weight, rows);
       double *gradient = needed<double, true>(d_params, "d_params", {plan().n_params});
       without_gil([&] { sums = engine.loss_and_grad(packed, batch, weights, gradient, poll_signals); });
@@ -191,6 +219,16 @@ class EngineHandle {
       wrong("first and last", "be a range of steps, beginning at 0 with base");
     }
     return {static_cast<int>(first), static_cast<int>(last), to_data, base};
+  }
+
+  Context context_of(const PackedHandle &handle, const py::object &context, int64_t rows) const {
+    if (handle.given == nullptr) {
+      return context_view(context, plan().context_dim, rows);
+    }
+    if (!context.is_none()) {
+      wrong("context", "be None: packed has one of its own");
+    }
+    return handle.given->view(rows);
   }
 
   template <class T>

@@ -58,6 +58,7 @@ void define_engine(py::module_ &m) {
       .def_property_readonly("externals", &EngineHandle::externals)
       .def_property("recompute", &EngineHandle::recompute, &EngineHandle::set_recompute)
       .def("pack", &EngineHandle::pack, arg("params"), arg("buffers"))
+      .def("with_context", &EngineHandle::with_context, arg("packed"), arg("context"))
       .def("evaluate", &EngineHandle::evaluate, arg("packed"), arg("to_data"), arg("first"), arg("last"), arg("x"),
            arg("index"), arg("context"), arg("thetas"), arg("base"), arg("out"), arg("log_det"))
       .def("sample", &EngineHandle::sample, arg("packed"), arg("seed"), arg("context_row"), arg("first_draw"),

@@ -85,10 +85,10 @@ void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, con
 
 // One row: one number a feature.
 template <class T>
-void gather_row(const Step &step, const T *context, const T *state, T *area) {
+void gather_row(const Step &step, const TileContext<T> &context, const T *state, T *area) {
   T *u = area + step.input / tile_stride;
-  for (int64_t i = 0; i < step.n_context; i++) {
-    u[i] = context[i];
+  for (int64_t i = 0; has_rows(context.kind) && i < step.n_context; i++) {
+    u[i] = context.rows[i];
   }
   for (int64_t i = 0; i < step.n_a; i++) {
     u[step.n_context + i] = state[step.a[i]];
@@ -98,15 +98,15 @@ void gather_row(const Step &step, const T *context, const T *state, T *area) {
 // What a context, of one number a feature, contributes to a step: its piece of TileContext::part. The context comes first
 // in the order of the sum, so a product that begins with it gives the bits of one over all inputs.
 template <class V>
-void make_step_part(const Step &step, const PackedView<Element<V>> &packed, const Element<V> *context, Element<V> *area,
-                    Element<V> *part) {
+void make_step_part(const Step &step, const PackedView<Element<V>> &packed, const TileContext<Element<V>> &context,
+                    Element<V> *area, Element<V> *part) {
   if (reads_dimensions(step)) {
     Linear head = step.linear[0];
     head.n_in = step.n_context;
-    return linear_row<V>(head, packed.params, context, part + step.start);
+    return linear_row<V>(head, packed.params, packed.params + head.bias, context.rows, part + step.start);
   }
   gather_row<Element<V>>(step, context, nullptr, area);
-  mlp_row<V>(step, packed.params, area);
+  mlp_row<V>(step, packed.params, nullptr, area);
   const Element<V> *theta = area + step.theta / tile_stride;
   for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {
     part[step.start + i] = theta[i];

@@ -187,9 +187,9 @@ PENSTOCK_INLINE void masked_row_block(const Element<V> *weight, int n_out, const
 }
 
 // Sums of what has a degree in [from, to), in blocks of 4 vectors, then of one. A block whose first output has a lower
-// degree has the inputs of all lower degrees.
+// degree has the inputs of all lower degrees, and every sum has the first `skip` inputs.
 template <class V>
-void masked_row_linear(const Linear &linear, int from, int to, const Element<V> *weight, const Element<V> *in,
+void masked_row_linear(const Linear &linear, int from, int to, int skip, const Element<V> *weight, const Element<V> *in,
                        Element<V> *out) {
   constexpr int L = lanes<V>;
   const Mask &mask = *linear.mask;
@@ -199,7 +199,7 @@ void masked_row_linear(const Linear &linear, int from, int to, const Element<V> 
   while (n0 < end) {
     const int size = n0 < wide ? 4 * L : L, n1 = n0 + size < n_out ? n0 + size : n_out;
     if (n1 > begin) {
-      const int known = n0 < begin ? mask.input_start[from] : 0;
+      const int lower = n0 < begin ? mask.input_start[from] : 0, known = lower > skip ? lower : skip;
       if (n0 < wide) {
         masked_row_block<V, 4>(weight, n_out, mask.first_output, n0, n1, known, mask.input_start[to], in, out);
       } else {
@@ -210,19 +210,19 @@ void masked_row_linear(const Linear &linear, int from, int to, const Element<V> 
   }
 }
 
-// Before the first degree: every sum is its bias.
+// Before the first degree: every sum is its bias, or what `start` has of the first layer, as in mlp_forward.
 template <class T>
-void masked_row_start(const Step &step, const T *params, T *area) {
+void masked_row_start(const Step &step, const T *params, const T *start, T *area) {
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
-    __builtin_memcpy(area + linear.output / tile_stride, params + linear.bias,
+    __builtin_memcpy(area + linear.output / tile_stride, i == 0 && start != nullptr ? start : params + linear.bias,
                      static_cast<size_t>(linear.n_out) * sizeof(T));
   }
 }
 
 // masked_forward of one row: the lanes run over outputs, as in mlp_row.
 template <class V>
-void masked_row(const Step &step, int from, int to, const Element<V> *params, Element<V> *area) {
+void masked_row(const Step &step, int from, int to, const Element<V> *params, bool started, Element<V> *area) {
   using T = Element<V>;
   using Small = Vector<T, 16 / sizeof(T)>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
@@ -230,13 +230,14 @@ void masked_row(const Step &step, int from, int to, const Element<V> *params, El
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     const int *start = linear.mask->output_start;
+    const int skip = i == 0 && started ? step.n_context : 0;
     T *out = area + linear.output / tile_stride;
     if (linear.n_out >= lanes<V>) {
-      masked_row_linear<V>(linear, from, to, params + linear.weight, in, out);
+      masked_row_linear<V>(linear, from, to, skip, params + linear.weight, in, out);
     } else if (linear.n_out >= lanes<Small>) {
-      masked_row_linear<Small>(linear, from, to, params + linear.weight, in, out);
+      masked_row_linear<Small>(linear, from, to, skip, params + linear.weight, in, out);
     } else {
-      masked_row_linear<T>(linear, from, to, params + linear.weight, in, out);
+      masked_row_linear<T>(linear, from, to, skip, params + linear.weight, in, out);
     }
     if (i + 1 < step.n_linear) {
       activate_row<V>(step.activation, start[to] - start[from], out + start[from],

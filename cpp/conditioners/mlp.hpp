@@ -221,9 +221,10 @@ PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *bias,
 }
 
 template <class V>
-void linear_row(const Linear &linear, const Element<V> *params, const Element<V> *in, Element<V> *out) {
+void linear_row(const Linear &linear, const Element<V> *params, const Element<V> *bias, const Element<V> *in,
+                Element<V> *out) {
   using T = Element<V>;
-  const T *weight = params + linear.weight, *bias = params + linear.bias;
+  const T *weight = params + linear.weight;
   int n = 0;
   for (; n + 8 * lanes<V> <= linear.n_out; n += 8 * lanes<V>) {
     row_block<V, 8>(weight, bias, linear.n_in, linear.n_out, n, in, out);
@@ -255,16 +256,23 @@ void activate_row(int kind, int n, Element<V> *h, const Element<V> *skip) {
   activate_all<Element<V>>(kind, n - whole, h + whole, skip != nullptr ? skip + whole : nullptr, nullptr);
 }
 
-// The area is used with one number a feature instead of a tile's run; offsets shrink by tile_stride.
+// The area is used with one number a feature instead of a tile's run; offsets shrink by tile_stride. start: as in mlp_forward.
 template <class V>
-void mlp_row(const Step &step, const Element<V> *params, Element<V> *area) {
+void mlp_row(const Step &step, const Element<V> *params, const Element<V> *start, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const T *in = area + step.input / tile_stride;
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     T *out = area + linear.output / tile_stride;
-    linear_row<V>(linear, params, in, out);
+    if (i == 0 && start != nullptr) {
+      Linear rest = linear;
+      rest.weight += static_cast<int64_t>(step.n_context) * linear.n_out;
+      rest.n_in -= step.n_context;
+      linear_row<V>(rest, params, start, in + step.n_context, out);
+    } else {
+      linear_row<V>(linear, params, params + linear.bias, in, out);
+    }
     if (i + 1 < step.n_linear) {
       activate_row<V>(step.activation, linear.n_out, out, residual && i > 0 ? in : nullptr);
     }

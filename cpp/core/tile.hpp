@@ -50,8 +50,8 @@ struct Pass {
 enum class ContextKind {
   none,
   rows,           // a context for each row
-  part,           // all rows share one, of which there is only what it contributes to each conditioner
-  rows_and_part,  // all rows share one, given in both ways
+  part,           // the rows of a tile share one, of which there is only what it contributes to each conditioner
+  rows_and_part,  // the same, given in both ways
 };
 
 // What the rows of a tile see of the context.
@@ -62,6 +62,7 @@ struct TileContext {
   // For each conditioner, at Step::start, the part of the context in its first layer, b + c W_c, where the products then
   // begin; for one that reads nothing else, theta.
   const T *part;
+  T *own_part;  // room for one that is made for this tile
 };
 
 template <class T>

@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstring>
+#include <memory>
 
 #include "engine/layout.hpp"
 #include "engine/order.hpp"
@@ -14,17 +16,34 @@
 
 namespace penstock {
 
+inline double read_number(const char *at, int item_size) {
+  if (item_size == 4) {
+    float narrow;
+    std::memcpy(&narrow, at, sizeof narrow);
+    return static_cast<double>(narrow);
+  }
+  double wide;
+  std::memcpy(&wide, at, sizeof wide);
+  return wide;
+}
+
+inline double number_of(const RowsView &rows, int64_t row, int64_t column) {
+  return read_number(rows.data + row * rows.row_stride + column * rows.column_stride, rows.item_size);
+}
+
 // A range of steps in one direction, with the base density if the range begins at the latent side and it is asked for.
 struct Range {
   int first, last;
   bool to_data, base;
 };
 
-// Rows of context for rows of an array: row r has row r / block. One row of context serves all if shared.
+// Rows of context for rows of an array: row r has row r / block. One row of context serves all if shared, and what it
+// contributes to each conditioner may be there already, in the plan's type, as Engine::context_part gives it.
 struct Context {
   RowsView rows{};
   int64_t block = 0;
   bool shared = false;
+  const void *part = nullptr;
 };
 
 // Some rows of an array of n_rows: all of them, or those that an index names.
@@ -132,6 +151,9 @@ class Engine {
   // left to be combined.
   LossSums batch_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
                           const TrainingRows &rows, SliceGradients<T> &gradients, int &n_left, Poll poll) const;
+
+  // What one row of context, (context_dim), contributes to each conditioner, for Context::part.
+  std::unique_ptr<Aligned<T>> context_part(const Packed<T> &packed, const RowsView &context) const;
 
   void refuse_external_theta(const char *what) const;
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "engine/engine.hpp"
+#include "engine/far_rows.hpp"
 #include "engine/walk.hpp"
 
 namespace penstock {
@@ -39,17 +40,21 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batc
   if (batch.rows == 1 && !any_theta(plan_, thetas)) {
     walk.set_single();
   }
-  parallel(tiles_of(batch.rows), useful_threads(plan_, batch.rows, plan_.flops), poll, [&](int64_t t) {
+  const FarRows<T> far(plan_, packed, range, batch);
+  const Tiling tiles = batch.index == nullptr ? walk.tile(batch.rows) : Tiling{batch.rows, batch.rows};
+  parallel(tiles.n(), useful_threads(plan_, batch.rows, plan_.flops), poll, [&](int64_t t) {
     Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
-    const TileRows rows = rows_of_tile(t, batch.rows, batch.index);
+    TileRows rows = tiles[t];
+    rows.index = batch.index != nullptr ? batch.index + rows.first : nullptr;
     walk.forward(
         rows, out != nullptr ? out + rows.first * plan_.dim : nullptr, values.data != nullptr, tile,
         [&](Tile<T> &to) {
           walk.load(batch.x, rows, to);
           walk.load_thetas(thetas, rows.first, to);
         },
-        [&](const Tile<T> &from) {
+        [&](Tile<T> &from) {
           if (values.data != nullptr) {
+            far.mend_values(rows, from.log_det);
             put_values(values, rows.first, from);
           }
         });
@@ -65,9 +70,10 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
     walk.set_single();
   }
   const int64_t block = plan_.context_dim == 0 || context.shared ? rows : context.block;
-  parallel(tiles_of(rows), useful_threads(plan_, rows, plan_.flops), poll, [&](int64_t t) {
+  const Tiling tiles = walk.tile(rows);
+  parallel(tiles.n(), useful_threads(plan_, rows, plan_.flops), poll, [&](int64_t t) {
     Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
-    const TileRows some = rows_of_tile(t, rows);
+    const TileRows some = tiles[t];
     walk.forward(
         some, out + some.first * plan_.dim, log_prob != nullptr, tile,
         [&](Tile<T> &to) {
@@ -86,10 +92,16 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
   });
 }
 
+template <class T>
+std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &packed, const RowsView &context) const {
+  return Walk<T>::make_context_part(plan_, packed.view(), context);
+}
+
 #define PENSTOCK_INSTANTIATE(T)                                                                                     \
   template void Engine<T>::refuse_external_theta(const char *) const;                                               \
   template void Engine<T>::evaluate(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, T *, \
                                     RowValues, Poll) const;                                                         \
+  template std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &, const RowsView &) const;          \
   template void Engine<T>::sample(const Packed<T> &, const Draws &, const Context &, int64_t, T *, T *, Poll) const;
 PENSTOCK_INSTANTIATE(float)
 PENSTOCK_INSTANTIATE(double)

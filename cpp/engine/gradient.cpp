@@ -1,10 +1,10 @@
 // Gradients: see engine.hpp.
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "engine/cache.hpp"
 #include "engine/engine.hpp"
+#include "engine/far_rows.hpp"
 #include "engine/row_sums.hpp"
 #include "engine/walk.hpp"
 
@@ -72,19 +72,7 @@ int largest_exponent(const SampleWeights &weights, int64_t rows) {
 }  // namespace
 
 double SampleWeights::at(int64_t row) const {
-  if (data_ == nullptr) {
-    return 1.0;
-  }
-  const char *p = data_ + row * stride_;
-  double x;
-  if (item_size_ == 4) {
-    float narrow;
-    std::memcpy(&narrow, p, sizeof narrow);
-    x = static_cast<double>(narrow);
-  } else {
-    std::memcpy(&x, p, sizeof x);
-  }
-  return x * factors_[0] * factors_[1];
+  return data_ != nullptr ? read_number(data_ + row * stride_, item_size_) * factors_[0] * factors_[1] : 1.0;
 }
 
 SampleWeights SampleWeights::scaled(int exponent) const {
@@ -109,18 +97,16 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
   const bool want_context = cotangents.context != nullptr || sums_context || (plan_.embeds && want_params);
   const Keep keep = this->keep();
   const Slices slices(batch.rows);
+  const Tiling tiles{batch.rows, batch.rows};
   ContextSums<T> context_sums(plan_, batch.context, slices, cotangents.context_sum);
   ExternalSums<T> external_sums(plan_, slices, cotangents.thetas);
   const Walk<T> walk(plan_, packed, range, keep, batch.context, batch.rows, want_context || want_params);
 
-  const auto run_tile = [&](int64_t slice, int64_t t, T *padded, Gradient of_params) {
-    TileSpace<T> space = lend<T>(plan_, keep);
-    space.gradient.params = padded;
-    space.gradient.of_params = of_params;
-    space.gradient.of_context = want_context ? Gradient::accumulate : Gradient::ignore;
-    const TileRows rows = rows_of_tile(t, batch.rows);
-    const auto rows_at = [&](auto *array, int64_t n) { return array != nullptr ? array + rows.first * n : nullptr; };
-    T *d_context = sums_context ? space.d_context : rows_at(cotangents.context, plan_.context_dim);
+  const FarRows<T> far(plan_, packed, range, batch);
+
+  // One tile there and back; d_value_of(r) is the cotangent of the value of its row r.
+  const auto there_and_back = [&](const TileRows &rows, TileSpace<T> &space, const T *d_out, const auto &d_value_of,
+                                  T *d_x, T *d_context) {
     walk.forward(
         rows, static_cast<T *>(nullptr), values.data != nullptr, space.tile,
         [&](Tile<T> &tile) {
@@ -129,19 +115,62 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
         },
         [&](Tile<T> &tile) {
           if (values.data != nullptr) {
+            far.mend_values(rows, tile.log_det);
             put_values(values, rows.first, tile);
           }
           T d_value[tile_rows];
           for (int r = 0; r < tile_rows; r++) {
-            d_value[r] = cotangents.value != nullptr ? cotangents.value[rows.first + std::min(r, tile.rows - 1)] : T{0};
+            d_value[r] = d_value_of(std::min(r, tile.rows - 1));
           }
-          walk.backward(rows_at(cotangents.out, plan_.dim), d_value, rows_at(cotangents.x, plan_.dim), d_context, tile,
-                        space.gradient);
-          if (sums_context) {
-            context_sums.add(slice, rows, d_context);
-          }
-          external_sums.take(slice, rows, range, space.gradient.external);
+          walk.backward(d_out, d_value, d_x, d_context, tile, space.gradient);
         });
+  };
+  const auto d_value_of = [&](int64_t row) { return cotangents.value != nullptr ? cotangents.value[row] : T{0}; };
+
+  // Gradients of far rows that overflowed, of rows and of contexts of their own.
+  const auto mend = [&](const TileRows &rows, const T *d_out, T *d_x, T *d_context) {
+    if ((d_x == nullptr || all_finite(d_x, rows.count * plan_.dim)) &&
+        (d_context == nullptr || all_finite(d_context, rows.count * plan_.context_dim))) {
+      return;
+    }
+    const ScaledGradients<T> scaled(far, rows);
+    if (!scaled.needed(d_x, plan_.dim) && !scaled.needed(d_context, plan_.context_dim)) {
+      return;
+    }
+    std::vector<T> out(d_out != nullptr ? static_cast<size_t>(rows.count * plan_.dim) : 0);
+    for (int64_t i = 0; i < static_cast<int64_t>(out.size()); i++) {
+      out[static_cast<size_t>(i)] = scaled.scaled(static_cast<int>(i / plan_.dim), d_out[i]);
+    }
+    std::vector<T> x(static_cast<size_t>(rows.count * plan_.dim));
+    std::vector<T> context(d_context != nullptr ? static_cast<size_t>(rows.count * plan_.context_dim) : 0);
+    TileSpace<T> space = lend<T>(plan_, keep);
+    space.gradient.of_params = Gradient::ignore;
+    space.gradient.of_context = d_context != nullptr ? Gradient::accumulate : Gradient::ignore;
+    there_and_back(
+        rows, space, d_out != nullptr ? out.data() : nullptr,
+        [&](int r) { return scaled.scaled(r, d_value_of(rows.first + r)); }, x.data(),
+        d_context != nullptr ? context.data() : nullptr);
+    scaled.take(x.data(), plan_.dim, d_x);
+    scaled.take(context.data(), plan_.context_dim, d_context);
+  };
+
+  const auto run_tile = [&](int64_t slice, int64_t t, T *padded, Gradient of_params) {
+    TileSpace<T> space = lend<T>(plan_, keep);
+    space.gradient.params = padded;
+    space.gradient.of_params = of_params;
+    space.gradient.of_context = want_context ? Gradient::accumulate : Gradient::ignore;
+    const TileRows rows = tiles[t];
+    const auto rows_at = [&](auto *array, int64_t n) { return array != nullptr ? array + rows.first * n : nullptr; };
+    const T *d_out = rows_at(cotangents.out, plan_.dim);
+    T *d_x = rows_at(cotangents.x, plan_.dim), *d_context = rows_at(cotangents.context, plan_.context_dim);
+    there_and_back(
+        rows, space, d_out, [&](int r) { return d_value_of(rows.first + r); }, d_x,
+        sums_context ? space.d_context : d_context);
+    if (sums_context) {
+      context_sums.add(slice, rows, space.d_context);
+    }
+    external_sums.take(slice, rows, range, space.gradient.external);
+    mend(rows, d_out, d_x, d_context);
   };
 
   const int n_threads = useful_threads(plan_, batch.rows, 3 * plan_.flops);

@@ -49,6 +49,7 @@ void carve(Carver &carver, const Plan &plan, Keep keep, TileSpace<T> &space) {
   tile.log_det = carver.take<double>(tile_rows);
   tile.theta = features(plan.external_features);
   tile.context.rows = plan.context_dim > 0 ? features(plan.n_context) : nullptr;
+  tile.context.own_part = keep == Keep::nothing ? carver.take<T>(plan.starts_size) : nullptr;
   tile.kept = carver.take<T>(keep == Keep::nothing       ? plan.evaluation_area
                              : keep == Keep::activations ? plan.training_kept
                                                          : plan.recompute_kept);
@@ -87,11 +88,16 @@ struct TileRows {
   int64_t operator[](int r) const { return index != nullptr ? index[r] : first + r; }
 };
 
-inline TileRows rows_of_tile(int64_t tile, int64_t rows, const int64_t *index = nullptr) {
-  const int64_t first = tile * tile_rows;
-  return {static_cast<int>(std::min<int64_t>(tile_rows, rows - first)), first,
-          index != nullptr ? index + first : nullptr};
-}
+// Tiles of a batch, in the order of its rows: tile_rows each, with what is left at the end of every block.
+struct Tiling {
+  int64_t rows, block;  // block divides rows
+  int64_t in_block() const { return tiles_of(block); }
+  int64_t n() const { return block > 0 ? rows / block * in_block() : 0; }
+  TileRows operator[](int64_t t) const {
+    const int64_t within = t % in_block() * tile_rows;
+    return {static_cast<int>(std::min<int64_t>(tile_rows, block - within)), t / in_block() * block + within};
+  }
+};
 
 // The values of a tile's rows, rounded to the type of the array.
 template <class T>
@@ -121,18 +127,39 @@ class Walk {
         high{plan.boundary(range.last), range.first < range.last && range.last == plan.n_steps};
     in_ = range.to_data ? low : high;
     out_ = range.to_data ? high : low;
+    context_part_ = static_cast<const T *>(context.part);
     if (plan.context_dim == 0) {
       context_kind_ = ContextKind::none;
-    } else if (!context.shared || rows < 2) {
+    } else if (context_part_ == nullptr && (!context.shared || rows < 2)) {
       context_kind_ = ContextKind::rows;
     } else {
       context_kind_ = need_context ? ContextKind::rows_and_part : ContextKind::part;
-      make_context_part();
+      if (context_part_ == nullptr) {
+        own_part_ = make_context_part(plan, packed_, context.rows);
+        context_part_ = own_part_->data();
+      }
     }
+  }
+
+  // What a row of context contributes to each conditioner.
+  static std::unique_ptr<Aligned<T>> make_context_part(const Plan &plan, const PackedView<T> &packed,
+                                                       const RowsView &context) {
+    const DefaultFloatingPoint environment;
+    auto part = std::make_unique<Aligned<T>>(plan.starts_size);
+    make_context_part(plan, packed, context, 0, lend<T>(plan, Keep::nothing).tile, part->data());
+    return part;
   }
 
   // One row, with lanes over outputs instead of rows.
   void set_single() { stride_ = 1; }
+
+  // How consecutive rows are cut into tiles. Where enough of them share a context, no tile has rows of two, and what the
+  // context contributes to each conditioner is computed once a tile.
+  Tiling tile(int64_t rows) {
+    constexpr int64_t enough = tile_rows / 2;
+    part_by_tile_ = context_kind_ == ContextKind::rows && context_.block >= enough && pass_.keep == Keep::nothing;
+    return {rows, part_by_tile_ ? context_.block : rows};
+  }
 
   // The rows of an array as a source.
   void load(const RowsView &x, const TileRows &rows, Tile<T> &tile) const {
@@ -174,7 +201,7 @@ class Walk {
     if (stride_ == 1) {
       kernel.row(view_, packed_, pass_, tile);
     } else {
-      kernel.forward(view_, packed_, pass_, tile);
+      in_pieces([&](const Pass &some) { kernel.forward(view_, packed_, some, tile); });
     }
     if (out != nullptr) {
       kernel.columns_out(view_, packed_, out_, tile.state, tile.rows, stride_, out, tile.log_det);
@@ -208,7 +235,9 @@ class Walk {
     if (base_ && !pass_.to_data) {
       kernel.base_backward(view_, tile.state, d_value, tile.rows, gradient.state);
     }
-    kernel.backward(view_, packed_, pass_, d_x != nullptr, tile, gradient);
+    in_pieces_backward(
+        [&](const Pass &some, bool want) { kernel.backward(view_, packed_, some, want, tile, gradient); },
+        d_x != nullptr);
     if (gradient.of_context != Gradient::ignore) {
       kernel.context_backward(view_, packed_, tile, gradient, d_context);
     }
@@ -221,22 +250,23 @@ class Walk {
   }
 
  private:
-  // A context that all rows share is read once, and what it contributes to each conditioner computed.
-  void make_context_part() {
-    const DefaultFloatingPoint environment;
-    context_part_ = std::make_unique<Aligned<T>>(plan_.starts_size);
-    const PlanView plan = plan_.evaluation();
-    Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
+  // The same of row number `row` of an array. The tile, of an evaluation, is room to work in.
+  static void make_context_part(const Plan &plan, const PackedView<T> &packed, const RowsView &context, int64_t row,
+                                Tile<T> tile, T *part) {
+    const PlanView view = plan.evaluation();
     tile.rows = 1;
-    const int64_t index = 0;
-    kernels<T>().context_in(plan, packed_, context_.rows, &index, 1, Keep::nothing, tile);
-    kernels<T>().make_context_part(plan, packed_, tile, context_part_->data());
+    tile.context.kind = ContextKind::rows;
+    kernels<T>().context_in(view, packed, context, &row, 1, Keep::nothing, tile);
+    kernels<T>().make_context_part(view, packed, tile, part);
   }
 
   void bring_context(const TileRows &rows, Tile<T> &tile) const {
-    tile.context.kind = context_kind_;
-    tile.context.part = context_part_ != nullptr ? context_part_->data() : nullptr;
-    if (context_kind_ == ContextKind::none || context_kind_ == ContextKind::part) {
+    tile.context.kind = part_by_tile_ ? ContextKind::part : context_kind_;
+    tile.context.part = part_by_tile_ ? tile.context.own_part : context_part_;
+    if (part_by_tile_) {
+      make_context_part(plan_, packed_, context_.rows, rows[0] / context_.block, tile, tile.context.own_part);
+    }
+    if (tile.context.kind == ContextKind::none || tile.context.kind == ContextKind::part) {
       return;
     }
     int64_t index[tile_rows];
@@ -244,6 +274,39 @@ class Walk {
       index[r] = context_.shared ? 0 : rows[r] / context_.block;
     }
     kernels<T>().context_in(view_, packed_, context_.rows, index, stride_, pass_.keep, tile);
+  }
+
+  // A pass, step by step where a tile takes so long that a call could not be stopped in time otherwise; and the way back,
+  // where a step is told whether the gradient of its input is wanted.
+  template <class Body>
+  void in_pieces(Body &&body) const {
+    if (!long_tile()) {
+      return body(pass_);
+    }
+    for (int i = 0; i < pass_.last - pass_.first && keep_going(); i++) {
+      body(piece(i));
+    }
+  }
+  template <class Body>
+  void in_pieces_backward(Body &&body, bool want) const {
+    if (!long_tile()) {
+      return body(pass_, want);
+    }
+    int first_moving = 0;
+    while (first_moving < pass_.last - pass_.first && !view_.steps[piece(first_moving).first].moves()) {
+      first_moving++;
+    }
+    for (int i = pass_.last - pass_.first - 1; i >= first_moving && keep_going(); i--) {
+      body(piece(i), want || i > first_moving);
+    }
+  }
+  bool long_tile() const {
+    constexpr double flops_of_a_long_tile = 1e9;
+    return plan_.flops * tile_rows > flops_of_a_long_tile;
+  }
+  Pass piece(int i) const {
+    const int k = pass_.to_data ? pass_.first + i : pass_.last - 1 - i;
+    return {k, k + 1, pass_.to_data, pass_.keep};
   }
 
   const Plan &plan_;
@@ -255,7 +318,9 @@ class Walk {
   int stride_ = tile_stride;
   const Context &context_;
   ContextKind context_kind_;
-  std::unique_ptr<Aligned<T>> context_part_;
+  bool part_by_tile_ = false;
+  const T *context_part_;
+  std::unique_ptr<Aligned<T>> own_part_;
 };
 
 }  // namespace penstock

@@ -32,7 +32,7 @@ void context_in(const PlanView &plan, const PackedView<T> &packed, const RowsVie
     return;
   }
   if (stride == 1) {
-    mlp_row<Native<T>>(*embedding, packed.params, area);
+    mlp_row<Native<T>>(*embedding, packed.params, nullptr, area);
   } else {
     mlp_forward<Native<T>>(*embedding, packed, nullptr, vectors<T>(tile.rows), keep != Keep::nothing, area);
   }
@@ -44,7 +44,7 @@ void make_context_part(const PlanView &plan, const PackedView<T> &packed, const 
   for (int k = 0; k < plan.n_steps; k++) {
     const Step &step = plan.steps[k];
     if (step.n_context > 0) {
-      make_step_part<Native<T>>(step, packed, tile.context.rows, tile.kept + step.area, part);
+      make_step_part<Native<T>>(step, packed, tile.context, tile.kept + step.area, part);
     }
   }
 }
@@ -67,8 +67,6 @@ void context_backward(const PlanView &plan, const PackedView<T> &packed, const T
     }
   }
 }
-
-PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_columns; }
 
 template <class T>
 PENSTOCK_INLINE T *kept(const Step &step, const Pass &pass, const Tile<T> &tile) {
@@ -111,7 +109,7 @@ void backward(const PlanView &plan, const PackedView<T> &packed, const Pass &pas
   const int n = vectors<T>(tile.rows), n_steps = pass.last - pass.first;
   const bool recompute = pass.keep == Keep::old_values;
   int first_moving = 0;  // before it there is nothing to do on the way back
-  while (first_moving < n_steps && !moves(step_of(plan, pass, first_moving))) {
+  while (first_moving < n_steps && !step_of(plan, pass, first_moving).moves()) {
     first_moving++;
   }
   for (int i = n_steps - 1; i >= first_moving; i--) {
@@ -135,18 +133,17 @@ template <class T>
 void row(const PlanView &plan, const PackedView<T> &packed, const Pass &pass, Tile<T> &tile) {
   using V = Native<T>;
   T *state = tile.state, *area = tile.kept;  // areas of all steps begin there
-  const T *context = tile.context.rows;
   for (int i = 0; i < pass.last - pass.first; i++) {
     const Step &step = step_of(plan, pass, i);
     const bool inverse = is_inverse(step, pass);
     if (step.kind == step_coupling) {
-      coupling_row<V>(step, packed, inverse, context, state, tile.log_det, area);
+      coupling_row<V>(step, packed, inverse, tile.context, state, tile.log_det, area);
     } else if (step.kind == step_elementwise) {
       transform_row(step, all_of(step), inverse, packed.params + step.params, state, tile.log_det);
     } else if (step.kind == step_lu_linear) {
       lu_forward<T>(step, packed, inverse, 1, 1, state, tile.log_det, area, static_cast<T *>(nullptr));
     } else if (step.kind == step_autoregressive) {
-      autoregressive_row<V>(step, packed, inverse, context, state, tile.log_det, area);
+      autoregressive_row<V>(step, packed, inverse, tile.context, state, tile.log_det, area);
     }
   }
 }

@@ -85,17 +85,18 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
 }
 
 template <class V>
-void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, const Element<V> *context,
-                        Element<V> *state, double *log_det, Element<V> *area) {
+void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                        const TileContext<Element<V>> &context, Element<V> *state, double *log_det, Element<V> *area) {
   const int n = step.n_b, span = inverse ? 1 : n;
+  const Element<V> *start = context_part(step, context);
   Element<V> *u = area + step.input / tile_stride + step.n_context;
   gather_row(step, context, state, area);
-  masked_row_start(step, packed.params, area);
+  masked_row_start(step, packed.params, start, area);
   for (int i = 0; !inverse && i + 1 < n; i++) {
     u[i] = state[step.b[i]];
   }
   for (int i = 0; i < n; i += span) {
-    masked_row<V>(step, i, i + span, packed.params, area);
+    masked_row<V>(step, i, i + span, packed.params, start != nullptr, area);
     transform_row(step, {i, i + span}, inverse, area + step.theta / tile_stride, state, log_det);
     if (inverse && i + 1 < n) {
       u[i] = state[step.b[i]];

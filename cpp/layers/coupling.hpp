@@ -40,10 +40,13 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
 }
 
 template <class V>
-void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse, const Element<V> *context,
-                  Element<V> *state, double *log_det, Element<V> *area) {
+void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                  const TileContext<Element<V>> &context, Element<V> *state, double *log_det, Element<V> *area) {
+  if (const Element<V> *theta = shared_theta(step, context)) {
+    return transform_row(step, all_of(step), inverse, theta, state, log_det);
+  }
   gather_row(step, context, state, area);
-  mlp_row<V>(step, packed.params, area);
+  mlp_row<V>(step, packed.params, context_part(step, context), area);
   transform_row(step, all_of(step), inverse, area + step.theta / tile_stride, state, log_det);
 }
 

@@ -211,7 +211,8 @@ class Flow:
         Returns
         -------
         scalar, or array of shape (rows,) or (m, n)
-            A row that holds NaN has log-density NaN.
+            A row that holds NaN, or whose context does, has log-density NaN. One that is infinite, or so far out that the
+            arithmetic overflows, has -inf.
         """
         # A sampler asks for one row at a time: a row that is plainly in order passes straight through.
         if type(X) is np.ndarray and out is None and self._made is not None and self._plain(context):
@@ -377,7 +378,8 @@ class Flow:
         context : array, optional
             As for :meth:`log_prob`.
         wrt : "x", "context", or a sequence of these, default "x"
-            What the gradient is with respect to; a sequence gives a tuple of gradients.
+            What the gradient is with respect to; a sequence gives a tuple of gradients. Where the log-density is -inf the
+            gradient is that of the formula as far as it can be represented, and 0 where it cannot.
 
         Returns
         -------

@@ -351,6 +351,34 @@ void corrupt_tables() {
   }
 }
 
+bool interrupted(const auto &call) {
+  try {
+    call();
+  } catch (const Interrupted &) {
+    return true;
+  }
+  return false;
+}
+
+// One tile of wide networks takes longer than a call may go on after a poll said stop.
+void stopped_within_a_tile() {
+  const std::vector<int64_t> plain{0, 1, 2};
+  std::vector<StepSpec> steps(8, {.kind = step_coupling,
+                                  .n_theta = 2,
+                                  .theta = theta_network,
+                                  .a = {2, 0},
+                                  .b = {1},
+                                  .widths = {2, 2048, 2048, 2}});
+  steps.push_back({.kind = step_columns});
+  const Engine<float> engine(table_from(table_of(4, dim, steps, std::vector(steps.size() + 1, plain))));
+  const std::vector<double> x(tile_rows * dim, 0.5), buffers = buffers_of(dim);
+  const std::vector<float> params(static_cast<size_t>(engine.plan().n_params), 1e-3F);
+  const Packed<float> packed(engine.plan(), params.data(), buffers.data());
+  std::vector<double> d_params(params.size());
+  set_num_threads(1);
+  CHECK(interrupted([&] { engine.loss_and_grad(packed, rows_of(x, dim), {}, d_params.data(), [] { return true; }); }));
+}
+
 void stopped_by_a_poll() {
   const auto engine = std::make_shared<Engine<double>>(table_from(table(8)));
   const Plan &plan = engine->plan();
@@ -359,14 +387,6 @@ void stopped_by_a_poll() {
                                                                      params = numbers<double>(plan.n_params, 1, 0.7);
   const Packed<double> packed(plan, params.data(), buffers.data());
   const Poll stop = [] { return true; };
-  const auto interrupted = [](auto &&call) {
-    try {
-      call();
-    } catch (const Interrupted &) {
-      return true;
-    }
-    return false;
-  };
   const int64_t steps = rows / 64;
   const std::vector<double> rates(static_cast<size_t>(steps), 1e-3);
   std::vector<double> losses(rates), norms(rates), out(x.size()), d_params(params.size());
@@ -395,5 +415,6 @@ int main() {
   batches_and_threads<float>();
   batches_and_threads<double>();
   stopped_by_a_poll();
+  stopped_within_a_tile();
   return 0;
 }

@@ -129,6 +129,12 @@ class Engine:
             raise ValueError(f"buffers must be float64 of shape ({self.n_buffers},)")
         return Packed(self.layout, np.array(params), buffers)
 
+    def with_context(self, packed: Packed, context: Array) -> Packed:
+        """The same numbers for calls that all have this context, of shape (context_dim,), and pass none."""
+        self.need_packed(packed)
+        given = self.context(np.array(context, np.float64), 1)
+        return packed.with_context(self.shared(packed, given, 1))
+
     def adam(
         self, params: Array, grad: Array, m: Array, v: Array, step: int, learning_rate: float, beta1: float,
         beta2: float, epsilon: float, weight_decay: float, decoupled: bool,
@@ -282,6 +288,15 @@ class Engine:
                     f"got {array.dtype} of {array.shape}"
                 )
         return Theta(arrays, self.externals)
+
+    def context_of(self, packed: Packed, context: Array | None, rows: int) -> Context:
+        """The context of a call: that of ``packed``, or the one that is passed, with the part of it that rows share."""
+        if packed.given is None:
+            return self.shared(packed, self.context(context, rows), rows)
+        if context is not None:
+            raise ValueError("context must be None: packed has one of its own")
+        given: Context = packed.given
+        return replace(given, block=max(rows, 1))
 
     def context(self, context: Array | None, rows: int) -> Context:
         """Rows of context, (m, context_dim), one for each rows / m rows in turn; or (context_dim,), one for all."""

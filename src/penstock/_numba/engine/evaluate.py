@@ -10,6 +10,7 @@ from penstock._numba.core.jit import entry
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.pointers import beyond, pointer, pointers
 from penstock._numba.core.tile import CONTEXT_ROWS
+from penstock._numba.engine.far_rows import mend_values
 from penstock._numba.engine.walk import cut_tile, walk_forward
 from penstock._numba.isa.ends import columns_out
 from penstock._numba.isa.kernels import context_in, make_context_part
@@ -67,7 +68,7 @@ def evaluate(
     rows = engine.need_index(index, n_rows)
     through = engine.through(to_data, first, last, base, False)
     theta = engine.theta(thetas, through, rows)
-    given = engine.shared(packed, engine.context(context, n_rows), rows)
+    given = engine.context_of(packed, context, n_rows)
     engine.need("out", out, (rows, engine.dim))
     engine.need("log_det", log_det, (rows,), np.float64)
     plan = engine.plan(False)
@@ -86,6 +87,8 @@ def evaluate(
                 log_det[begin:end] = space.log_det[: end - begin]
 
     engine.chunks(rows, chunk)
+    if log_det is not None:
+        mend_values(packed, through, given, x, index, log_det)
 
 
 def sample(
@@ -103,7 +106,7 @@ def sample(
     engine.need("out", out, (rows, engine.dim))
     engine.need("log_prob", log_prob, (rows,), np.float64)
     through = engine.through(True, 0, engine.n_steps, log_prob is not None, False)
-    given = engine.shared(packed, engine.context(context, rows), rows)
+    given = engine.context_of(packed, context, rows)
     draws = given.block if len(given.rows) > 1 else max(rows, 1)
     for name, start, count, most in (
         ("first_draw", first_draw, draws, DRAWS_MAX),

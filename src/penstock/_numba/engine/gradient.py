@@ -16,7 +16,8 @@ from penstock._numba.core.layout import TILE
 from penstock._numba.core.plan import N_LINEAR, step_of
 from penstock._numba.core.pointers import pointer, pointers
 from penstock._numba.core.rowsum import sum_rows
-from penstock._numba.core.tile import ACCUMULATE, IGNORE, NO_CONTEXT
+from penstock._numba.core.tile import ACCUMULATE, CONTEXT_PART, IGNORE, NO_CONTEXT
+from penstock._numba.engine.far_rows import mend_gradients, mend_values
 from penstock._numba.engine.walk import cut_gradient, walk_backward, walk_forward
 from penstock._numba.isa.ends import features_out
 
@@ -182,18 +183,18 @@ def vjp(
     engine: Engine, packed: Packed, to_data: bool, first: int, last: int, x: Array, context: Array | None,
     thetas: Sequence[Array | None] | None, base: bool, d_out: Array | None, d_log_det: Array | None,
     log_det: Array | None, d_x: Array | None, d_params: Array | None, d_context: Array | None,
-    d_thetas: Sequence[Array | None] | None,
+    d_thetas: Sequence[Array | None] | None, *, scaled: bool = False,
 ) -> None:  # fmt: skip
     """Cotangents of ``evaluate``: from those of out and log_det to those of x, parameters, context and theta.
 
     ``log_det`` receives what evaluate gives for it. Gradients that are sums over rows are added to, in float64; others are
-    overwritten.
+    overwritten. ``scaled`` is for calls from here, with cotangents scaled down for rows that are far out.
     """
     engine.need_packed(packed)
     rows, layout = engine.need_rows(x), engine.layout
     through = engine.through(to_data, first, last, base, True)
     theta = engine.theta(thetas, through, rows)
-    given = engine.shared(packed, engine.context(context, rows), rows)
+    given = engine.context_of(packed, context, rows)
     engine.need("d_out", d_out, (rows, engine.dim))
     engine.need("d_log_det", d_log_det, (rows,))
     engine.need("log_det", log_det, (rows,), np.float64)
@@ -248,6 +249,26 @@ def vjp(
             for (a, b), sums in zip(blocks, context_sums, strict=True):
                 if sums is not None:
                     sums_of_context[a:b] += sums
+    if log_det is not None:
+        mend_values(packed, through, given, x, None, log_det)
+
+    def again(numbers: Array, some_out: Array | None, some_log_det: Array | None) -> tuple[Array, Array | None]:
+        some_x, of_x = np.asarray(x[numbers]), np.empty((len(numbers), engine.dim), layout.dtype)
+        some_context = context if context is None or given.kind == CONTEXT_PART else context[numbers // given.block]
+        some_thetas = thetas and [theta if theta is None or theta.ndim == 1 else theta[numbers] for theta in thetas]
+        of_context = (
+            np.empty((len(numbers), layout.context_dim), layout.dtype) if own and d_context is not None else None
+        )
+        if of_context is not None and some_context is not None:
+            some_context = some_context.reshape(len(numbers), -1)
+        vjp(
+            engine, packed, to_data, first, last, some_x, some_context, some_thetas, base, some_out, some_log_det, None, of_x,
+            None, of_context, None, scaled=True,
+        )  # fmt: skip
+        return of_x, of_context
+
+    if not scaled:
+        mend_gradients(packed, through, given, x, d_out, d_log_det, d_x, d_context if own else None, again)
 
 
 def loss_and_grad(
@@ -257,7 +278,7 @@ def loss_and_grad(
     engine.need_packed(packed)
     rows = engine.need_rows(x)
     engine.need_no_external("loss_and_grad")
-    given = engine.context(context, rows)
+    given = engine.context_of(packed, context, rows)
     engine.need("d_params", d_params, (engine.n_params,), np.float64, only=True)
     engine.need_weight(weight, rows)
     exponent = 0

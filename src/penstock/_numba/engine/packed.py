@@ -24,6 +24,7 @@ class Packed:
                 params, loc, scale, 1.0 / scale, float(np.sum(np.log(scale))), context_loc, 1.0 / context_scale
             )  # fmt: skip
         self.digest = layout.digest
+        self.given: Any = None  # the one context that all calls with these numbers have
 
     @property
     def params(self) -> Array:
@@ -34,5 +35,11 @@ class Packed:
     def with_params(self, params: Array) -> Packed:
         """The same standardisation with other parameters."""
         other = object.__new__(Packed)
-        other.view, other.digest = self.view._replace(params=params), self.digest
+        other.view, other.digest, other.given = self.view._replace(params=params), self.digest, None
+        return other
+
+    def with_context(self, given: Any) -> Packed:
+        """The same numbers for calls that all have one context."""
+        other = object.__new__(Packed)
+        other.view, other.digest, other.given = self.view, self.digest, given
         return other

@@ -5,6 +5,7 @@ Everything is done in chunks, so that a table larger than memory stays where it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -190,6 +191,8 @@ def start_actnorms(
         last = k + 1
         mean, std = moments(Rows(x, None, sample.weight))
         # A spread whose reciprocal may overflow in the flow's dtype counts as none.
-        log_scale = -np.log(np.where(std > np.finfo(plan.dtype).tiny, std, 1.0))
-        theta = np.stack([log_scale, -mean * np.exp(log_scale)], axis=1)
-        params[tensor.offset : tensor.offset + tensor.size] = theta.ravel()
+        tiny = float(np.finfo(plan.dtype).tiny)
+        # Number by number: NumPy's logarithm has other last bits on processors with wider vectors.
+        log_scale = [-math.log(s) if s > tiny else 0.0 for s in std.tolist()]
+        theta = [(r, -m * math.exp(r)) for r, m in zip(log_scale, mean.tolist(), strict=True)]
+        params[tensor.offset : tensor.offset + tensor.size] = np.ravel(theta)

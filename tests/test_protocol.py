@@ -291,6 +291,15 @@ def test_a_batch_without_weight_takes_no_step_and_is_done(backend: Any, small: F
     assert trainer.step == 3
 
 
+def test_batches_lie_within_the_rows_of_an_epoch(small: Flow) -> None:
+    x, one = np.zeros((100, 3)), np.zeros(1)
+    for n_train, first_step, batch in (
+        (101, 0, 10), (0, 0, 10), (90, 0, 91), (90, 0, 2**62), (90, 0, 0), (90, 9, 10), (90, -1, 10), (90, 2**61, 10),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"n_train|first_step|batch_size"):
+            small.trainer().run(x, None, None, 0, 1.0, 1, 1, n_train, first_step, batch, one, one.copy(), one.copy())
+
+
 def test_positions_lie_within_the_rows(backend: Any) -> None:
     every, some = np.zeros(100, np.int64), np.zeros(7, np.int64)
     backend.row_order(3, 2, 100, 0, every)

@@ -86,7 +86,8 @@ def test_far_rows_have_gradients(recipe: Any, backend: str, dtype: str, activati
 @both_activations
 def test_gradients_of_far_rows_are_those_of_a_wider_type(recipe: Any, backend: str, activation: str) -> None:
     wide = trained(recipe, backend, "float64", activation)
-    x = far_rows("float32")[:12]  # up to 1e25, where nothing of the wide type overflows
+    x = far_rows("float32")[:16]  # up to 1e30
+    x = np.concatenate([x, 16 * x[-4:]])
     narrow = trained(recipe, backend, "float32", activation)
     wide.params = narrow.params.astype(np.float64)
     _, found = narrow.log_prob_and_grad(x)

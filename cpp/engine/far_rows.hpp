@@ -81,14 +81,14 @@ bool all_finite(const T *x, int64_t n) {
 }
 
 // Gradients of a tile's far rows in which there is a number that is not finite: found again from cotangents times a power of
-// two, 2^-shift, that lies between that of the row and its square.
+// two, 2^-shift, that lies between that of the row and its square as far as the type reaches.
 template <class T>
 class ScaledGradients {
  public:
   ScaledGradients(const FarRows<T> &far, const TileRows &rows) : rows_(rows) {
     for (int r = 0; r < rows.count; r++) {
       const int e = far.exponent(rows[r]);
-      shift_[r] = e + e / 2;
+      shift_[r] = std::min(e + e / 2, most);
     }
   }
 
@@ -117,6 +117,9 @@ class ScaledGradients {
   }
 
  private:
+  // Scaled cotangents of order one are still normal numbers, with some room below.
+  static constexpr int most = sizeof(T) == 4 ? 120 : 1000;
+
   const TileRows &rows_;
   int shift_[tile_rows] = {};
 };

@@ -22,6 +22,8 @@ Again = Callable[[Array, "Array | None", "Array | None"], "tuple[Array, Array | 
 
 # Below it, squares of numbers, times weights as training gives them, are numbers too.
 FAR = {4: 2.0**50, 8: 2.0**400}
+# Cotangents of order one that are scaled down by so many powers of two are still normal numbers, with some room below.
+MOST = {4: 120, 8: 1000}
 
 
 def exponents(packed: Packed, through: Pass, given: Context, x: Array, numbers: Array) -> Array:
@@ -68,7 +70,7 @@ def mend_gradients(
         where, exponent = where[exponent != 0], exponent[exponent != 0]
         if not len(where):
             return
-        shift = exponent + exponent // 2
+        shift = np.minimum(exponent + exponent // 2, MOST[packed.view.params.itemsize])
         scaled = again(
             where,
             None if d_out is None else np.ldexp(d_out[where], -shift[:, None]),

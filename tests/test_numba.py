@@ -254,7 +254,7 @@ def test_the_main_thread_only_waits_while_long_jobs_run(monkeypatch: pytest.Monk
     arguments = x, c, [np.zeros(n) for n in engine.externals]
     want = evaluated(engine, packed, *arguments)  # compiles, on this thread
     lend = engine.lend
-    monkeypatch.setattr("penstock._numba.engine.engine.LONG_FLOPS", 0.0)
+    monkeypatch.setattr("penstock._numba.engine.calls.LONG_FLOPS", 0.0)
     monkeypatch.setattr(engine, "lend", lambda kind: [threads.append(threading.current_thread()), lend(kind)][1])
     for got, expected in zip(evaluated(engine, packed, *arguments), want, strict=True):
         assert_same_bits(got, expected)

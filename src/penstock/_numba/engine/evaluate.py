@@ -9,31 +9,20 @@ import numpy as np
 from penstock._numba.core.jit import entry
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.pointers import beyond, pointer, pointers
-from penstock._numba.core.tile import CONTEXT_ROWS
+from penstock._numba.engine.calls import Calls
 from penstock._numba.engine.far_rows import mend_values
-from penstock._numba.engine.walk import cut_tile, walk_forward
+from penstock._numba.engine.walk import walk_forward
 from penstock._numba.isa.ends import columns_out
-from penstock._numba.isa.kernels import context_in, make_context_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from penstock._numba.engine.engine import Engine
     from penstock._numba.engine.packed import Packed
     from penstock._numba.engine.workspace import Workspace
 
 Array = np.ndarray[Any, Any]
 
 DRAWS_MAX, CONTEXT_ROWS_MAX = 2**56, 2**40  # numbers that have counters of their own
-
-
-@entry
-def context_part_rows(plan: Any, packed: Any, context: Any, part: Any, stop: Any, space: Any) -> None:
-    """What the first row of context, float64, contributes to each conditioner."""
-    plan, packed, space, part = pointers(plan), pointers(packed), pointers(space), pointer(part)
-    tile = cut_tile(space, pointer(stop), 1, CONTEXT_ROWS, space.context, part)
-    tile_context = context_in(plan, packed, pointer(context), True, space.index, tile, False)
-    make_context_part(plan, packed, tile_context, tile, part)
 
 
 @entry
@@ -56,7 +45,7 @@ def evaluate_rows(
 
 
 def evaluate(
-    engine: Engine, packed: Packed, to_data: bool, first: int, last: int, x: Array, index: Array | None,
+    engine: Calls, packed: Packed, to_data: bool, first: int, last: int, x: Array, index: Array | None,
     context: Array | None, thetas: Sequence[Array | None] | None, base: bool, out: Array | None, log_det: Array | None,
 ) -> None:  # fmt: skip
     """The steps [first, last) in one direction; with ``base``, log_det receives log p.
@@ -92,7 +81,7 @@ def evaluate(
 
 
 def sample(
-    engine: Engine, packed: Packed, seed: int, context_row: int, first_draw: int, context: Array | None, out: Array,
+    engine: Calls, packed: Packed, seed: int, context_row: int, first_draw: int, context: Array | None, out: Array,
     log_prob: Array | None,
 ) -> None:  # fmt: skip
     """Fresh draws, and log p of each if asked for.

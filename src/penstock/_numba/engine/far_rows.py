@@ -13,7 +13,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from penstock._numba.core.tile import Pass
-    from penstock._numba.engine.engine import Context
+    from penstock._numba.engine.calls import Context
     from penstock._numba.engine.packed import Packed
 
 Array = np.ndarray[Any, Any]

@@ -17,6 +17,7 @@ from penstock._numba.core.plan import N_LINEAR, step_of
 from penstock._numba.core.pointers import pointer, pointers
 from penstock._numba.core.rowsum import sum_rows
 from penstock._numba.core.tile import ACCUMULATE, CONTEXT_PART, IGNORE, NO_CONTEXT
+from penstock._numba.engine.calls import Calls, Context
 from penstock._numba.engine.far_rows import mend_gradients, mend_values
 from penstock._numba.engine.walk import cut_gradient, walk_backward, walk_forward
 from penstock._numba.isa.ends import features_out
@@ -24,7 +25,6 @@ from penstock._numba.isa.ends import features_out
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from penstock._numba.engine.engine import Context, Engine
     from penstock._numba.engine.packed import Packed
     from penstock._numba.engine.pool import Stop
     from penstock._numba.engine.workspace import Workspace
@@ -152,7 +152,7 @@ class Tree:
 
 
 def sum_slices(
-    engine: Engine, rows: int, chunk: Callable[[int, int, int, Workspace, Array], None], want_params: bool
+    engine: Calls, rows: int, chunk: Callable[[int, int, int, Workspace, Array], None], want_params: bool
 ) -> Array:
     """The padded gradient of all slices of a batch; ``chunk(s, begin, end, ...)`` adds that of rows of slice s."""
     slices, layout = slices_of(rows), engine.layout
@@ -180,7 +180,7 @@ def sum_slices(
 
 
 def vjp(
-    engine: Engine, packed: Packed, to_data: bool, first: int, last: int, x: Array, context: Array | None,
+    engine: Calls, packed: Packed, to_data: bool, first: int, last: int, x: Array, context: Array | None,
     thetas: Sequence[Array | None] | None, base: bool, d_out: Array | None, d_log_det: Array | None,
     log_det: Array | None, d_x: Array | None, d_params: Array | None, d_context: Array | None,
     d_thetas: Sequence[Array | None] | None, *, scaled: bool = False,
@@ -272,7 +272,7 @@ def vjp(
 
 
 def loss_and_grad(
-    engine: Engine, packed: Packed, x: Array, context: Array | None, weight: Array | None, d_params: Array
+    engine: Calls, packed: Packed, x: Array, context: Array | None, weight: Array | None, d_params: Array
 ) -> tuple[float, float]:
     """Sums over rows of -w log p and of w; the gradient of the first is added to ``d_params``."""
     engine.need_packed(packed)
@@ -306,7 +306,7 @@ def fill_weight(space: Workspace, weight: Array | None, rows: int, exponent: int
 
 
 def batch_gradient(
-    engine: Engine, packed: Packed, rows: int, given: Context, fill: Callable[[int, int, Workspace], None]
+    engine: Calls, packed: Packed, rows: int, given: Context, fill: Callable[[int, int, Workspace], None]
 ) -> tuple[Array, Array]:
     """Padded gradient of the loss of a batch, and the sums of -w log p and of w.
 

@@ -126,6 +126,7 @@ class Shifted:
         self.plain = {
             dtype: ps.Flow(**{**arguments, "dtype": dtype}, backend="cpp") for dtype in ("float32", "float64")
         }
+        self.twin = ps.Flow(**{**arguments, "dtype": "float64"}, backend="numba")
         # where the numbers of the plain flow lie among those of this one
         self.own = np.ones(self.flow.n_params, bool)
         offset = 0
@@ -155,6 +156,23 @@ class Shifted:
         low, high = evaluate(self.plain["float32"], narrow), evaluate(self.plain["float64"], wide)
         unit = np.finfo(self.flow.dtype).eps / np.finfo(np.float32).eps
         return {name: unit * np.nan_to_num(np.abs(low[name] - high[name]), posinf=0.0) for name in QUANTITIES}
+
+    def is_rounding(self, given: dict[str, Array], name: str, row: int, difference: float) -> bool:
+        """Whether a difference between the backends in float32 shrinks in float64 as rounding does.
+
+        Weights of thousands magnify what rounding leaves of a theta's gradient that should be zero, in one backend and not in
+        the other.
+        """
+        if self.flow.dtype != np.float32:
+            return False
+        wide = {key: array.astype(np.float64) for key, array in given.items()}
+        with np.errstate(all="ignore"):
+            ours, theirs = (
+                evaluate(flow, wide)[name].reshape(ROWS, -1)[row] for flow in (self.plain["float64"], self.twin)
+            )
+            eps = np.finfo(np.float64).eps
+            floor = FLOOR_ULPS * eps * max(SCALE, np.abs(ours).max())
+            return bool(np.abs(ours - theirs).max() <= 64 * eps / np.finfo(np.float32).eps * difference + floor)
 
 
 def explained(
@@ -235,6 +253,8 @@ def compare(
             floor = np.maximum(floor, FLOOR_ULPS * np.finfo(ours[name].dtype).eps * SCALE)
             bad = known & np.isfinite(b) & (np.abs(a - b) > SLACK * spread + floor)
             for row in np.flatnonzero(bad.any(axis=1))[:3].tolist():
+                if not ordinary and moved.is_rounding(given, name, row, np.abs(a - b)[row].max()):
+                    continue
                 if not explained(rng, moved, given, name, row, b[row]):
                     wrong.append(f"{name}: row {row} is {a[row]} and {b[row]}, where {spread[row]} is explained")
                     break

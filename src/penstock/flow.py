@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from penstock import _backend, _validate
+from penstock import _backend, _validate, columns
 from penstock._describe import describe
 from penstock._files import check_writable
 from penstock._typing import Array
@@ -166,6 +166,29 @@ class Flow:
     def initialised(self) -> bool:
         """Whether the data-dependent parts (standardisation, ActNorm) were set by a ``fit``."""
         return self._snapshot.initialised
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the dimensions, or None. The first ``fit`` on a table with names sets them, and so does assigning.
+
+        Every verb then puts the columns of a table into this order, by name; arrays without names are taken as they lie.
+        Gradients with respect to rows have this order. Assigning a sequence of ``dim`` different strings renames the
+        columns; None forgets the names.
+        """
+        return self._columns or None
+
+    @columns.setter
+    def columns(self, names: Iterable[str] | None) -> None:
+        self._columns = columns.checked(names, self.dim, name="columns")
+
+    @property
+    def context_columns(self) -> tuple[str, ...] | None:
+        """Names of the conditioning variables, or None; as :attr:`columns`."""
+        return self._context_columns or None
+
+    @context_columns.setter
+    def context_columns(self, names: Iterable[str] | None) -> None:
+        self._context_columns = columns.checked(names, self.context_dim, name="context_columns")
 
     @property
     def spec(self) -> FlowSpec:

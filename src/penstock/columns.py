@@ -16,8 +16,16 @@ from penstock._typing import Array
 Names = tuple[str, ...]
 
 # One of these on its class makes an object a table or a column; arrays of other libraries have none of them.
-MARKS = ("__arrow_c_stream__", "__arrow_c_array__", "__narwhals_dataframe__", "__narwhals_lazyframe__",
-         "__narwhals_series__", "columns", "iloc", "colnames")  # fmt: skip
+MARKS = (
+    "__arrow_c_stream__",
+    "__arrow_c_array__",
+    "__narwhals_dataframe__",
+    "__narwhals_lazyframe__",
+    "__narwhals_series__",
+    "columns",
+    "iloc",
+    "colnames",
+)
 SHOWN = 10  # names in a message
 
 
@@ -85,7 +93,7 @@ def _s(count: int) -> str:
 # --- matching -----------------------------------------------------------------------------------------------------
 
 
-def matched(values: Any, known: Names, count: int, *, name: str, attribute: str = "columns") -> Table:
+def matched(values: Any, known: Names, count: int, *, name: str, attribute: str = "columns", cure: str = "") -> Table:
     """What a user gave, ready for the front door, its columns in the order of the flow; with the names that they had.
 
     Parameters
@@ -95,10 +103,10 @@ def matched(values: Any, known: Names, count: int, *, name: str, attribute: str 
         The columns of the flow; empty for one without names, which takes them as they come.
     count : int
         How many columns there should be.
-    name, attribute : str
-        For messages: the argument, and the attribute of the flow that holds ``known``.
+    name, attribute, cure : str
+        For messages: the argument, the attribute of the flow that holds ``known``, and what else may help.
     """
-    if type(values) is np.ndarray and values.dtype.names is None:
+    if values is None or count == 0 or (type(values) is np.ndarray and values.dtype.names is None):
         return Table(values)
     table = read(values, known, count, name=name)
     if not table.names:
@@ -119,7 +127,7 @@ def matched(values: Any, known: Names, count: int, *, name: str, attribute: str 
         parts += [f"has {listed(unknown)}, which the flow does not know"] if unknown else []
         select = f"; {name}[list(flow.{attribute})] chooses them" if not lacking else ""
         raise ValueError(
-            f"the columns of {name} are not those of the flow ({listed(known)}): {name} {' and '.join(parts)}{select}"
+            f"the columns of {name} are not those of the flow ({listed(known)}): {name} {' and '.join(parts)}{select}{cure}"
         )
     place = {label: i for i, label in enumerate(table.names)}
     return table._replace(values=table.values[..., [place[label] for label in known]])
@@ -201,10 +209,12 @@ def _frame(values: Any, known: Names, count: int, name: str) -> Table:
     library = native.implementation.value
     positions = _positions(native.columns)
     schema = set(native.schema.values())
-    if len(schema) == 1 and schema <= {nw.Float32(), nw.Float64()} and len(native.columns) > 0:
-        array = native.to_numpy()  # a view where it is one block
-        table = Table(array, tuple(map(_label, native.columns)), library)
-    else:
+    table = None
+    if len(schema) == 1 and schema <= {nw.Float32(), nw.Float64()}:
+        array = native.to_numpy()  # a view where it is one block; objects where pandas holds columns of pyarrow
+        if array.dtype.kind == "f":
+            table = Table(array, tuple(map(_label, native.columns)), library)
+    if table is None:
         entries = {_label(label): native[:, i].to_numpy() for i, label in enumerate(native.columns)}
         table = _columns(entries, name, library)
     if positions is None:

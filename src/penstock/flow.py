@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,17 +15,20 @@ import numpy as np
 from penstock import _backend, _validate, columns
 from penstock._describe import describe
 from penstock._files import check_writable
-from penstock._typing import Array
+from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock._warn import warn
 from penstock.base import StandardNormal
+from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.files import model
+from penstock.given import Given
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, Layer
 from penstock.plan import Plan, compile_plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
+from penstock.verbs import Verbs
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,16 @@ class TrainingState(Epoch):
 Callback = Callable[[TrainingState], Any]
 
 
-# One seed has so many draws for each of so many rows of context.
-DRAWS, CONTEXTS = 1 << 56, 1 << 40
 # A pickle of at most so many bytes is remembered when it is read.
 KEPT_BYTES = 1 << 24
 # Attributes that every flow has.
 OWN = frozenset(
-    ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_row_shapes",
-     "_context_shape", "_fit_lock", "history")
+    ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_library",
+     "_row_shapes", "_context_shape", "_fit_lock", "history")
 )  # fmt: skip
 
 
-class Flow:
+class Flow(Verbs):
     """A normalizing flow, composed from a base density and layers.
 
     Parameters
@@ -129,6 +129,7 @@ class Flow:
         self._kin: Flow | None = None  # a flow of the same plan and backend, which has the runner or will make it
         self._columns: tuple[str, ...] = ()
         self._context_columns: tuple[str, ...] = ()
+        self._library = ""  # of the table that it was fitted on
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self._fit_lock = os.getpid(), threading.Lock()
@@ -138,34 +139,39 @@ class Flow:
     # --- inspecting ---------------------------------------------------------------------------------------------
 
     @property
-    def dim(self) -> int:
-        """Number of dimensions."""
-        return self._plan.dim
-
-    @property
-    def context_dim(self) -> int:
-        """Number of conditioning variables."""
-        return self._plan.context_dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Precision of parameters and results."""
-        return self._plan.dtype
-
-    @property
     def backend(self) -> str:
         """What computes: ``"cpp"``, ``"numba"``, or ``"none"`` where nothing that can is installed."""
         return self._backend.name
 
     @property
     def n_params(self) -> int:
-        """How many trainable numbers there are, with those that masks hide."""
+        """The length of ``params``, with the places that masks hide."""
         return self._plan.n_params
 
     @property
-    def initialised(self) -> bool:
-        """Whether the data-dependent parts (standardisation, ActNorm) were set by a ``fit``."""
+    def n_free(self) -> int:
+        """How many parameters there are: trainable numbers without those that masks hide."""
+        return self._plan.n_free
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a ``fit`` has set the data-dependent parts, standardisation and ActNorm; a further one goes on from there."""
         return self._snapshot.initialised
+
+    @property
+    def initialised(self) -> bool:
+        """The same as ``fitted``."""
+        return self._snapshot.initialised
+
+    @property
+    def loc(self) -> Array:
+        """Location of the standardisation, a read-only float64 array of shape (dim,): the layers see ``(x - loc) / scale``."""
+        return self._snapshot.buffers[: self.dim]
+
+    @property
+    def scale(self) -> Array:
+        """Scale of the standardisation, a read-only float64 array of shape (dim,); ones before the first ``fit``."""
+        return self._snapshot.buffers[self.dim : 2 * self.dim]
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -215,371 +221,87 @@ class Flow:
         return named(self._plan, self._snapshot.params)
 
     def __repr__(self) -> str:
-        return describe(self._spec, self._plan, fitted=self.initialised, backend=repr(self._backend))
+        names = self._columns, self._context_columns
+        return describe(self._spec, self._plan, fitted=self.fitted, backend=repr(self._backend), names=names)
 
-    # --- evaluating ---------------------------------------------------------------------------------------------
+    # --- conditioning -------------------------------------------------------------------------------------------
 
-    def log_prob(self, X: Any, context: Any = None, *, out: Array | None = None) -> Any:
-        """The log-density of rows, in units of the data.
+    def given(self, context: RowsLike) -> Given:
+        """The flow at one context: a view with every verb, without the argument.
 
         Parameters
         ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array of shape (context_dim,), (rows, context_dim) or (m, context_dim), optional
-            For a flow with a context: one for all rows, one for each row, or for ``X`` of shape (m, n, dim) one for
-            each of its m blocks.
-        out : array, optional
-            Where to write the result: of its shape, in the dtype of the flow and in C order.
+        context : array of shape (context_dim,), or a table of one row
+            A mapping, ``{"mass": 1.0, "age": 3.0}``, is one.
 
         Returns
         -------
-        scalar, or array of shape (rows,) or (m, n)
-            A row that holds NaN has log-density NaN.
+        Given
+            It gives the bits that the flow gives with that context.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, context_dim=1, rng=0)
+        >>> flow.given([0.5]).sample(3).shape
+        (3, 2)
         """
-        # A sampler asks for one row at a time: a row that is plainly in order passes straight through.
-        if type(X) is np.ndarray and out is None and self._made is not None and self._plain(context):
-            shape = X.shape
-            if shape in self._row_shapes and (X.dtype is _validate.FLOAT32 or X.dtype is _validate.FLOAT64):
-                snapshot = self._snapshot
-                packed = snapshot.packed or snapshot.pack(self._made)
-                if len(shape) == 1:
-                    return self._made.log_prob_row(packed, X[None], context)[0]
-                return self._made.log_prob_row(packed, X, context)
-        x, given, shape = self._batch(X, context, "X")
-        into = None if out is None else _validate.as_out(out, shape, self.dtype, avoid=(x, given)).reshape(-1)
-        runner = self._runner()
-        result = runner.log_prob(self._snapshot.pack(runner), x, given, into)
-        return _shaped(result, shape) if out is None else out
-
-    def score(self, X: Any, context: Any = None) -> float:
-        """The mean log-density of rows; NaN for none.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-        """
-        x, given, _ = self._batch(X, context, "X")
-        runner = self._runner()
-        log_prob = runner.log_prob(self._snapshot.pack(runner), x, given, dtype=_validate.FLOAT64)
-        with np.errstate(all="ignore"):
-            return float(log_prob.mean()) if len(x) else float("nan")
-
-    def to_latent(self, X: Any, context: Any = None) -> tuple[Array, Any]:
-        """Map rows from the data side to the latent side.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        z : array of the shape of X
-        log_det : scalar, or array of shape (rows,) or (m, n)
-            Log abs det of the Jacobian of this map.
-        """
-        return self._map(False, X, context, "X")
-
-    def to_data(self, z: Any, context: Any = None) -> tuple[Array, Any]:
-        """Map rows from the latent side to the data side.
-
-        Parameters
-        ----------
-        z : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        x : array of the shape of z
-        log_det : scalar, or array of shape (rows,) or (m, n)
-            Log abs det of the Jacobian of this map.
-        """
-        return self._map(True, z, context, "z")
-
-    def _map(self, to_data: bool, rows: Any, context: Any, name: str) -> tuple[Array, Any]:
-        x, given, shape = self._batch(rows, context, name)
-        runner = self._runner()
-        out, log_det = runner.transform(self._snapshot.pack(runner), to_data, x, given)
-        return out.reshape(*shape, self.dim), _shaped(log_det, shape)
-
-    # --- sampling -----------------------------------------------------------------------------------------------
-
-    def sample(
-        self,
-        n: int | None,
-        context: Any = None,
-        *,
-        rng: Any = None,
-        out: Array | None = None,
-        first: int = 0,
-        first_context: int = 0,
-    ) -> Array:
-        """Draw rows.
-
-        Parameters
-        ----------
-        n : int or None
-            How many. None draws once for each row of a context of shape (m, context_dim).
-        context : array of shape (context_dim,) or (m, context_dim), optional
-            For a flow with a context: one for all draws, or ``n`` draws for each of m.
-        rng : seed or numpy Generator, optional
-            What ``numpy.random.default_rng`` takes; a Generator is advanced once. With one seed, draw
-            ``i`` of context row ``j`` is the same however many are drawn and however many rows there are.
-        out : array of the shape of the result, optional
-            Where to write them: in the dtype of the flow and in C order.
-        first, first_context : int, default 0
-            Numbers of the first draw and of the first row of context: with one seed, ``sample(n, first=i)`` gives draws
-            ``i`` to ``i + n - 1`` of those of ``sample(i + n)``.
-
-        Returns
-        -------
-        array of shape (n, dim), (m, n, dim), or for ``n=None`` (m, dim)
-        """
-        given, shape, numbers = self._draws(n, context, first, first_context)
-        into = None
-        if out is not None:
-            into = _validate.as_out(out, (*shape, self.dim), self.dtype, avoid=(given,)).reshape(-1, self.dim)
-        seed = _validate.seed(rng)
-        runner = self._runner()
-        x, _ = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, into, numbers=numbers)
-        return x.reshape(*shape, self.dim) if out is None else out
-
-    def sample_and_log_prob(
-        self, n: int | None, context: Any = None, *, rng: Any = None, first: int = 0, first_context: int = 0
-    ) -> tuple[Array, Array]:
-        """Draw rows, and give their log-density, which costs next to nothing here.
-
-        Parameters
-        ----------
-        n, context, rng, first, first_context
-            As for :meth:`sample`.
-
-        Returns
-        -------
-        x : array of shape (n, dim), (m, n, dim) or (m, dim)
-        log_prob : array of shape (n,), (m, n) or (m,)
-        """
-        given, shape, numbers = self._draws(n, context, first, first_context)
-        seed = _validate.seed(rng)
-        runner = self._runner()
-        x, log_prob = runner.sample(
-            self._snapshot.pack(runner), math.prod(shape), seed, given, log_prob=True, numbers=numbers
-        )
-        assert log_prob is not None
-        return x.reshape(*shape, self.dim), log_prob.reshape(shape)
-
-    def _draws(
-        self, n: int | None, context: Any, first: int, first_context: int
-    ) -> tuple[Array | None, tuple[int, ...], tuple[int, int]]:
-        """The context of draws, the shape of a result with one number a draw, and the numbers of the first ones."""
-        given = _validate.as_contexts(context, self.context_dim)
-        many = given.shape[:1] if given is not None and given.ndim == 2 else ()
-        if n is None and not many:
-            has = "this flow has none" if given is None else f"context has shape {given.shape}"
-            raise ValueError(f"n=None draws once for each row of context, and {has}; say how many")
-        count = 1 if n is None else _validate.count(n, name="n")
-        rows = many[0] if many else 1
-        numbers = (
-            _validate.number_of_first(first, count, DRAWS, name="first"),
-            _validate.number_of_first(first_context, rows, CONTEXTS, name="first_context"),
-        )
-        return given, many if n is None else (*many, count), numbers
-
-    # --- gradients ----------------------------------------------------------------------------------------------
-
-    def log_prob_and_grad(self, X: Any, context: Any = None, wrt: str | Sequence[str] = "x") -> tuple[Any, Any]:
-        """The log-density of rows, and its gradient with respect to each row, or to the context.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-        wrt : "x", "context", or a sequence of these, default "x"
-            What the gradient is with respect to; a sequence gives a tuple of gradients.
-
-        Returns
-        -------
-        log_prob : scalar, or array of shape (rows,) or (m, n)
-        grad : array of the shape of X or of context, or a tuple of these
-            That of a context which rows share is the gradient of the sum of their log-densities, in float64.
-        """
-        x, given, shape = self._batch(X, context, "X")
-        words = (wrt,) if isinstance(wrt, str) else _validate.sequence(wrt, name="wrt")
-        for word in words:
-            _validate.choice(word, ("x", "context") if self.context_dim else ("x",), name="wrt")
-        runner = self._runner()
-        found = runner.log_prob_and_grad(self._snapshot.pack(runner), x, given, contexts="context" in words)
-        assert found.log_det is not None
-        grads = {"x": found.x.reshape(*shape, self.dim), "context": _context_shaped(found.context, shape)}
-        chosen = tuple(grads[word] for word in words)
-        return _shaped(found.log_det, shape), chosen[0] if isinstance(wrt, str) else chosen
-
-    def log_prob_vjp(self, X: Any, dlogp: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
-        """Vector-Jacobian product of ``log_prob``.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        dlogp : array of the shape of log_prob(X)
-            Gradient of the objective with respect to each log-density: (rows,), (m, n), or a number for one row by itself.
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        dX : array of the shape of X
-        dparams : float64 array of shape (n_params,)
-            Summed over rows.
-        dcontext : array of the shape of context, or None
-            In the dtype of the flow where each row has a context of its own; a sum over rows, in float64, where rows
-            share one. None for a flow without a context.
-        """
-        return self._vjp(False, True, X, None, dlogp, context, ("X", "", "dlogp"))
-
-    def to_latent_vjp(self, X: Any, dz: Any, dlog_det: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
-        """Vector-Jacobian product of ``to_latent``.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        dz : array of the shape of X, or None for zeros
-            Gradient of the objective with respect to ``z``.
-        dlog_det : array of the shape of log_det, or None for zeros
-            Gradient of the objective with respect to ``log_det``: (rows,), (m, n), or a number for one row by itself.
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        dX : array of the shape of X
-        dparams : float64 array of shape (n_params,)
-            Summed over rows.
-        dcontext : array of the shape of context, or None
-            In the dtype of the flow where each row has a context of its own; a sum over rows, in float64, where rows
-            share one. None for a flow without a context.
-        """
-        return self._vjp(False, False, X, dz, dlog_det, context, ("X", "dz", "dlog_det"))
-
-    def to_data_vjp(self, z: Any, dX: Any, dlog_det: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
-        """Vector-Jacobian product of ``to_data``.
-
-        Parameters
-        ----------
-        z : array of shape (dim,), (rows, dim) or (m, n, dim)
-        dX : array of the shape of z, or None for zeros
-            Gradient of the objective with respect to ``x``.
-        dlog_det : array of the shape of log_det, or None for zeros
-            Gradient of the objective with respect to ``log_det``: (rows,), (m, n), or a number for one row by itself.
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        dz : array of the shape of z
-        dparams : float64 array of shape (n_params,)
-            Summed over rows.
-        dcontext : array of the shape of context, or None
-            In the dtype of the flow where each row has a context of its own; a sum over rows, in float64, where rows
-            share one. None for a flow without a context.
-        """
-        return self._vjp(True, False, z, dX, dlog_det, context, ("z", "dX", "dlog_det"))
-
-    def _vjp(
-        self,
-        to_data: bool,
-        base: bool,
-        rows: Any,
-        d_rows: Any,
-        d_log_det: Any,
-        context: Any,
-        names: tuple[str, str, str],
-    ) -> tuple[Array, Array, Array | None]:
-        x, given, shape = self._batch(rows, context, names[0])
-        if d_rows is not None:
-            d_rows = _validate.as_shaped(d_rows, (*shape, self.dim), self.dtype, name=names[1]).reshape(x.shape)
-        if d_log_det is not None or base:
-            d_log_det = _validate.as_shaped(d_log_det, shape, self.dtype, name=names[2]).reshape(len(x))
-        runner = self._runner()
-        found = runner.vjp(self._snapshot.pack(runner), to_data, x, d_rows, d_log_det, given, base=base)
-        assert found.params is not None
-        return found.x.reshape(*shape, self.dim), found.params, _context_shaped(found.context, shape)
-
-    def loss_and_grad(self, X: Any, context: Any = None, sample_weight: Any = None) -> tuple[float, float, Array]:
-        """Sum over rows of weighted negative log-density, and its gradient with respect to the parameters.
-
-        Sums, not means, so that those of several processes can be added.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-        sample_weight : array of the shape of log_prob(X), optional
-            (rows,), (m, n), or a number for one row by itself. Rows of weight 0 are left out, NaN or not.
-
-        Returns
-        -------
-        loss_sum, weight_sum : float
-        grad : float64 array of shape (n_params,)
-        """
-        x, given, shape = self._batch(X, context, "X")
-        weight = None
-        if sample_weight is not None:
-            weight = _validate.as_shaped(sample_weight, shape, None, name="sample_weight").reshape(len(x))
-            _validate.as_weights(weight, len(x), name="sample_weight")
-        runner = self._runner()
-        return runner.loss_and_grad(self._snapshot.pack(runner), x, given, weight)
+        return Given(self, _validate.as_one_context(self._named_context(context), self.context_dim))
 
     # --- training -----------------------------------------------------------------------------------------------
 
     def fit(
         self,
-        X: Any,
+        X: RowsLike,
+        context: RowsLike | None = None,
         *,
-        context: Any = None,
-        sample_weight: Any = None,
-        validation: Any = 0.1,
+        sample_weight: ArrayLike | None = None,
+        validation: float | RowsLike | None = 0.1,
+        validation_context: RowsLike | None = None,
+        validation_weight: ArrayLike | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float = 3e-3,
-        schedule: str = "cosine",
+        schedule: str | None = None,
         warmup: float | None = None,
         weight_decay: float = 0.0,
         clip_norm: float | None = 1.0,
         patience: int | None = None,
         freeze: str | Sequence[str] = (),
         standardize: bool | str = True,
-        rng: Any = None,
+        rng: Rng = None,
         progress: bool | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Flow:
+    ) -> Self:
         """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
-        The first ``fit`` of a flow also sets what depends on data: the standardisation and every ActNorm.
-        A later one keeps those, goes on from the present parameters, and starts a new optimiser,
+        It minimises the mean of ``-log p(x)`` over the rows, weighted if they have weights.
+
+        The first ``fit`` of a flow also sets what depends on data: the standardisation, every ActNorm, and the names of the
+        columns. A later one keeps those (a warm start): it goes on from the present parameters, and starts a new optimiser,
         schedule and split; with validation rows it keeps the parameters that it began with if none validate better.
-        ``flow.reset()`` forgets everything.
+        ``flow.reset()`` forgets everything; each fold of a cross-validation needs a fresh flow.
 
         Parameters
         ----------
-        X : array of shape (rows, dim)
+        X : array of shape (rows, dim), or a table
             Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
-            count must be finite; those of weight 0 may hold anything.
-        context : array of shape (rows, context_dim), optional
-            For a flow with a context, a row for each row of ``X``, read and standardised in the same way.
-        sample_weight : array of shape (rows,), optional
-            Weights of the rows, in any unit; they may be negative. Their sum must be positive, in the training and in the
-            validation part.
-        validation : float, array or tuple, default 0.1
-            A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
-            ``(X_val, weight)``, with a context ``(X_val, context)`` or ``(X_val, context, weight)``. 0 or None trains
-            without; the last parameters are then kept.
+            count must be finite; those of weight 0 may hold anything. A DataFrame (pandas, polars, pyarrow, and what else
+            narwhals reads), a structured array, a mapping of columns, or for one dimension a Series gives the flow the
+            names of its columns; a later one is put into their order.
+        context : array of shape (rows, context_dim), or a table, optional
+            For a flow with a context, a row for each row of ``X``, read, named and standardised in the same way.
+        sample_weight : array or Series of shape (rows,), optional
+            Weights of the rows, in any unit and by position; they may be negative. Their sum must be positive, in the
+            training and in the validation part.
+        validation : float, array or table, default 0.1
+            A fraction of the rows, drawn at random, or rows of one's own, of shape (rows, dim). 0 or None trains without; the
+            last parameters are then kept.
+        validation_context : array of shape (rows, context_dim), or a table, optional
+            The context of validation rows of one's own.
+        validation_weight : array or Series of shape (rows,), optional
+            Their weights.
         epochs : int, optional
             Passes over the training rows. By default as many as make about 16 000 steps, at least 1 and at most 200.
         batch_size : int, optional
@@ -587,7 +309,8 @@ class Flow:
             incomplete last batch is left out; the order changes every epoch.
         learning_rate : float, default 3e-3
             The highest rate of Adam.
-        schedule : {"cosine", "onecycle", "constant", "plateau"}, default "cosine"
+        schedule : {"cosine", "onecycle", "constant", "plateau"}, optional
+            By default cosine, or plateau where ``patience`` is given.
             Cosine falls to zero over the whole run, ``rate (1 + cos(pi u)) / 2`` with ``u`` from 0 to 1. One cycle rises
             first, ``rate (1/25 + 24/25 (1 - cos(pi v)) / 2)`` with ``v`` from 0 to 1 over the warm-up, and
             then falls as cosine does. Plateau multiplies the rate by 0.3 when half of ``patience`` has gone by
@@ -600,7 +323,7 @@ class Flow:
         clip_norm : float, optional, default 1.0
             Gradients longer than this are shortened to it; None or infinity leaves them.
         patience : int, optional
-            Epochs without a better validation loss before training stops: 20 for the plateau schedule,
+            Epochs without a better validation loss before training stops: 20 for the plateau schedule, which it selects,
             never for the constant one unless given. A cosine or one cycle must run to its end and takes none.
         freeze : str or sequence of str, default ()
             Parameters that are not trained: names of ``flow.named_params()`` or prefixes of them, such as
@@ -658,6 +381,7 @@ class Flow:
         """
         from penstock import training
 
+        names = self._columns, self._context_columns
         try:
             options = training.Options(
                 epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
@@ -667,13 +391,15 @@ class Flow:
             seed = _validate.seed(rng)
             path = None if checkpoint is None else _validate.path(checkpoint, name="checkpoint")
             data = training.training_data(
-                X, context, sample_weight, validation, dim=self.dim, context_dim=self.context_dim
+                X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
+                context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
             )  # fmt: skip
+            names = data.columns, data.context_columns
             if path is not None:
                 check_writable(path)
             data.check_finite()
             with self._fitting():
-                self._snapshot, self.history = training.run(
+                snapshot, history = training.run(
                     self._runner(),
                     self._snapshot,
                     data,
@@ -681,14 +407,17 @@ class Flow:
                     seed=seed,
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
-                    watch=self._watch(calls) if calls else None,
-                    save=None if path is None else lambda snapshot, history: self._with(snapshot, history).save(path),
+                    watch=self._watch(calls, names) if calls else None,
+                    save=None if path is None else lambda *best: self._with(best[0], best[1], names).save(path),
                 )
+                # The names first: until the numbers follow, they say of the earlier ones what is true of them, too.
+                (self._columns, self._context_columns), self._library = names, data.library or self._library
+                self._snapshot, self.history = snapshot, history
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")
             best = getattr(error, "best", None)
             with suppress(Exception):  # an error that takes no attributes
-                error.best = self._with(best, history) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
+                error.best = self._with(best, history, names) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
                 error.history = history  # type: ignore[attr-defined]
             raise
         return self
@@ -709,18 +438,25 @@ class Flow:
         finally:
             lock.release()
 
-    def _with(self, snapshot: Snapshot, history: History | None = None) -> Self:
-        """A copy with other numbers."""
+    def _with(
+        self, snapshot: Snapshot, history: History | None = None, names: tuple[Names, Names] | None = None
+    ) -> Self:
+        """A copy with other numbers, and on demand with other names of columns."""
         twin = self._like(self._spec, self._plan, snapshot)
+        if names is not None:
+            twin._columns, twin._context_columns = names
         twin._made = self._made
         twin.history = history or History()
         return twin
 
-    def _watch(self, calls: tuple[Callback, ...]) -> Callable[[Epoch, Snapshot, History], bool]:
+    def _watch(
+        self, calls: tuple[Callback, ...], names: tuple[Names, Names]
+    ) -> Callable[[Epoch, Snapshot, History], bool]:
         """What calls every callback, each with a copy of its own, and says whether one of them wants to stop."""
 
         def watch(epoch: Epoch, snapshot: Snapshot, history: History) -> bool:
-            answers = [call(TrainingState(**vars(epoch), flow=self._with(snapshot, history.copy()))) for call in calls]
+            flows = (self._with(snapshot, history.copy(), names) for _ in calls)
+            answers = [call(TrainingState(**vars(epoch), flow=flow)) for call, flow in zip(calls, flows, strict=True)]
             return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
         return watch
@@ -731,8 +467,8 @@ class Flow:
         """A flow with the same numbers; what happens to one of the two does not touch the other."""
         return self._with(self._snapshot, self.history.copy())
 
-    def reset(self, rng: Any = None) -> Flow:
-        """Forget all training: fresh parameters, no standardisation. Random splits and permutations stay.
+    def reset(self, rng: Rng = None) -> Self:
+        """Forget all training: fresh parameters, no standardisation, no names of columns. Random splits and permutations stay.
 
         Parameters
         ----------
@@ -745,6 +481,7 @@ class Flow:
             The flow itself.
         """
         self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
+        self._columns = self._context_columns = ()
         self.history = History()
         return self
 
@@ -783,7 +520,7 @@ class Flow:
         return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"history": self.history, **self._attributes()}
+        state = {"history": self.history, "_library": self._library, **self._attributes()}
         return _unpickle, (type(self), model.to_bytes(self._contents(None)), self._asked), state
 
     def _attributes(self) -> dict[str, Any]:
@@ -791,21 +528,6 @@ class Flow:
         return {name: value for name, value in vars(self).items() if name not in OWN}
 
     # --- inside -------------------------------------------------------------------------------------------------
-
-    def _batch(self, rows: Any, context: Any, name: str) -> tuple[Array, Array | None, tuple[int, ...]]:
-        """Rows, their context, and the shape of a result with one number a row."""
-        x, shape = _validate.as_batch(rows, self._plan.dim, name=name)
-        return x, _validate.as_context(context, self._plan.context_dim, shape), shape
-
-    def _plain(self, context: Any) -> bool:
-        """Whether a context may pass straight through, for one row."""
-        if context is None:
-            return self._context_shape == (0,)
-        return (
-            type(context) is np.ndarray
-            and context.shape == self._context_shape != (0,)
-            and (context.dtype is _validate.FLOAT32 or context.dtype is _validate.FLOAT64)
-        )
 
     def _runner(self) -> Runner:
         """The plan on its backend, made at the first computation."""
@@ -816,7 +538,7 @@ class Flow:
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, cls: type[Flow] | None = None) -> Self:
         """A flow of the same class, or of another one, with the same names and attributes."""
         twin: Any = object.__new__(cls or type(self))._setup(spec, plan, snapshot, self._backend, self._asked)
-        twin._columns, twin._context_columns = self._columns, self._context_columns
+        twin._columns, twin._context_columns, twin._library = self._columns, self._context_columns, self._library
         vars(twin).update(self._attributes())
         return twin  # type: ignore[no-any-return]
 
@@ -835,6 +557,28 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
         If the file is not one of penstock, truncated, from a newer version or damaged; the message says which.
     """
     return _from_contents(model.load(_validate.path(path)), backend)
+
+
+def save(flow: Flow, path: str | os.PathLike[str]) -> None:
+    """Write a flow to a file, as ``flow.save(path)`` does.
+
+    Parameters
+    ----------
+    flow : Flow
+    path : str or path
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import penstock as ps
+    >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
+    >>> ps.save(ps.realnvp(2, rng=0), path)
+    >>> ps.load(path).dim
+    2
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a Flow, got {type(flow).__name__}")
+    flow.save(path)
 
 
 def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
@@ -883,13 +627,3 @@ def _generators(rng: Any) -> tuple[np.random.Generator, np.random.Generator]:
     """Generators for the structure and for the numbers, so that the one does not depend on how much the other drew."""
     seed = _validate.seed(rng)
     return np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-
-
-def _shaped(values: Array, shape: tuple[int, ...]) -> Any:
-    """One number a row, in the shape that the rows came in; a scalar for one row by itself."""
-    return values.reshape(shape) if shape else values[0]
-
-
-def _context_shaped(d_context: Array | None, shape: tuple[int, ...]) -> Array | None:
-    """The gradient of a context in the shape that the context came in."""
-    return d_context if d_context is None or shape else d_context[0]

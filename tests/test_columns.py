@@ -133,6 +133,8 @@ def test_the_columns_of_a_context_find_their_places(table: str) -> None:
         (pl.DataFrame(X, ["mag", "Z", "size"]), "lacks 'z' and has 'Z'"),
         (pd.DataFrame(X, columns=["mag", "z", "z"]), "of the same name: 'z' 2 times"),
         (pd.DataFrame(X, columns=["mag", "z", ""]), "without a name"),
+        (pa.Table.from_arrays(list(map(pa.array, X.T)), names=["mag", "z", "z"]), "of the same name: 'z' 2 times"),
+        ({"mag": X[:, 0], "z": X[:, 1], "": X[:, 2]}, "without a name"),
         (_records({"mag": X[:, 0]}), "lacks 'z', 'size'"),
         ({"mag": [1.0], "z": [1.0, 2.0], "size": [1.0]}, "'mag' has shape .1,., 'z' .2,."),
     ],
@@ -326,8 +328,9 @@ def test_names_stay_with_copies_files_and_pickles(tmp_path: Any) -> None:
         assert twin.context_columns == GIVEN
     assert "mag, z, size" in repr(flow)
     assert "epoch, band" in repr(flow)
-    for twin in twins[:4]:
-        assert isinstance(twin.sample_frame(2, C[0]), pd.DataFrame)
+    flow = new().fit(pl.DataFrame(X, list(NAMES)), **QUICK)
+    for twin in (flow, flow.copy(), pickle.loads(pickle.dumps(flow)), flow.astype("float64")):
+        assert isinstance(twin.sample_frame(2), pl.DataFrame)
 
 
 def test_a_fit_that_fails_leaves_the_names_as_they_were() -> None:

@@ -396,28 +396,12 @@ def test_draws_of_a_context_follow_its_density(backend: str) -> None:
     assert np.abs(np.corrcoef(z[0, :, 0], z[1, :, 0])[0, 1]) < 5 / np.sqrt(n)
 
 
-class At:
-    """A flow at one context, for what integrates densities."""
-
-    def __init__(self, flow: ps.Flow, context: Array) -> None:
-        self.flow, self.context, self.dim = flow, context, flow.dim
-
-    def to_data(self, z: Array) -> Any:
-        return self.flow.to_data(z, self.context)
-
-    def log_prob(self, x: Array) -> Any:
-        return self.flow.log_prob(x, self.context)
-
-    def sample(self, n: int, rng: Any) -> Array:
-        return self.flow.sample(n, self.context, rng=rng)
-
-
 @each_backend
 @both_dtypes
 @inside("number", range(3))
 def test_the_density_of_each_context_integrates_to_one(backend: str, dtype: str, number: int) -> None:
     flow, _, c = prepared(BY_NAME["elementwise_given_one_dim"], backend, dtype, 3)
-    assert_integrates_to_one(At(flow, c[number]))
+    assert_integrates_to_one(flow.given(c[number]))
 
 
 @each_backend
@@ -428,7 +412,7 @@ def test_the_density_of_each_context_in_two_dimensions_integrates_to_one(backend
         backend=backend,
     )  # fmt: skip
     flow.params = 0.5 * rng("integral").standard_normal(flow.n_params)
-    assert_integrates_to_one(At(flow, rng("integral", number).standard_normal(3)))
+    assert_integrates_to_one(flow.given(rng("integral", number).standard_normal(3)))
 
 
 # -- what is refused ----------------------------------------------------------------------------

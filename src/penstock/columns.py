@@ -194,9 +194,7 @@ def _frame(values: Any, known: Names, count: int, name: str) -> Table:
     """A DataFrame or a Series of some library."""
     import narwhals.stable.v2 as nw
 
-    labels = list(values.columns) if hasattr(values, "iloc") and hasattr(values, "columns") else None
-    if labels is not None:  # pandas and its kin allow what narwhals does not
-        _check_different([_label(label) for label in labels], name)
+    _check_labels(values, name)
     native = nw.from_native(values, pass_through=True, allow_series=True)
     if isinstance(native, nw.LazyFrame):
         native = native.collect()
@@ -205,7 +203,9 @@ def _frame(values: Any, known: Names, count: int, name: str) -> Table:
     if not isinstance(native, nw.DataFrame):
         if not any(hasattr(values, mark) for mark in MARKS[:2]):  # an array that has columns of its own
             return Table(values)
-        native = nw.from_native(_arrow(values, name), eager_only=True)
+        arrow = _arrow(values, name)
+        _check_labels(arrow, name)
+        native = nw.from_native(arrow, eager_only=True)
     library = native.implementation.value
     positions = _positions(native.columns)
     schema = set(native.schema.values())
@@ -221,6 +221,16 @@ def _frame(values: Any, known: Names, count: int, name: str) -> Table:
         return table
     ordered = table.values if positions == sorted(positions) else table.values[:, np.argsort(positions)]
     return Table(ordered, (), library)
+
+
+def _check_labels(values: Any, name: str) -> None:
+    """Columns of the same name, which pandas and pyarrow allow and narwhals does not."""
+    labels = (
+        values.columns
+        if hasattr(values, "iloc") and hasattr(values, "columns")
+        else getattr(values, "column_names", ())
+    )
+    _check_different([_label(label) for label in labels], name)
 
 
 def _positions(labels: Sequence[Any]) -> list[int] | None:

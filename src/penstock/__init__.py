@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Any
 from penstock import ops
 from penstock._backend import num_threads, set_num_threads, threads
 from penstock._versions import show_versions
+from penstock._warn import (
+    DataWarning,
+    DiscreteWarning,
+    ModelWarning,
+    OutlierWarning,
+    PenstockWarning,
+    RefitWarning,
+    RepeatedRowsWarning,
+    TrainingWarning,
+)
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
+from penstock.files.model import FileFormatError
 from penstock.flow import Flow, TrainingState, from_bytes, load, save
 from penstock.given import Given
 from penstock.history import History
@@ -37,17 +48,26 @@ __all__ = [
     "Autoregressive",
     "CircularRationalQuadratic",
     "Coupling",
+    "DataWarning",
+    "DiscreteWarning",
     "Elementwise",
+    "FileFormatError",
     "Flow",
     "FlowSpec",
     "Given",
     "History",
     "LULinear",
+    "ModelWarning",
+    "OutlierWarning",
+    "PenstockWarning",
     "Permutation",
     "RationalQuadratic",
+    "RefitWarning",
+    "RepeatedRowsWarning",
     "StandardNormal",
     "TrainingError",
     "TrainingState",
+    "TrainingWarning",
     "__version__",
     "from_bytes",
     "glow",

@@ -7,7 +7,7 @@ pyarrow only for what nothing but ``__arrow_c_stream__`` describes. A missing va
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _check_different(names: Sequence[str], name: str) -> None:
         raise ValueError(f"{name} has columns of the same name: {which}")
 
 
-def called(column: int, names: Names) -> str:
+def called(column: SupportsIndex, names: Names) -> str:
     """How a message names a column: by its name, or else by its number."""
     return repr(names[column]) if names else str(column)
 

@@ -16,7 +16,7 @@ from penstock import _backend, _validate, columns
 from penstock._describe import describe
 from penstock._files import check_writable
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
-from penstock._warn import warn
+from penstock._warn import ModelWarning, warn
 from penstock.base import StandardNormal
 from penstock.columns import Names
 from penstock.conditioners import MLP
@@ -597,7 +597,8 @@ def _from_contents(contents: model.Contents, backend: str) -> Flow:
     if circular:
         warn(
             f"layers {circular} wrap around a circle, but the base is {contents.spec.base}, which lies on the whole line: the "
-            "density of this flow is wrong (it integrates to less than 1). Build and train it again"
+            "density of this flow is wrong (it integrates to less than 1). Build and train it again",
+            ModelWarning,
         )
     flow = object.__new__(Flow)._setup(
         contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock import _validate
-from penstock._warn import warn
+from penstock._warn import ModelWarning, warn
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
@@ -504,4 +504,4 @@ def _base_layers(hidden: int | Sequence[int] | None, context_dim: int, activatio
 
 def _warn_gaussian(recipe: str, context_dim: int) -> None:
     what = "a Gaussian for each context" if context_dim else "a Gaussian"
-    warn(f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}")
+    warn(f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}", ModelWarning)

@@ -19,6 +19,9 @@ class ArrowStream(Protocol):
         ...
 
 
+DTypeLike: TypeAlias = npt.DTypeLike
+"""What NumPy reads as a dtype."""
+
 ArrayLike: TypeAlias = npt.ArrayLike
 """What NumPy reads as an array of numbers."""
 

@@ -10,7 +10,16 @@ PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class PenstockWarning(UserWarning):
-    """Whatever penstock warns of."""
+    """Whatever penstock warns of.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import penstock as ps
+    >>> warnings.filterwarnings("ignore", category=ps.DiscreteWarning)  # these columns are meant to be discrete
+    >>> issubclass(ps.DiscreteWarning, ps.DataWarning) and issubclass(ps.DataWarning, ps.PenstockWarning)
+    True
+    """
 
 
 class ModelWarning(PenstockWarning):

@@ -15,7 +15,7 @@ import numpy as np
 from penstock import _backend, _validate, columns
 from penstock._describe import describe
 from penstock._files import check_writable
-from penstock._typing import Array, ArrayLike, Rng, RowsLike
+from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
 from penstock._warn import ModelWarning, warn
 from penstock.base import StandardNormal
 from penstock.columns import Names
@@ -46,6 +46,15 @@ class TrainingState(Epoch):
     flow : Flow
         A copy of the flow with its present parameters and the history so far, for evaluation and sampling. Nothing that is
         done to it touches the training.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> X = np.random.default_rng(0).normal(size=(300, 2))
+    >>> flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0)
+    >>> flow.fit(X, epochs=9, callbacks=lambda state: state.epoch == 3).history.stopped
+    'callback'
     """
 
     flow: Flow
@@ -65,6 +74,9 @@ OWN = frozenset(
 
 class Flow(Verbs):
     """A normalizing flow, composed from a base density and layers.
+
+    It maps data ``x`` to latents ``z`` by an invertible function ``f``, which layers compose, and has the density
+    ``log p(x | c) = log base(f(x; c)) + log |det df/dx|`` with context ``c``, if it has one.
 
     Parameters
     ----------
@@ -108,8 +120,8 @@ class Flow(Verbs):
         base: StandardNormal,
         layers: Iterable[Layer],
         context_dim: int = 0,
-        dtype: Any = "float32",
-        rng: Any = None,
+        dtype: DTypeLike = "float32",
+        rng: Rng = None,
         backend: str = "auto",
         embedding: MLP | None = None,
         embedding_dim: int | None = None,
@@ -211,13 +223,25 @@ class Flow(Verbs):
         return self._snapshot.params[:]
 
     @params.setter
-    def params(self, values: Any) -> None:
+    def params(self, values: ArrayLike) -> None:
         old = self._snapshot
         numbers = self._plan.clear_masked(_validate.as_params(values, self.n_params, self.dtype))
         self._snapshot = Snapshot(numbers, old.buffers, old.initialised)
 
     def named_params(self) -> dict[str, Array]:
-        """The parameters by name, as read-only views into ``params``."""
+        """The parameters by name, as read-only views into ``params``.
+
+        Returns
+        -------
+        dict of str to array
+            In the order of ``params``; weights have shape (in, out), free theta has shape (dim, n_theta).
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> list(ps.nice(2, layers=1, hidden=(4,), mixing="none", rng=0).named_params())[:2]
+        ['layers.0.theta', 'layers.1.conditioner.0.weight']
+        """
         return named(self._plan, self._snapshot.params)
 
     def __repr__(self) -> str:
@@ -330,7 +354,9 @@ class Flow(Verbs):
             ``["layers.0", "embedding"]``. Not a bit of them changes: no decay, and a frozen ActNorm is not set by data.
         standardize : bool or "robust", default True
             At the first ``fit``: shift and scale every column by its mean and standard deviation, or
-            ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows.
+            ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows. Where a few
+            values (at most one in 1000) lie more than 1000 robust standard deviations from the median, True measures their
+            columns robustly, too, and leaves their rows out of the fit, with a warning; "robust" keeps every row.
         rng : seed or numpy Generator, optional
             What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
         progress : bool, optional
@@ -353,15 +379,25 @@ class Flow(Verbs):
         RuntimeError
             When another ``fit`` of this flow is running, in another thread or around a callback.
 
+        ValueError, TypeError
+            When an argument does not fit, is not finite, or has other columns than the flow; the message names it.
+
         Warns
         -----
-        UserWarning
-            When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
-            coarse; when one has moved by more than ten scales since the first fit; when training was interrupted; when no
-            epoch validated better than the parameters of an earlier fit. When the flow overfits: in the last quarter of the
-            epochs the validation loss lies 0.1 nats or more above the best one, while the training loss has gone on falling.
-            Without validation rows: when there are fewer training rows than a tenth of the free parameters. When the weights
-            of the validation rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
+        DataWarning
+            At the first fit, when a column is constant, or lies more than 10 000 standard deviations from zero, where float32 is
+            coarse. Its children: :class:`OutlierWarning` of absurd values; :class:`DiscreteWarning` of a column that takes few
+            values, or one of them often; :class:`RepeatedRowsWarning` of rows that repeat others. They read a sample of
+            10 000 rows. At a later fit, :class:`RefitWarning`, when 256 of the rows show that a column has moved, or spread, by
+            more than three scales since the first.
+        TrainingWarning
+            When training was interrupted; when no epoch validated better than the parameters of an earlier fit. When the flow
+            overfits: in the last quarter of the epochs the validation loss lies 0.1 nats or more above the best one, while the
+            training loss has gone on falling. Without validation rows: when there are fewer training rows than a tenth of the
+            free parameters. When the weights of the validation rows make them worth fewer than 30 rows of equal weight, and
+            less than half of what they are.
+
+        Each is said once for each line that calls ``fit``.
 
         Notes
         -----
@@ -378,6 +414,18 @@ class Flow(Verbs):
 
         With the same rows, arguments and seed the parameters come out the same, bit for bit, whatever the
         number of threads.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import penstock as ps
+        >>> a, b = np.random.default_rng(0).normal(size=(2, 1000))
+        >>> X = {"a": a, "b": a**2 + 0.3 * b}  # an array or a DataFrame would do
+        >>> flow = ps.nsf_ar(2, layers=2, hidden=(16,), rng=0)
+        >>> flow.fit(X, epochs=20, rng=0).columns
+        ('a', 'b')
+        >>> flow.score({"b": [0.25], "a": [0.5]}) > -2
+        True
         """
         from penstock import training
 
@@ -464,7 +512,22 @@ class Flow(Verbs):
     # --- copies and files ---------------------------------------------------------------------------------------
 
     def copy(self) -> Self:
-        """A flow with the same numbers; what happens to one of the two does not touch the other."""
+        """A flow with the same numbers; what happens to one of the two does not touch the other.
+
+        Returns
+        -------
+        Flow
+            Of the same class, with the same names of columns and the same history.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, rng=0)
+        >>> twin = flow.copy()
+        >>> twin.params = 0 * twin.params
+        >>> bool((flow.params == twin.params).all())
+        False
+        """
         return self._with(self._snapshot, self.history.copy())
 
     def reset(self, rng: Rng = None) -> Self:
@@ -479,18 +542,38 @@ class Flow(Verbs):
         -------
         Flow
             The flow itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0)
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> flow.fit(X, epochs=1).reset(0).fitted
+        False
         """
         self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
         self._columns = self._context_columns = ()
         self.history = History()
         return self
 
-    def astype(self, dtype: Any) -> Self:
+    def astype(self, dtype: DTypeLike) -> Self:
         """A copy in another precision.
 
         Parameters
         ----------
         dtype : {"float32", "float64"}
+
+        Returns
+        -------
+        Flow
+            With the same numbers, rounded if need be; the flow itself stays as it is.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> ps.realnvp(2, rng=0).astype("float64").dtype
+        dtype('float64')
         """
         spec = replace(self._spec, dtype=_validate.float_dtype(dtype).name)
         plan = compile_plan(spec)
@@ -500,7 +583,19 @@ class Flow(Verbs):
         return twin
 
     def to_bytes(self) -> bytes:
-        """The flow as the bytes of its file; :func:`from_bytes` reads them."""
+        """The flow as the bytes of its file; :func:`from_bytes` reads them.
+
+        Returns
+        -------
+        bytes
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, rng=0)
+        >>> ps.from_bytes(flow.to_bytes()).spec == flow.spec
+        True
+        """
         return model.to_bytes(self._contents(self.history))
 
     def _contents(self, history: History | None) -> model.Contents:
@@ -513,6 +608,15 @@ class Flow(Verbs):
         Parameters
         ----------
         path : str or path
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import penstock as ps
+        >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
+        >>> ps.realnvp(2, rng=0).save(path)
+        >>> ps.load(path).dim
+        2
         """
         model.save(_validate.path(path), self.to_bytes())
 
@@ -553,8 +657,22 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
 
     Raises
     ------
-    ValueError
+    FileFormatError
         If the file is not one of penstock, truncated, from a newer version or damaged; the message says which.
+
+    Returns
+    -------
+    Flow
+        With its names of columns and its history; always a plain :class:`Flow`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import penstock as ps
+    >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
+    >>> ps.save(ps.realnvp(2, rng=0), path)
+    >>> ps.load(path).dim
+    2
     """
     return _from_contents(model.load(_validate.path(path)), backend)
 
@@ -581,13 +699,28 @@ def save(flow: Flow, path: str | os.PathLike[str]) -> None:
     flow.save(path)
 
 
-def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
+def from_bytes(data: bytes | bytearray | memoryview, *, backend: str = "auto") -> Flow:
     """Read a flow from the bytes that ``flow.to_bytes()`` gave.
 
     Parameters
     ----------
     data : bytes
     backend : {"auto", "cpp", "numba"}, default "auto"
+
+    Returns
+    -------
+    Flow
+
+    Raises
+    ------
+    FileFormatError
+        As for :func:`load`.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.from_bytes(ps.realnvp(2, rng=0).to_bytes()).dim
+    2
     """
     return _from_contents(model.from_bytes(_validate.bytes_like(data, name="data")), backend)
 

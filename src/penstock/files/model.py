@@ -38,7 +38,17 @@ TIMES = ("seconds", "rows_per_second")
 
 
 class FileFormatError(ValueError):
-    """A file, or bytes, that are no flow of penstock: of another kind, truncated, damaged, or from a newer version."""
+    """A file, or bytes, that are no flow of penstock: of another kind, truncated, damaged, or from a newer version.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> try:
+    ...     ps.from_bytes(b"something else")
+    ... except ps.FileFormatError as error:
+    ...     print(str(error)[:16])
+    cannot load data
+    """
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,17 @@ class TrainingError(RuntimeError):
         if there are none.
     history : History
         The record up to the failure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> try:
+    ...     ps.realnvp(2, rng=0).fit(X, epochs=9, learning_rate=1e39, warmup=0)
+    ... except ps.TrainingError as error:
+    ...     print(error.history.stopped)
+    failed
     """
 
     best: Any = None

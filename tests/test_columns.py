@@ -353,7 +353,8 @@ def test_names_can_be_assigned() -> None:
         (["a", "b"], ValueError, "columns must be 3 names, got 2: 'a', 'b'"),
         (["a", "b", "b"], ValueError, "'b' 2 times"),
         (["a", "b", ""], ValueError, "without a name"),
-        (["a", "b", "c\0"], ValueError, "NUL"),
+        (["a", "b", "c\0"], ValueError, "no file can hold"),
+        (["a", "b", "\ud800"], ValueError, "no file can hold"),
         (["a", "b", 3], TypeError, r"columns\[2\] must be a string, got 3"),
         ("abc", TypeError, "columns must be a sequence of strings"),
     ):

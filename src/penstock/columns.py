@@ -67,12 +67,21 @@ def checked(names: Any, count: int, *, name: str) -> Names:
 
 def _check_different(names: Sequence[str], name: str) -> None:
     for string in names:
-        if not string or "\0" in string:
-            raise ValueError(f"{name} has a column without a name, or with a NUL in it: {string!r}")
+        if not string or "\0" in string or not _is_text(string):
+            raise ValueError(f"{name} has a column without a name, or with one that no file can hold: {string!r}")
     if len(set(names)) < len(names):
         doubled = {string: names.count(string) for string in names if names.count(string) > 1}
         which = ", ".join(f"{string!r} {count} times" for string, count in list(doubled.items())[:SHOWN])
         raise ValueError(f"{name} has columns of the same name: {which}")
+
+
+def _is_text(string: str) -> bool:
+    """Whether a string has a form in UTF-8: half of a surrogate pair has none."""
+    try:
+        string.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def called(column: SupportsIndex, names: Names) -> str:

@@ -190,7 +190,10 @@ def test_the_options_of_fit_reach_the_library(tmp_path: Path) -> None:
 def test_every_option_of_fit_and_every_recipe_is_on_the_command_line() -> None:
     # What is not a word or a number has no place there, three have options of another name, and a new flow has nothing that
     # one would want to freeze.
-    elsewhere = {"self", "X", "context", "callbacks", "sample_weight", "rng", "progress", "freeze"}
+    elsewhere = {
+        "self", "X", "context", "callbacks", "sample_weight", "rng", "progress", "freeze", "validation_context",
+        "validation_weight",
+    }  # fmt: skip
     assert set(FIT_OPTIONS) == set(inspect.signature(ps.Flow.fit).parameters) - elsewhere
     exported = {name for name in ps.__all__ if getattr(getattr(ps, name), "__module__", "") == "penstock.recipes"}
     assert set(RECIPES) == exported
@@ -487,7 +490,7 @@ def test_unreadable_data_is_one_line_and_exit_code_1(
         (("--weights", "none.npy"), "none.npy: No such file"),
         (("--key", "rows"), "--key"),
         (("-o", "nowhere/flow.safetensors"), "nowhere"),
-        (("--patience", "3"), "patience"),
+        (("--patience", "3", "--schedule", "cosine"), "patience"),
         (("--learning-rate", "-1"), "learning_rate"),
     ],
 )

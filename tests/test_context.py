@@ -397,28 +397,12 @@ def test_draws_of_a_context_follow_its_density(backend: str) -> None:
     assert np.abs(np.corrcoef(z[0, :, 0], z[1, :, 0])[0, 1]) < 5 / np.sqrt(n)
 
 
-class At:
-    """A flow at one context, for what integrates densities."""
-
-    def __init__(self, flow: ps.Flow, context: Array) -> None:
-        self.flow, self.context, self.dim = flow, context, flow.dim
-
-    def to_data(self, z: Array) -> Any:
-        return self.flow.to_data(z, self.context)
-
-    def log_prob(self, x: Array) -> Any:
-        return self.flow.log_prob(x, self.context)
-
-    def sample(self, n: int, rng: Any) -> Array:
-        return self.flow.sample(n, self.context, rng=rng)
-
-
 @each_backend
 @both_dtypes
 @inside("number", range(3))
 def test_the_density_of_each_context_integrates_to_one(backend: str, dtype: str, number: int) -> None:
     flow, _, c = prepared(BY_NAME["elementwise_given_one_dim"], backend, dtype, 3)
-    assert_integrates_to_one(At(flow, c[number]))
+    assert_integrates_to_one(flow.given(c[number]))
 
 
 @each_backend
@@ -429,7 +413,7 @@ def test_the_density_of_each_context_in_two_dimensions_integrates_to_one(backend
         backend=backend,
     )  # fmt: skip
     flow.params = 0.5 * rng("integral").standard_normal(flow.n_params)
-    assert_integrates_to_one(At(flow, rng("integral", number).standard_normal(3)))
+    assert_integrates_to_one(flow.given(rng("integral", number).standard_normal(3)))
 
 
 # -- what is refused ----------------------------------------------------------------------------
@@ -444,15 +428,15 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "one row for many": (lambda: FLOW.log_prob(X, np.zeros((1, 2))), ValueError, r"context.*\(7, 2\).*\(1, 2\)"),
     "a divisor of the rows": (lambda: FLOW.log_prob(X[:6], np.zeros((3, 2))), ValueError, r"\(6, 2\).*\(3, 2\)"),
     "too wide": (lambda: FLOW.to_latent(X, np.zeros((7, 3))), ValueError, r"context.*\(7, 2\).*\(7, 3\)"),
-    "one a row of blocks": (lambda: FLOW.log_prob(BLOCKS, np.zeros((4, 5, 2))), ValueError, r"\(4, 2\).*\(4, 5, 2\)"),
-    "rows of blocks": (lambda: FLOW.to_data(BLOCKS, np.zeros((20, 2))), ValueError, r"\(4, 2\), one.*block.*\(20, 2\)"),
-    "rows for one row": (lambda: FLOW.log_prob(X[0], np.zeros((1, 2))), ValueError, r"\(2,\).*\(1, 2\)"),
+    "blocks of other rows": (lambda: FLOW.log_prob(BLOCKS, np.zeros((4, 6, 2))), ValueError, r"\(4, 2\).*\(4, 6, 2\)"),
+    "rows of blocks": (lambda: FLOW.to_data(BLOCKS, np.zeros((20, 2))), ValueError, r"\(4, 2\) or \(4, 5, 2\).*\(20, 2\)"),
+    "blocks for one row": (lambda: FLOW.log_prob(X[0], np.zeros((1, 1, 2))), ValueError, r"\(m, 2\).*\(1, 1, 2\)"),
     "a scalar": (lambda: FLOW.score(X, 3.0), ValueError, r"context.*\(2,\).*\(\)"),
     "complex": (lambda: FLOW.log_prob(X, np.zeros(2, complex)), TypeError, "context.*complex"),
     "words": (lambda: FLOW.sample(2, "ab"), TypeError, "context"),
-    "a wide draw": (lambda: FLOW.sample(2, np.zeros((3, 4))), ValueError, r"context.*\(2,\) or \(m, 2\).*\(3, 4\)"),
+    "a wide draw": (lambda: FLOW.sample(2, np.zeros((3, 4))), ValueError, r"context.*\(2,\), \(m, 2\).*\(3, 4\)"),
     "three axes of draws": (lambda: FLOW.sample(2, np.zeros((3, 1, 2))), ValueError, r"context.*\(3, 1, 2\)"),
-    "one a row of one": (lambda: FLOW.sample(None, np.zeros(2)), ValueError, r"n=None.*\(2,\).*say how many"),
+    "a shape of draws for many": (lambda: FLOW.sample((2, 3), np.zeros((4, 2))), ValueError, r"n=\(2, 3\).*\(4, 2\)"),
     "out": (lambda: FLOW.sample(4, np.zeros((3, 2)), out=np.zeros((12, 3), "f4")), ValueError, r"out.*\(3, 4, 3\)"),
     "wrt": (lambda: FLOW.log_prob_and_grad(X, np.zeros(2), wrt="z"), ValueError, "wrt.*'context'.*'z'"),
     "wrt of a flow without": (
@@ -467,10 +451,18 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError, "context must be finite, but 1 row of 7.*row 2, column 1: nan.*context = X",
     ),
     "validation rows": (
-        lambda: FLOW.copy().fit(X, context=X[:, :2], validation=X), ValueError, r"validation.*\(X, context\).*without",
+        lambda: FLOW.copy().fit(X, context=X[:, :2], validation=X), ValueError, "validation_context must be given",
     ),
     "validation context": (
-        lambda: FLOW.copy().fit(X, context=X[:, :2], validation=(X, X)), ValueError, r"validation context.*\(7, 2\)",
+        lambda: FLOW.copy().fit(X, X[:, :2], validation=X, validation_context=X),
+        ValueError, r"validation_context.*\(7, 2\), one row for each of validation",
+    ),
+    "a tuple of validation": (
+        lambda: FLOW.copy().fit(X, X[:, :2], validation=(X, X, X[:, 0])),
+        TypeError, "write validation=X_val, validation_context=context_val, validation_weight=weight_val",
+    ),
+    "a context of a fraction": (
+        lambda: FLOW.copy().fit(X, X[:, :2], validation_context=X[:, :2]), ValueError, "validation_context belongs to.*0.1",
     ),
     "negative": (lambda: ps.realnvp(3, context_dim=-1), ValueError, "context_dim.*-1"),
     "no reader": (lambda: ps.Flow(ps.StandardNormal(2), [ps.ActNorm()], 3), ValueError, "context_dim=3, but no layer"),
@@ -611,12 +603,14 @@ def test_fit_takes_validation_rows_weights_checkpoints_and_what_holds_nan_at_wei
     x, c = wave(600)
     weight = np.ones(600)
     weight[::3] = 0
-    kept = {"epochs": 3, "batch_size": 64, "rng": 1, "validation": (x[:90], c[:90], np.arange(90.0))}
+    kept: dict[str, Any] = {"epochs": 3, "batch_size": 64, "rng": 1, "schedule": "constant"}
+    own = {"validation": x[:90].copy(), "validation_context": c[:90].copy(), "validation_weight": np.arange(90.0)}
     flow = ps.realnvp(2, context_dim=2, layers=2, hidden=(8,), rng=0, backend=backend)
-    one = flow.copy().fit(x, context=c, sample_weight=weight, checkpoint=tmp_path / "kept", schedule="constant", **kept)
+    one = flow.copy().fit(x, context=c, sample_weight=weight, checkpoint=tmp_path / "kept", **own, **kept)
     c[::3], x[::3] = np.nan, np.inf
-    kept["validation"] = (*wave(600), np.where(np.arange(600) < 90, np.arange(600.0), 0))
-    two = flow.copy().fit(x, context=c, sample_weight=weight, schedule="constant", **kept)
+    own["validation"], own["validation_context"] = wave(600)
+    own["validation_weight"] = np.where(np.arange(600) < 90, np.arange(600.0), 0)
+    two = flow.copy().fit(x, context=c, sample_weight=weight, **own, **kept)
     assert_same_bits(one.params, two.params)
     test, given = wave(50, "test")
     assert_same_bits(ps.load(tmp_path / "kept", backend=backend).log_prob(test, given), one.log_prob(test, given))
@@ -666,7 +660,10 @@ def test_an_extreme_context_is_named_when_training_fails() -> None:
     x, c = wave(300)
     c[7, 1] = 1e200
     flow = ps.realnvp(2, context_dim=2, layers=2, hidden=(8,), activation="relu", rng=0)
-    with pytest.raises(ps.TrainingError, match=r"context\[7, 1\] = 1e\+200"):
+    with (
+        pytest.warns(ps.OutlierWarning, match=r"context has values.*column 1: 1 of 300.*such as 1e\+200"),
+        pytest.raises(ps.TrainingError, match=r"context\[7, 1\] = 1e\+200"),
+    ):
         flow.fit(x, context=c, epochs=30, standardize="robust", clip_norm=None, validation=0)
 
 

@@ -304,6 +304,7 @@ def test_rows_that_change_during_training_are_blamed_and_the_error_has_the_last_
 
 
 @each_backend
+@pytest.mark.filterwarnings("ignore::penstock.OutlierWarning")
 @pytest.mark.parametrize("validation", [0, 0.2])
 def test_a_first_fit_that_failed_has_not_happened(backend: str, validation: float) -> None:
     flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm(), SMALL], rng=0, backend=backend)

@@ -30,16 +30,16 @@ def gaussian(rows: int, key: str, dim: int = 3) -> Array:
 def test_the_unit_of_the_weights_changes_no_bit(backend: str, dtype: str, how: Any) -> None:
     start = ps.Flow(ps.StandardNormal(3), [ps.ActNorm(), SMALL], dtype=dtype, rng=0, backend=backend)
     x, weight = gaussian(400, "unit"), rng("unit weights").uniform(-0.1, 2, 400)
-    own = (gaussian(100, "unit validation"), weight[:100])
+    own = {"validation": gaussian(100, "unit validation"), "validation_weight": weight[:100]}
     arguments: dict[str, Any] = {"epochs": 3, "batch_size": 50, "rng": 0, "standardize": how}
-    for validation in (0.2, own):
-        plain = start.copy().fit(x, sample_weight=weight, validation=validation, **arguments)
+    for validation in ({"validation": 0.2}, own):
+        plain = start.copy().fit(x, sample_weight=weight, **validation, **arguments)
         for exponent in (-1000, -160, -130, 90, 127, 1000):
             scaled = np.ldexp(weight, exponent)
-            given = (own[0], np.ldexp(own[1], 3 - exponent)) if validation is own else validation
+            other = {"validation_weight": np.ldexp(weight[:100], 3 - exponent)} if validation is own else {}
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                flow = start.copy().fit(x, sample_weight=scaled, validation=given, **arguments)
+                flow = start.copy().fit(x, sample_weight=scaled, **(validation | other), **arguments)
             assert_same_bits(flow.params, plain.params)
             assert_same_bits(np.array(flow._snapshot.buffers), np.array(plain._snapshot.buffers))
             assert flow.history.validation_loss == plain.history.validation_loss
@@ -105,9 +105,9 @@ def test_what_rows_of_weight_zero_hold_changes_no_bit(backend: str, how: Any) ->
     for value in (0.5, np.nan, np.inf):
         x[weight == 0] = value
         own[own_weight == 0] = value
-        for validation in (0.2, (own, own_weight)):
+        for validation in ({"validation": 0.2}, {"validation": own, "validation_weight": own_weight}):
             flow = start.copy()
-            flow.fit(x, sample_weight=weight, validation=validation, epochs=3, batch_size=50, rng=0, standardize=how)
+            flow.fit(x, sample_weight=weight, epochs=3, batch_size=50, rng=0, standardize=how, **validation)
             assert np.isfinite(flow.history.validation_loss).all()
             trained.append(flow)
     for i, flow in enumerate(trained):

@@ -44,11 +44,11 @@ BAD_ROWS: dict[str, tuple[Any, type[Exception], str]] = {
     "strings": (np.full((3, 5), "1.0"), TypeError, "str|<U"),
     "bytes": (np.full((3, 5), b"1.0"), TypeError, r"bytes|\|S"),
     "dates": (np.zeros((3, 5), "datetime64[s]"), TypeError, "datetime"),
-    "records": (np.zeros((3, 5), [("a", "f4")]), TypeError, "."),
+    "records": (np.zeros((3, 5), [("a", "f4")]), ValueError, "."),
     "ragged list": ([[1.0] * 5, [1.0] * 4], (ValueError, TypeError), "."),  # type: ignore[dict-item]
     "a word": ("hello", TypeError, "."),
     "None": (None, TypeError, "."),
-    "a dict": ({"a": 1}, TypeError, "."),
+    "a dict": ({"a": 1}, ValueError, "."),
 }
 
 

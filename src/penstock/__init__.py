@@ -9,14 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import ops
 from penstock._backend import num_threads, set_num_threads, threads
+from penstock._versions import show_versions
+from penstock._warn import (
+    DataWarning,
+    DiscreteWarning,
+    ModelWarning,
+    OutlierWarning,
+    PenstockWarning,
+    RefitWarning,
+    RepeatedRowsWarning,
+    TrainingWarning,
+)
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
-from penstock.flow import Flow, TrainingState, from_bytes, load
+from penstock.files.model import FileFormatError
+from penstock.flow import Flow, TrainingState, from_bytes, load, save
+from penstock.given import Given
 from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
 from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
+from penstock.verbs import key
 
 if TYPE_CHECKING:
     from penstock.training.diagnosis import TrainingError
@@ -34,20 +48,31 @@ __all__ = [
     "Autoregressive",
     "CircularRationalQuadratic",
     "Coupling",
+    "DataWarning",
+    "DiscreteWarning",
     "Elementwise",
+    "FileFormatError",
     "Flow",
     "FlowSpec",
+    "Given",
     "History",
     "LULinear",
+    "ModelWarning",
+    "OutlierWarning",
+    "PenstockWarning",
     "Permutation",
     "RationalQuadratic",
+    "RefitWarning",
+    "RepeatedRowsWarning",
     "StandardNormal",
     "TrainingError",
     "TrainingState",
+    "TrainingWarning",
     "__version__",
     "from_bytes",
     "glow",
     "iaf",
+    "key",
     "load",
     "maf",
     "nice",
@@ -56,7 +81,9 @@ __all__ = [
     "num_threads",
     "ops",
     "realnvp",
+    "save",
     "set_num_threads",
+    "show_versions",
     "threads",
 ]
 
@@ -65,6 +92,8 @@ _LAZY = {
     "AdamW": "penstock.training.optim",
     "TrainingError": "penstock.training.diagnosis",
 }
+# Modules that are imported when somebody asks for them.
+_MODULES = ("cli", "demo", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -74,10 +103,10 @@ def __getattr__(name: str) -> Any:
 
         # A source tree that was never installed has no version of its own.
         value: Any = package_version() or "0+unknown"
-    elif name in _LAZY or name == "training":
+    elif name in _LAZY or name in _MODULES:
         from importlib import import_module
 
-        value = getattr(import_module(_LAZY[name]), name) if name in _LAZY else import_module("penstock.training")
+        value = getattr(import_module(_LAZY[name]), name) if name in _LAZY else import_module(f"penstock.{name}")
     else:
         raise AttributeError(f"module 'penstock' has no attribute {name!r}")
     globals()[name] = value
@@ -85,4 +114,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_MODULES])

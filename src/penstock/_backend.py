@@ -184,7 +184,18 @@ def _process_threads() -> int:
 
 
 def num_threads() -> int:
-    """How many threads a call from this Python thread may use."""
+    """How many threads a call from this Python thread may use.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.num_threads() >= 1
+    True
+    """
     return getattr(_local, "n", 0) or _process_threads()
 
 
@@ -195,6 +206,15 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1, the calling thread included.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> before = ps.num_threads()
+    >>> ps.set_num_threads(1)
+    >>> ps.num_threads()
+    1
+    >>> ps.set_num_threads(before)
     """
     global _threads
     number = _validate.positive_int(n, name="n")
@@ -211,6 +231,13 @@ def threads(n: int) -> Iterator[None]:
     ----------
     n : int
         At least 1, the calling thread included.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> with ps.threads(1):
+    ...     ps.num_threads()
+    1
     """
     number = _validate.positive_int(n, name="n")
     before = getattr(_local, "n", 0)

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.plan import EMBEDDING, Plan
 from penstock.spec import FlowSpec
 
+SHOWN = 20  # names of columns
 
-def describe(spec: FlowSpec, plan: Plan, *, fitted: bool, backend: str) -> str:
-    """Name size, base, layers, embedding and backend, a line each."""
+
+def describe(spec: FlowSpec, plan: Plan, *, fitted: bool, backend: str, names: tuple[Names, Names] = ((), ())) -> str:
+    """Name size, columns, base, layers, embedding and backend, a line each."""
     context = f" given {plan.context_dim}" if plan.context_dim else ""
-    state = "fitted" if fitted else "not fitted"
-    lines = [f"Flow of {plan.dim} dimensions{context}, {plan.n_params:,} parameters, {plan.dtype.name}, {state}"]
+    state = "fitted (a further fit is a warm start)" if fitted else "not fitted"
+    lines = [f"Flow of {plan.dim} dimensions{context}, {plan.n_free:,} parameters, {plan.dtype.name}, {state}"]
+    lines += [f"  {title:9} {_shown(words)}" for title, words in zip(("columns", "given"), names, strict=True) if words]
     lines.append(f"  base      {spec.base}")
     lines += [f"  layer {number:<3} {_layer(spec, plan, number)}" for number in range(len(spec.layers))]
     if spec.embedding is not None:
         lines.append(f"  embedding {_network(spec.embedding, plan, EMBEDDING)}, {_size(plan, EMBEDDING)}")
     return "\n".join([*lines, f"  backend   {backend}"])
+
+
+def _shown(names: Names) -> str:
+    """Names on one line."""
+    return ", ".join(names if len(names) <= SHOWN else (*names[: SHOWN - 1], "...", names[-1]))
 
 
 def _layer(spec: FlowSpec, plan: Plan, number: int) -> str:
@@ -43,5 +52,5 @@ def _network(network: MLP, plan: Plan, layer: int) -> str:
 
 
 def _size(plan: Plan, layer: int) -> str:
-    size = sum(tensor.size for tensor in plan.tensors_of(layer))
+    size = sum(tensor.size if tensor.mask is None else int(tensor.mask.sum()) for tensor in plan.tensors_of(layer))
     return f"{size:,} parameters" if size else ""

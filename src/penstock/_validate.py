@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock import columns
 from penstock._typing import Array
 
 FLOAT32 = np.dtype(np.float32)
@@ -35,6 +36,20 @@ def count(value: Any, *, name: str) -> int:
     if number < 0:
         raise ValueError(f"{name} must be at least 0, got {number}")
     return number
+
+
+def draws(value: Any, *, name: str) -> tuple[int, ...]:
+    """The shape of draws: of one by itself for None, of so many, or a shape that was given; ``1e6`` counts as an integer."""
+    if value is None:
+        return ()
+    if isinstance(value, tuple):
+        return tuple(count(_whole(length), name=f"{name}[{axis}]") for axis, length in enumerate(value))
+    return (count(_whole(value), name=name),)
+
+
+def _whole(value: Any) -> Any:
+    """An int in the place of a float that is one."""
+    return int(value) if isinstance(value, (float, np.floating)) and float(value).is_integer() else value
 
 
 def number_of_first(value: Any, count: int, limit: int, *, name: str) -> int:
@@ -217,49 +232,87 @@ def seed(rng: Any, *, name: str = "rng") -> int:
     return int(generator.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True))
 
 
+def key(rng: Any, given: Any) -> int:
+    """The 64 bits of draws: a key that was given, or those of ``rng``."""
+    if given is None:
+        return seed(rng)
+    if rng is not None:
+        raise ValueError("rng and key both decide the draws; give one of them")
+    number = _integer(given, name="key")
+    if not 0 <= number < 2**64:
+        raise ValueError(f"key must be at least 0 and below 2**64, as penstock.key(rng) gives it, got {number}")
+    return number
+
+
 def no_context(context: Any, *, name: str = "context") -> None:
     """Raise if a context was given to a flow that has none."""
     if context is not None:
-        raise ValueError(f"{name} was given, but this flow has none (context_dim=0)")
+        raise ValueError(
+            f"{name} was given, but this flow has none (context_dim=0): a flow has no targets, and one that depends on "
+            "other variables is built for so many of them, as penstock.nsf_ar(dim, context_dim=1)"
+        )
 
 
 def as_context(context: Any, context_dim: int, shape: tuple[int, ...], *, name: str = "context") -> Array | None:
-    """``context`` of rows whose results have the given shape: one row for all, of shape (context_dim,), or (m, context_dim).
+    """``context`` of rows whose results have the given shape: of shape (context_dim,), (m, context_dim) or (m, n, context_dim).
 
-    Those m rows belong to the rows of a batch, or to the blocks of one of shape (m, n, dim). A row by itself has a row of
-    context of its own.
+    That is one for all rows, one for each row or block, or one for each row of each block. For a row by itself, of shape (),
+    it may be of any number of rows.
     """
     if context_dim == 0:
         no_context(context, name=name)
         return None
     array = _given(context, context_dim, name=name)
-    if array.shape == (context_dim,):
-        return array if shape else array[None]
-    if shape and array.shape == (shape[0], context_dim):
+    fitting: list[tuple[int, ...]] = [(context_dim,)]
+    fitting += [(*shape[: i + 1], context_dim) for i in range(len(shape))]
+    if array.shape in fitting or (not shape and array.ndim == 2 and array.shape[1] == context_dim):
         return array
-    own = f" or {(shape[0], context_dim)}, one for each {'row' if len(shape) == 1 else 'block'}," if shape else ""
-    raise ValueError(f"{name} must have shape ({context_dim},){own} for these rows, got {array.shape}")
+    words = " or ".join(map(str, fitting)) if shape else f"({context_dim},) or (m, {context_dim})"
+    raise ValueError(
+        f"{name} must have shape {words} for these rows, got {array.shape}" + _as_column(array, context_dim, name)
+    )
 
 
 def as_contexts(context: Any, context_dim: int, *, name: str = "context") -> Array | None:
-    """``context`` of draws: one row, of shape (context_dim,), or (m, context_dim)."""
+    """``context`` of draws: one row, of shape (context_dim,), or (m, context_dim), or blocks of (m, n, context_dim)."""
     if context_dim == 0:
         no_context(context, name=name)
         return None
     array = _given(context, context_dim, name=name)
-    if array.ndim not in (1, 2) or array.shape[-1] != context_dim:
-        raise ValueError(f"{name} must have shape ({context_dim},) or (m, {context_dim}), got {array.shape}")
+    if array.ndim not in (1, 2, 3) or array.shape[-1] != context_dim:
+        raise ValueError(
+            f"{name} must have shape ({context_dim},), (m, {context_dim}) or (m, n, {context_dim}), got {array.shape}"
+            + _as_column(array, context_dim, name)
+        )
     return array
 
 
-def as_context_rows(context: Any, context_dim: int, rows: int, *, name: str = "context") -> Array | None:
+def as_one_context(context: Any, context_dim: int, *, name: str = "context") -> Array:
+    """One row of ``context``, of shape (context_dim,); a table of one row is one, too."""
+    if context_dim == 0:
+        raise ValueError("this flow has no context (context_dim=0)")
+    array = _given(context, context_dim, name=name)
+    if array.shape not in ((context_dim,), (1, context_dim)):
+        raise ValueError(f"{name} must be one row, of shape ({context_dim},), got {array.shape}")
+    return array.reshape(context_dim)
+
+
+def _as_column(array: Array, count: int, name: str) -> str:
+    """What to write for numbers that are a column, and lack the axis that says so."""
+    return f"; for one column write {name}[:, None]" if count == 1 and array.ndim == 1 else ""
+
+
+def as_context_rows(context: Any, context_dim: int, rows: int, *, name: str = "context", of: str = "X") -> Array | None:
     """``context`` with a row for each of so many rows."""
     if context_dim == 0:
         no_context(context, name=name)
         return None
     array = _given(context, context_dim, name=name)
     if array.shape != (rows, context_dim):
-        raise ValueError(f"{name} must have shape ({rows}, {context_dim}), one row for each of X, got {array.shape}")
+        raise ValueError(
+            f"{name} must have shape ({rows}, {context_dim}), one row for each of {of}, got {array.shape}"
+            + _as_column(array, context_dim, name)
+        )
     return array
 
 
@@ -275,6 +328,7 @@ def reals(values: Any, *, name: str) -> Array:
     Integers become float64, float16 becomes float32, and other byte orders are swapped. Complex
     numbers, objects and strings are refused.
     """
+    values = columns.plain(values, name=name)
     masked = sys.modules.get("numpy.ma")
     if masked is not None and isinstance(values, masked.MaskedArray) and masked.is_masked(values):
         raise TypeError(f"{name} has masked entries; fill them or drop those rows first")
@@ -304,7 +358,10 @@ def as_rows(x: Any, dim: int, *, name: str) -> Array:
     """``x`` as an array of shape (rows, dim)."""
     array = reals(x, name=name)
     if array.ndim != 2 or array.shape[1] != dim:
-        raise ValueError(f"{name} must have shape (rows, {dim}), got {array.shape}")
+        hint = _as_column(array, dim, name)
+        if array.ndim == 1 and len(array) == dim and not hint:
+            hint = f"; for one row write {name}[None]"
+        raise ValueError(f"{name} must have shape (rows, {dim}), got {array.shape}{hint}")
     return array
 
 
@@ -321,7 +378,8 @@ def as_batch(x: Any, dim: int, *, name: str) -> tuple[Array, tuple[int, ...]]:
         return array.reshape(shape[0] * shape[1], dim), shape[:2]
     if array.ndim == 2:
         raise ValueError(f"{name} must have shape (rows, {dim}), got {shape}")
-    raise ValueError(f"{name} must have shape ({dim},), (rows, {dim}) or (m, n, {dim}), got {shape}")
+    hint = _as_column(array, dim, name)
+    raise ValueError(f"{name} must have shape ({dim},), (rows, {dim}) or (m, n, {dim}), got {shape}{hint}")
 
 
 def as_shaped(values: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None, *, name: str) -> Array:

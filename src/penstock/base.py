@@ -16,6 +16,12 @@ class StandardNormal:
     ----------
     dim : int
         Number of dimensions.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> round(float(ps.ops.log_prob(ps.StandardNormal(2), [0.0, 0.0])), 4)
+    -1.8379
     """
 
     dim: int

@@ -30,6 +30,12 @@ class MLP:
         ``gelu`` is the exact one, ``x Phi(x)``; ``leaky_relu`` has slope 0.01 below zero.
     residual : bool, default False
         Add skip connections.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.Coupling(ps.Affine(), ps.MLP((32, 32), activation="tanh")).conditioner
+    MLP(hidden=(32, 32), activation='tanh', residual=False)
     """
 
     hidden: tuple[int, ...] = (64, 64)

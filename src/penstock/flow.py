@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,20 +12,23 @@ from typing import Any, Self
 
 import numpy as np
 
-from penstock import _backend, _validate
+from penstock import _backend, _validate, columns
 from penstock._describe import describe
 from penstock._files import check_writable
-from penstock._typing import Array
-from penstock._warn import warn
+from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
+from penstock._warn import ModelWarning, warn
 from penstock.base import StandardNormal
+from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.files import model
+from penstock.given import Given
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, Layer
 from penstock.plan import Plan, compile_plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
+from penstock.verbs import Verbs
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,15 @@ class TrainingState(Epoch):
     flow : Flow
         A copy of the flow with its present parameters and the history so far, for evaluation and sampling. Nothing that is
         done to it touches the training.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> X = np.random.default_rng(0).normal(size=(300, 2))
+    >>> flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0)
+    >>> flow.fit(X, epochs=9, callbacks=lambda state: state.epoch == 3).history.stopped
+    'callback'
     """
 
     flow: Flow
@@ -52,19 +63,20 @@ class TrainingState(Epoch):
 Callback = Callable[[TrainingState], Any]
 
 
-# One seed has so many draws for each of so many rows of context.
-DRAWS, CONTEXTS = 1 << 56, 1 << 40
 # A pickle of at most so many bytes is remembered when it is read.
 KEPT_BYTES = 1 << 24
 # Attributes that every flow has.
 OWN = frozenset(
-    ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_row_shapes",
-     "_context_shape", "_fit_lock", "history")
+    ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_library",
+     "_row_shapes", "_context_shape", "_fit_lock", "history")
 )  # fmt: skip
 
 
-class Flow:
+class Flow(Verbs):
     """A normalizing flow, composed from a base density and layers.
+
+    It maps data ``x`` to latents ``z`` by an invertible function ``f``, which layers compose, and has the density
+    ``log p(x | c) = log base(f(x; c)) + log |det df/dx|`` with context ``c``, if it has one.
 
     Parameters
     ----------
@@ -108,8 +120,8 @@ class Flow:
         base: StandardNormal,
         layers: Iterable[Layer],
         context_dim: int = 0,
-        dtype: Any = "float32",
-        rng: Any = None,
+        dtype: DTypeLike = "float32",
+        rng: Rng = None,
         backend: str = "auto",
         embedding: MLP | None = None,
         embedding_dim: int | None = None,
@@ -129,6 +141,7 @@ class Flow:
         self._kin: Flow | None = None  # a flow of the same plan and backend, which has the runner or will make it
         self._columns: tuple[str, ...] = ()
         self._context_columns: tuple[str, ...] = ()
+        self._library = ""  # of the table that it was fitted on
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self._fit_lock = os.getpid(), threading.Lock()
@@ -138,34 +151,62 @@ class Flow:
     # --- inspecting ---------------------------------------------------------------------------------------------
 
     @property
-    def dim(self) -> int:
-        """Number of dimensions."""
-        return self._plan.dim
-
-    @property
-    def context_dim(self) -> int:
-        """Number of conditioning variables."""
-        return self._plan.context_dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Precision of parameters and results."""
-        return self._plan.dtype
-
-    @property
     def backend(self) -> str:
         """What computes: ``"cpp"``, ``"numba"``, or ``"none"`` where nothing that can is installed."""
         return self._backend.name
 
     @property
     def n_params(self) -> int:
-        """How many trainable numbers there are, with those that masks hide."""
+        """The length of ``params``, with the places that masks hide."""
         return self._plan.n_params
 
     @property
-    def initialised(self) -> bool:
-        """Whether the data-dependent parts (standardisation, ActNorm) were set by a ``fit``."""
+    def n_free(self) -> int:
+        """How many parameters there are: trainable numbers without those that masks hide."""
+        return self._plan.n_free
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a ``fit`` has set the data-dependent parts, standardisation and ActNorm; a further one goes on from there."""
         return self._snapshot.initialised
+
+    @property
+    def initialised(self) -> bool:
+        """The same as ``fitted``."""
+        return self._snapshot.initialised
+
+    @property
+    def loc(self) -> Array:
+        """Location of the standardisation, a read-only float64 array of shape (dim,): the layers see ``(x - loc) / scale``."""
+        return self._snapshot.buffers[: self.dim]
+
+    @property
+    def scale(self) -> Array:
+        """Scale of the standardisation, a read-only float64 array of shape (dim,); ones before the first ``fit``."""
+        return self._snapshot.buffers[self.dim : 2 * self.dim]
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the dimensions, or None. The first ``fit`` on a table with names sets them, and so does assigning.
+
+        Every verb then puts the columns of a table into this order, by name; arrays without names are taken as they lie.
+        Gradients with respect to rows have this order. Assigning a sequence of ``dim`` different strings renames the
+        columns; None forgets the names.
+        """
+        return self._columns or None
+
+    @columns.setter
+    def columns(self, names: Iterable[str] | None) -> None:
+        self._columns = columns.checked(names, self.dim, name="columns")
+
+    @property
+    def context_columns(self) -> tuple[str, ...] | None:
+        """Names of the conditioning variables, or None; as :attr:`columns`."""
+        return self._context_columns or None
+
+    @context_columns.setter
+    def context_columns(self, names: Iterable[str] | None) -> None:
+        self._context_columns = columns.checked(names, self.context_dim, name="context_columns")
 
     @property
     def spec(self) -> FlowSpec:
@@ -182,383 +223,109 @@ class Flow:
         return self._snapshot.params[:]
 
     @params.setter
-    def params(self, values: Any) -> None:
+    def params(self, values: ArrayLike) -> None:
         old = self._snapshot
         numbers = self._plan.clear_masked(_validate.as_params(values, self.n_params, self.dtype))
         self._snapshot = Snapshot(numbers, old.buffers, old.initialised)
 
     def named_params(self) -> dict[str, Array]:
-        """The parameters by name, as read-only views into ``params``."""
+        """The parameters by name, as read-only views into ``params``.
+
+        Returns
+        -------
+        dict of str to array
+            In the order of ``params``; weights have shape (in, out), free theta has shape (dim, n_theta).
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> list(ps.nice(2, layers=1, hidden=(4,), mixing="none", rng=0).named_params())[:2]
+        ['layers.0.theta', 'layers.1.conditioner.0.weight']
+        """
         return named(self._plan, self._snapshot.params)
 
     def __repr__(self) -> str:
-        return describe(self._spec, self._plan, fitted=self.initialised, backend=repr(self._backend))
+        names = self._columns, self._context_columns
+        return describe(self._spec, self._plan, fitted=self.fitted, backend=repr(self._backend), names=names)
 
-    # --- evaluating ---------------------------------------------------------------------------------------------
+    # --- conditioning -------------------------------------------------------------------------------------------
 
-    def log_prob(self, X: Any, context: Any = None, *, out: Array | None = None) -> Any:
-        """The log-density of rows, in units of the data.
+    def given(self, context: RowsLike) -> Given:
+        """The flow at one context: a view with every verb, without the argument.
 
         Parameters
         ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array of shape (context_dim,), (rows, context_dim) or (m, context_dim), optional
-            For a flow with a context: one for all rows, one for each row, or for ``X`` of shape (m, n, dim) one for
-            each of its m blocks.
-        out : array, optional
-            Where to write the result: of its shape, in the dtype of the flow and in C order.
+        context : array of shape (context_dim,), or a table of one row
+            A mapping, ``{"mass": 1.0, "age": 3.0}``, is one.
 
         Returns
         -------
-        scalar, or array of shape (rows,) or (m, n)
-            A row that holds NaN, or whose context does, has log-density NaN. One that is infinite, or so far out that the
-            arithmetic overflows, has -inf.
+        Given
+            It gives the bits that the flow gives with that context.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, context_dim=1, rng=0)
+        >>> flow.given([0.5]).sample(3).shape
+        (3, 2)
         """
-        # A sampler asks for one row at a time: a row that is plainly in order passes straight through.
-        if type(X) is np.ndarray and out is None and self._made is not None and self._plain(context):
-            shape = X.shape
-            if shape in self._row_shapes and (X.dtype is _validate.FLOAT32 or X.dtype is _validate.FLOAT64):
-                snapshot = self._snapshot
-                packed = snapshot.packed or snapshot.pack(self._made)
-                if len(shape) == 1:
-                    return self._made.log_prob_row(packed, X[None], context)[0]
-                return self._made.log_prob_row(packed, X, context)
-        x, given, shape = self._batch(X, context, "X")
-        into = None if out is None else _validate.as_out(out, shape, self.dtype, avoid=(x, given)).reshape(-1)
-        runner = self._runner()
-        result = runner.log_prob(self._snapshot.pack(runner), x, given, into)
-        return _shaped(result, shape) if out is None else out
-
-    def score(self, X: Any, context: Any = None) -> float:
-        """The mean log-density of rows; NaN for none.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-        """
-        x, given, _ = self._batch(X, context, "X")
-        runner = self._runner()
-        log_prob = runner.log_prob(self._snapshot.pack(runner), x, given, dtype=_validate.FLOAT64)
-        with np.errstate(all="ignore"):
-            return float(log_prob.mean()) if len(x) else float("nan")
-
-    def to_latent(self, X: Any, context: Any = None) -> tuple[Array, Any]:
-        """Map rows from the data side to the latent side.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        z : array of the shape of X
-        log_det : scalar, or array of shape (rows,) or (m, n)
-            Log abs det of the Jacobian of this map.
-        """
-        return self._map(False, X, context, "X")
-
-    def to_data(self, z: Any, context: Any = None) -> tuple[Array, Any]:
-        """Map rows from the latent side to the data side.
-
-        Parameters
-        ----------
-        z : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        x : array of the shape of z
-        log_det : scalar, or array of shape (rows,) or (m, n)
-            Log abs det of the Jacobian of this map.
-        """
-        return self._map(True, z, context, "z")
-
-    def _map(self, to_data: bool, rows: Any, context: Any, name: str) -> tuple[Array, Any]:
-        x, given, shape = self._batch(rows, context, name)
-        runner = self._runner()
-        out, log_det = runner.transform(self._snapshot.pack(runner), to_data, x, given)
-        return out.reshape(*shape, self.dim), _shaped(log_det, shape)
-
-    # --- sampling -----------------------------------------------------------------------------------------------
-
-    def sample(
-        self,
-        n: int | None,
-        context: Any = None,
-        *,
-        rng: Any = None,
-        out: Array | None = None,
-        first: int = 0,
-        first_context: int = 0,
-    ) -> Array:
-        """Draw rows.
-
-        Parameters
-        ----------
-        n : int or None
-            How many. None draws once for each row of a context of shape (m, context_dim).
-        context : array of shape (context_dim,) or (m, context_dim), optional
-            For a flow with a context: one for all draws, or ``n`` draws for each of m.
-        rng : seed or numpy Generator, optional
-            What ``numpy.random.default_rng`` takes; a Generator is advanced once. With one seed, draw
-            ``i`` of context row ``j`` is the same however many are drawn and however many rows there are.
-        out : array of the shape of the result, optional
-            Where to write them: in the dtype of the flow and in C order.
-        first, first_context : int, default 0
-            Numbers of the first draw and of the first row of context: with one seed, ``sample(n, first=i)`` gives draws
-            ``i`` to ``i + n - 1`` of those of ``sample(i + n)``.
-
-        Returns
-        -------
-        array of shape (n, dim), (m, n, dim), or for ``n=None`` (m, dim)
-        """
-        given, shape, numbers = self._draws(n, context, first, first_context)
-        into = None
-        if out is not None:
-            into = _validate.as_out(out, (*shape, self.dim), self.dtype, avoid=(given,)).reshape(-1, self.dim)
-        seed = _validate.seed(rng)
-        runner = self._runner()
-        x, _ = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, into, numbers=numbers)
-        return x.reshape(*shape, self.dim) if out is None else out
-
-    def sample_and_log_prob(
-        self, n: int | None, context: Any = None, *, rng: Any = None, first: int = 0, first_context: int = 0
-    ) -> tuple[Array, Array]:
-        """Draw rows, and give their log-density, which costs next to nothing here.
-
-        Parameters
-        ----------
-        n, context, rng, first, first_context
-            As for :meth:`sample`.
-
-        Returns
-        -------
-        x : array of shape (n, dim), (m, n, dim) or (m, dim)
-        log_prob : array of shape (n,), (m, n) or (m,)
-        """
-        given, shape, numbers = self._draws(n, context, first, first_context)
-        seed = _validate.seed(rng)
-        runner = self._runner()
-        x, log_prob = runner.sample(
-            self._snapshot.pack(runner), math.prod(shape), seed, given, log_prob=True, numbers=numbers
-        )
-        assert log_prob is not None
-        return x.reshape(*shape, self.dim), log_prob.reshape(shape)
-
-    def _draws(
-        self, n: int | None, context: Any, first: int, first_context: int
-    ) -> tuple[Array | None, tuple[int, ...], tuple[int, int]]:
-        """The context of draws, the shape of a result with one number a draw, and the numbers of the first ones."""
-        given = _validate.as_contexts(context, self.context_dim)
-        many = given.shape[:1] if given is not None and given.ndim == 2 else ()
-        if n is None and not many:
-            has = "this flow has none" if given is None else f"context has shape {given.shape}"
-            raise ValueError(f"n=None draws once for each row of context, and {has}; say how many")
-        count = 1 if n is None else _validate.count(n, name="n")
-        rows = many[0] if many else 1
-        numbers = (
-            _validate.number_of_first(first, count, DRAWS, name="first"),
-            _validate.number_of_first(first_context, rows, CONTEXTS, name="first_context"),
-        )
-        return given, many if n is None else (*many, count), numbers
-
-    # --- gradients ----------------------------------------------------------------------------------------------
-
-    def log_prob_and_grad(self, X: Any, context: Any = None, wrt: str | Sequence[str] = "x") -> tuple[Any, Any]:
-        """The log-density of rows, and its gradient with respect to each row, or to the context.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-        wrt : "x", "context", or a sequence of these, default "x"
-            What the gradient is with respect to; a sequence gives a tuple of gradients. Where the log-density is -inf the
-            gradient is that of the formula as far as it can be represented, and 0 where it cannot.
-
-        Returns
-        -------
-        log_prob : scalar, or array of shape (rows,) or (m, n)
-        grad : array of the shape of X or of context, or a tuple of these
-            That of a context which rows share is the gradient of the sum of their log-densities, in float64.
-        """
-        x, given, shape = self._batch(X, context, "X")
-        words = (wrt,) if isinstance(wrt, str) else _validate.sequence(wrt, name="wrt")
-        for word in words:
-            _validate.choice(word, ("x", "context") if self.context_dim else ("x",), name="wrt")
-        runner = self._runner()
-        found = runner.log_prob_and_grad(self._snapshot.pack(runner), x, given, contexts="context" in words)
-        assert found.log_det is not None
-        grads = {"x": found.x.reshape(*shape, self.dim), "context": _context_shaped(found.context, shape)}
-        chosen = tuple(grads[word] for word in words)
-        return _shaped(found.log_det, shape), chosen[0] if isinstance(wrt, str) else chosen
-
-    def log_prob_vjp(self, X: Any, dlogp: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
-        """Vector-Jacobian product of ``log_prob``.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        dlogp : array of the shape of log_prob(X)
-            Gradient of the objective with respect to each log-density: (rows,), (m, n), or a number for one row by itself.
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        dX : array of the shape of X
-        dparams : float64 array of shape (n_params,)
-            Summed over rows.
-        dcontext : array of the shape of context, or None
-            In the dtype of the flow where each row has a context of its own; a sum over rows, in float64, where rows
-            share one. None for a flow without a context.
-        """
-        return self._vjp(False, True, X, None, dlogp, context, ("X", "", "dlogp"))
-
-    def to_latent_vjp(self, X: Any, dz: Any, dlog_det: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
-        """Vector-Jacobian product of ``to_latent``.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        dz : array of the shape of X, or None for zeros
-            Gradient of the objective with respect to ``z``.
-        dlog_det : array of the shape of log_det, or None for zeros
-            Gradient of the objective with respect to ``log_det``: (rows,), (m, n), or a number for one row by itself.
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        dX : array of the shape of X
-        dparams : float64 array of shape (n_params,)
-            Summed over rows.
-        dcontext : array of the shape of context, or None
-            In the dtype of the flow where each row has a context of its own; a sum over rows, in float64, where rows
-            share one. None for a flow without a context.
-        """
-        return self._vjp(False, False, X, dz, dlog_det, context, ("X", "dz", "dlog_det"))
-
-    def to_data_vjp(self, z: Any, dX: Any, dlog_det: Any, context: Any = None) -> tuple[Array, Array, Array | None]:
-        """Vector-Jacobian product of ``to_data``.
-
-        Parameters
-        ----------
-        z : array of shape (dim,), (rows, dim) or (m, n, dim)
-        dX : array of the shape of z, or None for zeros
-            Gradient of the objective with respect to ``x``.
-        dlog_det : array of the shape of log_det, or None for zeros
-            Gradient of the objective with respect to ``log_det``: (rows,), (m, n), or a number for one row by itself.
-        context : array, optional
-            As for :meth:`log_prob`.
-
-        Returns
-        -------
-        dz : array of the shape of z
-        dparams : float64 array of shape (n_params,)
-            Summed over rows.
-        dcontext : array of the shape of context, or None
-            In the dtype of the flow where each row has a context of its own; a sum over rows, in float64, where rows
-            share one. None for a flow without a context.
-        """
-        return self._vjp(True, False, z, dX, dlog_det, context, ("z", "dX", "dlog_det"))
-
-    def _vjp(
-        self,
-        to_data: bool,
-        base: bool,
-        rows: Any,
-        d_rows: Any,
-        d_log_det: Any,
-        context: Any,
-        names: tuple[str, str, str],
-    ) -> tuple[Array, Array, Array | None]:
-        x, given, shape = self._batch(rows, context, names[0])
-        if d_rows is not None:
-            d_rows = _validate.as_shaped(d_rows, (*shape, self.dim), self.dtype, name=names[1]).reshape(x.shape)
-        if d_log_det is not None or base:
-            d_log_det = _validate.as_shaped(d_log_det, shape, self.dtype, name=names[2]).reshape(len(x))
-        runner = self._runner()
-        found = runner.vjp(self._snapshot.pack(runner), to_data, x, d_rows, d_log_det, given, base=base)
-        assert found.params is not None
-        return found.x.reshape(*shape, self.dim), found.params, _context_shaped(found.context, shape)
-
-    def loss_and_grad(self, X: Any, context: Any = None, sample_weight: Any = None) -> tuple[float, float, Array]:
-        """Sum over rows of weighted negative log-density, and its gradient with respect to the parameters.
-
-        Sums, not means, so that those of several processes can be added.
-
-        Parameters
-        ----------
-        X : array of shape (dim,), (rows, dim) or (m, n, dim)
-        context : array, optional
-            As for :meth:`log_prob`.
-        sample_weight : array of the shape of log_prob(X), optional
-            (rows,), (m, n), or a number for one row by itself. Rows of weight 0 are left out, NaN or not.
-
-        Returns
-        -------
-        loss_sum, weight_sum : float
-        grad : float64 array of shape (n_params,)
-        """
-        x, given, shape = self._batch(X, context, "X")
-        weight = None
-        if sample_weight is not None:
-            weight = _validate.as_shaped(sample_weight, shape, None, name="sample_weight").reshape(len(x))
-            _validate.as_weights(weight, len(x), name="sample_weight")
-        runner = self._runner()
-        return runner.loss_and_grad(self._snapshot.pack(runner), x, given, weight)
+        return Given(self, _validate.as_one_context(self._named_context(context), self.context_dim))
 
     # --- training -----------------------------------------------------------------------------------------------
 
     def fit(
         self,
-        X: Any,
+        X: RowsLike,
+        context: RowsLike | None = None,
         *,
-        context: Any = None,
-        sample_weight: Any = None,
-        validation: Any = 0.1,
+        sample_weight: ArrayLike | None = None,
+        validation: float | RowsLike | None = 0.1,
+        validation_context: RowsLike | None = None,
+        validation_weight: ArrayLike | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float = 3e-3,
-        schedule: str = "cosine",
+        schedule: str | None = None,
         warmup: float | None = None,
         weight_decay: float = 0.0,
         clip_norm: float | None = 1.0,
         patience: int | None = None,
         freeze: str | Sequence[str] = (),
         standardize: bool | str = True,
-        rng: Any = None,
+        rng: Rng = None,
         progress: bool | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Flow:
+    ) -> Self:
         """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
-        The first ``fit`` of a flow also sets what depends on data: the standardisation and every ActNorm.
-        A later one keeps those, goes on from the present parameters, and starts a new optimiser,
+        It minimises the mean of ``-log p(x)`` over the rows, weighted if they have weights.
+
+        The first ``fit`` of a flow also sets what depends on data: the standardisation, every ActNorm, and the names of the
+        columns. A later one keeps those (a warm start): it goes on from the present parameters, and starts a new optimiser,
         schedule and split; with validation rows it keeps the parameters that it began with if none validate better.
-        ``flow.reset()`` forgets everything.
+        ``flow.reset()`` forgets everything; each fold of a cross-validation needs a fresh flow.
 
         Parameters
         ----------
-        X : array of shape (rows, dim)
+        X : array of shape (rows, dim), or a table
             Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
-            count must be finite; those of weight 0 may hold anything.
-        context : array of shape (rows, context_dim), optional
-            For a flow with a context, a row for each row of ``X``, read and standardised in the same way.
-        sample_weight : array of shape (rows,), optional
-            Weights of the rows, in any unit; they may be negative. Their sum must be positive, in the training and in the
-            validation part.
-        validation : float, array or tuple, default 0.1
-            A fraction of the rows, drawn at random, or rows of one's own: ``X_val``, ``(X_val,)`` or
-            ``(X_val, weight)``, with a context ``(X_val, context)`` or ``(X_val, context, weight)``. 0 or None trains
-            without; the last parameters are then kept.
+            count must be finite; those of weight 0 may hold anything. A DataFrame (pandas, polars, pyarrow, and what else
+            narwhals reads), a structured array, a mapping of columns, or for one dimension a Series gives the flow the
+            names of its columns; a later one is put into their order.
+        context : array of shape (rows, context_dim), or a table, optional
+            For a flow with a context, a row for each row of ``X``, read, named and standardised in the same way.
+        sample_weight : array or Series of shape (rows,), optional
+            Weights of the rows, in any unit and by position; they may be negative. Their sum must be positive, in the
+            training and in the validation part.
+        validation : float, array or table, default 0.1
+            A fraction of the rows, drawn at random, or rows of one's own, of shape (rows, dim). 0 or None trains without; the
+            last parameters are then kept.
+        validation_context : array of shape (rows, context_dim), or a table, optional
+            The context of validation rows of one's own.
+        validation_weight : array or Series of shape (rows,), optional
+            Their weights.
         epochs : int, optional
             Passes over the training rows. By default as many as make about 16 000 steps, at least 1 and at most 200.
         batch_size : int, optional
@@ -566,7 +333,8 @@ class Flow:
             incomplete last batch is left out; the order changes every epoch.
         learning_rate : float, default 3e-3
             The highest rate of Adam.
-        schedule : {"cosine", "onecycle", "constant", "plateau"}, default "cosine"
+        schedule : {"cosine", "onecycle", "constant", "plateau"}, optional
+            By default cosine, or plateau where ``patience`` is given.
             Cosine falls to zero over the whole run, ``rate (1 + cos(pi u)) / 2`` with ``u`` from 0 to 1. One cycle rises
             first, ``rate (1/25 + 24/25 (1 - cos(pi v)) / 2)`` with ``v`` from 0 to 1 over the warm-up, and
             then falls as cosine does. Plateau multiplies the rate by 0.3 when half of ``patience`` has gone by
@@ -579,14 +347,16 @@ class Flow:
         clip_norm : float, optional, default 1.0
             Gradients longer than this are shortened to it; None or infinity leaves them.
         patience : int, optional
-            Epochs without a better validation loss before training stops: 20 for the plateau schedule,
+            Epochs without a better validation loss before training stops: 20 for the plateau schedule, which it selects,
             never for the constant one unless given. A cosine or one cycle must run to its end and takes none.
         freeze : str or sequence of str, default ()
             Parameters that are not trained: names of ``flow.named_params()`` or prefixes of them, such as
             ``["layers.0", "embedding"]``. Not a bit of them changes: no decay, and a frozen ActNorm is not set by data.
         standardize : bool or "robust", default True
             At the first ``fit``: shift and scale every column by its mean and standard deviation, or
-            ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows.
+            ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows. Where a few
+            values (at most one in 1000) lie more than 1000 robust standard deviations from the median, True measures their
+            columns robustly, too, and leaves their rows out of the fit, with a warning; "robust" keeps every row.
         rng : seed or numpy Generator, optional
             What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
         progress : bool, optional
@@ -609,15 +379,25 @@ class Flow:
         RuntimeError
             When another ``fit`` of this flow is running, in another thread or around a callback.
 
+        ValueError, TypeError
+            When an argument does not fit, is not finite, or has other columns than the flow; the message names it.
+
         Warns
         -----
-        UserWarning
-            When a column is constant; when one lies more than 10 000 standard deviations from zero, where float32 is
-            coarse; when one has moved by more than ten scales since the first fit; when training was interrupted; when no
-            epoch validated better than the parameters of an earlier fit. When the flow overfits: in the last quarter of the
-            epochs the validation loss lies 0.1 nats or more above the best one, while the training loss has gone on falling.
-            Without validation rows: when there are fewer training rows than a tenth of the free parameters. When the weights
-            of the validation rows make them worth fewer than 30 rows of equal weight, and less than half of what they are.
+        DataWarning
+            At the first fit, when a column is constant, or lies more than 10 000 standard deviations from zero, where float32 is
+            coarse. Its children: :class:`OutlierWarning` of absurd values; :class:`DiscreteWarning` of a column that takes few
+            values, or one of them often; :class:`RepeatedRowsWarning` of rows that repeat others. They read a sample of
+            10 000 rows. At a later fit, :class:`RefitWarning`, when 256 of the rows show that a column has moved, or spread, by
+            more than three scales since the first.
+        TrainingWarning
+            When training was interrupted; when no epoch validated better than the parameters of an earlier fit. When the flow
+            overfits: in the last quarter of the epochs the validation loss lies 0.1 nats or more above the best one, while the
+            training loss has gone on falling. Without validation rows: when there are fewer training rows than a tenth of the
+            free parameters. When the weights of the validation rows make them worth fewer than 30 rows of equal weight, and
+            less than half of what they are.
+
+        Each is said once for each line that calls ``fit``.
 
         Notes
         -----
@@ -634,9 +414,22 @@ class Flow:
 
         With the same rows, arguments and seed the parameters come out the same, bit for bit, whatever the
         number of threads.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import penstock as ps
+        >>> a, b = np.random.default_rng(0).normal(size=(2, 1000))
+        >>> X = {"a": a, "b": a**2 + 0.3 * b}  # an array or a DataFrame would do
+        >>> flow = ps.nsf_ar(2, layers=2, hidden=(16,), rng=0)
+        >>> flow.fit(X, epochs=20, rng=0).columns
+        ('a', 'b')
+        >>> flow.score({"b": [0.25], "a": [0.5]}) > -2
+        True
         """
         from penstock import training
 
+        names = self._columns, self._context_columns
         try:
             options = training.Options(
                 epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
@@ -646,13 +439,15 @@ class Flow:
             seed = _validate.seed(rng)
             path = None if checkpoint is None else _validate.path(checkpoint, name="checkpoint")
             data = training.training_data(
-                X, context, sample_weight, validation, dim=self.dim, context_dim=self.context_dim
+                X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
+                context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
             )  # fmt: skip
+            names = data.columns, data.context_columns
             if path is not None:
                 check_writable(path)
             data.check_finite()
             with self._fitting():
-                self._snapshot, self.history = training.run(
+                snapshot, history = training.run(
                     self._runner(),
                     self._snapshot,
                     data,
@@ -660,14 +455,17 @@ class Flow:
                     seed=seed,
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
-                    watch=self._watch(calls) if calls else None,
-                    save=None if path is None else lambda snapshot, history: self._with(snapshot, history).save(path),
+                    watch=self._watch(calls, names) if calls else None,
+                    save=None if path is None else lambda *best: self._with(best[0], best[1], names).save(path),
                 )
+                # The names first: until the numbers follow, they say of the earlier ones what is true of them, too.
+                (self._columns, self._context_columns), self._library = names, data.library or self._library
+                self._snapshot, self.history = snapshot, history
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")
             best = getattr(error, "best", None)
             with suppress(Exception):  # an error that takes no attributes
-                error.best = self._with(best, history) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
+                error.best = self._with(best, history, names) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
                 error.history = history  # type: ignore[attr-defined]
             raise
         return self
@@ -688,18 +486,25 @@ class Flow:
         finally:
             lock.release()
 
-    def _with(self, snapshot: Snapshot, history: History | None = None) -> Self:
-        """A copy with other numbers."""
+    def _with(
+        self, snapshot: Snapshot, history: History | None = None, names: tuple[Names, Names] | None = None
+    ) -> Self:
+        """A copy with other numbers, and on demand with other names of columns."""
         twin = self._like(self._spec, self._plan, snapshot)
+        if names is not None:
+            twin._columns, twin._context_columns = names
         twin._made = self._made
         twin.history = history or History()
         return twin
 
-    def _watch(self, calls: tuple[Callback, ...]) -> Callable[[Epoch, Snapshot, History], bool]:
+    def _watch(
+        self, calls: tuple[Callback, ...], names: tuple[Names, Names]
+    ) -> Callable[[Epoch, Snapshot, History], bool]:
         """What calls every callback, each with a copy of its own, and says whether one of them wants to stop."""
 
         def watch(epoch: Epoch, snapshot: Snapshot, history: History) -> bool:
-            answers = [call(TrainingState(**vars(epoch), flow=self._with(snapshot, history.copy()))) for call in calls]
+            flows = (self._with(snapshot, history.copy(), names) for _ in calls)
+            answers = [call(TrainingState(**vars(epoch), flow=flow)) for call, flow in zip(calls, flows, strict=True)]
             return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
         return watch
@@ -707,11 +512,26 @@ class Flow:
     # --- copies and files ---------------------------------------------------------------------------------------
 
     def copy(self) -> Self:
-        """A flow with the same numbers; what happens to one of the two does not touch the other."""
+        """A flow with the same numbers; what happens to one of the two does not touch the other.
+
+        Returns
+        -------
+        Flow
+            Of the same class, with the same names of columns and the same history.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, rng=0)
+        >>> twin = flow.copy()
+        >>> twin.params = 0 * twin.params
+        >>> bool((flow.params == twin.params).all())
+        False
+        """
         return self._with(self._snapshot, self.history.copy())
 
-    def reset(self, rng: Any = None) -> Flow:
-        """Forget all training: fresh parameters, no standardisation. Random splits and permutations stay.
+    def reset(self, rng: Rng = None) -> Self:
+        """Forget all training: fresh parameters, no standardisation, no names of columns. Random splits and permutations stay.
 
         Parameters
         ----------
@@ -722,17 +542,38 @@ class Flow:
         -------
         Flow
             The flow itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0)
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> flow.fit(X, epochs=1).reset(0).fitted
+        False
         """
         self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
+        self._columns = self._context_columns = ()
         self.history = History()
         return self
 
-    def astype(self, dtype: Any) -> Self:
+    def astype(self, dtype: DTypeLike) -> Self:
         """A copy in another precision.
 
         Parameters
         ----------
         dtype : {"float32", "float64"}
+
+        Returns
+        -------
+        Flow
+            With the same numbers, rounded if need be; the flow itself stays as it is.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> ps.realnvp(2, rng=0).astype("float64").dtype
+        dtype('float64')
         """
         spec = replace(self._spec, dtype=_validate.float_dtype(dtype).name)
         plan = compile_plan(spec)
@@ -742,7 +583,19 @@ class Flow:
         return twin
 
     def to_bytes(self) -> bytes:
-        """The flow as the bytes of its file; :func:`from_bytes` reads them."""
+        """The flow as the bytes of its file; :func:`from_bytes` reads them.
+
+        Returns
+        -------
+        bytes
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, rng=0)
+        >>> ps.from_bytes(flow.to_bytes()).spec == flow.spec
+        True
+        """
         return model.to_bytes(self._contents(self.history))
 
     def _contents(self, history: History | None) -> model.Contents:
@@ -755,6 +608,15 @@ class Flow:
         Parameters
         ----------
         path : str or path
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import penstock as ps
+        >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
+        >>> ps.realnvp(2, rng=0).save(path)
+        >>> ps.load(path).dim
+        2
         """
         model.save(_validate.path(path), self.to_bytes())
 
@@ -762,7 +624,7 @@ class Flow:
         return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"history": self.history, **self._attributes()}
+        state = {"history": self.history, "_library": self._library, **self._attributes()}
         return _unpickle, (type(self), model.to_bytes(self._contents(None)), self._asked), state
 
     def _attributes(self) -> dict[str, Any]:
@@ -770,21 +632,6 @@ class Flow:
         return {name: value for name, value in vars(self).items() if name not in OWN}
 
     # --- inside -------------------------------------------------------------------------------------------------
-
-    def _batch(self, rows: Any, context: Any, name: str) -> tuple[Array, Array | None, tuple[int, ...]]:
-        """Rows, their context, and the shape of a result with one number a row."""
-        x, shape = _validate.as_batch(rows, self._plan.dim, name=name)
-        return x, _validate.as_context(context, self._plan.context_dim, shape), shape
-
-    def _plain(self, context: Any) -> bool:
-        """Whether a context may pass straight through, for one row."""
-        if context is None:
-            return self._context_shape == (0,)
-        return (
-            type(context) is np.ndarray
-            and context.shape == self._context_shape != (0,)
-            and (context.dtype is _validate.FLOAT32 or context.dtype is _validate.FLOAT64)
-        )
 
     def _runner(self) -> Runner:
         """The plan on its backend, made at the first computation."""
@@ -795,7 +642,7 @@ class Flow:
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, cls: type[Flow] | None = None) -> Self:
         """A flow of the same class, or of another one, with the same names and attributes."""
         twin: Any = object.__new__(cls or type(self))._setup(spec, plan, snapshot, self._backend, self._asked)
-        twin._columns, twin._context_columns = self._columns, self._context_columns
+        twin._columns, twin._context_columns, twin._library = self._columns, self._context_columns, self._library
         vars(twin).update(self._attributes())
         return twin  # type: ignore[no-any-return]
 
@@ -810,19 +657,70 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
 
     Raises
     ------
-    ValueError
+    FileFormatError
         If the file is not one of penstock, truncated, from a newer version or damaged; the message says which.
+
+    Returns
+    -------
+    Flow
+        With its names of columns and its history; always a plain :class:`Flow`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import penstock as ps
+    >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
+    >>> ps.save(ps.realnvp(2, rng=0), path)
+    >>> ps.load(path).dim
+    2
     """
     return _from_contents(model.load(_validate.path(path)), backend)
 
 
-def from_bytes(data: Any, *, backend: str = "auto") -> Flow:
+def save(flow: Flow, path: str | os.PathLike[str]) -> None:
+    """Write a flow to a file, as ``flow.save(path)`` does.
+
+    Parameters
+    ----------
+    flow : Flow
+    path : str or path
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import penstock as ps
+    >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
+    >>> ps.save(ps.realnvp(2, rng=0), path)
+    >>> ps.load(path).dim
+    2
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a Flow, got {type(flow).__name__}")
+    flow.save(path)
+
+
+def from_bytes(data: bytes | bytearray | memoryview, *, backend: str = "auto") -> Flow:
     """Read a flow from the bytes that ``flow.to_bytes()`` gave.
 
     Parameters
     ----------
     data : bytes
     backend : {"auto", "cpp", "numba"}, default "auto"
+
+    Returns
+    -------
+    Flow
+
+    Raises
+    ------
+    FileFormatError
+        As for :func:`load`.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.from_bytes(ps.realnvp(2, rng=0).to_bytes()).dim
+    2
     """
     return _from_contents(model.from_bytes(_validate.bytes_like(data, name="data")), backend)
 
@@ -832,7 +730,8 @@ def _from_contents(contents: model.Contents, backend: str) -> Flow:
     if circular:
         warn(
             f"layers {circular} wrap around a circle, but the base is {contents.spec.base}, which lies on the whole line: the "
-            "density of this flow is wrong (it integrates to less than 1). Build and train it again"
+            "density of this flow is wrong (it integrates to less than 1). Build and train it again",
+            ModelWarning,
         )
     flow = object.__new__(Flow)._setup(
         contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend
@@ -862,13 +761,3 @@ def _generators(rng: Any) -> tuple[np.random.Generator, np.random.Generator]:
     """Generators for the structure and for the numbers, so that the one does not depend on how much the other drew."""
     seed = _validate.seed(rng)
     return np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-
-
-def _shaped(values: Array, shape: tuple[int, ...]) -> Any:
-    """One number a row, in the shape that the rows came in; a scalar for one row by itself."""
-    return values.reshape(shape) if shape else values[0]
-
-
-def _context_shaped(d_context: Array | None, shape: tuple[int, ...]) -> Array | None:
-    """The gradient of a context in the shape that the context came in."""
-    return d_context if d_context is None or shape else d_context[0]

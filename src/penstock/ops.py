@@ -5,13 +5,14 @@ Every function works in float32 if all arrays it is given are float32, and in fl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from penstock import _backend, _validate
-from penstock._typing import Array
+from penstock._typing import Array, ArrayLike
 from penstock.base import StandardNormal
 from penstock.layers import LULinear
 from penstock.plan import Plan, compile_plan, theta_plan
@@ -36,7 +37,7 @@ __all__ = [
 
 
 def forward(
-    transform: Transform, x: Any, theta: Any, log_det: Array | None = None, *, backend: str = "auto"
+    transform: Transform, x: ArrayLike, theta: ArrayLike, log_det: Array | None = None, *, backend: str = "auto"
 ) -> tuple[Array, Any]:
     """``y = g(x; theta)``, element by element.
 
@@ -56,12 +57,19 @@ def forward(
     y : array of the shape of x
     log_det : scalar, or array with one number a row
         Log abs det of the Jacobian of this map; the running sum if one was given.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> y, log_det = ps.ops.forward(ps.Affine(), [[1.0, 2.0]], [[0.0, 10.0], [0.0, 20.0]])
+    >>> y.tolist()
+    [[11.0, 22.0]]
     """
     return _apply(True, transform, x, theta, log_det, backend, "x")
 
 
 def inverse(
-    transform: Transform, y: Any, theta: Any, log_det: Array | None = None, *, backend: str = "auto"
+    transform: Transform, y: ArrayLike, theta: ArrayLike, log_det: Array | None = None, *, backend: str = "auto"
 ) -> tuple[Array, Any]:
     """``x`` such that ``y = g(x; theta)``, and the log_det of that inverse map.
 
@@ -75,12 +83,25 @@ def inverse(
     -------
     x : array of the shape of y
     log_det : scalar, or array with one number a row
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> x, log_det = ps.ops.inverse(ps.Affine(), [[11.0, 22.0]], [[0.0, 10.0], [0.0, 20.0]])
+    >>> x.tolist()
+    [[1.0, 2.0]]
     """
     return _apply(False, transform, y, theta, log_det, backend, "y")
 
 
 def backward(
-    transform: Transform, x: Any, theta: Any, dy: Any, dlog_det: Any, *, backend: str = "auto"
+    transform: Transform,
+    x: ArrayLike,
+    theta: ArrayLike,
+    dy: ArrayLike | None,
+    dlog_det: ArrayLike | None,
+    *,
+    backend: str = "auto",
 ) -> tuple[Array, Array]:
     """Vector-Jacobian product of :func:`forward`.
 
@@ -97,12 +118,25 @@ def backward(
     dx : array of the shape of x
     dtheta : array of the shape of theta
         A theta that all rows share has the sum of their gradients, in float64.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> dx, dtheta = ps.ops.backward(ps.Additive(), [[1.0]], [[10.0]], [[3.0]], None)
+    >>> dx.tolist(), dtheta.tolist()
+    ([[3.0]], [[3.0]])
     """
     return _backward(True, transform, x, theta, dy, dlog_det, backend, ("x", "dy"))
 
 
 def inverse_backward(
-    transform: Transform, y: Any, theta: Any, dx: Any, dlog_det: Any, *, backend: str = "auto"
+    transform: Transform,
+    y: ArrayLike,
+    theta: ArrayLike,
+    dx: ArrayLike | None,
+    dlog_det: ArrayLike | None,
+    *,
+    backend: str = "auto",
 ) -> tuple[Array, Array]:
     """Vector-Jacobian product of :func:`inverse`.
 
@@ -119,11 +153,18 @@ def inverse_backward(
     dy : array of the shape of y
     dtheta : array of the shape of theta
         A theta that all rows share has the sum of their gradients, in float64.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> dy, dtheta = ps.ops.inverse_backward(ps.Additive(), [[1.0]], [[10.0]], [[3.0]], None)
+    >>> dy.tolist(), dtheta.tolist()
+    ([[3.0]], [[-3.0]])
     """
     return _backward(False, transform, y, theta, dx, dlog_det, backend, ("y", "dx"))
 
 
-def log_prob(base: StandardNormal, z: Any, *, backend: str = "auto") -> Any:
+def log_prob(base: StandardNormal, z: ArrayLike, *, backend: str = "auto") -> Any:
     """The log-density of a base distribution.
 
     Parameters
@@ -135,6 +176,12 @@ def log_prob(base: StandardNormal, z: Any, *, backend: str = "auto") -> Any:
     Returns
     -------
     scalar, or array with one number a row
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.ops.log_prob(ps.StandardNormal(1), [[0.0], [1.0]]).round(4).tolist()
+    [-0.9189, -1.4189]
     """
     _validate.instance(base, (StandardNormal,), name="base")
     rows, shape = _validate.as_batch(z, base.dim, name="z")
@@ -142,7 +189,7 @@ def log_prob(base: StandardNormal, z: Any, *, backend: str = "auto") -> Any:
     return _shaped(runner.log_prob(packed, rows), shape)
 
 
-def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: str = "auto") -> Array:
+def log_prob_backward(base: StandardNormal, z: ArrayLike, dlog_prob: ArrayLike, *, backend: str = "auto") -> Array:
     """Vector-Jacobian product of :func:`log_prob`.
 
     Parameters
@@ -155,6 +202,12 @@ def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: 
     Returns
     -------
     dz : array of the shape of z
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.ops.log_prob_backward(ps.StandardNormal(2), [1.0, -2.0], 1.0).tolist()
+    [-1.0, 2.0]
     """
     _validate.instance(base, (StandardNormal,), name="base")
     rows, shape = _validate.as_batch(z, base.dim, name="z")
@@ -165,11 +218,11 @@ def log_prob_backward(base: StandardNormal, z: Any, dlog_prob: Any, *, backend: 
 
 
 def lu_forward(
-    x: Any,
-    lu: Any,
-    bias: Any = None,
-    order: str | tuple[int, ...] = "identity",
-    signs: str | tuple[int, ...] = "positive",
+    x: ArrayLike,
+    lu: ArrayLike,
+    bias: ArrayLike | None = None,
+    order: str | Sequence[int] = "identity",
+    signs: str | Sequence[int] = "positive",
     *,
     backend: str = "auto",
 ) -> tuple[Array, Any]:
@@ -194,16 +247,23 @@ def lu_forward(
     y : array of the shape of x
     log_det : scalar, or array with one number a row
         The trace of ``lu``, for every row.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> y, log_det = ps.ops.lu_forward([1.0, 2.0], [[0.0, 3.0], [0.5, 0.0]])
+    >>> y.tolist(), float(log_det)
+    ([7.0, 5.5], 0.0)
     """
     return _lu_map(True, x, _Map(lu, bias, order, signs, backend), "x")
 
 
 def lu_inverse(
-    y: Any,
-    lu: Any,
-    bias: Any = None,
-    order: str | tuple[int, ...] = "identity",
-    signs: str | tuple[int, ...] = "positive",
+    y: ArrayLike,
+    lu: ArrayLike,
+    bias: ArrayLike | None = None,
+    order: str | Sequence[int] = "identity",
+    signs: str | Sequence[int] = "positive",
     *,
     backend: str = "auto",
 ) -> tuple[Array, Any]:
@@ -219,17 +279,34 @@ def lu_inverse(
     -------
     x : array of the shape of y
     log_det : scalar, or array with one number a row
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> x, log_det = ps.ops.lu_inverse([7.0, 5.5], [[0.0, 3.0], [0.5, 0.0]])
+    >>> x.tolist()
+    [1.0, 2.0]
     """
     return _lu_map(False, y, _Map(lu, bias, order, signs, backend), "y")
 
 
-def lu_log_det(lu: Any) -> float:
+def lu_log_det(lu: ArrayLike) -> float:
     """``log|det P L U|``, the trace of ``lu``, summed in float64.
 
     Parameters
     ----------
     lu : array of shape (dim, dim)
         As for :func:`lu_forward`.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.ops.lu_log_det([[0.5, 3.0], [0.5, 0.25]])
+    0.75
     """
     matrix = _validate.reals(lu, name="lu")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -239,13 +316,13 @@ def lu_log_det(lu: Any) -> float:
 
 
 def lu_backward(
-    x: Any,
-    lu: Any,
-    dy: Any,
-    dlog_det: Any,
-    bias: Any = None,
-    order: str | tuple[int, ...] = "identity",
-    signs: str | tuple[int, ...] = "positive",
+    x: ArrayLike,
+    lu: ArrayLike,
+    dy: ArrayLike | None,
+    dlog_det: ArrayLike | None,
+    bias: ArrayLike | None = None,
+    order: str | Sequence[int] = "identity",
+    signs: str | Sequence[int] = "positive",
     *,
     backend: str = "auto",
 ) -> tuple[Array, Array, Array]:
@@ -265,18 +342,25 @@ def lu_backward(
     dlu : float64 array of shape (dim, dim)
     dbias : float64 array of shape (dim,)
         Both summed over rows.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> dx, dlu, dbias = ps.ops.lu_backward([1.0, 2.0], [[0.0, 3.0], [0.5, 0.0]], [1.0, 0.0], None)
+    >>> dx.tolist(), dbias.tolist()
+    ([1.0, 3.0], [1.0, 0.0])
     """
     return _lu_vjp(True, x, dy, dlog_det, _Map(lu, bias, order, signs, backend), ("x", "dy"))
 
 
 def lu_inverse_backward(
-    y: Any,
-    lu: Any,
-    dx: Any,
-    dlog_det: Any,
-    bias: Any = None,
-    order: str | tuple[int, ...] = "identity",
-    signs: str | tuple[int, ...] = "positive",
+    y: ArrayLike,
+    lu: ArrayLike,
+    dx: ArrayLike | None,
+    dlog_det: ArrayLike | None,
+    bias: ArrayLike | None = None,
+    order: str | Sequence[int] = "identity",
+    signs: str | Sequence[int] = "positive",
     *,
     backend: str = "auto",
 ) -> tuple[Array, Array, Array]:
@@ -296,6 +380,13 @@ def lu_inverse_backward(
     dlu : float64 array of shape (dim, dim)
     dbias : float64 array of shape (dim,)
         Both summed over rows.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> dy, dlu, dbias = ps.ops.lu_inverse_backward([7.0, 5.5], [[0.0, 3.0], [0.5, 0.0]], [0.0, 1.0], None)
+    >>> dy.tolist()
+    [-0.5, 1.0]
     """
     return _lu_vjp(False, y, dx, dlog_det, _Map(lu, bias, order, signs, backend), ("y", "dx"))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from penstock import _validate
-from penstock._warn import warn
+from penstock._typing import DTypeLike, Rng
+from penstock._warn import ModelWarning, warn
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
@@ -30,8 +30,8 @@ def realnvp(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
-    dtype: Any = "float32",
-    rng: Any = None,
+    dtype: DTypeLike = "float32",
+    rng: Rng = None,
     backend: str = "auto",
 ) -> Flow:
     """Real NVP: affine couplings.
@@ -69,6 +69,11 @@ def realnvp(
     dtype : {"float32", "float64"}, default "float32"
     rng : seed or numpy Generator, optional
     backend : {"auto", "cpp", "numba"}, default "auto"
+
+    Returns
+    -------
+    Flow
+        Untrained; a fresh one is close to a permutation of its base.
 
     References
     ----------
@@ -108,8 +113,8 @@ def nice(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
-    dtype: Any = "float32",
-    rng: Any = None,
+    dtype: DTypeLike = "float32",
+    rng: Rng = None,
     backend: str = "auto",
 ) -> Flow:
     """NICE: additive couplings, which keep volumes, behind one free scale a dimension.
@@ -124,6 +129,11 @@ def nice(
         As for :func:`realnvp`.
     dtype, rng, backend
         As for :func:`realnvp`.
+
+    Returns
+    -------
+    Flow
+        Untrained; a fresh one is close to a permutation of its base.
 
     References
     ----------
@@ -162,8 +172,8 @@ def glow(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
-    dtype: Any = "float32",
-    rng: Any = None,
+    dtype: DTypeLike = "float32",
+    rng: Rng = None,
     backend: str = "auto",
 ) -> Flow:
     """Glow for vectors: each step is ActNorm, a mixing of all dimensions, and an affine coupling.
@@ -179,6 +189,11 @@ def glow(
         permutation, a reversal, or nothing.
     context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
         As for :func:`realnvp`.
+
+    Returns
+    -------
+    Flow
+        Untrained; a fresh one is close to a permutation of its base.
 
     References
     ----------
@@ -229,8 +244,8 @@ def nsf(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
-    dtype: Any = "float32",
-    rng: Any = None,
+    dtype: DTypeLike = "float32",
+    rng: Rng = None,
     backend: str = "auto",
 ) -> Flow:
     """Neural spline flow: couplings whose transform is a rational-quadratic spline.
@@ -248,6 +263,11 @@ def nsf(
         Half the width of the box in which splines act, in units of the standardised data.
     context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
         As for :func:`realnvp`.
+
+    Returns
+    -------
+    Flow
+        Untrained; a fresh one is close to a permutation of its base.
 
     References
     ----------
@@ -285,8 +305,8 @@ def maf(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
-    dtype: Any = "float32",
-    rng: Any = None,
+    dtype: DTypeLike = "float32",
+    rng: Rng = None,
     backend: str = "auto",
 ) -> Flow:
     """Masked autoregressive flow: affine autoregressive layers whose networks read the data side.
@@ -307,6 +327,11 @@ def maf(
         Conditioners with skip connections.
     context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, dtype, rng, backend
         As for :func:`realnvp`.
+
+    Returns
+    -------
+    Flow
+        Untrained; a fresh one is close to a permutation of its base.
 
     References
     ----------
@@ -345,8 +370,8 @@ def iaf(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
-    dtype: Any = "float32",
-    rng: Any = None,
+    dtype: DTypeLike = "float32",
+    rng: Rng = None,
     backend: str = "auto",
 ) -> Flow:
     """Inverse autoregressive flow: affine autoregressive layers whose networks read the latent side.
@@ -361,6 +386,11 @@ def iaf(
     context_dim, layers, hidden, activation, mixing, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype
     rng, backend
         As for :func:`maf`.
+
+    Returns
+    -------
+    Flow
+        Untrained; a fresh one is close to a permutation of its base.
 
     References
     ----------
@@ -400,8 +430,8 @@ def nsf_ar(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
-    dtype: Any = "float32",
-    rng: Any = None,
+    dtype: DTypeLike = "float32",
+    rng: Rng = None,
     backend: str = "auto",
 ) -> Flow:
     """Autoregressive neural spline flow: :func:`maf` with rational-quadratic splines.
@@ -419,6 +449,11 @@ def nsf_ar(
         Half the width of the box in which splines act, in units of the standardised data.
     context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
         As for :func:`maf`.
+
+    Returns
+    -------
+    Flow
+        Untrained; a fresh one is close to a permutation of its base.
 
     References
     ----------
@@ -504,4 +539,4 @@ def _base_layers(hidden: int | Sequence[int] | None, context_dim: int, activatio
 
 def _warn_gaussian(recipe: str, context_dim: int) -> None:
     what = "a Gaussian for each context" if context_dim else "a Gaussian"
-    warn(f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}")
+    warn(f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}", ModelWarning)

@@ -29,6 +29,14 @@ class FlowSpec:
     embedding : MLP or None
     embedding_dim : int
         0 without an embedding.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> spec = ps.realnvp(2, layers=2, rng=0).spec
+    >>> twin = ps.Flow(spec.base, spec.layers, dtype="float64")
+    >>> twin.spec.layers == spec.layers
+    True
     """
 
     base: StandardNormal

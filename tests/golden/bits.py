@@ -186,7 +186,7 @@ def fitted(case: Case, dtype: str, name: str, options: dict[str, Any]) -> tuple[
     (x, context, weight), validation = tables
     own = {}
     if "validation_rows" in name:
-        own["validation"] = tuple(table for table in validation if table is not None)
+        own = dict(zip(("validation", "validation_context", "validation_weight"), validation, strict=True))
     flow.fit(x, **{**FIT, **options, **own, "context": context, "sample_weight": weight})
     return flow.params, standardisation(flow), np.array(flow.history.train_loss), np.array(flow.history.validation_loss)
 

@@ -37,6 +37,20 @@ METADATA = {"spec", "history", "provenance"}
 TIMES = ("seconds", "rows_per_second")
 
 
+class FileFormatError(ValueError):
+    """A file, or bytes, that are no flow of penstock: of another kind, truncated, damaged, or from a newer version.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> try:
+    ...     ps.from_bytes(b"something else")
+    ... except ps.FileFormatError as error:
+    ...     print(str(error)[:16])
+    cannot load data
+    """
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a file holds, checked.
@@ -148,11 +162,11 @@ def from_bytes(data: memoryview) -> Contents:
 
 
 def _guarded(file: BinaryIO, size: int, source: str) -> Contents:
-    """Read; whatever is wrong becomes a ValueError that names the file."""
+    """Read; whatever is wrong becomes a FileFormatError that names the file."""
     try:
         return _read(file, size)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"cannot load {source}: {error}") from error
+        raise FileFormatError(f"cannot load {source}: {error}") from error
 
 
 def _read(file: BinaryIO, size: int) -> Contents:

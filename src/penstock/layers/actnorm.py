@@ -23,6 +23,13 @@ class ActNorm:
     References
     ----------
     Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions" (2018), section 3.1.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.Flow(ps.StandardNormal(2), [ps.ActNorm(), ps.Coupling()], rng=0)
+    >>> flow.n_free - ps.Flow(ps.StandardNormal(2), [ps.Coupling()], rng=0).n_free
+    4
     """
 
     transform: ClassVar[None] = None  # it is not the user's to choose

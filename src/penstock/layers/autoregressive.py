@@ -40,6 +40,13 @@ class Autoregressive:
     Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation" (2015);
     Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation" (2017), section 3;
     Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow" (2016).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.Flow(ps.StandardNormal(3), [ps.Autoregressive(ps.RationalQuadratic(), ps.MLP((32,)))], rng=0)
+    >>> flow.sample(5, rng=0).shape
+    (5, 3)
     """
 
     transform: Transform = field(default_factory=Affine)

@@ -18,6 +18,8 @@ SPLITS = ("half", "half_swapped", "alternating", "alternating_swapped", "random"
 class Coupling:
     """Leave the dimensions ``A`` as they are and transform ``B`` with parameters computed from ``A`` and the context.
 
+    ``y_A = x_A`` and ``y_B = g(x_B; h(x_A, c))``, so that ``log|det dy/dx|`` is the sum of ``log g'`` over ``B``.
+
     Parameters
     ----------
     transform : Transform, default Affine()
@@ -34,6 +36,13 @@ class Coupling:
     References
     ----------
     Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP" (2017), eqs. 4-5.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.Flow(ps.StandardNormal(3), [ps.Coupling(ps.Affine(), ps.MLP((32,)), split=(0, 2))], rng=0)
+    >>> flow.spec.layers[0].split
+    (0, 2)
     """
 
     transform: Transform = field(default_factory=Affine)

@@ -16,6 +16,8 @@ from penstock.transforms import Affine, Transform
 class Elementwise:
     """Transform every dimension by itself, with parameters that are trained directly or depend on the context alone.
 
+    ``y_i = g(x_i; theta_i)`` with ``theta`` free, or ``theta = h(c)`` of the context.
+
     Parameters
     ----------
     transform : Transform, default Affine()
@@ -25,6 +27,13 @@ class Elementwise:
         Without one the parameters are trained directly.
     explicit : {"to_latent", "to_data"}, default "to_latent"
         The direction in which the transform's own formula runs.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.Flow(ps.StandardNormal(1), [ps.Elementwise(ps.RationalQuadratic(bins=4))], rng=0)
+    >>> flow.n_free
+    11
     """
 
     transform: Transform = field(default_factory=Affine)

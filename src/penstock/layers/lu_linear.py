@@ -31,6 +31,13 @@ class LULinear:
     References
     ----------
     Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions" (2018), section 3.2.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.Flow(ps.StandardNormal(3), [ps.LULinear(order="identity")], rng=0)
+    >>> {name: array.shape for name, array in flow.named_params().items()}
+    {'layers.0.lu': (3, 3), 'layers.0.bias': (3,)}
     """
 
     order: str | tuple[int, ...] = "random"

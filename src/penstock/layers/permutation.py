@@ -19,6 +19,13 @@ class Permutation:
     ----------
     order : {"reverse", "random"} or sequence of int, default "reverse"
         ``"random"`` is drawn when the flow is built.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.Flow(ps.StandardNormal(3), [ps.Permutation("reverse")], rng=0)
+    >>> flow.to_data([0.0, 1.0, 2.0])[0].tolist()
+    [2.0, 1.0, 0.0]
     """
 
     order: str | tuple[int, ...] = "reverse"

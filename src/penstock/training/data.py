@@ -9,7 +9,11 @@ import numpy as np
 
 from penstock import _validate
 from penstock._typing import Array
+from penstock.columns import Names, called, matched
 from penstock.training.rows import Part, Rows
+
+# For a table whose columns are not those of an earlier fit.
+WARM = "; a later fit goes on from the earlier one, and flow.reset() first begins anew"
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,18 @@ class Data:
         The first so many of the split train. The others validate, if there are others.
     held_out : Rows or None
         Validation rows that were given by themselves.
+    columns, context_columns : tuple of str
+        Their names; empty where they have none.
+    library : str
+        Which the table was of: "pandas", "polars", "pyarrow", or "".
     """
 
     rows: Rows
     n_train: int
     held_out: Rows | None = None
+    columns: Names = ()
+    context_columns: Names = ()
+    library: str = ""
 
     @property
     def validated(self) -> bool:
@@ -36,28 +47,52 @@ class Data:
 
     def check_finite(self) -> None:
         """Raise if a row that counts holds NaN or infinity; a pass over everything."""
-        for rows, prefix in ((self.rows, ""), (self.held_out, "validation")):
+        for rows, x, context in ((self.rows, "X", "context"), (self.held_out, "validation", "validation_context")):
             if rows is not None:
-                check_finite(rows.x, rows, name=prefix or "X")
+                check_finite(rows.x, rows, self.columns, name=x, library=self.library)
                 if rows.context is not None:
-                    check_finite(rows.context, rows, name=f"{prefix} context".strip())
+                    check_finite(
+                        rows.context, rows, self.context_columns, name=context, library=self.library, rows_of=x
+                    )
 
 
 @np.errstate(all="ignore")  # sums of scaled weights may underflow
 def training_data(
-    X: Any, context: Any, sample_weight: Any, validation: Any, *, dim: int, context_dim: int
-) -> Data:  # fmt: skip
-    """Check the arrays that a fit was given, as ``Flow.fit`` describes them; that they are finite is checked apart."""
-    x = _validate.as_rows(X, dim, name="X")
-    given = _validate.as_context_rows(context, context_dim, len(x))
+    X: Any,
+    context: Any,
+    sample_weight: Any,
+    validation: Any,
+    validation_context: Any = None,
+    validation_weight: Any = None,
+    *,
+    dim: int,
+    context_dim: int,
+    columns: Names = (),
+    context_columns: Names = (),
+) -> Data:
+    """Check what a fit was given, as ``Flow.fit`` describes it; that numbers are finite is checked apart.
+
+    ``columns`` and ``context_columns`` are those of the flow, if it has names.
+    """
+    table = matched(X, columns, dim, name="X", cure=WARM)
+    given = matched(context, context_columns, context_dim, name="context", attribute="context_columns", cure=WARM)
+    x = _validate.as_rows(table.values, dim, name="X")
+    context = _validate.as_context_rows(given.values, context_dim, len(x))
     if len(x) == 0:
         raise ValueError(f"fit needs rows, got X of shape {x.shape}")
     weight = None if sample_weight is None else _validate.as_weights(sample_weight, len(x), name="sample_weight")
-    rows = Rows(x, given, weight)
+    rows = Rows(x, context, weight)
     check_weights(rows, name="sample_weight")
-    if validation is None or isinstance(validation, (bool, int, float, np.number)):
-        return Data(rows, _n_train(len(x), validation))
-    return Data(rows, len(x), _held_out(validation, dim, context_dim))
+    columns, context_columns = columns or table.names, context_columns or given.names
+    if validation is not None and not isinstance(validation, (bool, int, float, np.number)):
+        held_out = _held_out(
+            validation, validation_context, validation_weight, dim, context_dim, columns, context_columns
+        )
+        return Data(rows, len(x), held_out, columns, context_columns, table.library)
+    for name, value in (("validation_context", validation_context), ("validation_weight", validation_weight)):
+        if value is not None:
+            raise ValueError(f"{name} belongs to validation rows of your own, but validation is {validation!r}")
+    return Data(rows, _n_train(len(x), validation), None, columns, context_columns, table.library)
 
 
 def _n_train(n_rows: int, validation: Any) -> int:
@@ -72,27 +107,28 @@ def _n_train(n_rows: int, validation: Any) -> int:
     return n_rows - min(max(1, round(fraction * n_rows)), n_rows - 1)
 
 
-def _held_out(validation: Any, dim: int, context_dim: int) -> Rows:
+def _held_out(
+    validation: Any, given: Any, weight: Any, dim: int, context_dim: int, columns: Names, context_columns: Names
+) -> Rows:
     """Validation rows that were given by themselves."""
-    parts = validation if isinstance(validation, tuple) else (validation,)
-    if len(parts) == 2 and context_dim == 0:
-        parts = (parts[0], None, parts[1])
-    wanted = "(X, context) or (X, context, weight)" if context_dim else "X, (X,) or (X, weight)"
-    surplus = context_dim == 0 and len(parts) > 1 and parts[1] is not None
-    if not (2 if context_dim else 1) <= len(parts) <= 3 or surplus:
-        got = f"a tuple of {len(parts)}" if isinstance(validation, tuple) else "rows without a context"
-        raise ValueError(f"validation must be {wanted}, got {got}")
-    x = _validate.as_rows(parts[0], dim, name="validation")
+    if isinstance(validation, tuple):
+        parts = ["X_val"] + ["validation_context=context_val"] * (context_dim > 0)
+        parts += ["validation_weight=weight_val"] * (len(validation) > len(parts))
+        raise TypeError(
+            f"validation must be a fraction or rows, got a tuple of {len(validation)}; "
+            f"write validation={', '.join(parts)}"
+        )
+    x = matched(validation, columns, dim, name="validation").values
+    x = _validate.as_rows(x, dim, name="validation")
     if len(x) == 0:
         raise ValueError("validation holds no rows; give validation=0 to train without")
-    context = None
-    if context_dim:
-        context = _validate.as_context_rows(parts[1], context_dim, len(x), name="validation context")
-    weight = None
-    if len(parts) == 3 and parts[2] is not None:
-        weight = _validate.as_weights(parts[2], len(x), name="validation weight")
+    name = "validation_context"
+    context = matched(given, context_columns, context_dim, name=name, attribute="context_columns").values
+    context = _validate.as_context_rows(context, context_dim, len(x), name=name, of="validation")
+    if weight is not None:
+        weight = _validate.as_weights(weight, len(x), name="validation_weight")
     rows = Rows(x, context, weight)
-    check_weights(rows, name="validation weight")
+    check_weights(rows, name="validation_weight")
     return rows
 
 
@@ -109,9 +145,12 @@ def check_sum(total: float, rows: Rows, name: str) -> None:
         raise ValueError(f"the sum of {name} must be positive, got {given:g}")
 
 
-def check_finite(array: Array, rows: Rows, *, name: str) -> None:
+def check_finite(
+    array: Array, rows: Rows, names: Names = (), *, name: str, library: str = "", rows_of: str = ""
+) -> None:
     """Raise if a row of ``array`` that counts holds NaN or infinity, saying how many do, and where the first one is."""
     count, where = 0, None
+    missing, infinite = np.zeros(array.shape[1], np.int64), np.zeros(array.shape[1], np.int64)
     for part in rows.chunks(array.shape[1]):
         finite = np.isfinite(array[part])
         if finite.all():
@@ -120,14 +159,34 @@ def check_finite(array: Array, rows: Rows, *, name: str) -> None:
             finite |= (rows.weight[part] == 0)[:, None]
         bad = np.flatnonzero(~finite.all(axis=1))
         count += len(bad)
+        missing += (~finite & np.isnan(array[part])).sum(axis=0)
+        infinite += (~finite & np.isinf(array[part])).sum(axis=0)
         if where is None and len(bad):
             where = (part.start + int(bad[0]), int(np.flatnonzero(~finite[bad[0]])[0]))
-    if where is not None:
-        n = "1 row" if count == 1 else f"{count} rows"
-        drop = "X = X[numpy.isfinite(X).all(axis=1)]"
-        if "context" in name:
-            drop = "keep = numpy.isfinite(context).all(axis=1); X, context = X[keep], context[keep]"
-        raise ValueError(
-            f"{name} must be finite, but {n} of {len(array)} hold NaN or infinity; the first is row {where[0]}, "
-            f"column {where[1]}: {array[where]}. To drop them: {drop}"
-        )
+    if where is None:
+        return
+    row, column = where
+    first = f"the first is row {row}, column {called(column, names)}: {array[where]}"
+    drop = _drop(name, rows_of, "" if infinite.any() else library)
+    if names:
+        words = [
+            f"column {called(j, names)}: {number[j]} of {len(array)} values {'is' if number[j] == 1 else 'are'} {what}"
+            for j in range(len(names))
+            for number, what in ((missing, "missing"), (infinite, "infinite"))
+            if number[j]
+        ]
+        listed = "; ".join(words[:5]) + ("; ..." if len(words) > 5 else "")
+        raise ValueError(f"{name} {listed}; {first}. To drop those rows: {drop}")
+    n = "1 row" if count == 1 else f"{count} rows"
+    raise ValueError(
+        f"{name} must be finite, but {n} of {len(array)} hold NaN or infinity; {first}. To drop them: {drop}"
+    )
+
+
+def _drop(name: str, rows_of: str, library: str) -> str:
+    """What to write to drop rows with values that are missing, in terms of the library of a table."""
+    if rows_of:
+        keep = {"pandas": f"{name}.notna().all(axis=1)"}.get(library, f"numpy.isfinite({name}).all(axis=1)")
+        return f"keep = {keep}; {rows_of}, {name} = {rows_of}[keep], {name}[keep]"
+    alone = {"pandas": f"{name}.dropna()", "polars": f"{name}.drop_nulls().drop_nans()"}
+    return f"{name} = {alone.get(library, f'{name}[numpy.isfinite({name}).all(axis=1)]')}"

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from penstock._typing import Array
-from penstock._warn import warn
+from penstock._warn import TrainingWarning, warn
+from penstock.columns import Names, called
 from penstock.history import History
 from penstock.plan import Plan
+from penstock.training.outliers import EXTREME
 from penstock.training.rows import Part, Rows
 from penstock.training.schedule import Schedule
 
-EXTREME = 1e3  # scales from the location, beyond which a value is the likely cause of an overflow
 HEAVY = 1e4  # mean weights, beyond which a weight is
 ROWS_PER_PARAMETER = 0.1  # fewer training rows a parameter are warned about
 DIVERGED = 0.1  # nats by which a validation loss has risen for good, if training overfits
@@ -30,6 +31,17 @@ class TrainingError(RuntimeError):
         if there are none.
     history : History
         The record up to the failure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> try:
+    ...     ps.realnvp(2, rng=0).fit(X, epochs=9, learning_rate=1e39, warmup=0)
+    ... except ps.TrainingError as error:
+    ...     print(error.history.stopped)
+    failed
     """
 
     best: Any = None
@@ -41,11 +53,13 @@ def quantity(loss: float, norm: float) -> str:
     return f"the gradient became {norm}" if np.isfinite(loss) else f"the loss became {loss}"
 
 
-def cause(rows: Rows, batch: Array, buffers: Array, weight_scale: float, rate: float) -> str:
+def cause(
+    rows: Rows, batch: Array, buffers: Array, weight_scale: float, rate: float, names: tuple[Names, Names] = ((), ())
+) -> str:
     """The likely cause of a loss or gradient that is not finite, from the rows of its batch."""
     if rows.weight is not None:
         batch = batch[rows.weight[batch] != 0]
-    far, value = extreme(rows, batch, buffers)
+    far, value = extreme(rows, batch, buffers, names)
     if not np.isfinite(far):
         return (
             f"{value}, although every value was finite when fit began: something has changed the array, which fit reads "
@@ -54,7 +68,7 @@ def cause(rows: Rows, batch: Array, buffers: Array, weight_scale: float, rate: f
     if far > EXTREME:
         return (
             f"an extreme value: {value} lies {far:.3g} scales out; "
-            'remove or clip such rows, or use standardize="robust"'
+            "drop or clip such rows, or take the logarithm of the column"
         )
     if rows.weight is not None and np.abs(rows.scaled_weights(batch)).max() * weight_scale > HEAVY:
         return f"a sample_weight above {HEAVY:,.0f} times the mean weight; clip the weights or use larger batches"
@@ -69,11 +83,13 @@ def blown_up(what: str, epoch: int, schedule: Schedule) -> str:
     )
 
 
-def extreme(rows: Rows, batch: Array, buffers: Array) -> tuple[float, str]:
+def extreme(rows: Rows, batch: Array, buffers: Array, names: tuple[Names, Names] = ((), ())) -> tuple[float, str]:
     """How many scales out the farthest number of some rows lies, infinite for NaN too, and which it is."""
     worst = (0.0, "")
     data, given = np.split(buffers, [2 * rows.x.shape[1]])
-    for name, array, loc_and_scale in (("X", rows.x, data), ("context", rows.context, given)):
+    for name, columns, array, loc_and_scale in (
+        ("X", names[0], rows.x, data), ("context", names[1], rows.context, given),
+    ):  # fmt: skip
         if array is None or len(batch) == 0:
             continue
         loc, scale = np.split(loc_and_scale, 2)
@@ -81,7 +97,7 @@ def extreme(rows: Rows, batch: Array, buffers: Array) -> tuple[float, str]:
         u[np.isnan(u)] = np.inf
         i, j = np.unravel_index(int(np.argmax(u)), u.shape)
         if u[i, j] > worst[0]:
-            worst = float(u[i, j]), f"{name}[{batch[i]}, {j}] = {array[batch[i], j]}"
+            worst = float(u[i, j]), f"{name}[{batch[i]}, {called(int(j), columns)}] = {array[batch[i], j]}"
     return worst
 
 
@@ -89,12 +105,12 @@ def warn_few_rows(plan: Plan, frozen: Array | None, n_train: int) -> None:
     """Warn of far more parameters than training rows: for a run without validation rows, which would show overfitting."""
     if n_train >= ROWS_PER_PARAMETER * plan.n_params:
         return
-    free = sum(tensor.size if tensor.mask is None else int(tensor.mask.sum()) for tensor in plan.tensors)
-    free -= 0 if frozen is None else int(frozen[:, 1].sum())
+    free = plan.n_free - (0 if frozen is None else int(frozen[:, 1].sum()))
     if n_train < ROWS_PER_PARAMETER * free:
         warn(
             f"the flow has {free} free parameters, more than ten times the training rows ({n_train}), and without "
-            "validation rows nothing shows whether it overfits; give some, use fewer layers or narrower hidden layers"
+            "validation rows nothing shows whether it overfits; give some, use fewer layers or narrower hidden layers",
+            TrainingWarning,
         )
 
 
@@ -103,7 +119,7 @@ def warn_of_outcome(validation: Part | None, history: History) -> None:
     if validation is None or not len(history):
         return
     if history.best_epoch is None:
-        warn("the validation loss was never finite; the flow keeps its last parameters")
+        warn("the validation loss was never finite; the flow keeps its last parameters", TrainingWarning)
         return
     if history.best_epoch == 0:
         lowest = min(history.validation_loss)
@@ -111,7 +127,8 @@ def warn_of_outcome(validation: Part | None, history: History) -> None:
             warn(
                 f"no epoch validated better than the starting parameters (lowest validation loss {lowest:.4g}, at the start "
                 f"{history.start_loss:.4g}), and the flow keeps those; a lower learning_rate or more epochs may help, and "
-                "flow.reset() forgets the earlier fit"
+                "flow.reset() forgets the earlier fit",
+                TrainingWarning,
             )
         return
     size, rows = validation.effective_size(), len(validation)
@@ -119,7 +136,8 @@ def warn_of_outcome(validation: Part | None, history: History) -> None:
         warn(
             f"the weights of the {rows} validation rows make them worth {size:.2g} rows of equal weight, "
             f"(sum w)^2 / sum w^2, so that chance has chosen epoch {history.best_epoch}; give more validation rows, or "
-            "validation=0, which keeps the last epoch"
+            "validation=0, which keeps the last epoch",
+            TrainingWarning,
         )
     elif history.stopped == "completed" and overfits(history):
         best = history.epoch.index(history.best_epoch)
@@ -127,7 +145,8 @@ def warn_of_outcome(validation: Part | None, history: History) -> None:
             f"the flow overfits: from epoch {history.best_epoch} to {history.epoch[-1]} the training loss fell from "
             f"{history.train_loss[best]:.3g} to {history.train_loss[-1]:.3g}, but the validation loss rose from "
             f"{history.validation_loss[best]:.3g} to {history.validation_loss[-1]:.3g}. The parameters of epoch "
-            f"{history.best_epoch} are kept; fewer epochs, more rows, a smaller network or weight_decay may do better"
+            f"{history.best_epoch} are kept; fewer epochs, more rows, a smaller network or weight_decay may do better",
+            TrainingWarning,
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from penstock._typing import Array
+from penstock._typing import Array, ArrayLike
 from penstock._validate import as_gradient, decay_rates, non_negative_number, positive_number
 from penstock.runner import Runner
 
@@ -68,7 +68,7 @@ class Adam:
         self.steps = 0
         self._moments: tuple[Array, Array] | None = None
 
-    def step(self, flow: Trainable, grad: Any) -> None:
+    def step(self, flow: Trainable, grad: ArrayLike) -> None:
         """Move the parameters of ``flow`` once, against ``grad``.
 
         Parameters
@@ -83,6 +83,15 @@ class Adam:
         ------
         ValueError
             When ``grad`` is not finite, or the parameters would not be. Flow and optimiser are then unchanged.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow, optimiser = ps.realnvp(2, rng=0), ps.Adam(1e-2)
+        >>> loss_sum, weight_sum, grad = flow.loss_and_grad([[0.5, 2.0], [1.0, -1.0]])
+        >>> optimiser.step(flow, grad / weight_sum)
+        >>> flow.loss_and_grad([[0.5, 2.0], [1.0, -1.0]])[0] < loss_sum
+        True
         """
         gradient = as_gradient(grad, len(flow.params), name="grad")
         params = flow.params.copy()
@@ -128,6 +137,12 @@ class AdamW(Adam):
     References
     ----------
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (2019).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> ps.AdamW(1e-3)
+    AdamW(learning_rate=0.001, betas=(0.9, 0.999), epsilon=1e-08, weight_decay=0.01)
     """
 
     _decoupled = True

@@ -45,7 +45,7 @@ class Options:
     epochs: int | None
     batch_size: int | None
     learning_rate: float
-    schedule: str
+    schedule: str | None
     warmup: float | None
     weight_decay: float
     clip_norm: float | None
@@ -58,6 +58,8 @@ class Options:
         for name in optional_ints:
             if getattr(self, name) is not None:
                 self._set(name, _validate.positive_int(getattr(self, name), name=name))
+        if self.schedule is None:
+            self._set("schedule", "cosine" if self.patience is None else "plateau")
         _validate.choice(self.schedule, SCHEDULES, name="schedule")
         self._set("learning_rate", _validate.positive_number(self.learning_rate, name="learning_rate"))
         if self.warmup is not None:
@@ -79,7 +81,8 @@ class Options:
 
     def budget(self, n_train: int, *, validated: bool) -> Budget:
         """The run that these options mean for so many training rows."""
-        patience = self.patience
+        patience, kind = self.patience, self.schedule
+        assert kind is not None
         if not validated and (self.schedule == "plateau" or patience is not None):
             raise ValueError('schedule="plateau" and patience need validation rows, but validation is off')
         if patience is None and self.schedule == "plateau":
@@ -88,8 +91,8 @@ class Options:
         steps_per_epoch = n_train // batch_size
         epochs = self.epochs or min(-(-STEPS // steps_per_epoch), EPOCHS)
         n_steps = epochs * steps_per_epoch
-        warmup = warmup_steps(self.warmup, self.schedule, n_steps)
-        schedule = Schedule(self.schedule, self.learning_rate, warmup, n_steps, patience)
+        warmup = warmup_steps(self.warmup, kind, n_steps)
+        schedule = Schedule(kind, self.learning_rate, warmup, n_steps, patience)
         return Budget(epochs, steps_per_epoch, batch_size, schedule)
 
 

@@ -39,6 +39,12 @@ class Rows:
         context = None if self.context is None else self.context[index]
         return Rows(self.x[index], context, None if self.weight is None else self.weight[index])
 
+    def without(self, index: Array) -> Rows:
+        """The same rows, those of an index with weight 0."""
+        weight = np.ones(len(self)) if self.weight is None else self.weight.copy()
+        weight[index] = 0
+        return Rows(self.x, self.context, weight)
+
     def chunks(self, width: int) -> Iterator[slice]:
         """Consecutive slices of rows, each of about ``CHUNK`` numbers where a row has ``width`` of them."""
         size = max(1, CHUNK // max(width, 1))

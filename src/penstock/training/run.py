@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from penstock._typing import Array
-from penstock._warn import warn
+from penstock._warn import TrainingWarning, warn
 from penstock.history import Epoch, History
 from penstock.runner import Runner
 from penstock.state import Snapshot
-from penstock.training import diagnosis
+from penstock.training import checks, diagnosis, outliers
 from penstock.training.data import Data, check_sum
 from penstock.training.diagnosis import TrainingError
 from penstock.training.mean import running_mean
@@ -115,7 +115,7 @@ class _Run:
 
     def __init__(self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int) -> None:
         self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
-        self.rows, self.n_train = data.rows, data.n_train
+        self.n_train, self.names = data.n_train, (data.columns, data.context_columns)
         self.options = options
         self.budget = options.budget(data.n_train, validated=data.validated)
         self.frozen = frozen_ranges(runner.plan.tensors, options.freeze)
@@ -126,14 +126,8 @@ class _Run:
         # Parameters at the ends of the last two epochs: the older ones have carried a whole epoch of finite losses.
         self.ends: list[Array] = []
         self.kept: Array | None = None  # what is left where nothing was validated
-        self.train_part = Part(self.rows, 0, data.n_train, self.split)
-        self.validation = self._validation()
+        self._share_out(data.rows, data.held_out)
         self.mean = running_mean(self.budget.schedule.n_steps) if self.validation is not None else None
-        self.weight_scale = 1.0
-        if self.rows.weight is not None:
-            self.weight_scale = data.n_train / self._weight_sum(self.train_part, "training")
-            if self.validation is not None and data.held_out is None:
-                self._weight_sum(self.validation, "validation")
 
     @property
     def n_rows(self) -> int:
@@ -144,11 +138,20 @@ class _Run:
         """Row numbers at some positions of the split."""
         return self.runner.row_order(self.seed, 0, len(self.rows), range(first, last))
 
-    def _validation(self) -> Part | None:
-        held_out = self.data.held_out
+    def _share_out(self, rows: Rows, held_out: Rows | None) -> None:
+        """The rows that train, and those that validate."""
+        self.rows = rows
+        self.train_part = Part(rows, 0, self.n_train, self.split)
+        self.validation: Part | None = None
         if held_out is not None:
-            return Part(held_out, 0, len(held_out))
-        return Part(self.rows, self.n_train, len(self.rows), self.split) if self.data.validated else None
+            self.validation = Part(held_out, 0, len(held_out))
+        elif self.data.validated:
+            self.validation = Part(rows, self.n_train, len(rows), self.split)
+        self.weight_scale = 1.0
+        if rows.weight is not None:
+            self.weight_scale = self.n_train / self._weight_sum(self.train_part, "training")
+            if self.validation is not None and held_out is None:
+                self._weight_sum(self.validation, "validation")
 
     def _weight_sum(self, part: Part, name: str) -> float:
         total = part.weight_sum()
@@ -160,10 +163,13 @@ class _Run:
     def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
         """Measure standardisation and ActNorm on the training rows, unless an earlier fit did; make the trainer."""
         if self.before.initialised:
-            warn_moved(self.sample(MOVED_ROWS), self.buffers)
+            warn_moved(self.sample(MOVED_ROWS), self.buffers, *self.names)
         else:
             sample = self.sample(SAMPLE_ROWS)
-            self.buffers = standardisation(self.rows, standardize, sample)
+            self.buffers = standardisation(self.rows, standardize, sample, *self.names)
+            checks.warn_of_rows(sample, self.n_train, self.names[0])
+            if standardize is True and self.leave_out():
+                sample = self.sample(SAMPLE_ROWS)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
             diagnosis.warn_few_rows(self.runner.plan, self.frozen, self.n_train)
@@ -171,6 +177,26 @@ class _Run:
             self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
+
+    def leave_out(self) -> bool:
+        """Give weight 0 to rows that lie absurdly far out by the present standardisation; whether there are any.
+
+        What a first fit leaves out follows from its standardisation and its rows alone.
+        """
+        rows, held_out = self.rows, self.data.held_out
+        far = outliers.far_rows(rows, self.buffers)
+        far_held_out = far[:0] if held_out is None else outliers.far_rows(held_out, self.buffers)
+        if held_out is not None and len(far_held_out) > max(1, outliers.PART * len(held_out)):
+            far_held_out = far[:0]  # they are meant
+        if held_out is not None and len(far_held_out):
+            outliers.warn_held_out(held_out, far_held_out)
+        if len(far) == len(far_held_out) == 0:
+            return False
+        self._share_out(
+            rows.without(far) if len(far) else rows,
+            held_out.without(far_held_out) if held_out is not None and len(far_held_out) else held_out,
+        )
+        return True
 
     def sample(self, most: int) -> Rows:
         """Some of the training rows, at random."""
@@ -260,8 +286,9 @@ class _Run:
             if done < count:
                 what = diagnosis.quantity(batch_losses[done], norms[done])
                 cause = diagnosis.cause(
-                    self.rows, self.batch_rows(number, first + done), self.buffers, self.weight_scale, rates[done]
-                )
+                    self.rows, self.batch_rows(number, first + done), self.buffers, self.weight_scale, rates[done],
+                    self.names,
+                )  # fmt: skip
                 where = f"step {self.trainer.step + 1} (epoch {number})"
                 raise TrainingError(f"{what} at {where}; likely cause: {cause}. The flow is as it was before")
             losses.append(batch_losses)
@@ -344,7 +371,7 @@ class _Run:
             present = self.trainer.params(self.params)
             if self.usable(present):
                 self.kept, kept = present, "the present parameters"
-        warn(f"training was interrupted after {self.trainer.step} steps; the flow keeps {kept}")
+        warn(f"training was interrupted after {self.trainer.step} steps; the flow keeps {kept}", TrainingWarning)
 
     def snapshot(self, params: Array) -> Snapshot:
         """A snapshot of some parameters."""

@@ -13,6 +13,13 @@ class Additive:
     References
     ----------
     Dinh, Krueger, Bengio, "NICE: Non-linear Independent Components Estimation" (2015), section 3.2.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> y, log_det = ps.ops.forward(ps.Additive(), [1.0, 2.0], [[10.0], [20.0]])
+    >>> y.tolist(), float(log_det)
+    ([11.0, 22.0], 0.0)
     """
 
     name: ClassVar[str] = "additive"

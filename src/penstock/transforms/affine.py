@@ -28,6 +28,13 @@ class Affine:
     References
     ----------
     Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP" (2017), eq. 7.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> y, log_det = ps.ops.forward(ps.Affine(), [1.0, 2.0], [[0.0, 10.0], [0.0, 20.0]])
+    >>> y.tolist(), float(log_det)
+    ([11.0, 22.0], 0.0)
     """
 
     scale_bound: float = 3.0

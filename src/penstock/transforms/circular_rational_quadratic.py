@@ -29,6 +29,15 @@ class CircularRationalQuadratic(RationalQuadratic):
     References
     ----------
     Rezende, Papamakarios, Racaniere et al., "Normalizing Flows on Tori and Spheres" (2020), section 2.1.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> circle = ps.CircularRationalQuadratic(bins=4)
+    >>> y, log_det = ps.ops.forward(circle, [1.0 + 2 * np.pi], np.zeros((1, len(circle.theta_names))))
+    >>> y.round(6).tolist()
+    [1.0]
     """
 
     bound: float = math.pi

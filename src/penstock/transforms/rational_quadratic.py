@@ -18,7 +18,9 @@ class RationalQuadratic:
     """The elementwise map ``y = g(x)`` with ``g`` a monotone spline on ``[-bound, bound]``, and ``y = x`` outside.
 
     In each of ``bins`` intervals ``g`` is a quotient of two quadratics that passes through the interval's ends
-    with given slopes, so that value and slope are continuous everywhere. Widths and heights of the bins
+    with given slopes, so that value and slope are continuous everywhere: with ``t`` from 0 to 1 across a bin of slope ``s``
+    between knots of slopes ``d0`` and ``d1``, and ``u = t (1 - t)``, ``y`` rises from ``y0`` to ``y1`` by
+    ``(y1 - y0) (s t**2 + d0 u) / (s + (d0 + d1 - 2 s) u)``. Widths and heights of the bins
     come from softmaxes of ``bins`` numbers each, slopes at the inner knots from softplus; at the two ends the
     slope is one. Theta zero is the identity.
 
@@ -37,6 +39,15 @@ class RationalQuadratic:
     ----------
     Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (2019), section 3.1 and eqs. 4-8; the rational
     quadratics are those of Gregory, Delbourgo (1982).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> spline = ps.RationalQuadratic(bins=4, bound=3.0)
+    >>> y, log_det = ps.ops.forward(spline, [1.0, 7.0], np.zeros((2, len(spline.theta_names))))
+    >>> y.round(6).tolist()
+    [1.0, 7.0]
     """
 
     bins: int = 8

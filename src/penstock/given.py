@@ -1,0 +1,138 @@
+"""A flow at one context: every verb, without the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock._typing import Array, ArrayLike, Rng, RowsLike
+from penstock.verbs import Verbs
+
+
+class Given:
+    """A view of a flow at one context, which ``flow.given(context)`` makes.
+
+    It has the verbs of the flow without their ``context``, and gives the same bits. A view sees what becomes of its flow: after
+    a ``fit`` it speaks of the new parameters.
+
+    Attributes
+    ----------
+    flow : Flow
+    context : array of shape (context_dim,), read-only
+        In the order of ``flow.context_columns``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> flow = ps.realnvp(2, context_dim=1, rng=0)
+    >>> posterior = flow.given([0.5])
+    >>> posterior.sample(3, rng=0).shape
+    (3, 2)
+    >>> X = np.ones((4, 2))
+    >>> bool((posterior.log_prob(X) == flow.log_prob(X, [0.5])).all())
+    True
+    """
+
+    def __init__(self, flow: Verbs, context: Array) -> None:
+        self.flow = flow
+        # What all verbs share. A part of the first layers that depends on the context alone would be kept beside it, for
+        # the snapshot of the flow that it belongs to.
+        self.context = np.array(context)
+        self.context.flags.writeable = False
+
+    def __repr__(self) -> str:
+        flow = self.flow
+        names = flow._context_columns or [str(i) for i in range(flow.context_dim)]
+        words = ", ".join(f"{name}={value:g}" for name, value in zip(names, self.context, strict=True))
+        return f"Flow of {flow.dim} dimensions given {words}"
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self.flow.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of results."""
+        return self.flow.dtype
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the dimensions, or None."""
+        return self.flow._columns or None
+
+    def log_prob(self, X: RowsLike, *, out: Array | None = None) -> Any:
+        """The log-density of rows given the context, as ``Flow.log_prob``."""
+        return self.flow.log_prob(X, self.context, out=out)
+
+    def score(self, X: RowsLike) -> float:
+        """The mean log-density of rows given the context, as ``Flow.score``."""
+        return self.flow.score(X, self.context)
+
+    def to_latent(self, X: RowsLike) -> tuple[Array, Any]:
+        """Map rows to the latent side, as ``Flow.to_latent``."""
+        return self.flow.to_latent(X, self.context)
+
+    def to_data(self, z: ArrayLike) -> tuple[Array, Any]:
+        """Map rows to the data side, as ``Flow.to_data``."""
+        return self.flow.to_data(z, self.context)
+
+    def sample(
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        out: Array | None = None,
+        first: int = 0,
+        first_context: int = 0,
+    ) -> Array:
+        """Draw rows given the context, as ``Flow.sample``."""
+        return self.flow.sample(n, self.context, rng=rng, key=key, out=out, first=first, first_context=first_context)
+
+    def sample_and_log_prob(
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        first_context: int = 0,
+    ) -> tuple[Array, Any]:
+        """Draw rows given the context, with their log-density, as ``Flow.sample_and_log_prob``."""
+        return self.flow.sample_and_log_prob(
+            n, self.context, rng=rng, key=key, first=first, first_context=first_context
+        )
+
+    def sample_frame(
+        self, n: float | None = None, *, rng: Rng = None, key: int | None = None, library: str | None = None
+    ) -> Any:
+        """Draw rows given the context into a DataFrame, as ``Flow.sample_frame``."""
+        return self.flow.sample_frame(n, self.context, rng=rng, key=key, library=library)
+
+    def log_prob_and_grad(self, X: RowsLike, wrt: str | Sequence[str] = "x") -> tuple[Any, Any]:
+        """The log-density of rows given the context, and its gradient, as ``Flow.log_prob_and_grad``."""
+        return self.flow.log_prob_and_grad(X, self.context, wrt)
+
+    def log_prob_vjp(self, X: RowsLike, dlogp: ArrayLike) -> tuple[Array, Array, Array | None]:
+        """Vector-Jacobian product of ``log_prob``, as ``Flow.log_prob_vjp``."""
+        return self.flow.log_prob_vjp(X, dlogp, self.context)
+
+    def to_latent_vjp(
+        self, X: RowsLike, dz: ArrayLike | None, dlog_det: ArrayLike | None
+    ) -> tuple[Array, Array, Array | None]:
+        """Vector-Jacobian product of ``to_latent``, as ``Flow.to_latent_vjp``."""
+        return self.flow.to_latent_vjp(X, dz, dlog_det, self.context)
+
+    def to_data_vjp(
+        self, z: ArrayLike, dX: RowsLike | None, dlog_det: ArrayLike | None
+    ) -> tuple[Array, Array, Array | None]:
+        """Vector-Jacobian product of ``to_data``, as ``Flow.to_data_vjp``."""
+        return self.flow.to_data_vjp(z, dX, dlog_det, self.context)
+
+    def loss_and_grad(self, X: RowsLike, sample_weight: ArrayLike | None = None) -> tuple[float, float, Array]:
+        """Sum of weighted negative log-densities, and its gradient, as ``Flow.loss_and_grad``."""
+        return self.flow.loss_and_grad(X, self.context, sample_weight)

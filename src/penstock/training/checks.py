@@ -1,0 +1,89 @@
+"""What a first fit says of its rows, from a sample of them: columns that have no density, and rows that repeat others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock._typing import Array
+from penstock._warn import DiscreteWarning, RepeatedRowsWarning, warn
+from penstock.columns import Names, called
+from penstock.training.rows import Rows
+
+ROWS = 100  # fewer of them tell nothing
+VALUES = 100  # a column that takes at most so many,
+ROWS_PER_VALUE = 10  # each of them so often in the mean, is discrete
+POINT = 0.05  # part of the rows that agree in one value
+GRID = 1e-5  # parts of its range, by more than which the values of a rounded column differ
+COMMON = 0.01  # part of the rows that may agree in a value of a column by chance
+REPEATED = 0.05  # part of the rows that repeat another one
+PAIRS = 5  # of equal rows in a sample: fewer are chance
+
+
+def warn_of_rows(sample: Rows, n_rows: int, names: Names) -> None:
+    """Warn of what a sample says of the ``n_rows`` rows that it was drawn from. Context may be discrete as it likes."""
+    if sample.weight is not None:
+        sample = sample.take(sample.weight != 0)
+    if len(sample) >= ROWS:
+        warn_discrete(sample.x, names)
+        warn_repeated(sample, n_rows)
+
+
+def warn_discrete(x: Array, names: Names) -> None:
+    """Warn of columns that take few values, or one of them often."""
+    few, often = [], []
+    for j, column in enumerate(x.T):
+        values, counts = np.unique(column, return_counts=True)
+        if 1 < len(values) <= min(VALUES, len(x) // ROWS_PER_VALUE):
+            few.append(f"column {called(j, names)} takes only {len(values)} values in {len(x)} rows")
+        elif len(values) > 1 and counts.max() >= POINT * len(x):
+            most, share = values[np.argmax(counts)], counts.max() / len(x)
+            often.append(f"column {called(j, names)} is {most:g} in {100 * share:.2g} % of the rows")
+    if few:
+        warn(
+            f"X: {_several(few)}. Values that repeat have no density: the log-density grows with training, and says little of "
+            "the rows. Add noise as wide as the steps (integers: + rng.uniform(-0.5, 0.5, rows)), or make such a column a "
+            "context, which may be discrete",
+            DiscreteWarning,
+        )
+    if often:
+        warn(
+            f"X: {_several(often)}. A value that repeats has no density, and the flow puts a spike there. If it stands for what "
+            "is missing or out of range, drop those rows, or make whether it is so a context",
+            DiscreteWarning,
+        )
+
+
+def _several(found: list[str]) -> str:
+    return "; ".join(found[:5]) + ("; ..." if len(found) > 5 else "")
+
+
+def warn_repeated(sample: Rows, n_rows: int) -> None:
+    """Warn of rows that repeat others, but for those that agree by chance, since all their values are rounded or common."""
+    rows = sample.x if sample.context is None else np.concatenate([sample.x, sample.context], axis=1)
+    telling = np.zeros(len(rows), bool)
+    for column in rows.T:
+        values, where, counts = np.unique(column.astype(np.float64), return_inverse=True, return_counts=True)
+        gaps = np.diff(values)
+        if len(gaps) and gaps.min() <= GRID * gaps.sum():
+            telling |= counts[where] <= COMMON * len(rows)
+    if not telling.any():
+        return
+    order = np.lexsort(rows.T)
+    ordered = rows[order]
+    same = (ordered[1:] == ordered[:-1]).all(axis=1) & telling[order[1:]]
+    # A pair of the table is in a sample with the square of a row's chance.
+    chance = len(rows) / n_rows
+    pairs = int(same.sum())
+    share = min(pairs / chance / len(rows), 1.0)
+    if pairs >= PAIRS and share >= REPEATED:
+        first = order[1:][same][0]
+        warn(
+            f"X: about {100 * share:.3g} % of the {n_rows} rows repeat another one, such as {_row(sample.x[first])}. Rows that "
+            "are in the training and in the validation part hide overfitting, and repeated ones have no density. Keep each "
+            "once, with its count as sample_weight (numpy.unique(X, axis=0, return_counts=True))",
+            RepeatedRowsWarning,
+        )
+
+
+def _row(row: Array) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in row[:6]) + (", ...]" if len(row) > 6 else "]")

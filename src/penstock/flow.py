@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from penstock.plan import Plan, compile_plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
+
+if TYPE_CHECKING:
+    from penstock.training import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -535,6 +538,8 @@ class Flow:
         progress: bool | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = True,
     ) -> Flow:
         """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
@@ -592,8 +597,15 @@ class Flow:
         callbacks : callable or list of callables
             Called with a :class:`TrainingState` after each epoch; training stops when one returns True.
         checkpoint : path, optional
-            A model file, replaced atomically whenever the validation loss improves (without validation,
-            after every epoch).
+            A model file of the best flow so far and the state of the training, replaced at once whenever the validation
+            loss improves (without validation, after every epoch), and by Ctrl-C or an error. Killed and called again in the
+            same way, ``fit`` goes on from there and ends with the bits of a run that was never cut short. A run that has
+            ended leaves a plain model, and the next call begins anew.
+        checkpoint_every : int, optional
+            Also write the checkpoint every so many steps, and so within an epoch. It changes no bit of the result.
+        resume : bool, default True
+            Whether to go on with a run that ``checkpoint`` holds. A run of other data, arguments or seed, or of another
+            flow, is an error that says what differs; False begins anew. ``rng=None`` goes on with the seed of the run.
 
         Returns
         -------
@@ -626,6 +638,9 @@ class Flow:
 
         Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
         so far; ``flow.history.stopped`` is then ``"interrupted"``. Before the first step it raises KeyboardInterrupt.
+        With a checkpoint the same call then goes on, with this flow or with one built as it was. After a resume callbacks are
+        called for the epochs that follow, and again for one whose callbacks had not all returned; the history is
+        whole, but for the times of earlier epochs, which are NaN. ``fit`` handles no signal itself.
 
         After each epoch both the present parameters and their running mean over the last twentieth of the
         run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
@@ -641,13 +656,13 @@ class Flow:
                 weight_decay=weight_decay, clip_norm=clip_norm, patience=patience, standardize=standardize, freeze=freeze,
             )  # fmt: skip
             calls = _validate.callables(callbacks, name="callbacks")
-            seed = _validate.seed(rng)
-            path = None if checkpoint is None else _validate.path(checkpoint, name="checkpoint")
+            seed = None if rng is None else _validate.seed(rng)
+            kept = self._checkpoint(checkpoint, checkpoint_every, resume)
             data = training.training_data(
                 X, context, sample_weight, validation, dim=self.dim, context_dim=self.context_dim
             )  # fmt: skip
-            if path is not None:
-                check_writable(path)
+            if kept is not None:
+                check_writable(kept.path)
             data.check_finite()
             with self._fitting():
                 self._snapshot, self.history = training.run(
@@ -659,7 +674,7 @@ class Flow:
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
                     watch=self._watch(calls) if calls else None,
-                    save=None if path is None else lambda snapshot, history: self._with(snapshot, history).save(path),
+                    checkpoint=kept,
                 )
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")
@@ -669,6 +684,19 @@ class Flow:
                 error.history = history  # type: ignore[attr-defined]
             raise
         return self
+
+    def _checkpoint(self, path: Any, every: Any, resume: bool) -> Checkpoint | None:
+        """The file that keeps the state of a ``fit``."""
+        from penstock import training
+
+        if every is not None:
+            every = _validate.positive_int(every, name="checkpoint_every")
+        if path is None:
+            if every is not None:
+                raise ValueError("checkpoint_every was given, but no checkpoint: the file to write")
+            return None
+        name = _validate.path(path, name="checkpoint")
+        return training.Checkpoint(name, self._contents(None), every=every, resume=resume)
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

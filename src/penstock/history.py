@@ -94,6 +94,17 @@ class History:
         self.seconds.append(seconds)
         self.rows_per_second.append(rows_per_second)
 
+    def last(self) -> Epoch:
+        """The newest epoch."""
+        validation = self.validation_loss[-1] if self.validation_loss else float("nan")
+        return Epoch(self.epoch[-1], self.step[-1], self.train_loss[-1], validation, self.learning_rate[-1])
+
+    def trim(self, count: int) -> None:
+        """Forget all but the first epochs, and any of which only a part was noted."""
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), list):
+                del getattr(self, f.name)[count:]
+
     def __len__(self) -> int:
         return len(self.epoch)
 

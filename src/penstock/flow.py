@@ -695,6 +695,8 @@ class Flow:
             if every is not None:
                 raise ValueError("checkpoint_every was given, but no checkpoint: the file to write")
             return None
+        if resume is not True and resume is not False:
+            raise TypeError(f"resume must be True or False, got {resume!r}")
         name = _validate.path(path, name="checkpoint")
         return training.Checkpoint(name, self._contents(None), every=every, resume=resume)
 

@@ -36,6 +36,8 @@ VERSION = 1  # of the record
 HASHED_ROWS = 4096  # rows of each table that tell it from another one,
 HASHED_KEY = 0x9E3779B97F4A7C15  # chosen by this key, whatever the seed of the run
 VALUES = "values of "  # begins the name of a fact that is a hash
+START = "starting parameters"
+DERIVED = ("warmup", "patience")  # facts that others may change: told where nothing else is
 
 
 class Checkpoint:
@@ -139,17 +141,16 @@ class Found:
             return told
         before = self.record["facts"]
         # A flow that was loaded from the checkpoint, or that an interrupted fit has left, is where the run stands.
-        start = [] if _same_numbers(snapshot, self.contents.snapshot) else ["starting parameters"]
-        for name in [*start, *(name for name in before | dict(now) if name != "starting parameters")]:
+        if before[START] != now[START] and not _same_numbers(snapshot, self.contents.snapshot):
+            told.append(
+                "the flow begins with other parameters (build it with rng=seed, so that they are the same every time, or take "
+                "penstock.load of the checkpoint)"
+            )
+        for name in before | dict(now):
             old, new = before.get(name, "none"), now.get(name, "none")
-            if old == new:
+            if name == START or old == new or (name in DERIVED and told):
                 continue
-            if name == "starting parameters":
-                told.append(
-                    "the flow begins with other parameters (build it with rng=seed, so that they are the same every time, or "
-                    "take penstock.load of the checkpoint)"
-                )
-            elif not name.startswith(VALUES):
+            if not name.startswith(VALUES):
                 told.append(f"{name} was {old} and is {new}")
             elif before.get(name.removeprefix(VALUES)) == now.get(name.removeprefix(VALUES)):
                 told.append(f"the {name} are others")
@@ -179,7 +180,7 @@ def facts(
     """What decides the bits of a run besides its seed, in words and hashes."""
     told = {
         "backend": runner.backend,
-        "starting parameters": _hash(snapshot.params, snapshot.buffers, np.array([snapshot.initialised], np.uint8)),
+        START: _hash(snapshot.params, snapshot.buffers, np.array([snapshot.initialised], np.uint8)),
     }
     for word, columns in zip(("columns", "context columns"), names, strict=True):
         if columns:
@@ -195,12 +196,12 @@ def facts(
         "batch_size": str(budget.batch_size),
         "learning_rate": repr(options.learning_rate),
         "schedule": repr(options.schedule),
-        "warmup": f"{schedule.warmup} steps",
         "weight_decay": repr(options.weight_decay),
         "clip_norm": repr(options.clip_norm),
-        "patience": repr(schedule.patience),
         "standardize": repr(options.standardize),
         "freeze": repr(sorted(options.freeze)),
+        "warmup": f"{schedule.warmup} steps",
+        "patience": repr(schedule.patience),
     }
 
 
@@ -300,7 +301,7 @@ def _record(contents: model.Contents) -> dict[str, Any]:
     )
     fits = whole(record.get("seed")) or (type(record.get("seed")) is int and 0 <= record["seed"] < 2**64)
     told = record.get("facts")
-    fits = fits and isinstance(told, dict) and all(isinstance(value, str) for value in told.values())
+    fits = fits and isinstance(told, dict) and START in told and all(isinstance(value, str) for value in told.values())
     need(fits and isinstance(record.get("state"), dict), "the training record lacks what it needs")
     checked: dict[str, Any] = record
     return checked

@@ -161,7 +161,8 @@ def test_the_runner_alone_calls_the_engine() -> None:
 ROOMS = (
     "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "_describe", "training", "files", "ops",
     "history", "runner", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers",
-    "conditioners", "transforms", "base", "_files", "_validate", "_warn", "_typing",
+    "conditioners", "transforms", "base", "_files", "_validate", "_warn", "_html",
+    "_typing",
 )  # fmt: skip
 
 

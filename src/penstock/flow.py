@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from penstock import _backend, _validate
+from penstock import _backend, _html, _validate
 from penstock._describe import describe
 from penstock._files import check_writable
 from penstock._typing import Array
@@ -196,6 +196,13 @@ class Flow:
 
     def __repr__(self) -> str:
         return describe(self._spec, self._plan, fitted=self.initialised, backend=repr(self._backend))
+
+    def _repr_html_(self) -> str:
+        """A few lines for notebooks, whose cells often end with a fit; the whole of ``repr`` is folded."""
+        whole = repr(self)
+        title, _, first = whole.partition("\n")[0].partition(" ")
+        lines = [first, f"last fit: {self.history}"] if len(self.history) else [first]
+        return _html.block(title, lines, "layers and backend", whole)
 
     # --- evaluating ---------------------------------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ def test_the_options_of_fit_reach_the_library(tmp_path: Path) -> None:
 def test_every_option_of_fit_and_every_recipe_is_on_the_command_line() -> None:
     # What is not a word or a number has no place there, three have options of another name, and a new flow has nothing that
     # one would want to freeze.
-    elsewhere = {"self", "X", "context", "callbacks", "sample_weight", "rng", "progress", "freeze"}
+    elsewhere = {"self", "X", "context", "callbacks", "sample_weight", "rng", "progress", "freeze", "resume"}
     assert set(FIT_OPTIONS) == set(inspect.signature(ps.Flow.fit).parameters) - elsewhere
     exported = {name for name in ps.__all__ if getattr(getattr(ps, name), "__module__", "") == "penstock.recipes"}
     assert set(RECIPES) == exported

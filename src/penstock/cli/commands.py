@@ -70,12 +70,11 @@ def fit(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _log_lines(*, shown: bool) -> Iterator[None]:
-    """Within the block the log of the library goes to standard error, where no terminal has a progress bar there."""
+    """Within the block the log of the library goes to standard output, unless a progress bar is shown."""
     if not shown or is_terminal(sys.stderr):
         yield
         return
-    logger, handler = logging.getLogger("penstock"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("penstock: %(message)s"))
+    logger, handler = logging.getLogger("penstock"), logging.StreamHandler(sys.stdout)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

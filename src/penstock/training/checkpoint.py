@@ -337,14 +337,14 @@ def _moment(contents: model.Contents, scalars: Mapping[str, Any], plan: Plan, bu
         tuple(tensor(f"end.{number}", dtype, n) for number in range(scalars["ends"])),
     )  # fmt: skip
     return Moment(
-        state, _history(tensor("history", np.float64, 4, closed), contents.history, state),
+        state, _history(tensor("history", np.float64, 4, closed), contents.history),
         tensor("losses", np.float64, first), tensor("params", dtype, n), tensor("m", dtype, n), tensor("v", dtype, n),
     )  # fmt: skip
 
 
-def _history(numbers: Array, told: History | None, state: State) -> History:
-    """The history so far. That of the file, for any reader, has lost infinities, and times are in no file."""
-    history = History(start_loss=state.start_loss, best_epoch=None if state.best is None else state.best.epoch)
+def _history(numbers: Array, told: History | None) -> History:
+    """The epochs so far. The history of the file, for any reader, has lost infinities, and times are in no file."""
+    history = History()
     validated = told is not None and bool(told.validation_loss)
     for number, (step, train_loss, validation_loss, rate) in enumerate(numbers.T.tolist(), 1):
         epoch = Epoch(number, int(step), train_loss, validation_loss, rate)

@@ -184,6 +184,7 @@ class _Run:
         self.trainer.resume(moment.m, moment.v, moment.state.step)
         self.losses[: len(moment.losses)] = moment.losses
         self.history, self.state = moment.history, moment.state
+        self._note_best()
 
     def _make_trainer(self) -> None:
         self.trainer = self.runner.trainer(

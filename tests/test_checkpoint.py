@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +23,11 @@ from helpers import assert_same_bits, each_backend, python, sealed
 from penstock.files import model
 from penstock.runner import Trainer
 from penstock.training import checkpoint as module
+from penstock.training import loop as running
 from penstock.training.mean import RunningMean
 
 Array = np.ndarray[Any, Any]
 
-running = sys.modules["penstock.training.run"]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 # Numba compiles these in seconds; the others are for CI.
 QUICK = ("cosine", "weights", "plateau")
@@ -37,6 +36,12 @@ EVERY_RUN = [
     for backend in BACKENDS
     for name in RUNS
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of files are written here, and none has to outlive a power cut. Child processes wait."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 class StopError(Exception):

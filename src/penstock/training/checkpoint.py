@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock._files import remove_stale
 from penstock._typing import Array
 from penstock.files import model, safetensors
 from penstock.files.safetensors import need, whole
@@ -82,6 +83,7 @@ class Checkpoint:
         seed: int,
     ) -> None:
         """Note what this run is; raise unless a run that was found is the same one."""
+        remove_stale(self.path)
         names = self._template.columns, self._template.context_columns
         self._seed, self._facts = seed, facts(runner, snapshot, data, options, budget, names)
         if found is None:

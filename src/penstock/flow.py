@@ -623,6 +623,8 @@ class Flow:
         ------
         TrainingError
             When the loss or gradient of a step, or the outcome of the last one, is NaN or infinite.
+        ValueError
+            When an argument is none that ``fit`` takes, rows hold NaN or infinity, or the checkpoint is that of another call.
         RuntimeError
             When another ``fit`` of this flow is running, in another thread or around a callback.
 
@@ -682,6 +684,7 @@ class Flow:
                     progress=progress,
                     watch=self._watch(calls) if calls else None,
                     checkpoint=kept,
+                    contents=None if kept is None else self._contents(None),
                 )
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")
@@ -692,8 +695,9 @@ class Flow:
             raise
         return self
 
-    def _checkpoint(self, path: Any, every: Any, resume: bool) -> Checkpoint | None:
-        """The file that keeps the state of a ``fit``."""
+    @staticmethod
+    def _checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
+        """The file that keeps the state of a ``fit``, if one was asked for."""
         from penstock import training
 
         if every is not None:
@@ -705,7 +709,7 @@ class Flow:
         if resume is not True and resume is not False:
             raise TypeError(f"resume must be True or False, got {resume!r}")
         name = _validate.path(path, name="checkpoint")
-        return training.Checkpoint(name, self._contents(None), every=every, resume=resume)
+        return training.Checkpoint(name, every=every, resume=resume)
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

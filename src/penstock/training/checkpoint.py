@@ -47,17 +47,16 @@ class Checkpoint:
     Parameters
     ----------
     path : str
-    template : model.Contents
-        What else goes into the file: spec, plan and names.
     every : int, optional
         Batches between two writes, besides those at the end of an epoch.
     resume : bool
         Whether to go on with the run that the file holds.
     """
 
-    def __init__(self, path: str, template: model.Contents, *, every: int | None, resume: bool) -> None:
+    def __init__(self, path: str, *, every: int | None, resume: bool) -> None:
         self.path, self.every = path, every
-        self._template, self._resume = template, resume
+        self._resume = resume
+        self._template: model.Contents
         self._facts: dict[str, str] = {}
         self._seed = 0
 
@@ -75,20 +74,23 @@ class Checkpoint:
     def begin(
         self,
         found: Found | None,
+        template: model.Contents,
         runner: Runner,
-        snapshot: Snapshot,
         data: Data,
         options: Options,
         budget: Budget,
         seed: int,
     ) -> None:
-        """Note what this run is; raise unless a run that was found is the same one."""
+        """Note what this run is; raise unless a run that was found is the same one.
+
+        ``template`` is the model where the run begins: the file has its spec and its names.
+        """
         remove_stale(self.path)
-        names = self._template.columns, self._template.context_columns
-        self._seed, self._facts = seed, facts(runner, snapshot, data, options, budget, names)
+        self._template, self._seed = template, seed
+        self._facts = facts(template, runner, data, options, budget)
         if found is None:
             return
-        different = found.differences(self._template.spec, snapshot, seed, self._facts)
+        different = found.differences(template, seed, self._facts)
         if different:
             raise ValueError(
                 f"the checkpoint {self.path!r} holds the run of another call: {'; '.join(different)}. Repeat that call to go on "
@@ -136,14 +138,14 @@ class Found:
         seed: int = self.record["seed"]
         return seed
 
-    def differences(self, spec: FlowSpec, snapshot: Snapshot, seed: int, now: Mapping[str, str]) -> list[str]:
+    def differences(self, start: model.Contents, seed: int, now: Mapping[str, str]) -> list[str]:
         """What tells a call from the one that began this run, in words."""
-        told = _other_flow(self.contents.spec, spec)
+        told = _other_flow(self.contents.spec, start.spec)
         if told:
             return told
         before = self.record["facts"]
         # A flow that was loaded from the checkpoint, or that an interrupted fit has left, is where the run stands.
-        if before[START] != now[START] and not _same_numbers(snapshot, self.contents.snapshot):
+        if before[START] != now[START] and now[START] != _hash_of_numbers(self.contents.snapshot):
             told.append(
                 "the flow begins with other parameters (build it with rng=seed, so that they are the same every time, or take "
                 "penstock.load of the checkpoint)"
@@ -172,26 +174,18 @@ class Found:
 
 
 def facts(
-    runner: Runner,
-    snapshot: Snapshot,
-    data: Data,
-    options: Options,
-    budget: Budget,
-    names: tuple[tuple[str, ...], tuple[str, ...]],
-) -> dict[str, str]:
+    start: model.Contents, runner: Runner, data: Data, options: Options, budget: Budget
+) -> dict[str, str]:  # fmt: skip
     """What decides the bits of a run besides its seed, in words and hashes."""
-    told = {
-        "backend": runner.backend,
-        START: _hash(snapshot.params, snapshot.buffers, np.array([snapshot.initialised], np.uint8)),
-    }
-    for word, columns in zip(("columns", "context columns"), names, strict=True):
+    told = {"backend": runner.backend, START: _hash_of_numbers(start.snapshot)}
+    for word, columns in (("columns", start.columns), ("context_columns", start.context_columns)):
         if columns:
             told[word] = ", ".join(map(repr, columns))
     told |= _of_rows(runner, data.rows, ("X", "context", "sample_weight"))
     if data.held_out is None:
         told["validation"] = f"{len(data.rows) - data.n_train} of the rows"
     else:
-        told |= _of_rows(runner, data.held_out, ("validation", "validation context", "validation weight"))
+        told |= _of_rows(runner, data.held_out, ("validation", "validation_context", "validation_weight"))
     schedule = budget.schedule
     return told | {
         "epochs": str(budget.epochs),
@@ -225,9 +219,8 @@ def _hash(*arrays: Array) -> str:
     return digest.hexdigest()
 
 
-def _same_numbers(one: Snapshot, other: Snapshot) -> bool:
-    pairs = ((one.params, other.params), (one.buffers, other.buffers))
-    return one.initialised == other.initialised and all(a.tobytes() == b.tobytes() for a, b in pairs)
+def _hash_of_numbers(snapshot: Snapshot) -> str:
+    return _hash(snapshot.params, snapshot.buffers, np.array([snapshot.initialised], np.uint8))
 
 
 def _other_flow(old: FlowSpec, new: FlowSpec) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock import _validate
+from penstock.files import model
 from penstock.history import History
 from penstock.runner import Runner
 from penstock.state import Snapshot
@@ -29,6 +30,7 @@ def run(
     progress: bool | None = None,
     watch: Watch | None = None,
     checkpoint: Checkpoint | None = None,
+    contents: model.Contents | None = None,
 ) -> tuple[Snapshot, History]:
     """Train from a snapshot on the rows of ``data``, or go on with a run that a checkpoint holds.
 
@@ -51,6 +53,8 @@ def run(
         stops if it returns True.
     checkpoint : Checkpoint, optional
         Where the state of the run is kept. A run that has ended leaves its snapshot there.
+    contents : model.Contents, optional
+        The model where training begins, for the checkpoint.
 
     Returns
     -------
@@ -71,8 +75,8 @@ def run(
             seed = _validate.seed(None) if found is None else found.seed
         training = Training(runner, snapshot, data, options, seed, checkpoint)
         try:
-            if checkpoint is not None:
-                checkpoint.begin(found, runner, snapshot, data, options, training.budget, seed)
+            if checkpoint is not None and contents is not None:
+                checkpoint.begin(found, contents, runner, data, options, training.budget, seed)
             if found is None:
                 training.prepare(actnorms, options.standardize)
             else:

@@ -207,6 +207,34 @@ def test_an_interruption_in_the_midst_of_a_call_counts_the_steps_that_were_taken
     assert len(set(positions)) > 3
 
 
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit])
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_whatever_is_raised_the_file_has_every_step_that_was_taken(
+    validation: float, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, arguments = small()
+    path, real = tmp_path / "m", running.Training._advance
+
+    def advance(self: Any, count: int) -> int:
+        if (self.state.epoch, self.state.first) == (2, 3):
+            raise error
+        return real(self, 1)
+
+    monkeypatch.setattr(running.Training, "_advance", advance)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            flow.fit(table(1, 300, 3), **arguments, validation=validation, checkpoint=path)
+    except error:
+        pass
+    contents = model.load(str(path))
+    state = module._record(contents)["state"]
+    per_epoch = 6 if validation == 0 else 4
+    assert (state["epoch"], state["first"], state["step"], state["closed"]) == (2, 3, per_epoch + 3, 1)
+    assert contents.history is not None
+    assert contents.history.stopped == ("interrupted" if error is KeyboardInterrupt else "failed")
+
+
 def test_checkpoints_come_every_so_many_steps_and_at_the_best_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,22 @@ def test_nothing_is_left_of_a_file_when_the_process_is_killed(sign: str, tmp_pat
     assert os.listdir(tmp_path) == []
 
 
+def test_a_fit_with_a_checkpoint_removes_what_killed_ones_have_left(tmp_path: Path) -> None:
+    flow = ps.realnvp(2, layers=1, hidden=(4,), rng=0)
+    x, name = flow.sample(100, rng=0), "a+b" + 70 * "x"
+    stale = [f".{name[:64]}.{pid}-0123abcd.tmp" for pid in (1, os.getpid())]
+    others = [
+        f".{name[:64]}.12-0123abcd.tmp", f".{name[:64]}.12-0123abcd.tmp2", f".{name[:64]}.x-0123abcd.tmp", "keep",
+        f".{name[:63]}.1-0123abcd.tmp", ".aab.1-0123abcd.tmp",
+    ]  # fmt: skip
+    for file in (*stale, *others):
+        (tmp_path / file).write_bytes(b"left")
+    for file in (*stale, *others[1:]):
+        os.utime(tmp_path / file, (1e9, 1e9))
+    flow.fit(x, epochs=1, rng=0, checkpoint=tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == sorted([name, *others])  # the first of them may be of one that is at work
+
+
 TERMINATED = """if True:
     import os, signal, sys
     if hasattr(os, "O_TMPFILE"):

@@ -13,7 +13,7 @@ import pytest
 
 import penstock as ps
 from cases import BACKENDS, BY_NAME, fresh, points, rng
-from helpers import each_backend
+from helpers import each_backend, python
 
 Array = np.ndarray[Any, Any]
 
@@ -155,15 +155,173 @@ def test_history_plots_both_losses_and_marks_the_epoch_that_was_kept() -> None:
     assert list(kept.get_xdata()) == [history.best_epoch]
     assert list(kept.get_ydata()) == [min(history.validation_loss)]
     assert "nats" in axes.get_ylabel()
-    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["training", "validation"]
+    right = next(other for other in axes.figure.axes if other is not axes)
+    np.testing.assert_array_equal(right.lines[0].get_xdata(), history.epoch)
+    np.testing.assert_array_equal(right.lines[0].get_ydata(), history.learning_rate)
+    assert right.get_ylim()[0] == 0
+    assert "learning rate" in right.get_ylabel()
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == [
+        "training",
+        "validation",
+        f"kept: {history.best_loss:.3f} of epoch {history.best_epoch}",
+        "learning rate",
+    ]
     own = plt.figure().add_subplot()
     assert history.plot(ax=own) is own
     assert len(own.lines) == 3
-    unvalidated = ps.History(epoch=[1], step=[2], train_loss=[3.0])
+    unvalidated = ps.History(epoch=[1], step=[2], train_loss=[3.0], learning_rate=[0.1])
     assert len(unvalidated.plot(ax=plt.figure().add_subplot()).lines) == 1
     with pytest.raises(ValueError, match="no epoch"):
         ps.History().plot()
+    # One that was loaded has no times, and losses that are infinite or NaN have no place.
+    loaded = ps.from_bytes(flow.to_bytes()).history
+    assert np.isnan(loaded.seconds).all()
+    assert np.isnan(loaded.rows_per_second).all()
+    again = loaded.plot()
+    np.testing.assert_array_equal(again.lines[1].get_ydata(), history.validation_loss)
+    wild = ps.History([1, 2], [1, 2], [np.nan, np.inf], [np.inf, np.nan], [np.nan, 0.0])
+    for each in (again.figure, wild.plot().figure):
+        each.canvas.draw()
     plt.close("all")
+
+
+# -- notebooks and batch jobs -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_notebook_shows_a_few_lines_and_escapes_what_is_in_them(
+    fitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = ps.realnvp(3, layers=6, hidden=(8,), rng=0)
+    if fitted:
+        flow.fit(gaussian(100, "html"), epochs=3, batch_size=50, rng=0)
+    shown = flow._repr_html_()
+    outside, folded = shown.split("<details>")
+    assert len(re.findall("<br>", outside)) == (1 if fitted else 0)
+    assert len(outside) < 400
+    assert "layer 0" not in outside
+    assert "layer 0" in folded
+    assert ("3 epochs" in outside) is fitted
+    evil = "<script>alert('&')</script>"
+    monkeypatch.setattr("penstock.flow.describe", lambda *_, **__: f"Flow {evil}\n{evil}")
+    flow.history.stopped = evil
+    for html in (flow._repr_html_(), flow.history._repr_html_()):
+        assert "<script" not in html
+        assert "&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;" in html
+
+
+def test_a_history_in_a_notebook_has_its_first_best_and_last_epoch() -> None:
+    history = ps.History([1, 2, 3], [5, 10, 15], [3.0, 2.0, 1.0], [4.0, 3.5, 3.75], [0.3, 0.2, 0.1], best_epoch=2)
+    history.seconds = history.rows_per_second = [float("nan")] * 3
+    rows = re.findall("<tr>(.*?)</tr>", history._repr_html_())
+    assert [re.findall("<td>(.*?)</td>", row) for row in rows[1:]] == [
+        ["1", "3", "4", "0.3", ""],
+        ["2", "2", "3.5", "0.2", "kept"],
+        ["3", "1", "3.75", "0.1", ""],
+    ]
+    assert "<table>" not in ps.History()._repr_html_()
+
+
+LOGGED = """if True:
+    import logging, sys
+    import numpy as np, penstock as ps
+    heard = []
+    class Keep(logging.Handler):
+        def emit(self, record):
+            heard.append((record.name, record.levelname, record.getMessage()))
+    logger = logging.getLogger("penstock")
+    x = np.random.default_rng(0).standard_normal((1000, 2))
+    fit = lambda **arguments: ps.realnvp(2, layers=2, hidden=(8,), rng=0).fit(x, batch_size=90, rng=0, **arguments)
+    silent = fit(epochs=3)
+    assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
+    logging.getLogger().addHandler(Keep())
+    fit(epochs=3)
+    assert heard == []
+    logger.setLevel("INFO")
+    told = fit(epochs=3, callbacks=lambda state: heard.append(("callback", "", str(state.epoch))))
+    assert told.to_bytes() == silent.to_bytes()
+    ps.set_num_threads(2)
+    fit(epochs=100, validation=0)
+    for line in heard:
+        print(*line, sep="|")
+"""
+
+
+def test_the_log_has_a_line_for_each_tenth_of_a_run_and_says_once_what_computes() -> None:
+    done = python(LOGGED, env={"PENSTOCK_NUM_THREADS": "1", "PENSTOCK_BACKEND": "", "PENSTOCK_ISA": ""})
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert all(line.startswith(("penstock|INFO|", "callback|")) for line in lines)
+    texts = [line.split("|")[2] for line in lines]
+    computes = [number for number, text in enumerate(texts) if text.startswith("computes with the ")]
+    assert computes[0] == 0
+    assert len(computes) == 2  # again, since the number of threads has changed
+    backend = ps.realnvp(2)._backend
+    assert re.fullmatch(r"computes with the \w+ backend.*, 1 thread \(PENSTOCK_NUM_THREADS\)", texts[0])
+    assert backend.isa() in texts[0]
+    assert backend.name != "cpp" or "the best that this processor has" in texts[0]
+    assert "2 threads (penstock.set_num_threads)" in texts[computes[1]]
+    short, long = lines[1 : computes[1]], texts[computes[1] + 1 :]
+    # 10 steps an epoch; a line at the end of an epoch comes before its callbacks and knows its validation loss.
+    at_ends = [line for line in short if re.search(r"step [123]0/30", line)]
+    assert len(at_ends) == 3
+    assert all("validation" in line and "best" in line for line in at_ends)
+    assert [line.split("|")[0] for line in short][-2:] == ["penstock", "callback"]
+    assert 3 <= sum(line.startswith("penstock") for line in short) <= 10
+    percent = [int(re.search(r"\((\d+) %\)", text)[1]) for text in long]  # type: ignore[index]
+    assert len(percent) == 10
+    assert [p // 10 for p in percent] == list(range(1, 11))
+    assert re.fullmatch(
+        r"epoch 100/100, step 1100/1100 \(100 %\): training loss \d\.\d{4}, \d+\.\d s, .* rows/s", long[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"OMP_NUM_THREADS": "2", "PENSTOCK_NUM_THREADS": ""}, "2 threads (OMP_NUM_THREADS)"),
+        ({"OMP_NUM_THREADS": "", "PENSTOCK_NUM_THREADS": ""}, "processors that"),
+        ({"PENSTOCK_BACKEND": "numba"}, "numba backend (PENSTOCK_BACKEND=numba)"),
+        ({"PENSTOCK_ISA": "avx2"}, "cpp backend on avx2 (PENSTOCK_ISA says so)"),
+    ],
+)
+def test_the_log_says_why(variables: dict[str, str], words: str) -> None:
+    if "PENSTOCK_ISA" in variables and ("cpp" not in BACKENDS or "avx2" not in ps.realnvp(2)._backend.isas()):
+        pytest.skip("this processor has no AVX2")
+    if variables.get("PENSTOCK_BACKEND", BACKENDS[0]) not in BACKENDS:
+        pytest.skip("no such backend")
+    code = """if True:
+        import logging, sys
+        import numpy as np, penstock as ps
+        logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
+        ps.realnvp(2, layers=1, hidden=(4,)).fit(np.random.default_rng(0).standard_normal((100, 2)), epochs=1)
+    """
+    assert words in python(code, env=variables).stdout.splitlines()[0]
+
+
+NOTEBOOK = """if True:
+    import io, sys, types
+    import numpy as np, penstock as ps
+    words = sys.argv[1:]
+    shell = types.ModuleType("IPython")
+    shell.get_ipython = lambda: None if "script" in words else types.SimpleNamespace(config={})
+    if "bare" not in words:
+        sys.modules["IPython"] = shell
+    flow, x = ps.realnvp(2, layers=2, hidden=(8,)), np.random.default_rng(0).standard_normal((100, 2))
+    flow.fit(x, epochs=2, **({"progress": False} if "off" in words else {}))
+    print("tqdm.auto" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"), [(["notebook"], True), (["bare"], False), (["script"], False), (["notebook", "off"], False)]
+)
+def test_under_ipython_there_is_a_bar_where_no_terminal_is(words: list[str], shown: bool) -> None:
+    done = python(NOTEBOOK, *words)
+    assert done.stdout == f"{shown}\n"
+    assert ("rows/s" in done.stderr) is shown
+    assert shown or done.stderr == ""
 
 
 def test_without_a_terminal_fit_is_silent_and_on_request_it_is_not() -> None:

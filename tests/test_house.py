@@ -162,7 +162,7 @@ ROOMS = (
     "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "given", "verbs", "frames",
     "_versions", "_describe",
     "training", "files", "ops", "history", "runner", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec",
-    "layers", "conditioners", "transforms", "base", "_files", "_validate", "columns", "_warn", "_typing",
+    "layers", "conditioners", "transforms", "base", "_files", "_validate", "columns", "_warn", "_html", "_typing",
 )  # fmt: skip
 
 

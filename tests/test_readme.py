@@ -18,6 +18,7 @@ from helpers import ROOT, assert_close, both_dtypes, python, row_size
 
 README = ROOT / "README.md"
 FORMAT = ROOT / "docs" / "file-format.md"
+TRAINING = ROOT / "docs" / "training.md"
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -35,6 +36,16 @@ def test_the_python_of_the_readme_runs_as_printed(number: int, tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_the_python_of_the_page_on_training_runs_as_printed(tmp_path: Path) -> None:
+    code = "\n".join(blocks(TRAINING, "python"))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(ps.__file__).parent.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ps.load(tmp_path / "model.safetensors").initialised
 
 
 def test_the_readme_has_python_to_run() -> None:
@@ -88,8 +99,9 @@ def test_every_public_name_in_the_readme_exists() -> None:
 
 
 def test_every_link_of_the_readme_leads_to_a_file() -> None:
-    for path in (README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"):
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
+    for path in (README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md")):
+        text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)  # code has brackets of its own
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
             if not re.match(r"\w+:", target):
                 assert (path.parent / target).exists(), f"{path.name} -> {target}"
 

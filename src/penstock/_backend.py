@@ -53,6 +53,13 @@ class Backend:
         """The instruction set that it runs on."""
         return str(self.load().isa()) if self.name == "cpp" else self.name
 
+    def described(self) -> str:
+        """Name and instruction set, and why these."""
+        if self.name != "cpp":
+            return f"the {self.name} backend" + (f" ({self.reason})" if self.reason else "")
+        forced = "PENSTOCK_ISA says so" if os.environ.get("PENSTOCK_ISA") else "the best that this processor has"
+        return f"the cpp backend on {self.isa()} ({forced})"
+
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
@@ -143,6 +150,7 @@ def package_version() -> str:
 
 _modules: dict[str, ModuleType] = {}  # loaded backends; each is told about every change
 _threads: int | None = None  # of the process, once known
+_threads_why = ""
 _local = threading.local()  # .n: what ``threads`` set for the calling thread
 _lock = threading.Lock()
 
@@ -177,9 +185,9 @@ def _apply() -> None:
 
 
 def _process_threads() -> int:
-    global _threads
+    global _threads, _threads_why
     if _threads is None:
-        _threads = default_threads()
+        _threads, _threads_why = _default_threads()
     return _threads
 
 
@@ -199,6 +207,12 @@ def num_threads() -> int:
     return getattr(_local, "n", 0) or _process_threads()
 
 
+def threads_and_why() -> str:
+    """How many threads a call from this Python thread may use, and why so many."""
+    number, own = num_threads(), getattr(_local, "n", 0)
+    return f"{number} thread{'' if number == 1 else 's'} ({'penstock.threads' if own else _threads_why})"
+
+
 def set_num_threads(n: int) -> None:
     """Let penstock use ``n`` threads in this process. Results do not depend on it, bit for bit.
 
@@ -216,10 +230,10 @@ def set_num_threads(n: int) -> None:
     1
     >>> ps.set_num_threads(before)
     """
-    global _threads
+    global _threads, _threads_why
     number = _validate.positive_int(n, name="n")
     with _lock:
-        _threads = number
+        _threads, _threads_why = number, "penstock.set_num_threads"
         _apply()
 
 
@@ -256,18 +270,25 @@ def _set_local(n: int) -> None:
 
 def default_threads() -> int:
     """``PENSTOCK_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the processors that this process may use."""
+    return _default_threads()[0]
+
+
+def _default_threads() -> tuple[int, str]:
+    """The default, and where it comes from."""
     own = os.environ.get("PENSTOCK_NUM_THREADS")
     if own:
         if not own.strip().isdecimal() or int(own) < 1:
             raise ValueError(f"PENSTOCK_NUM_THREADS must be an integer of at least 1, got {own!r}")
-        return int(own)
+        return int(own), "PENSTOCK_NUM_THREADS"
     # OpenMP's variable may list one number for each level of nesting; what it cannot mean is not ours to judge.
     shared = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if shared.isdecimal() and int(shared) > 0:
-        return int(shared)
+        return int(shared), "OMP_NUM_THREADS"
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota()
-    return processors if quota is None else max(1, min(processors, quota))
+    if quota is not None and quota < processors:
+        return max(1, quota), "the processors that its control group allows"
+    return processors, "the processors that this process may use"
 
 
 def cgroup_quota(root: str = "") -> int | None:

@@ -9,11 +9,13 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 MOUNTS = "/proc/self/mountinfo"
+STALE = 3600.0  # seconds after which no file is still being written
 
 
 @contextmanager
@@ -61,6 +63,17 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         os.unlink(beside)
     except OSError as error:
         raise type(error)(error.errno, f"cannot write {name!r}: {error.strerror}") from None
+
+
+def remove_stale(path: str) -> None:
+    """Remove what processes have left of files for ``path`` that were killed in the moment between naming and replacing one."""
+    folder, name = os.path.split(os.fsencode(_target(path)))
+    ours = re.compile(rb"\.%s\.\d+-[0-9a-f]{8}\.tmp" % re.escape(name[:64]))
+    with suppress(OSError):
+        for other in os.listdir(folder):
+            old = os.path.join(folder, other)
+            if ours.fullmatch(other) and time.time() - os.lstat(old).st_mtime > STALE:
+                os.unlink(old)
 
 
 def _target(path: str) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from penstock import _backend, _validate, columns
+from penstock import _backend, _html, _validate, columns
 from penstock._describe import describe
 from penstock._files import check_writable
 from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
@@ -29,6 +29,9 @@ from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
 from penstock.verbs import Verbs
+
+if TYPE_CHECKING:
+    from penstock.training import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,13 @@ class Flow(Verbs):
         names = self._columns, self._context_columns
         return describe(self._spec, self._plan, fitted=self.fitted, backend=repr(self._backend), names=names)
 
+    def _repr_html_(self) -> str:
+        """A few lines for notebooks, whose cells often end with a fit; the whole of ``repr`` is folded."""
+        whole = repr(self)
+        title, _, first = whole.partition("\n")[0].partition(" ")
+        lines = [first, f"last fit: {self.history}"] if len(self.history) else [first]
+        return _html.block(title, lines, "layers and backend", whole)
+
     # --- conditioning -------------------------------------------------------------------------------------------
 
     def given(self, context: RowsLike) -> Given:
@@ -297,6 +307,8 @@ class Flow(Verbs):
         progress: bool | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = True,
     ) -> Self:
         """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
@@ -364,8 +376,15 @@ class Flow(Verbs):
         callbacks : callable or list of callables
             Called with a :class:`TrainingState` after each epoch; training stops when one returns True.
         checkpoint : path, optional
-            A model file, replaced atomically whenever the validation loss improves (without validation,
-            after every epoch).
+            A model file of the best flow so far and the state of the training, replaced at once whenever the validation
+            loss improves (without validation, after every epoch), and by Ctrl-C or an error. Killed and called again in the
+            same way, ``fit`` goes on from there and ends with the bits of a run that was never cut short. A run that has
+            ended leaves a plain model, and the next call begins anew.
+        checkpoint_every : int, optional
+            Also write the checkpoint every so many steps, and so within an epoch. It changes no bit of the result.
+        resume : bool, default True
+            Whether to go on with a run that ``checkpoint`` holds. A run of other data, arguments or seed, or of another
+            flow, is an error that says what differs; False begins anew. ``rng=None`` goes on with the seed of the run.
 
         Returns
         -------
@@ -376,6 +395,8 @@ class Flow(Verbs):
         ------
         TrainingError
             When the loss or gradient of a step, or the outcome of the last one, is NaN or infinite.
+        ValueError
+            When an argument is none that ``fit`` takes, rows hold NaN or infinity, or the checkpoint is that of another call.
         RuntimeError
             When another ``fit`` of this flow is running, in another thread or around a callback.
 
@@ -408,6 +429,9 @@ class Flow(Verbs):
 
         Ctrl-C ends training early: ``fit`` warns and returns normally, and the flow has the best parameters
         so far; ``flow.history.stopped`` is then ``"interrupted"``. Before the first step it raises KeyboardInterrupt.
+        With a checkpoint the same call then goes on, with this flow or with one built as it was. After a resume callbacks are
+        called for the epochs that follow, and again for one whose callbacks had not all returned; the history is
+        whole, but for the times of earlier epochs, which are NaN. ``fit`` handles no signal itself.
 
         After each epoch both the present parameters and their running mean over the last twentieth of the
         run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
@@ -436,15 +460,15 @@ class Flow(Verbs):
                 weight_decay=weight_decay, clip_norm=clip_norm, patience=patience, standardize=standardize, freeze=freeze,
             )  # fmt: skip
             calls = _validate.callables(callbacks, name="callbacks")
-            seed = _validate.seed(rng)
-            path = None if checkpoint is None else _validate.path(checkpoint, name="checkpoint")
+            seed = None if rng is None else _validate.seed(rng)
+            kept = self._checkpoint(checkpoint, checkpoint_every, resume)
             data = training.training_data(
                 X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
                 context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
             )  # fmt: skip
             names = data.columns, data.context_columns
-            if path is not None:
-                check_writable(path)
+            if kept is not None:
+                check_writable(kept.path)
             data.check_finite()
             with self._fitting():
                 snapshot, history = training.run(
@@ -456,7 +480,8 @@ class Flow(Verbs):
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
                     watch=self._watch(calls, names) if calls else None,
-                    save=None if path is None else lambda *best: self._with(best[0], best[1], names).save(path),
+                    checkpoint=kept,
+                    contents=None if kept is None else self._contents(None, names),
                 )
                 # The names first: until the numbers follow, they say of the earlier ones what is true of them, too.
                 (self._columns, self._context_columns), self._library = names, data.library or self._library
@@ -469,6 +494,22 @@ class Flow(Verbs):
                 error.history = history  # type: ignore[attr-defined]
             raise
         return self
+
+    @staticmethod
+    def _checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
+        """The file that keeps the state of a ``fit``, if one was asked for."""
+        from penstock import training
+
+        if every is not None:
+            every = _validate.positive_int(every, name="checkpoint_every")
+        if path is None:
+            if every is not None:
+                raise ValueError("checkpoint_every was given, but no checkpoint: the file to write")
+            return None
+        if resume is not True and resume is not False:
+            raise TypeError(f"resume must be True or False, got {resume!r}")
+        name = _validate.path(path, name="checkpoint")
+        return training.Checkpoint(name, every=every, resume=resume)
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
@@ -598,9 +639,10 @@ class Flow(Verbs):
         """
         return model.to_bytes(self._contents(self.history))
 
-    def _contents(self, history: History | None) -> model.Contents:
-        """What goes into a file."""
-        return model.Contents(self._spec, self._plan, self._snapshot, self._columns, self._context_columns, history)
+    def _contents(self, history: History | None, names: tuple[Names, Names] | None = None) -> model.Contents:
+        """What goes into a file, with the flow's names of columns or others."""
+        columns, context_columns = (self._columns, self._context_columns) if names is None else names
+        return model.Contents(self._spec, self._plan, self._snapshot, columns, context_columns, history)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the flow to a file (safetensors), replacing it at once; :func:`load` reads it.

@@ -6,6 +6,8 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from penstock import _html
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -94,6 +96,17 @@ class History:
         self.seconds.append(seconds)
         self.rows_per_second.append(rows_per_second)
 
+    def last(self) -> Epoch:
+        """The newest epoch."""
+        validation = self.validation_loss[-1] if self.validation_loss else float("nan")
+        return Epoch(self.epoch[-1], self.step[-1], self.train_loss[-1], validation, self.learning_rate[-1])
+
+    def trim(self, count: int) -> None:
+        """Forget all but the first epochs, and any of which only a part was noted."""
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), list):
+                del getattr(self, f.name)[count:]
+
     def __len__(self) -> int:
         return len(self.epoch)
 
@@ -107,17 +120,37 @@ class History:
         time = f", {self.seconds[-1]:.3g} s" if self.seconds[-1] == self.seconds[-1] else ""  # NaN: read from a file
         return f"History({len(self)} epochs, {self.step[-1]} steps{time}, {losses}, {self.stopped})"
 
+    def _repr_html_(self) -> str:
+        """The line of ``repr``, and the first, best and last epoch, for notebooks."""
+        line = repr(self).removeprefix("History")
+        shown = sorted({1, self.best_epoch or 1, len(self)} & set(self.epoch))
+        rows = []
+        for i in (self.epoch.index(number) for number in shown):
+            validation = f"{self.validation_loss[i]:.4g}" if self.validation_loss else ""
+            kept = "kept" if self.epoch[i] == self.best_epoch else ""
+            rows.append(
+                (str(self.epoch[i]), f"{self.train_loss[i]:.4g}", validation, f"{self.learning_rate[i]:.3g}", kept)
+            )
+        return _html.table("History", line, ("epoch", "training loss", "validation loss", "learning rate", ""), rows)
+
     def plot(self, ax: Any = None) -> Any:
-        """Draw the losses against the epoch; needs matplotlib.
+        """Draw the losses against the epoch, the epoch that was kept, and the learning rate; needs matplotlib.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+            Where to draw; a new figure by default. The learning rate has an axis of its own on the right.
 
         Returns
         -------
         matplotlib Axes
+
+        Raises
+        ------
+        ValueError
+            If no epoch was completed.
+        ImportError
+            If matplotlib is not installed.
         """
         if not self.epoch:
             raise ValueError("there is nothing to plot: no epoch was completed")
@@ -127,14 +160,16 @@ class History:
             except ImportError:
                 raise ImportError("plotting needs matplotlib: pip install 'penstock[plot]'") from None
             ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1]
-        ax.plot(self.epoch, self.train_loss, color="0.55", lw=1.2, label="training")
+        marker = "." if len(self) == 1 else None  # a line needs two points
+        ax.plot(self.epoch, self.train_loss, color="0.55", lw=1.2, marker=marker, label="training")
         shown = list(self.train_loss)
         if self.validation_loss:
-            ax.plot(self.epoch, self.validation_loss, color="C1", lw=1.4, label="validation")
+            ax.plot(self.epoch, self.validation_loss, color="C1", lw=1.4, marker=marker, label="validation")
             shown += self.validation_loss
             if self.best_epoch is not None:
-                kept = f"kept: {self.best_loss:.3f}"
-                ax.plot([self.best_epoch], [self.best_loss], "o", color="C3", ms=5, label=kept)
+                where = f"epoch {self.best_epoch}" if self.best_epoch else "the start"
+                kept = f"kept: {self.best_loss:.3f} of {where}"
+                ax.plot([self.best_epoch], [self.best_loss], "o", color="C3", ms=5, zorder=3, label=kept)
         # The first epochs fall from far above; without them the part that matters fills the axes.
         finite = sorted(loss for loss in shown if abs(loss) < float("inf"))
         if len(finite) >= 20:
@@ -144,5 +179,26 @@ class History:
         ax.set_xlabel("epoch")
         ax.set_ylabel("negative log-likelihood [nats a row]")
         ax.margins(x=0.01)
-        ax.legend(frameon=False)
+        if len(self) == 1:
+            ax.set_xlim(0, 2)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        rate = self._plot_rate(ax, marker)
+        handles = ax.get_legend_handles_labels()[0]
+        ax.legend(handles=[*handles, *rate], edgecolor="none", framealpha=0.8)
         return ax
+
+    def _plot_rate(self, ax: Any, marker: str | None) -> list[Any]:
+        """Draw the learning rate on an axis to the right, behind the losses."""
+        if not any(rate > 0 for rate in self.learning_rate):
+            return []
+        right = ax.twinx()
+        # The one that was made later lies in front, and what lies in front must be transparent.
+        ax.set_zorder(right.get_zorder() + 1)
+        ax.patch.set_visible(False)
+        lines: list[Any] = right.plot(
+            self.epoch, self.learning_rate, color="C0", lw=0.9, ls=":", marker=marker, label="learning rate"
+        )  # fmt: skip
+        right.set_ylim(0, 1.05 * max(rate for rate in self.learning_rate if rate == rate))
+        right.set_ylabel("learning rate at the end of the epoch", color="C0")
+        right.tick_params(axis="y", colors="C0", which="both")
+        return lines

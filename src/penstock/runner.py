@@ -57,6 +57,15 @@ class Runner:
         self._dtype = plan.dtype
         self._n_steps = plan.n_steps
 
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+        return str(self._backend.name)
+
+    def described(self) -> str:
+        """The backend and its instruction set, and why these."""
+        return str(self._backend.described())
+
     def pack(self, params: Array, buffers: Array) -> Any:
         """The engine's own copy of the numbers, immutable."""
         return self.engine.pack(params, buffers)
@@ -200,7 +209,7 @@ class Runner:
     ) -> Trainer:
         """A trainer that begins at these numbers; ``frozen`` holds ``[offset, count]`` of parameters that stay."""
         options = (*betas, epsilon, weight_decay, True, clip_norm, frozen)
-        return Trainer(self._backend.Trainer(self.engine, params, buffers, *options))
+        return Trainer(self._backend.Trainer(self.engine, params, buffers, *options), self.plan)
 
     def adam(
         self,
@@ -222,8 +231,9 @@ class Runner:
 class Trainer:
     """The parameters of a training run and the state of their optimiser, which is AdamW."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, plan: Plan) -> None:
         self._trainer = trainer
+        self._n_params, self._dtype = plan.n_params, plan.dtype
 
     @property
     def step(self) -> int:
@@ -239,6 +249,16 @@ class Trainer:
         self._trainer.get_params(out)
         return out
 
+    def moments(self) -> tuple[Array, Array]:
+        """Copies of Adam's moments."""
+        m, v = np.empty(self._n_params, self._dtype), np.empty(self._n_params, self._dtype)
+        self._trainer.get_state(m, v)
+        return m, v
+
+    def resume(self, m: Array, v: Array, step: int) -> None:
+        """Go on with these moments after so many steps."""
+        self._trainer.set_state(m, v, step)
+
     def run(
         self,
         x: Array,
@@ -253,19 +273,24 @@ class Trainer:
         first_step: int,
         batch_size: int,
         learning_rates: Array,
-    ) -> tuple[int, Array, Array]:
+        losses: Array,
+        norms: Array,
+    ) -> int:
         """Take a step for each learning rate, on consecutive batches of an epoch.
+
+        Parameters
+        ----------
+        losses, norms : float64 arrays of shape (steps,), to be written
+            Mean losses of the batches, NaN for one whose weights are all zero, and norms of the gradients before clipping.
+            Those of a batch are written before its step is taken, also where an interruption follows.
 
         Returns
         -------
         done : int
             Steps before the first one whose loss or gradient was not finite.
-        losses, norms : float64 arrays of shape (steps,)
-            Mean losses of the batches, NaN for one whose weights are all zero, and norms of the gradients before clipping.
         """
-        losses, norms = np.empty(len(learning_rates)), np.empty(len(learning_rates))
         done = self._trainer.run(
             x, context, weight, weight_exponent, weight_scale, seed, epoch, n_train, first_step, batch_size, learning_rates,
             losses, norms,
         )  # fmt: skip
-        return int(done), losses, norms
+        return int(done)

@@ -42,7 +42,8 @@ def _fit_parser(commands: Any) -> None:
         "fit",
         help="train a flow on a table and write it to a file",
         description="Trains a flow on the rows of DATA and writes it. Ctrl-C ends training early: the best parameters "
-        "so far are written if an epoch was done, and the exit code is 130.",
+        "so far are written if an epoch was done, and the exit code is 130. With a checkpoint the same command goes on from "
+        "there, also after SIGTERM or a crash, and ends with the same bits.",
     )
     fit.add_argument("data", type=_table, metavar="DATA", help=DATA)
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write, .safetensors")
@@ -62,6 +63,12 @@ def _fit_parser(commands: Any) -> None:
     _add(group, RECIPE_OPTIONS, {})
     group = fit.add_argument_group("training, as Flow.fit describes it")
     _add(group, FIT_OPTIONS, {name: p.default for name, p in inspect.signature(ps.Flow.fit).parameters.items()})
+    group.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="go on with the training that --checkpoint holds, or begin one; --no-resume begins anew (default: --resume)",
+    )
     fit.set_defaults(run=_fit)
 
 
@@ -119,7 +126,9 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     given = vars(arguments)
     arguments.recipe_options = {name: given[name] for name in RECIPE_OPTIONS if name in given}
-    arguments.fit_options = {name: given[name] for name in FIT_OPTIONS if name in given}
+    arguments.fit_options = {name: given[name] for name in (*FIT_OPTIONS, "resume") if name in given}
+    if given.get("resume") or "checkpoint_every" in given:
+        arguments.fit_options.setdefault("checkpoint", arguments.output)
     return commands.fit(arguments)
 
 
@@ -336,5 +345,11 @@ FIT_OPTIONS: dict[str, tuple[Callable[[str], Any], str, str]] = {
         "{yes,no,robust}",
         "shift and scale columns first, by mean and deviation or by quantiles",
     ),
-    "checkpoint": (str, "FILE", "a model file, replaced whenever the validation loss improves"),
+    "checkpoint": (
+        str,
+        "FILE",
+        "a model file with the state of the training, replaced whenever the validation loss improves and when the command is "
+        "stopped; the same command goes on from it (with --resume or --checkpoint-every alone it is MODEL)",
+    ),
+    "checkpoint_every": (_positive, "STEPS", "also write the checkpoint every so many steps"),
 }

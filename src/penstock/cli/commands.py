@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import itertools
+import logging
 import os
 import secrets
 import sys
@@ -25,6 +26,7 @@ from penstock.cli.tables import SUFFIXES, Table, chunk_rows, is_stream, read_tab
 from penstock.files import model
 from penstock.history import History
 from penstock.recipes import RECIPES
+from penstock.training.progress import is_terminal
 
 
 def fit(arguments: argparse.Namespace) -> int:
@@ -46,19 +48,41 @@ def fit(arguments: argparse.Namespace) -> int:
     say(f"{table.path}: {len(rows)} rows, {table.describe(columns)}{conditional}{weighted}")
     say(repr(flow))
     began = time.perf_counter()
-    flow.fit(
-        rows, context=context if given else None, sample_weight=weight, rng=arguments.seed, progress=_progress(arguments),
-        **arguments.fit_options,
-    )  # fmt: skip
+    with _log_lines(shown=not arguments.quiet and not arguments.progress):
+        flow.fit(
+            rows, context=context if given else None, sample_weight=weight, rng=arguments.seed,
+            progress=_progress(arguments), **arguments.fit_options,
+        )  # fmt: skip
     seconds = time.perf_counter() - began
     interrupted = flow.history.stopped == "interrupted"
     if interrupted and not len(flow.history):
         raise KeyboardInterrupt
     say(_outcome(flow.history))
     say(f"trained for {seconds:.1f} s")
+    kept = arguments.fit_options.get("checkpoint")
+    if interrupted and kept is not None and os.path.realpath(kept) == os.path.realpath(arguments.output):
+        say(f"kept: {kept}, the best flow so far; the same command goes on from it")
+        return 130
     flow.save(arguments.output)
     say(f"written: {arguments.output}")
     return 130 if interrupted else 0
+
+
+@contextmanager
+def _log_lines(*, shown: bool) -> Iterator[None]:
+    """Within the block the log of the library goes to standard output, unless a progress bar is shown."""
+    if not shown or is_terminal(sys.stderr):
+        yield
+        return
+    logger, handler = logging.getLogger("penstock"), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int) -> ps.Flow:
@@ -267,10 +291,10 @@ def _progress(arguments: argparse.Namespace) -> bool | None:
 def _bar(arguments: argparse.Namespace, total: int | None) -> Iterator[Callable[[int], object]]:
     """A function to tell about rows that are done."""
     asked = _progress(arguments)
-    if not (sys.stderr.isatty() if asked is None else asked):
+    if not (is_terminal(sys.stderr) if asked is None else asked):
         yield lambda rows: None
         return
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     with tqdm(total=total, unit="rows", unit_scale=True, dynamic_ncols=True, file=sys.stderr) as bar:
         yield bar.update

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from penstock._typing import Array
@@ -10,35 +12,45 @@ PART = 0.05  # the mean forgets over this part of the run,
 STEPS_MIN = 500  # and needs a run of at least so many steps
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean so far.
+
+    Attributes
+    ----------
+    count : int
+        Additions.
+    params : float64 array of shape (n_params,)
+    """
+
+    count: int
+    params: Array
+
+
 class RunningMean:
-    """An exponential running mean in float64. What does not change (frozen parameters) is kept exactly.
+    """How an exponential running mean is taken, in float64. What does not change (frozen parameters) is kept exactly.
 
     Attributes
     ----------
     interval : int
         Steps between two additions: few enough for a smooth mean, enough to cost nothing.
-    count : int
-        Additions so far.
-    params : float64 array of shape (n_params,)
+    window : int
+        Additions over which it forgets.
     """
 
     def __init__(self, n_steps: int) -> None:
         self.interval = max(16, n_steps // 500)
         self.window = max(1, round(PART * n_steps / self.interval))
-        self.count = 0
-        self.params: Array = np.array([])
-        self._change: Array = self.params
 
-    def add(self, params: Array) -> None:
-        """Add the present parameters. The first ``window`` of them count alike, so that the start leaves no trace."""
-        self.count += 1
-        if self.count == 1:
-            self.params = params.astype(np.float64)
-            self._change = self.params.copy()
-            return
-        np.subtract(params, self.params, out=self._change)
-        self._change /= min(self.count, self.window)
-        self.params += self._change
+    def add(self, mean: Mean | None, params: Array) -> Mean:
+        """The mean with the present parameters. The first ``window`` count alike, so that the start leaves no trace."""
+        if mean is None:
+            return Mean(1, params.astype(np.float64))
+        count = mean.count + 1
+        change = np.subtract(params, mean.params)
+        change /= min(count, self.window)
+        change += mean.params
+        return Mean(count, change)
 
 
 def running_mean(n_steps: int) -> RunningMean | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,20 +17,24 @@ class Progress:
     Parameters
     ----------
     shown : bool or None
-        None shows it where standard error is a terminal.
-    total : int
+        None shows it where standard error is a terminal, and under IPython, as in a notebook.
+    total, done : int
+        Rows in all, and those that an earlier process has done.
     """
 
-    def __init__(self, shown: bool | None, total: int) -> None:
+    def __init__(self, shown: bool | None, total: int, done: int = 0) -> None:
         self._bar: Any = None
-        if is_terminal(sys.stderr) if shown is None else shown:
-            from tqdm import tqdm
+        if is_terminal(sys.stderr) or is_interactive() if shown is None else shown:
+            self._draw(lambda: self._start(total, done))
 
-            if sys.stderr is not None:
-                self._draw(lambda: self._start(tqdm, total))
-
-    def _start(self, tqdm: Any, total: int) -> None:
-        self._bar = tqdm(total=total, unit="rows", unit_scale=True, dynamic_ncols=True, file=sys.stderr, desc="epoch 1")
+    def _start(self, total: int, done: int) -> None:
+        with warnings.catch_warnings():  # of tqdm, which draws in text where a notebook has no widgets
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
+        if sys.stderr is not None or is_interactive():
+            self._bar = tqdm(
+                total=total, initial=done, unit="rows", unit_scale=True, dynamic_ncols=True, file=sys.stderr, desc="epoch 1"
+            )  # fmt: skip
 
     def update(self, rows: int) -> None:
         """Note that so many rows were trained on."""
@@ -60,4 +65,12 @@ def is_terminal(stream: Any) -> bool:
     try:
         return bool(stream.isatty())
     except BROKEN:
+        return False
+
+
+def is_interactive() -> bool:
+    """Whether this is IPython, in a terminal or in a notebook, whose standard error is no terminal."""
+    try:
+        return sys.modules["IPython"].get_ipython() is not None
+    except (KeyError, AttributeError):
         return False

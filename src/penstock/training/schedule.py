@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,23 @@ SCHEDULES = ("cosine", "onecycle", "constant", "plateau")
 FALLING = ("cosine", "onecycle")
 # The part of a run over which the rate rises.
 WARMUP = {"cosine": 0.1, "onecycle": 0.3, "constant": 0.1, "plateau": 0.1}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """What a schedule has seen of a run.
+
+    Attributes
+    ----------
+    factor : float
+        By which plateaus have multiplied the rate.
+    since_best, since_drop : int
+        Epochs since the validation loss was best, and since then or since the rate last fell.
+    """
+
+    factor: float = 1.0
+    since_best: int = 0
+    since_drop: int = 0
 
 
 class Schedule:
@@ -27,8 +45,8 @@ class Schedule:
     ``plateau``   as cosine                                          ``peak``, less after each plateau
     ============  =================================================  ===========================================
 
-    with ``low = peak / 25``. ``rates`` gives the rates of the next steps; ``observe`` tells a plateau schedule whether
-    an epoch improved.
+    with ``low = peak / 25``. ``rates`` gives the rates of some steps; ``observe`` says what an epoch means for a plateau
+    schedule. What a run has seen so far is not kept here: it is part of its state.
 
     References
     ----------
@@ -49,14 +67,11 @@ class Schedule:
         self.warmup = warmup
         self.n_steps = n_steps
         self.patience = patience
-        self._factor = 1.0
-        self._since_best = 0
-        self._since_drop = 0
 
-    def rates(self, first: int, count: int) -> Array:
-        """Learning rates of steps ``first`` to ``first + count - 1``, counted from 0."""
+    def rates(self, first: int, count: int, factor: float = 1.0) -> Array:
+        """Learning rates of steps ``first`` to ``first + count - 1``, counted from 0, times ``factor``."""
         step = np.arange(first, first + count, dtype=np.float64)
-        rates = np.full(count, self.learning_rate * self._factor)
+        rates = np.full(count, self.learning_rate * factor)
         if self.kind in FALLING:
             progress = (step - self.warmup) / max(self.n_steps - self.warmup, 1)
             rates *= 0.5 * (1.0 + _cos(np.pi * np.clip(progress, 0.0, 1.0)))
@@ -68,16 +83,14 @@ class Schedule:
                 rates *= np.minimum(1.0, (step + 1.0) / self.warmup)
         return rates
 
-    def observe(self, improved: bool) -> bool:
-        """Note one epoch; True means that patience has run out."""
-        self._since_best = 0 if improved else self._since_best + 1
-        self._since_drop = 0 if improved else self._since_drop + 1
-        if self.patience is None:
-            return False
-        if self.kind == "plateau" and self._since_drop >= max(1, self.patience // 2):
-            self._factor *= self.FACTOR
-            self._since_drop = 0
-        return self._since_best >= self.patience
+    def observe(self, seen: Patience, improved: bool) -> tuple[Patience, bool]:
+        """What has been seen with one epoch more; True means that patience has run out."""
+        factor, since_best, since_drop = seen.factor, seen.since_best + 1, seen.since_drop + 1
+        if improved:
+            since_best = since_drop = 0
+        if self.kind == "plateau" and self.patience is not None and since_drop >= max(1, self.patience // 2):
+            factor, since_drop = factor * self.FACTOR, 0
+        return Patience(factor, since_best, since_drop), self.patience is not None and since_best >= self.patience
 
 
 def _cos(x: Array) -> Array:

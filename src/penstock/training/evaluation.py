@@ -1,0 +1,46 @@
+"""What the rows of a table say of parameters: their mean loss, and whether their log-densities are finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from penstock._typing import Array
+from penstock.runner import Runner
+from penstock.training.rows import Part, Rows
+
+EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
+CHECKED_ROWS = 256  # rows that the last parameters must give finite log-densities
+
+
+def mean_loss(runner: Runner, packed: Any, part: Part) -> float:
+    """Mean negative log-likelihood of some rows."""
+    rows = part.rows
+    total = mass = 0.0
+    for index in part.chunks(max(64, EVALUATION // rows.x.shape[1])):
+        log_prob = _log_prob(runner, packed, index, rows)
+        if rows.weight is None:
+            total += float(log_prob.sum())
+            mass += len(log_prob)
+        else:
+            weight = rows.scaled_weights(index)
+            total += float((weight * np.where(weight == 0, 0.0, log_prob)).sum())
+            mass += float(weight.sum())
+    return -total / mass
+
+
+def finite_on(runner: Runner, packed: Any, part: Part) -> bool:
+    """Whether the log-densities of the first rows that count are finite."""
+    rows = part.rows
+    index = part.index(part.first, part.first + min(len(part), CHECKED_ROWS))
+    if rows.weight is not None:
+        index = index[rows.weight[index] != 0]
+    return bool(np.isfinite(_log_prob(runner, packed, index, rows)).all())
+
+
+def _log_prob(runner: Runner, packed: Any, index: Any, rows: Rows) -> Array:
+    if isinstance(index, slice):
+        context = None if rows.context is None else rows.context[index]
+        return runner.log_prob(packed, rows.x[index], context, dtype=np.dtype(np.float64))
+    return runner.log_prob(packed, rows.x, rows.context, index=index, dtype=np.dtype(np.float64))

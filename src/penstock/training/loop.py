@@ -1,0 +1,405 @@
+"""The loop of a training run, on numbers of its own. Every step is the engine's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from penstock._typing import Array
+from penstock._warn import TrainingWarning, warn
+from penstock.history import Epoch, History
+from penstock.runner import Runner
+from penstock.state import Snapshot
+from penstock.training import checks, diagnosis, outliers
+from penstock.training.checkpoint import Checkpoint
+from penstock.training.data import Data, check_sum
+from penstock.training.diagnosis import TrainingError
+from penstock.training.evaluation import finite_on, mean_loss
+from penstock.training.log import Log
+from penstock.training.mean import running_mean
+from penstock.training.options import Options, frozen_ranges
+from penstock.training.progress import Progress
+from penstock.training.rows import Part, Rows
+from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
+from penstock.training.state import Best, Moment, State
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+CALL_SECONDS = 0.1  # how long one call of the engine should last
+
+
+UNTOUCHED = -1.0  # the norm of a batch that the engine has not come to
+
+Watch = Callable[[Epoch, Snapshot, History], bool]
+
+
+class Training:
+    """One training run: what is fixed, and the state, which goes from one consistent state to the next at once."""
+
+    def __init__(
+        self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int, checkpoint: Checkpoint | None
+    ) -> None:
+        self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
+        self.n_train, self.names = data.n_train, (data.columns, data.context_columns)
+        self.options, self.checkpoint = options, checkpoint
+        self.budget = options.budget(data.n_train, validated=data.validated)
+        self.frozen = frozen_ranges(runner.plan.tensors, options.freeze)
+        self.params, self.buffers = snapshot.params.copy(), snapshot.buffers
+        self.history = History()
+        self.state = State()
+        # Of the batches of the present epoch, as far as the state says that they are done.
+        self.losses = np.zeros(self.budget.steps_per_epoch)
+        self.norms = np.full(self.budget.steps_per_epoch, UNTOUCHED)
+        self.kept: Array | None = None  # what is left where nothing was validated
+        self._share_out(data.rows, data.held_out)
+        self.mean = running_mean(self.budget.schedule.n_steps) if self.validation is not None else None
+
+    @property
+    def taken(self) -> int:
+        """Batches done in the whole run."""
+        return (self.state.epoch - 1) * self.budget.steps_per_epoch + self.state.first
+
+    def split(self, first: int, last: int) -> Array:
+        """Row numbers at some positions of the split."""
+        return self.runner.row_order(self.seed, 0, len(self.rows), range(first, last))
+
+    def _share_out(self, rows: Rows, held_out: Rows | None) -> None:
+        """The rows that train, and those that validate."""
+        self.rows = rows
+        self.train_part = Part(rows, 0, self.n_train, self.split)
+        self.validation: Part | None = None
+        if held_out is not None:
+            self.validation = Part(held_out, 0, len(held_out))
+        elif self.data.validated:
+            self.validation = Part(rows, self.n_train, len(rows), self.split)
+        self.weight_scale = 1.0
+        if rows.weight is not None:
+            self.weight_scale = self.n_train / self._weight_sum(self.train_part, "training")
+            if self.validation is not None and held_out is None:
+                self._weight_sum(self.validation, "validation")
+
+    def _weight_sum(self, part: Part, name: str) -> float:
+        total = part.weight_sum()
+        check_sum(total, self.rows, f"sample_weight over the {name} rows")
+        return total
+
+    # --- before the first step ----------------------------------------------------------------------------------
+
+    def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
+        """Measure standardisation and ActNorm on the training rows, unless an earlier fit did; make the trainer."""
+        if self.before.initialised:
+            warn_moved(self.sample(MOVED_ROWS), self.buffers, *self.names)
+        else:
+            sample = self.sample(SAMPLE_ROWS)
+            self.buffers = standardisation(self.rows, standardize, sample, *self.names)
+            checks.warn_of_rows(sample, self.n_train, self.names[0])
+            if standardize is True and self.leave_out():
+                sample = self.sample(SAMPLE_ROWS)
+            start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
+        if self.validation is None:
+            diagnosis.warn_few_rows(self.runner.plan, self.frozen, self.n_train)
+        self._make_trainer()
+
+    def restore(self, moment: Moment, buffers: Array) -> None:
+        """Stand where a checkpoint was written."""
+        self.params, self.buffers = moment.params, buffers
+        if not self.before.initialised and self.options.standardize is True:
+            self.leave_out()
+        self._make_trainer()
+        self.trainer.resume(moment.m, moment.v, moment.state.step)
+        self.losses[: len(moment.losses)] = moment.losses
+        self.history, self.state = moment.history, moment.state
+        self._note_best()
+
+    def leave_out(self) -> bool:
+        """Give weight 0 to rows that lie absurdly far out by the present standardisation; whether there are any.
+
+        What a first fit leaves out follows from its standardisation and its rows alone, so that a resumed one leaves out the
+        same.
+        """
+        rows, held_out = self.rows, self.data.held_out
+        far = outliers.far_rows(rows, self.buffers)
+        far_held_out = far[:0] if held_out is None else outliers.far_rows(held_out, self.buffers)
+        if held_out is not None and len(far_held_out) > max(1, outliers.PART * len(held_out)):
+            far_held_out = far[:0]  # they are meant
+        if held_out is not None and len(far_held_out):
+            outliers.warn_held_out(held_out, far_held_out)
+        if len(far) == len(far_held_out) == 0:
+            return False
+        self._share_out(
+            rows.without(far) if len(far) else rows,
+            held_out.without(far_held_out) if held_out is not None and len(far_held_out) else held_out,
+        )
+        return True
+
+    def _make_trainer(self) -> None:
+        self.trainer = self.runner.trainer(
+            self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
+            clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
+        )  # fmt: skip
+
+    def sample(self, most: int) -> Rows:
+        """Some of the training rows, at random."""
+        index = self.split(0, min(self.n_train, most))
+        if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
+            index = np.flatnonzero(self.rows.weight)[:most]
+        return self.rows.take(index)
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def train(self, progress: bool | None, watch: Watch | None) -> None:
+        """All epochs, and what remains of them."""
+        size = self.budget.batch_size
+        bar = Progress(progress, self.budget.schedule.n_steps * size, self.taken * size)
+        try:
+            self.history.stopped = self._epochs(bar, Log(self.runner, self.budget, self.taken), watch)
+            # No step has seen the loss of the last parameters, and without validation nothing else has.
+            if self.state.best is None:
+                if not self.usable(self.params):
+                    raise TrainingError(diagnosis.blown_up("the loss", self.history.epoch[-1], self.budget.schedule))
+                self.kept = self.params
+        except KeyboardInterrupt:
+            self.settle("interrupted")
+            self._interrupted()
+        finally:
+            bar.close()
+        diagnosis.warn_of_outcome(self.validation, self.history)
+
+    def _epochs(self, bar: Progress, log: Log, watch: Watch | None) -> str:
+        """All epochs that are left; why they ended."""
+        start = time.perf_counter()
+        if self.before.initialised and self.validation is not None and self.taken == 0:
+            self._start()
+        while True:
+            began, first = time.perf_counter(), self.state.first
+            self._train_epoch(bar, log)
+            if self.state.closed < self.state.epoch:
+                now = time.perf_counter()
+                rows = (self.state.first - first) * self.budget.batch_size
+                self._close(now - start, rows / max(now - began, 1e-9))
+            epoch = self.history.last()
+            bar.epoch(f"epoch {epoch.epoch}/{self.budget.epochs}", self._losses(epoch))
+            log.epoch(self.taken, self.history)
+            stopped = self._report(epoch, watch)
+            if stopped:
+                return stopped
+
+    def _start(self) -> None:
+        """The parameters that an earlier fit has left take part in the choice of the best."""
+        assert self.validation is not None
+        loss = mean_loss(self.runner, self.before.pack(self.runner), self.validation)
+        self.state = replace(self.state, start_loss=loss, best=self._better(loss, self.params, 0))
+        self._note_best()
+        if self.state.best is not None:
+            self.save()
+
+    def _train_epoch(self, bar: Progress, log: Log) -> None:
+        """The batches of the present epoch that are left."""
+        steps, count = self.budget.steps_per_epoch, 16
+        self._add_to_mean()
+        while self.state.first < steps:
+            count = min(count, steps - self.state.first)
+            for interval in (self.mean and self.mean.interval, self.checkpoint and self.checkpoint.every):
+                count = min(count, interval - self.taken % interval) if interval else count
+            began = time.perf_counter()
+            done = self._advance(count)
+            self._add_to_mean()
+            bar.update(done * self.budget.batch_size)
+            if self.state.first < steps:
+                log.step(self.taken, self.losses[: self.state.first], self.history)
+            # How steps are grouped into calls changes no bit.
+            seconds = max(time.perf_counter() - began, 1e-6)
+            count = int(np.clip(done * CALL_SECONDS / seconds, 1, min(4096, 2 * count)))
+            if self.checkpoint is not None and self.checkpoint.every and self.taken % self.checkpoint.every == 0:
+                self.save()
+
+    def _advance(self, count: int) -> int:
+        """The next batches of the epoch, in one call of the engine."""
+        state = self.state
+        first, here = state.first, slice(state.first, state.first + count)
+        rates = self.budget.schedule.rates(self.taken, count, state.patience.factor)
+        losses, norms = self.losses[here], self.norms[here]
+        done = self.trainer.run(
+            self.rows.x, self.rows.context, self.rows.weight, weight_exponent=self.rows.weight_exponent,
+            weight_scale=self.weight_scale, seed=self.seed, epoch=state.epoch, n_train=self.n_train, first_step=first,
+            batch_size=self.budget.batch_size, learning_rates=rates, losses=losses, norms=norms,
+        )  # fmt: skip
+        self.state = replace(state, first=first + done, step=self.trainer.step)
+        if done < count:
+            what = diagnosis.quantity(losses[done], norms[done])
+            cause = diagnosis.cause(
+                self.rows, self.batch_rows(state.epoch, first + done), self.buffers, self.weight_scale, rates[done],
+                self.names,
+            )  # fmt: skip
+            where = f"step {self.state.step + 1} (epoch {state.epoch})"
+            raise TrainingError(f"{what} at {where}; likely cause: {cause}. The flow is as it was before")
+        return done
+
+    def _add_to_mean(self) -> None:
+        """Add the present parameters to their running mean, if that is due."""
+        if self.mean is None:
+            return
+        mean = self.state.mean
+        if (0 if mean is None else mean.count) < self.taken // self.mean.interval:
+            self.state = replace(self.state, mean=self.mean.add(mean, self.trainer.params(self.params)))
+
+    def _close(self, seconds: float, rows_per_second: float) -> None:
+        """The results of an epoch whose batches are done."""
+        state, schedule = self.state, self.budget.schedule
+        self.trainer.params(self.params)
+        if not np.isfinite(self.params).all():
+            raise TrainingError(diagnosis.blown_up("a parameter", state.epoch, schedule))
+        counted = self.losses[np.isfinite(self.losses)]  # a batch that weighs nothing has no loss
+        train_loss = float(counted.sum() / len(counted)) if len(counted) else float("nan")
+        loss, candidate = self.validate()
+        best = self._better(loss, candidate, state.epoch)
+        rate = float(schedule.rates(self.taken - 1, 1, state.patience.factor)[0])
+        self.history.add(
+            Epoch(state.epoch, state.step, train_loss, loss, rate), seconds=seconds, rows_per_second=rows_per_second,
+            validated=self.validation is not None,
+        )  # fmt: skip
+        self.state = replace(
+            state, closed=state.epoch, best=best, ends=(*state.ends[-1:], self.params.copy())
+        )  # fmt: skip
+        self._note_best()
+        if self.validation is None or best is not state.best:
+            self.save()
+
+    def _report(self, epoch: Epoch, watch: Watch | None) -> str:
+        """Tell callbacks of an epoch and go on to the next one, or say why training ends.
+
+        An epoch is over when all of them have returned: one that an exception or the end of the process has cut short is
+        reported again when training is resumed.
+        """
+        state = self.state
+        if watch is not None and watch(epoch, self.snapshot(self.params), self.history.copy()):
+            return "callback"
+        # By the losses of this run alone: that its first epochs are worse than its start is in the nature of a schedule.
+        improved = bool(np.isfinite(epoch.validation_loss) and epoch.validation_loss < state.lowest)
+        patience, exhausted = self.budget.schedule.observe(state.patience, improved)
+        if exhausted:
+            return "patience"
+        if state.epoch == self.budget.epochs:
+            return "completed"
+        self.norms.fill(UNTOUCHED)
+        lowest = epoch.validation_loss if improved else state.lowest
+        self.state = replace(state, epoch=state.epoch + 1, first=0, lowest=lowest, patience=patience)
+        return ""
+
+    def _better(self, loss: float, params: Array, epoch: int) -> Best | None:
+        """The best parameters, these ones included."""
+        best = self.state.best
+        if not (np.isfinite(loss) and loss < (best.loss if best else np.inf)):
+            return best
+        return Best(loss, params.copy(), epoch)
+
+    def _note_best(self) -> None:
+        """Bring the history up to the state."""
+        self.history.best_epoch = None if self.state.best is None else self.state.best.epoch
+        self.history.start_loss = self.state.start_loss
+
+    def batch_rows(self, epoch: int, step: int) -> Array:
+        """Row numbers of one batch."""
+        first = step * self.budget.batch_size
+        positions = self.runner.row_order(
+            self.seed, epoch, self.n_train, range(first, first + self.budget.batch_size)
+        )  # fmt: skip
+        return self.runner.row_order(self.seed, 0, len(self.rows), positions)
+
+    def _losses(self, epoch: Epoch) -> str:
+        text, best = f"train {epoch.train_loss:.3f}", self.state.best
+        return f"{text}, validation {epoch.validation_loss:.3f}, best {best.loss:.3f}" if best else text
+
+    def validate(self) -> tuple[float, Array]:
+        """Validate the present parameters and their running mean: the lower loss, and what reached it."""
+        if self.validation is None:
+            return float("nan"), self.params
+        loss = mean_loss(self.runner, self.trainer.packed(), self.validation)
+        if self.state.mean is None:
+            return loss, self.params
+        mean = self.state.mean.params.astype(self.params.dtype)
+        its_loss = mean_loss(self.runner, self.runner.pack(mean, self.buffers), self.validation)
+        return (its_loss, mean) if its_loss < loss or np.isnan(loss) else (loss, self.params)
+
+    # --- what remains -------------------------------------------------------------------------------------------
+
+    def usable(self, params: Array) -> bool:
+        """Whether parameters are finite and give finite log-densities to a sample of the training rows that count."""
+        return bool(np.isfinite(params).all()) and finite_on(
+            self.runner, self.runner.pack(params, self.buffers), self.train_part
+        )
+
+    def _interrupted(self) -> None:
+        """Keep the best, or the present parameters, and say which."""
+        kept = "its last good parameters"
+        best = self.state.best
+        if best is not None:
+            kept = f"those of epoch {best.epoch}" if best.epoch else "its starting parameters"
+        else:
+            present = self.trainer.params(self.params)
+            if self.usable(present):
+                self.kept, kept = present, "the present parameters"
+        warn(
+            f"training was interrupted after {self.trainer.step} steps; the flow keeps {kept}{self.rescue(None)}",
+            TrainingWarning,
+        )
+
+    def snapshot(self, params: Array) -> Snapshot:
+        """A snapshot of some parameters."""
+        return Snapshot(self.runner.plan.clear_masked(params.copy()), self.buffers.copy(), True)
+
+    def outcome(self) -> Snapshot | None:
+        """The best snapshot, or without validation the newest usable one; None if there is none."""
+        if self.state.best is not None:
+            return self.snapshot(self.state.best.params)
+        if self.kept is not None:
+            return self.snapshot(self.kept)
+        ends = self.state.ends
+        if ends and self.usable(ends[-1]):
+            return self.snapshot(ends[-1])
+        return self.snapshot(ends[0]) if len(ends) > 1 else None
+
+    # --- the checkpoint -----------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the state of the run, in the file of the flow that it would leave if it ended here."""
+        if self.checkpoint is None:
+            return
+        present = self.trainer.params(self.params)
+        outcome = None
+        if self.state.best is None and self.usable(present):
+            outcome = self.snapshot(present)
+        state = self.state
+        m, v = self.trainer.moments()
+        moment = Moment(state, self.history, self.losses[: state.first], present, m, v)
+        outcome = outcome or self.outcome() or self.snapshot(self.before.params)
+        self.checkpoint.write(outcome, moment)
+
+    def settle(self, stopped: str) -> None:
+        """Bring state and history to where an exception has stopped them, perhaps in the midst of a call of the engine."""
+        state = self.state
+        reached = int(np.argmin(np.append(self.norms[state.first :] != UNTOUCHED, False)))
+        if reached:
+            here = slice(state.first, state.first + reached)
+            empty = np.isnan(self.losses[here]) & (self.norms[here] == 0)
+            # The last one may have its loss, but not its step.
+            done = np.cumsum(~empty) <= self.trainer.step - state.step
+            self.state = replace(state, first=state.first + int(done.sum()), step=self.trainer.step)
+        self.history.trim(state.closed)
+        self._note_best()
+        self.history.stopped = stopped
+
+    def rescue(self, error: BaseException | None) -> str:
+        """Save what was done before an exception, if anything was; in words what came of it, to go on with a sentence."""
+        if self.checkpoint is None or self.taken == 0:
+            return ""
+        try:
+            self.save()
+        except Exception as failure:
+            if error is not None:
+                error.add_note(f"the checkpoint could not be brought up to date: {failure}")
+            return f". The checkpoint could not be brought up to date: {failure}"
+        return f". The same call goes on from {self.checkpoint.path!r}"

@@ -1,0 +1,81 @@
+"""What changes in the course of a run, and what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from penstock._typing import Array
+from penstock.history import History
+from penstock.training.mean import Mean
+from penstock.training.schedule import Patience
+
+
+@dataclass(frozen=True)
+class Best:
+    """The parameters that validate best so far."""
+
+    loss: float
+    params: Array
+    epoch: int
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands. It is replaced as a whole, so that whatever is raised, and when, leaves one that is consistent.
+
+    Attributes
+    ----------
+    epoch : int
+        Number of the epoch that is being trained.
+    first : int
+        Batches of that epoch that are done: with the seed, the position in the shuffle.
+    step : int
+        Optimiser steps until there. A batch that weighs nothing takes none.
+    closed : int
+        Epochs whose results are in the history. If the present one is among them, callbacks have yet to be told.
+    lowest : float
+        Lowest validation loss of an epoch of this run.
+    start_loss : float
+        Validation loss of the starting parameters of a later fit.
+    patience : Patience
+    mean : Mean or None
+    best : Best or None
+    ends : tuple of arrays
+        Parameters at the ends of the last two epochs: the older ones have carried a whole epoch of finite losses.
+    """
+
+    epoch: int = 1
+    first: int = 0
+    step: int = 0
+    closed: int = 0
+    lowest: float = np.inf
+    start_loss: float = np.nan
+    patience: Patience = field(default_factory=Patience)
+    mean: Mean | None = None
+    best: Best | None = None
+    ends: tuple[Array, ...] = ()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The whole state of a run at one moment: the state, and what stays in its place while training runs.
+
+    Attributes
+    ----------
+    state : State
+    history : History
+        Its first ``state.closed`` epochs.
+    losses : float64 array of shape (state.first,)
+        Mean losses of the batches of the present epoch.
+    params, m, v : arrays of shape (n_params,)
+        The present parameters, and Adam's moments.
+    """
+
+    state: State
+    history: History
+    losses: Array
+    params: Array
+    m: Array
+    v: Array

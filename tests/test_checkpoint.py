@@ -410,8 +410,8 @@ GIVEN = table(2, 600, 2)
 WEIGHT = weights(3)[:600]
 OWN = (table(4, 100, 3), table(5, 100, 2))
 CALL: dict[str, Any] = {
-    "context": GIVEN, "sample_weight": WEIGHT, "validation": OWN, "epochs": 6, "batch_size": 50, "schedule": "constant",
-    "patience": 20, "rng": 1, "freeze": "layers.0",
+    "context": GIVEN, "sample_weight": WEIGHT, "validation": OWN[0], "validation_context": OWN[1], "epochs": 6,
+    "batch_size": 50, "schedule": "constant", "patience": 20, "rng": 1, "freeze": "layers.0",
 }  # fmt: skip
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("other rows", {"X": changed(X)}, "the values of X are others"),
@@ -421,10 +421,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("other context", {"context": changed(GIVEN)}, "the values of context are others"),
     ("other weights", {"sample_weight": changed(WEIGHT)}, "the values of sample_weight are others"),
     ("no weights", {"sample_weight": None}, "sample_weight was float64 of shape .* and is none"),
-    ("other validation rows", {"validation": (changed(OWN[0]), OWN[1])}, "the values of validation are others"),
-    ("other validation context", {"validation": (OWN[0], changed(OWN[1]))}, "the values of validation_context are"),
-    ("validation weights", {"validation": (*OWN, np.ones(100))}, "validation_weight was none and is float64"),
-    ("a fraction", {"validation": 0.1}, "validation was float64 of shape .* and is 60 of the rows"),
+    ("other validation rows", {"validation": changed(OWN[0])}, "the values of validation are others"),
+    ("other validation context", {"validation_context": changed(OWN[1])}, "the values of validation_context are"),
+    ("validation weights", {"validation_weight": np.ones(100)}, "validation_weight was none and is float64"),
+    ("a fraction", {"validation": 0.1, "validation_context": None}, "validation was float64 of shape .* and is 60 of the rows"),
     ("epochs", {"epochs": 7}, "epochs was 6 and is 7"),
     ("batch_size", {"batch_size": 60}, "batch_size was 50 and is 60"),
     ("learning_rate", {"learning_rate": 1e-3}, "learning_rate was 0.003 and is 0.001"),

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
+from penstock.runner import Runner
+from penstock.state import Snapshot
 from penstock.verbs import Verbs
 
 
@@ -38,10 +40,12 @@ class Given:
 
     def __init__(self, flow: Verbs, context: Array) -> None:
         self.flow = flow
-        # What all verbs share. A part of the first layers that depends on the context alone would be kept beside it, for
-        # the snapshot of the flow that it belongs to.
         self.context = np.array(context)
         self.context.flags.writeable = False
+        self._verbs = _Conditioned(flow, self.context)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Given, (self.flow, self.context)
 
     def __repr__(self) -> str:
         flow = self.flow
@@ -66,19 +70,19 @@ class Given:
 
     def log_prob(self, X: RowsLike, *, out: Array | None = None) -> Any:
         """The log-density of rows given the context, as ``Flow.log_prob``."""
-        return self.flow.log_prob(X, self.context, out=out)
+        return self._verbs.log_prob(X, out=out)
 
     def score(self, X: RowsLike) -> float:
         """The mean log-density of rows given the context, as ``Flow.score``."""
-        return self.flow.score(X, self.context)
+        return self._verbs.score(X)
 
     def to_latent(self, X: RowsLike) -> tuple[Array, Any]:
         """Map rows to the latent side, as ``Flow.to_latent``."""
-        return self.flow.to_latent(X, self.context)
+        return self._verbs.to_latent(X)
 
     def to_data(self, z: ArrayLike) -> tuple[Array, Any]:
         """Map rows to the data side, as ``Flow.to_data``."""
-        return self.flow.to_data(z, self.context)
+        return self._verbs.to_data(z)
 
     def sample(
         self,
@@ -91,7 +95,7 @@ class Given:
         first_context: int = 0,
     ) -> Array:
         """Draw rows given the context, as ``Flow.sample``."""
-        return self.flow.sample(n, self.context, rng=rng, key=key, out=out, first=first, first_context=first_context)
+        return self._verbs.sample(n, rng=rng, key=key, out=out, first=first, first_context=first_context)
 
     def sample_and_log_prob(
         self,
@@ -103,9 +107,7 @@ class Given:
         first_context: int = 0,
     ) -> tuple[Array, Any]:
         """Draw rows given the context, with their log-density, as ``Flow.sample_and_log_prob``."""
-        return self.flow.sample_and_log_prob(
-            n, self.context, rng=rng, key=key, first=first, first_context=first_context
-        )
+        return self._verbs.sample_and_log_prob(n, rng=rng, key=key, first=first, first_context=first_context)
 
     def sample_frame(
         self, n: float | None = None, *, rng: Rng = None, key: int | None = None, library: str | None = None
@@ -115,6 +117,8 @@ class Given:
 
     def log_prob_and_grad(self, X: RowsLike, wrt: str | Sequence[str] = "x") -> tuple[Any, Any]:
         """The log-density of rows given the context, and its gradient, as ``Flow.log_prob_and_grad``."""
+        if isinstance(wrt, str) and wrt == "x":
+            return self._verbs.log_prob_and_grad(X)
         return self.flow.log_prob_and_grad(X, self.context, wrt)
 
     def log_prob_vjp(self, X: RowsLike, dlogp: ArrayLike) -> tuple[Array, Array, Array | None]:
@@ -136,3 +140,59 @@ class Given:
     def loss_and_grad(self, X: RowsLike, sample_weight: ArrayLike | None = None) -> tuple[float, float, Array]:
         """Sum of weighted negative log-densities, and its gradient, as ``Flow.loss_and_grad``."""
         return self.flow.loss_and_grad(X, self.context, sample_weight)
+
+
+class _Conditioned(Verbs):
+    """The verbs that need no context any more: what it contributes to the first layers is part of the packed numbers."""
+
+    _context_columns = ()
+    _context_shape = (0,)
+
+    def __init__(self, flow: Verbs, context: Array) -> None:
+        self._flow, self._plan, self._row_shapes = flow, flow._plan, flow._row_shapes
+        self._numbers = _Numbers(flow, context)
+
+    @property
+    def context_dim(self) -> int:
+        """None is left."""
+        return 0
+
+    @property
+    def _snapshot(self) -> Any:  # type: ignore[override]
+        return self._numbers
+
+    @property
+    def _made(self) -> Any:  # type: ignore[override]
+        return self._flow._made
+
+    @property
+    def _columns(self) -> Any:  # type: ignore[override]
+        return self._flow._columns
+
+    @property
+    def _library(self) -> Any:  # type: ignore[override]
+        return self._flow._library
+
+    def _runner(self) -> Runner:
+        return self._flow._runner()
+
+
+class _Numbers:
+    """The packed numbers of a flow at one context, of the flow's present snapshot."""
+
+    def __init__(self, flow: Verbs, context: Array) -> None:
+        self._flow, self._context = flow, context
+        self._kept: tuple[Snapshot, Any] | None = None
+
+    @property
+    def packed(self) -> Any:
+        """What ``pack`` gave, while it is of the present snapshot; else None."""
+        kept = self._kept
+        return kept[1] if kept is not None and kept[0] is self._flow._snapshot else None
+
+    def pack(self, runner: Runner) -> Any:
+        """The packed form, made at its first use for each snapshot."""
+        snapshot, kept = self._flow._snapshot, self._kept
+        if kept is None or kept[0] is not snapshot:
+            kept = self._kept = snapshot, runner.with_context(snapshot.pack(runner), self._context)
+        return kept[1]

@@ -70,6 +70,10 @@ class Runner:
         """The engine's own copy of the numbers, immutable."""
         return self.engine.pack(params, buffers)
 
+    def with_context(self, packed: Any, context: Array) -> Any:
+        """The same numbers for calls that all have this context, (context_dim,), and pass none."""
+        return self.engine.with_context(packed, context)
+
     # --- evaluating ---------------------------------------------------------------------------------------------
 
     def log_prob_row(self, packed: Any, row: Array, context: Array | None) -> Array:

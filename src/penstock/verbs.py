@@ -563,7 +563,7 @@ class Verbs:
         if name != "z":
             rows = self._named(rows, name)
         x, shape = _validate.as_batch(rows, self._plan.dim, name=name)
-        given = _validate.as_context(self._named_context(context), self._plan.context_dim, shape)
+        given = _validate.as_context(self._named_context(context), self.context_dim, shape)
         if given is None:
             return _Batch(x, None, shape, shape, None)
         asked, own = given.shape, shape
@@ -571,7 +571,7 @@ class Verbs:
             shape = given.shape[:1]
             x = np.broadcast_to(x, (len(given), self._plan.dim))
         elif given.ndim == 3 or not shape:
-            given = given.reshape(-1, self._plan.context_dim)
+            given = given.reshape(-1, self.context_dim)
         return _Batch(x, given, shape, own, asked)
 
     def _named(self, rows: Any, name: str) -> Any:
@@ -581,7 +581,7 @@ class Verbs:
     def _named_context(self, context: Any) -> Any:
         """A context with its columns in the order of the flow."""
         return columns.matched(
-            context, self._context_columns, self._plan.context_dim, name="context", attribute="context_columns"
+            context, self._context_columns, self.context_dim, name="context", attribute="context_columns"
         ).values
 
     def _plain(self, context: Any) -> TypeGuard[Array | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import penstock as ps
 from penstock._backend import NAMES as BACKENDS
-from penstock.cli.tables import SUFFIXES, is_stream
+from penstock.cli.tables import READ, WRITTEN, is_stream
 from penstock.conditioners import ACTIVATIONS
 from penstock.recipes import MIXINGS, RECIPES
 from penstock.training.schedule import SCHEDULES
@@ -32,19 +32,22 @@ def parser() -> argparse.ArgumentParser:
 # --- fit, sample, score -----------------------------------------------------------------------------------------
 
 DATA = (
-    "a table: .npy (read where it lies, however large), .npz, or .csv with commas, where a first line without any "
-    "number names the columns; - reads such lines from standard input"
+    "a table: text (.csv, .tsv, .txt, .dat; with commas, semicolons, tabs or blanks between columns, # before comments, and "
+    "names in the first line if there are any), .npy (read where it lies, however large), .npz, .parquet (with pyarrow), .h5 or "
+    ".hdf5 (with h5py), .fits (with astropy); - reads text from standard input"
 )
+WRITES = "by its ending .csv, .tsv, .npy, .npz, .parquet, .h5 or .fits, or - for .csv on standard output"
 
 
 def _fit_parser(commands: Any) -> None:
     fit = commands.add_parser(
         "fit",
         help="train a flow on a table and write it to a file",
-        description="Trains a flow on the rows of DATA and writes it. Ctrl-C ends training early: the best parameters "
-        "so far are written if an epoch was done, and the exit code is 130.",
+        description="Trains a flow on the rows of DATA and writes it, with the names of the columns if the table has any: score "
+        "and sample then need none. Only the columns that are used must hold numbers. Ctrl-C ends training early: the best "
+        "parameters so far are written if an epoch was done, and the exit code is 130.",
     )
-    fit.add_argument("data", type=_table, metavar="DATA", help=DATA)
+    fit.add_argument("data", type=_input, metavar="DATA", help=DATA)
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write, .safetensors")
     _data_options(fit)
     fit.add_argument(
@@ -69,24 +72,39 @@ def _sample_parser(commands: Any) -> None:
     sample = commands.add_parser(
         "sample",
         help="draw rows from a flow into a file",
-        description="Draws rows from the flow in MODEL into a file, in the precision of the flow, a chunk at a time.",
+        description="Draws rows from the flow in MODEL into a file, in the precision of the flow, a chunk at a time. The columns "
+        "have the names of those that the flow was trained on.",
     )
     sample.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
     sample.add_argument("-n", type=_many, required=True, metavar="N", help="how many rows; 1e6 is read as well")
     sample.add_argument(
         "-o",
         "--output",
-        type=_table,
+        type=_output,
         required=True,
         metavar="FILE",
-        help="the table to write: .npy, .npz or .csv, or - for lines of .csv on standard output",
+        help=f"the table to write: {WRITES}",
     )
     sample.add_argument(
         "--context",
         metavar="CONTEXT",
-        help="for a conditional flow: its context, numbers with commas between them (--context=-1,2), or a table with "
-        "a row for each context; N rows are drawn for each",
+        help="for a conditional flow: its context, numbers with commas between them (--context=-1,2), or a table (as DATA of "
+        "fit, or -) with a row for each context, whose columns are found by their names; N rows are drawn for each",
     )
+    sample.add_argument(
+        "--context-columns",
+        type=_words,
+        metavar="A,B,...",
+        help="columns of that table that stand for those of the flow, in its order, by name or by index from 0",
+    )
+    sample.add_argument(
+        "--row-ids",
+        action=argparse.BooleanOptionalAction,
+        help="a first column, row, that tells which row of CONTEXT a draw is for, from 0 (default: if CONTEXT is a table and "
+        "FILE no array)",
+    )
+    sample.add_argument("--keep-context", action="store_true", help="further columns: the context of each draw")
+    _reading_options(sample)
     sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
     sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
     _common_options(sample)
@@ -98,16 +116,17 @@ def _score_parser(commands: Any) -> None:
         "score",
         help="the log-density of the rows of a table, and their mean",
         description="Prints the mean log-density of the rows of DATA, in nats, and writes that of each row to a file "
-        "if one is named. Rows go through a chunk at a time: DATA may be larger than memory.",
+        "if one is named. Columns that have the names that the flow was trained on are found by them, in any order and among any "
+        "others. Rows go through a chunk at a time: DATA may be larger than memory.",
     )
     score.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
-    score.add_argument("data", type=_table, metavar="DATA", help=DATA)
+    score.add_argument("data", type=_input, metavar="DATA", help=DATA)
     score.add_argument(
         "-o",
         "--output",
-        type=_table,
+        type=_output,
         metavar="FILE",
-        help="where log-densities go, one a row: .npy, .npz or .csv, or - for standard output",
+        help=f"where log-densities go, one a row: {WRITES}",
     )
     _data_options(score)
     _common_options(score)
@@ -137,15 +156,40 @@ def _score(arguments: argparse.Namespace) -> int:
 
 def _data_options(parser: Any) -> None:
     parser.add_argument(
-        "--columns", type=_words, metavar="A,B,...", help="columns to use, by name or by index from 0 (default: all)"
+        "--columns",
+        type=_words,
+        metavar="A,B,...",
+        help="columns to use, by name or by index from 0 (default: those that the flow was trained on, or all)",
     )
     parser.add_argument(
         "--context-columns",
         type=_words,
         metavar="A,B,...",
-        help="columns that the flow is conditioned on, which then are no data columns (default: none)",
+        help="columns that the flow is conditioned on, which then are no data columns (default: those that the flow was trained "
+        "on, or none)",
     )
-    parser.add_argument("--key", metavar="NAME", help="the array of an .npz file that holds several")
+    _reading_options(parser)
+
+
+def _reading_options(parser: Any) -> None:
+    parser.add_argument(
+        "--missing",
+        type=_words,
+        metavar="A,B,...",
+        help="numbers and words that stand for no value, such as 99 or NA (--missing=-99,NA). Blank cells and NaN then do so as "
+        "well; rows where a value is missing are left out (score gives them the log-density NaN) and counted. Without this option a "
+        "blank cell is an error",
+    )
+    parser.add_argument(
+        "--header",
+        choices=("yes", "no"),
+        help="whether the first line of text names the columns (default: if it has words and no number)",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="NAME",
+        help="which of several: array of an .npz file, dataset or group of an HDF5 file, extension of a FITS file",
+    )
 
 
 def _common_options(parser: Any) -> None:
@@ -287,9 +331,22 @@ def _widths(text: str) -> tuple[int, ...]:
     return tuple(map(_positive, text.split(",")))
 
 
-def _table(text: str) -> str:
-    if not text.lower().endswith(SUFFIXES) and not is_stream(text):
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {text!r}")
+def _input(text: str) -> str:
+    if text.lower().endswith(".root"):
+        raise argparse.ArgumentTypeError(
+            f"ROOT files are not read, got {text!r}; uproot reads them: uproot.open(FILE)[TREE].arrays(library='pd')"
+            ".to_parquet('table.parquet') writes a table that is"
+        )
+    return _table(text, READ)
+
+
+def _output(text: str) -> str:
+    return _table(text, WRITTEN)
+
+
+def _table(text: str, kinds: Sequence[str]) -> str:
+    if not text.lower().endswith(tuple(kinds)) and not is_stream(text):
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(kinds[:-1])} or {kinds[-1]}, got {text!r}")
     return text
 
 

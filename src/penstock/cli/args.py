@@ -177,8 +177,8 @@ def _reading_options(parser: Any) -> None:
         type=_words,
         metavar="A,B,...",
         help="numbers and words that stand for no value, such as 99 or NA (--missing=-99,NA). Blank cells and NaN then do so as "
-        "well; rows where a value is missing are left out (score gives them the log-density NaN) and counted. Without this option a "
-        "blank cell is an error",
+        "well; rows where a value is missing are left out (score gives them the log-density NaN) and counted. Without this "
+        "option a blank cell is an error",
     )
     parser.add_argument(
         "--header",

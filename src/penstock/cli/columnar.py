@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,16 +34,20 @@ def library(name: str, path: str) -> Any:
         ) from None
 
 
+# Reads a column from an open file, rows ``first`` to ``last``.
+Reader = Callable[[Any, int, int], Array]
+
+
 class Column(NamedTuple):
-    """A column of a file: its name, and either how rows ``first`` to ``last`` are read or why they are no numbers."""
+    """A column of a file: its name, and either how it is read or what it holds instead of numbers."""
 
     name: str
-    read: Callable[[int, int], Array] | None
+    read: Reader | None
     kind: str = ""
 
 
 class _ColumnsTable(Table):
-    """Columns that are read by themselves."""
+    """Columns that are read by themselves, from a file that is open in each pass alone."""
 
     def __init__(self, path: str, n_rows: int, columns: Sequence[Column], missing: Missing | None) -> None:
         super().__init__(path, n_rows, len(columns), [column.name for column in columns], missing)
@@ -50,12 +55,16 @@ class _ColumnsTable(Table):
 
     def _chunks(self, columns: Sequence[int]) -> Iterator[Array]:
         assert self.n_rows is not None
-        size = chunk_rows(len(columns))
-        for first in range(0, self.n_rows, size):
-            last = min(first + size, self.n_rows)
-            yield _beside([self._reader(i)(first, last) for i in columns])
+        size, readers = chunk_rows(len(columns)), [self._reader(i) for i in columns]
+        with self._open() as file:
+            for first in range(0, self.n_rows, size):
+                last = min(first + size, self.n_rows)
+                yield _beside([read(file, first, last) for read in readers])
 
-    def _reader(self, index: int) -> Callable[[int, int], Array]:
+    def _open(self) -> Any:
+        raise NotImplementedError
+
+    def _reader(self, index: int) -> Reader:
         name, read, kind = self._columns[index]
         if read is None:
             raise ValueError(f"{self.path}, column {name!r}: must hold numbers, got {kind}")
@@ -82,14 +91,15 @@ class ParquetTable(Table):
         parquet = library("pyarrow.parquet", path)
         open(path, "rb").close()  # for an error of the system
         try:
-            self._file = parquet.ParquetFile(path, memory_map=True)
+            with parquet.ParquetFile(path, memory_map=True) as file:
+                self._schema, count = file.schema_arrow, file.metadata.num_rows
         except self._arrow.ArrowException as error:
             raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from None
-        names = self._file.schema_arrow.names
-        super().__init__(path, self._file.metadata.num_rows, len(names), names, missing)
+        self._open = partial(parquet.ParquetFile, path, memory_map=True)
+        super().__init__(path, count, len(self._schema.names), self._schema.names, missing)
 
     def _chunks(self, columns: Sequence[int]) -> Iterator[Array]:
-        schema = self._file.schema_arrow
+        schema = self._schema
         names = [schema.names[i] for i in columns]
         for i, name in zip(columns, names, strict=True):
             if schema.names.count(name) > 1:
@@ -99,8 +109,9 @@ class ParquetTable(Table):
             if not self._holds_numbers(schema.field(i).type):
                 raise ValueError(f"{self.path}, column {name!r}: must hold numbers, got {schema.field(i).type}")
         try:
-            for batch in self._file.iter_batches(chunk_rows(len(columns)), columns=names):
-                yield _beside([self._values(batch.column(batch.schema.get_field_index(name))) for name in names])
+            with self._open() as file:
+                for batch in file.iter_batches(chunk_rows(len(columns)), columns=names):
+                    yield _beside([self._values(batch.column(batch.schema.get_field_index(name))) for name in names])
         except self._arrow.ArrowException as error:
             raise ValueError(f"{self.path}: {error}") from None
 
@@ -128,24 +139,25 @@ class HDF5Table(_ColumnsTable):
     """A dataset of an HDF5 file, of one or two axes or compound, or a group of datasets of one axis and equal length."""
 
     def __init__(self, path: str, key: str | None = None, missing: Missing | None = None) -> None:
-        h5py = library("h5py", path)
+        self._h5py = library("h5py", path)
         open(path, "rb").close()  # for an error of the system
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise ValueError(f"{path} is no HDF5 file, or damaged: {error}") from None
-        if key is None:
-            key = chosen(path, "table", _datasets(h5py, self._file), None)
-        elif key not in self._file:
-            chosen(path, "dataset or group", _datasets(h5py, self._file), key)
-        item = self._file[key]
-        if isinstance(item, h5py.Group):
-            count, columns = _of_group(h5py, path, key, item)
-        else:
-            count, columns = _of_dataset(path, key, item)
+        self.source = path
+        with self._open() as file:
+            if key is None:
+                key = chosen(path, "table", _datasets(self._h5py, file), None)
+            elif key not in file:
+                chosen(path, "dataset or group", _datasets(self._h5py, file), key)
+            group = isinstance(file[key], self._h5py.Group)
+            count, columns = _of_group(self._h5py, path, file[key]) if group else _of_dataset(path, file[key])
         super().__init__(path, count, columns, missing)
         if not any(column.name for column in columns):
             self.names, self.unnamed = (), ()
+
+    def _open(self) -> Any:
+        try:
+            return self._h5py.File(self.source, "r")
+        except OSError as error:
+            raise ValueError(f"{self.source} is no HDF5 file, or damaged: {error}") from None
 
 
 def _datasets(h5py: Any, group: Any) -> list[str]:
@@ -164,16 +176,16 @@ def _datasets(h5py: Any, group: Any) -> list[str]:
     return found
 
 
-def _of_group(h5py: Any, path: str, key: str, group: Any) -> tuple[int, list[Column]]:
+def _of_group(h5py: Any, path: str, group: Any) -> tuple[int, list[Column]]:
     members = {name: group[name] for name in group}
     flat = {name: item for name, item in members.items() if isinstance(item, h5py.Dataset) and item.ndim == 1}
     lengths = {name: len(item) for name, item in flat.items()}
     if not flat or len(set(lengths.values())) > 1:
         has = ", ".join(f"{name}: {length}" for name, length in lengths.items()) or "none"
-        raise ValueError(f"{path}: the group {key} must hold datasets of one axis and equal length, got {has}")
+        raise ValueError(f"{path}: the group {group.name} must hold datasets of one axis and equal length, got {has}")
     columns = []
     for name, item in flat.items():
-        columns += _named(name, item, _of_dataset(path, name, item)[1])
+        columns += _named(name, item, _of_dataset(path, item)[1])
     return next(iter(lengths.values())), columns
 
 
@@ -181,19 +193,19 @@ def _named(name: str, item: Any, columns: list[Column]) -> list[Column]:
     return columns if item.dtype.names else [column._replace(name=name) for column in columns]
 
 
-def _of_dataset(path: str, key: str, dataset: Any) -> tuple[int, list[Column]]:
+def _of_dataset(path: str, dataset: Any) -> tuple[int, list[Column]]:
     if dataset.ndim not in (1, 2) or (dataset.dtype.names and dataset.ndim != 1):
-        raise ValueError(f"{path}: the dataset {key} must have shape (rows, columns), got {dataset.shape}")
+        raise ValueError(f"{path}: the dataset {dataset.name} must have shape (rows, columns), got {dataset.shape}")
     if dataset.dtype.names is None:
         good = dataset.dtype.kind in "biuf"
         count = 1 if dataset.ndim == 1 else dataset.shape[1]
         return len(dataset), [
-            Column("", _slices(dataset, None, (i,) * (dataset.ndim - 1)) if good else None, str(dataset.dtype))
+            Column("", _slices(dataset.name, None, (i,) * (dataset.ndim - 1)) if good else None, str(dataset.dtype))
             for i in range(count)
         ]
     columns = []
     for name in dataset.dtype.names:
-        columns += _parts(name, dataset.dtype[name], partial(_slices, dataset, name))
+        columns += _parts(name, dataset.dtype[name], partial(_slices, dataset.name, name))
     return len(dataset), columns
 
 
@@ -207,11 +219,11 @@ def _parts(name: str, dtype: np.dtype[Any], reader: Callable[[tuple[int, ...]], 
     return [Column(f"{name}{''.join(f'[{i}]' for i in place)}", reader(place)) for place in np.ndindex(*shape)]
 
 
-def _slices(dataset: Any, field: str | None, place: tuple[int, ...]) -> Callable[[int, int], Array]:
-    def read(first: int, last: int) -> Array:
+def _slices(key: str, field: str | None, place: tuple[int, ...]) -> Reader:
+    def read(file: Any, first: int, last: int) -> Array:
         if field is None:
-            return np.asarray(dataset[(slice(first, last), *place)])
-        return _at(np.asarray(dataset.fields(field)[first:last]), place)
+            return np.asarray(file[key][(slice(first, last), *place)])
+        return _at(np.asarray(file[key].fields(field)[first:last]), place)
 
     return read
 
@@ -229,38 +241,40 @@ class FITSTable(_ColumnsTable):
     """A table in an extension of a FITS file; integers that stand for no value are missing."""
 
     def __init__(self, path: str, key: str | None = None, missing: Missing | None = None) -> None:
-        fits = library("astropy.io.fits", path)
+        self._fits, self.source = library("astropy.io.fits", path), path
+        with self._open() as file:
+            kinds = self._fits.BinTableHDU, self._fits.TableHDU
+            tables = {hdu.name or str(number): number for number, hdu in enumerate(file) if isinstance(hdu, kinds)}
+            if key is not None and key.isdecimal() and int(key) in tables.values():
+                number = int(key)
+            else:
+                number = tables[chosen(path, "table", list(tables), key)]
+            hdu = file[number]
+            columns: list[Column] = []
+            for column in hdu.columns:
+                if re.search("[PQ]", str(column.format)):
+                    columns.append(Column(column.name, None, "arrays of varying length"))
+                    continue
+                read = partial(_cells, number, column.name, column.null)
+                columns += _parts(column.name, hdu.columns.dtype[column.name], read)
+            count = int(hdu.header["NAXIS2"])
+        super().__init__(path, count, columns, missing)
+
+    def _open(self) -> Any:
         try:
-            self._file = fits.open(path, mode="readonly", memmap=True)
-            tables = {
-                hdu.name or str(number): hdu
-                for number, hdu in enumerate(self._file)
-                if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
-            }
+            return self._fits.open(self.source, mode="readonly", memmap=True)
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise ValueError(f"{path} is no FITS file, or damaged: {error}") from None
-        if key is not None and key not in tables and key.isdecimal() and int(key) < len(self._file):
-            numbered = self._file[int(key)]
-            tables = {key: numbered} if numbered in tables.values() else tables
-        hdu = tables[chosen(path, "table", list(tables), key)]
-        columns: list[Column] = []
-        for column in hdu.columns:
-            dtype = hdu.columns.dtype[column.name]
-            if "P" in column.format or "Q" in column.format:
-                columns.append(Column(column.name, None, "arrays of varying length"))
-                continue
-            columns += _parts(column.name, dtype, partial(self._cells, hdu, column))
-        super().__init__(path, len(hdu.data), columns, missing)
+            raise ValueError(f"{self.source} is no FITS file, or damaged: {error}") from None
 
-    @staticmethod
-    def _cells(hdu: Any, column: Any, place: tuple[int, ...]) -> Callable[[int, int], Array]:
-        def read(first: int, last: int) -> Array:
-            values = np.asarray(hdu.data[first:last].field(column.name))
-            values = values if values.ndim == 1 else _at(values, place)
-            if column.null is not None and values.dtype.kind in "iu":
-                return np.where(values == int(column.null), np.nan, values)
-            return values
 
-        return read
+def _cells(number: int, name: str, null: Any, place: tuple[int, ...]) -> Reader:
+    def read(file: Any, first: int, last: int) -> Array:
+        values = np.asarray(file[number].data[first:last].field(name))
+        values = values if values.ndim == 1 else _at(values, place)
+        if null is not None and values.dtype.kind in "iu":
+            return np.where(values == int(null), np.nan, values)
+        return values
+
+    return read

@@ -190,7 +190,8 @@ def _opened(arguments: argparse.Namespace, *, nan: bool = True, expected: Sequen
 def _tell_dropped(table: Table, stream: TextIO) -> None:
     """Say it in any case: rows that are gone change the result."""
     if table.missing.given:
-        print(f"{table.path}: {table.dropped} rows with missing values left out", file=stream)
+        rows = f"{table.dropped} row{'' if table.dropped == 1 else 's'}"
+        print(f"{table.path}: {rows} with missing values left out", file=stream)
 
 
 def upgrade(paths: Sequence[str]) -> int:

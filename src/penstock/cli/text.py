@@ -74,7 +74,7 @@ class TextTable(Table):
         if self._separator == BLANKS:
             line = line.split("#")[0]
             if '"' not in line:
-                return line.split()
+                return _words(line)
         return [cell.strip() for cell in next(self._cells([line]), [line])]
 
     def _cells(self, lines: Iterable[str]) -> Iterator[list[str]]:
@@ -122,7 +122,7 @@ class TextTable(Table):
         """The chosen cells of a block without anything unusual in it; None if there is."""
         if b'"' in block or not columns:
             return None
-        if b"#" in block or b"\n\n" in block or block[:1] == b"\n":
+        if self._has_other_lines(block):
             block = b"".join(
                 [line + b"\n" for line in block.split(b"\n") if line.strip() and line.lstrip()[:1] != b"#"]
             )
@@ -153,6 +153,14 @@ class TextTable(Table):
         if np.isnan(rows).any() and not (self.missing.nan or self.missing.given):
             return None
         return rows if list(columns) == chosen else rows.take([chosen.index(i) for i in columns], axis=1)
+
+    def _has_other_lines(self, block: bytes) -> bool:
+        """Whether there may be comments or blank lines: with tabs between columns, or one column, also such as have blanks."""
+        if b"#" in block or b"\n\n" in block or block[:1] == b"\n":
+            return True
+        if self._separator != "\t" and self.n_columns > 1:
+            return False
+        return block[:1] in (b" ", b"\t") or b"\n\t" in block or b"\n " in block
 
     def _plainer(self, text: bytes) -> bytes:
         """Cells without blanks around them, and with NaN for what is missing."""
@@ -209,11 +217,9 @@ class TextTable(Table):
         elif line <= 1 + self._skip and not self.names:
             hint = "; if the line names the columns, give --header yes"
         elif cell.lower() in ("na", "n/a", "null", "none", "-", "--", "."):
-            hint = (
-                f"; --missing {cell} drops such rows"
-                if not cell.startswith("-")
-                else f"; --missing={cell} drops such rows"
-            )
+            hint = f"; --missing={cell} drops such rows"
+        elif line == self._skip + 1:
+            hint = "; --columns chooses columns of numbers"
         raise ValueError(f"{self._place(line, column)}: {cell!r} is not a number{hint}")
 
     def _place(self, line: int, column: int) -> str:
@@ -260,6 +266,8 @@ def _ends_of_cells(chars: Array, separator: str, count: int) -> tuple[Array, Arr
 def _ends_of_words(chars: Array, count: int) -> tuple[Array, Array] | None:
     """The same where runs of blanks stand between the cells, and perhaps around them."""
     blank = chars <= ord(" ")
+    if np.count_nonzero(blank) != sum(np.count_nonzero(chars == ord(char)) for char in " \t\n"):
+        return None
     (edges,) = np.nonzero(blank[1:] != blank[:-1])  # the last character before each change
     if not blank[0]:
         edges = np.concatenate([[-1], edges])
@@ -347,7 +355,7 @@ def _separator(lines: Sequence[str], *, tab_first: bool) -> str:
     best, most = None, -1.0
     for separator in (*SEPARATORS, BLANKS):
         if separator == BLANKS:
-            rows = [line.split("#")[0].split() for line in lines]
+            rows = [_words(line.split("#")[0]) for line in lines]
         else:
             rows = [_split(line, separator) for line in lines]
         if len(rows[0]) < 2 or len(set(map(len, rows))) > 1:
@@ -363,8 +371,12 @@ def _separator(lines: Sequence[str], *, tab_first: bool) -> str:
     first = [separator for separator in SEPARATORS if len(_split(lines[0], separator)) > 1]
     if first:
         return first[-1] if "," in first else first[0]
-    blanks = lines[0].split("#")[0].split()
+    blanks = _words(lines[0].split("#")[0])
     return BLANKS if len(blanks) > 1 and all(map(is_number, blanks)) else ","
+
+
+def _words(line: str) -> list[str]:
+    return [word for word in line.replace("\t", " ").split(" ") if word]
 
 
 def _split(line: str, separator: str) -> list[str]:

@@ -594,9 +594,12 @@ LIMITED = """if True:
 """
 
 
-@pytest.mark.parametrize("result", ["s.npy", "s.npz", "s.csv"])
+@pytest.mark.parametrize("result", ["s.npy", "s.npz", "s.csv", "s.tsv", "s.parquet", "s.h5", "s.fits"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(result: str, model: Path, tmp_path: Path) -> None:
     pytest.importorskip("resource")
+    for suffix, package in ((".parquet", "pyarrow"), (".h5", "h5py"), (".fits", "astropy")):
+        if result.endswith(suffix):
+            pytest.importorskip(package)
     done = python(LIMITED, "sample", str(model), "-n", "10000", "-o", str(tmp_path / result), check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("penstock: cannot write")
@@ -622,8 +625,10 @@ def written(folder: Path, process: int) -> bool:
     return any(size > 1000 for size in sizes)
 
 
-def interrupted(ready: Callable[[int], bool], *words: str | Path) -> tuple[int, str, str]:
-    """Exit code and words of a command that got Ctrl-C once it was ready, as its number tells."""
+def interrupted(
+    ready: Callable[[int], bool], *words: str | Path, sign: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str]:
+    """Exit code and words of a command that got Ctrl-C, or another signal, once it was ready, as its number tells."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])}
     command = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)],
@@ -637,7 +642,7 @@ def interrupted(ready: Callable[[int], bool], *words: str | Path) -> tuple[int, 
         while not ready(command.pid):
             assert command.poll() is None, command.communicate()
             time.sleep(0.02)
-        command.send_signal(signal.SIGINT)
+        command.send_signal(sign)
         out, err = command.communicate(timeout=120)
     finally:
         command.kill()
@@ -655,6 +660,21 @@ def test_ctrl_c_in_score_is_130_and_leaves_nothing(tmp_path: Path) -> None:
     code, told, error = interrupted(partial(written, out), "score", model, data, "-o", out / "p.npy")
     assert code == 130
     assert (told, error.strip()) == ("", "penstock: interrupted")
+    assert os.listdir(out) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize("name", ["s.csv", "s.npz", "s.h5", "s.fits"])
+def test_sigterm_in_sample_is_143_and_leaves_nothing(name: str, model: Path, tmp_path: Path) -> None:
+    for suffix, package in ((".h5", "h5py"), (".fits", "astropy")):
+        if name.endswith(suffix):
+            pytest.importorskip(package)
+    out = tmp_path / "out"
+    out.mkdir()
+    code, told, error = interrupted(
+        partial(written, out), "sample", model, "-n", "1e9", "-o", out / name, sign=signal.SIGTERM
+    )
+    assert (code, told, error.strip()) == (143, "", "penstock: terminated")
     assert os.listdir(out) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import random
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import assert_same_bits
+from helpers import assert_same_bits, python
 from penstock.cli import main, tables, text
 from penstock.cli.tables import Missing, read_table
 
@@ -138,6 +139,7 @@ def test_header_yes_and_no_overrule_what_is_seen(tmp_path: Path) -> None:
         ("p,q\nM31,2\n", [0], "'M31' is not a number; --columns chooses columns of numbers"),
         ("1,2\n3,4,5\n", [0], "line 2: expected 2 columns, as in the first line, got 3"),
         ("1,2\n3,4\n5\n6,7,8\n", [1], "line 3: expected 2 columns, as in the first line, got 1"),
+        ("1 2\n3\n4 5 6\n", [1], "line 2: expected 2 columns, as in the first line, got 1"),
         ("1 2\n3 4 5\n6\n", [1], "line 2: expected 2 columns, as in the first line, got 3"),
         ('1,2\n"3,4\n5",6\n', [0], "line 2: expected 2 columns"),
         ("# only\n\n", [0], "is empty"),
@@ -422,14 +424,42 @@ def test_nulls_categories_and_the_index_of_pandas_in_parquet(tmp_path: Path) -> 
         "d": arrow.array([1, 2, 1]).dictionary_encode(),
         "f": arrow.array([True, None, False]),
         "v": arrow.array([[1.0], [2.0], [3.0]]),
+        "n": arrow.nulls(3),
+        "e": arrow.array([1, 2, 3]).cast(arrow.decimal128(25, 1)),
+        "h": arrow.array(np.array([0.5, 1.5, 2.5], dtype=np.float16)),
+        "u": arrow.array([2**64 - 1, 1, None], arrow.uint64()),
         "__index_level_0__": arrow.array([0, 1, 2]),
     }
     pq.write_table(arrow.table(columns), path)
     table = read_table(path)
-    assert table.unnamed == (4,)
+    assert table.unnamed == (8,)
     assert_same_bits(table.array([0, 1, 2]), np.array([[1, 1, 1], [NAN, 2, NAN], [3, 1, 0]]))
+    assert_same_bits(table.array([5, 6, 7]), np.array([[1, 0.5, 2.0**64], [2, 1.5, 1], [3, 2.5, NAN]]))
+    assert np.isnan(table.array([4])).all()
     with pytest.raises(ValueError, match=r"column 'v': must hold numbers, got list"):
         table.array([3])
+
+
+LIGHT = """if True:
+    import sys
+    from penstock.cli import main
+    folder = sys.argv[1]
+    import penstock as ps
+    ps.realnvp(2, rng=0).save(f"{folder}/m")
+    def done(*words):
+        assert main([*words, "-q"]) == 0
+        return {"pyarrow", "pandas", "h5py", "astropy", "tqdm"} & set(sys.modules)
+    assert not done("sample", f"{folder}/m", "-n", "9", "-o", f"{folder}/s.csv")
+    assert not done("score", f"{folder}/m", f"{folder}/s.csv")
+    if sys.argv[2] == "True":
+        assert done("sample", f"{folder}/m", "-n", "9", "-o", f"{folder}/s.parquet") == {"pyarrow"}
+        assert done("score", f"{folder}/m", f"{folder}/s.parquet") == {"pyarrow"}
+"""
+
+
+def test_packages_are_imported_when_such_a_file_is_read_and_pandas_never(tmp_path: Path) -> None:
+    there = importlib.util.find_spec("pyarrow") is not None
+    python(LIGHT, str(tmp_path), str(there))
 
 
 def test_datasets_and_groups_are_chosen_by_key(tmp_path: Path) -> None:

@@ -123,13 +123,28 @@ class ParquetTable(Table):
         return any(test(kind) for test in tests)
 
     def _values(self, array: Any) -> Array:
+        """Numbers of a column, NaN where they are null. Its own conversion to NumPy would import pandas."""
         types = self._arrow.types
         if types.is_dictionary(array.type):
             array = array.dictionary_decode()
-        if not (types.is_integer(array.type) or types.is_floating(array.type)):
+        if types.is_null(array.type) or not len(array):
+            return np.full(len(array), np.nan)
+        if types.is_decimal(array.type):
             array = array.cast(self._arrow.float64(), safe=False)
-        values: Array = array.to_numpy(zero_copy_only=False)  # nulls are NaN
+        filled, data = array.buffers()
+        if types.is_boolean(array.type):
+            values = _bits(data, array)
+        else:
+            kind = array.type.to_pandas_dtype()
+            values = np.frombuffer(data, kind, len(array), array.offset * np.dtype(kind).itemsize)
+        if array.null_count:
+            return np.where(_bits(filled, array), values, np.nan)
         return values
+
+
+def _bits(buffer: Any, array: Any) -> Array:
+    bits = np.unpackbits(np.frombuffer(buffer, dtype=np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)].view(bool)
 
 
 # --- HDF5 -----------------------------------------------------------------------------------------------------------------

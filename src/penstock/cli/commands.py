@@ -22,7 +22,7 @@ from penstock._typing import Array
 from penstock.cli.columns import chosen_or_rest, header, indices, keep_names, missing_cells, score_columns
 from penstock.cli.draws import Draws, given_contexts
 from penstock.cli.sinks import check_library, table_file
-from penstock.cli.tables import READ, WRITTEN, Table, chunk_rows, is_stream, read_table
+from penstock.cli.tables import READ, Table, chunk_rows, is_stream, read_table
 from penstock.files import model
 from penstock.history import History
 from penstock.recipes import RECIPES
@@ -113,6 +113,7 @@ def sample(arguments: argparse.Namespace) -> int:
     flow = ps.load(arguments.model, backend=arguments.backend)
     given = given_contexts(arguments, flow)
     _check_output(arguments.output, arguments.model, given.path)
+    check_library(arguments.output)
     table = Draws(arguments, flow, given)
     n, m = arguments.n, 1 if given.rows is None else len(given.rows)
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
@@ -145,6 +146,7 @@ def score(arguments: argparse.Namespace) -> int:
     """The log-density of each row of a table into a file, and their mean on standard output."""
     if arguments.output is not None:
         _check_output(arguments.output, arguments.data, arguments.model)
+        check_library(arguments.output)
     flow = ps.load(arguments.model, backend=arguments.backend)
     table = _opened(arguments, expected=(*flow._columns, *flow._context_columns))
     columns, given = score_columns(arguments, table, flow)
@@ -211,8 +213,6 @@ def _check_output(output: str, *inputs: str | None) -> None:
     if is_stream(output):
         return
     check_writable(output)
-    if os.path.splitext(output)[1].lower() in WRITTEN:
-        check_library(output)
     for path in inputs:
         if path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
             raise ValueError(f"cannot write {output!r}: it is also the input")

@@ -161,8 +161,13 @@ def _parquet(file: BinaryIO, columns: Columns, name: str) -> Iterator[Write]:
     with parquet.ParquetWriter(file, schema) as writer:
 
         def write(*blocks: Array) -> None:
-            arrays = [arrow.array(np.ascontiguousarray(column)) for block in blocks for column in _table(block).T]
-            writer.write_batch(arrow.record_batch(arrays, schema=schema))
+            data = [np.ascontiguousarray(column) for block in blocks for column in _table(block).T]
+            # Other ways from NumPy would import pandas.
+            arrays = [
+                arrow.Array.from_buffers(field.type, len(column), [None, arrow.py_buffer(column)])
+                for field, column in zip(schema, data, strict=True)
+            ]
+            writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=schema))
 
         yield write
 
@@ -170,16 +175,61 @@ def _parquet(file: BinaryIO, columns: Columns, name: str) -> Iterator[Write]:
 @contextmanager
 def _hdf5(file: BinaryIO, columns: Columns, name: str) -> Iterator[Write]:
     """One compound dataset."""
-    dtype = np.dtype(list(columns))
-    with library("h5py", "").File(file, "w") as archive:
+    dtype, calm = np.dtype(list(columns)), _Calm(file)
+    with library("h5py", "").File(calm, "w") as archive:
         dataset = archive.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(4096,))
 
         def write(*blocks: Array) -> None:
             first = len(dataset)
             dataset.resize(first + len(blocks[0]), axis=0)
             dataset[first:] = _records(blocks, dtype)
+            calm.check()
 
         yield write
+    calm.check()
+
+
+class _Calm:
+    """A file that never fails where the HDF5 library sees it, which would crash at exit: :meth:`check` raises what was wrong."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+
+    def check(self) -> None:
+        """Raise the first error, a signal's included. Nothing was written since."""
+        if self._error is not None:
+            raise self._error
+
+    def _try(self, work: Callable[[], int], otherwise: int) -> int:
+        if self._error is None:
+            try:
+                return work()
+            except BaseException as error:
+                self._error = error
+        return otherwise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._try(lambda: self._file.seek(offset, whence), offset)
+
+    def tell(self) -> int:
+        return self._try(self._file.tell, 0)
+
+    def read(self, size: int = -1) -> bytes:
+        buffer = bytearray(max(size, 0))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def readinto(self, buffer: Any) -> int:
+        return self._try(lambda: self._file.readinto(buffer), len(buffer))  # type: ignore[attr-defined]
+
+    def write(self, data: Any) -> int:
+        return self._try(lambda: self._file.write(data), len(data))
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._try(lambda: self._file.truncate(size), size or 0)
+
+    def flush(self) -> int:
+        return self._try(lambda: self._file.flush() or 0, 0)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,13 +15,22 @@ from penstock.conditioners import ACTIVATIONS
 from penstock.recipes import MIXINGS, RECIPES
 from penstock.training.schedule import SCHEDULES
 
+EXAMPLE = """\
+examples:
+  penstock fit galaxies.csv -o galaxies.safetensors --columns redshift,u,g,r --missing 99
+  penstock score galaxies.safetensors others.csv -o log_prob.csv
+  penstock sample galaxies.safetensors -n 1e6 -o new.csv
+
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     top = argparse.ArgumentParser(
         prog="penstock",
         description="Normalizing flows as a compiled engine for NumPy arrays.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.",
+        epilog=EXAMPLE + "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"penstock {ps.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -49,7 +59,7 @@ def _fit_parser(commands: Any) -> None:
     )
     fit.add_argument("data", type=_input, metavar="DATA", help=DATA)
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write, .safetensors")
-    _data_options(fit)
+    _data_options(fit, "all that have a name, or all", "none", "left out")
     fit.add_argument(
         "--weights",
         metavar="WEIGHTS",
@@ -91,22 +101,23 @@ def _sample_parser(commands: Any) -> None:
         help="for a conditional flow: its context, numbers with commas between them (--context=-1,2), or a table (as DATA of "
         "fit, or -) with a row for each context, whose columns are found by their names; N rows are drawn for each",
     )
-    sample.add_argument(
+    sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
+    sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
+    group = sample.add_argument_group("the columns of CONTEXT and FILE")
+    group.add_argument(
         "--context-columns",
         type=_words,
         metavar="A,B,...",
         help="columns of that table that stand for those of the flow, in its order, by name or by index from 0",
     )
-    sample.add_argument(
+    group.add_argument(
         "--row-ids",
         action=argparse.BooleanOptionalAction,
         help="a first column, row, that tells which row of CONTEXT a draw is for, from 0 (default: if CONTEXT is a table and "
         "FILE no array)",
     )
-    sample.add_argument("--keep-context", action="store_true", help="further columns: the context of each draw")
-    _reading_options(sample)
-    sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
-    sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
+    group.add_argument("--keep-context", action="store_true", help="further columns: the context of each draw")
+    _reading_options(group, "get no draws")
     _common_options(sample)
     sample.set_defaults(run=_sample)
 
@@ -128,7 +139,12 @@ def _score_parser(commands: Any) -> None:
         metavar="FILE",
         help=f"where log-densities go, one a row: {WRITES}",
     )
-    _data_options(score)
+    _data_options(
+        score,
+        "those with the names that the flow was trained on, or all",
+        "those with the names that the flow was trained on",
+        "have the log-density NaN",
+    )
     _common_options(score)
     score.set_defaults(run=_score)
 
@@ -154,38 +170,37 @@ def _score(arguments: argparse.Namespace) -> int:
     return commands.score(arguments)
 
 
-def _data_options(parser: Any) -> None:
-    parser.add_argument(
+def _data_options(parser: Any, default: str, context_default: str, missing: str) -> None:
+    group = parser.add_argument_group("the columns of DATA")
+    group.add_argument(
         "--columns",
         type=_words,
         metavar="A,B,...",
-        help="columns to use, by name or by index from 0 (default: those that the flow was trained on, or all)",
+        help=f"columns to use, by name or by index from 0 (default: {default}); the others may hold anything",
     )
-    parser.add_argument(
+    group.add_argument(
         "--context-columns",
         type=_words,
         metavar="A,B,...",
-        help="columns that the flow is conditioned on, which then are no data columns (default: those that the flow was trained "
-        "on, or none)",
+        help=f"columns that the flow is conditioned on, which then are no data columns (default: {context_default})",
     )
-    _reading_options(parser)
+    _reading_options(group, missing)
 
 
-def _reading_options(parser: Any) -> None:
-    parser.add_argument(
+def _reading_options(group: Any, missing: str) -> None:
+    group.add_argument(
         "--missing",
         type=_words,
         metavar="A,B,...",
-        help="numbers and words that stand for no value, such as 99 or NA (--missing=-99,NA). Blank cells and NaN then do so as "
-        "well; rows where a value is missing are left out (score gives them the log-density NaN) and counted. Without this "
-        "option a blank cell is an error",
+        help="numbers and words that stand for no value, such as 99 or NA (--missing=-99,NA), as blank cells and NaN then do "
+        f"too; rows where a value is missing are counted, and {missing}. Without this option a blank cell is an error",
     )
-    parser.add_argument(
+    group.add_argument(
         "--header",
         choices=("yes", "no"),
         help="whether the first line of text names the columns (default: if it has words and no number)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--key",
         metavar="NAME",
         help="which of several: array of an .npz file, dataset or group of an HDF5 file, extension of a FITS file",
@@ -324,7 +339,8 @@ def _number_or_none(text: str) -> float | None:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
+    """Words with commas between them; one that has a comma itself is in quotes."""
+    return [word.strip() for word in next(csv.reader([text], skipinitialspace=True), [])]
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -89,6 +89,8 @@ def keep_names(flow: ps.Flow, table: Table, columns: Sequence[int], context: Seq
     if table.names:
         names, given = ([table.names[i] for i in places] for places in (columns, context))
         for name in (*names, *given):
+            if "\0" in name:
+                raise ValueError(f"{table.path}: the name {name!r} holds a NUL, which a model file cannot keep")
             if (*names, *given).count(name) > 1:
                 raise ValueError(
                     f"{table.path} has two columns {name!r} among those chosen; a flow needs different names"

@@ -26,7 +26,8 @@ BLOCK = 1 << 20  # bytes that are parsed at a time
 SAMPLE = 20  # rows that the separator is told from
 SEPARATORS = ("\t", ";", ",")
 BLANKS = ""  # the separator of columns with runs of spaces or tabs between them
-PLAIN = b"0123456789+-.eEnaftiyNAFTIY;"  # all that is in numbers, NaN and infinity
+NUMERIC = b"0123456789+-.eEnaftiyNAFTIY"  # all that is in numbers, NaN and infinity
+PLAIN = NUMERIC + b";"
 
 
 class TextTable(Table):
@@ -120,7 +121,7 @@ class TextTable(Table):
 
     def _quick(self, block: bytes, columns: Sequence[int]) -> Array | None:
         """The chosen cells of a block without anything unusual in it; None if there is."""
-        if b'"' in block or not columns:
+        if not columns:
             return None
         if self._has_other_lines(block):
             block = b"".join(
@@ -128,6 +129,11 @@ class TextTable(Table):
             )
             if self._separator == BLANKS and b"#" in block:
                 return None
+        if b'"' in block:
+            unquoted = _unquoted(block, self._separator)
+            if unquoted is None:
+                return None
+            block = unquoted
         if not block:
             return np.zeros((0, len(columns)))
         chosen = sorted(set(columns))
@@ -224,6 +230,28 @@ class TextTable(Table):
 
     def _place(self, line: int, column: int) -> str:
         return f"{self.path}, line {line}, {self.column(column)}"
+
+
+def _unquoted(block: bytes, separator: str) -> bytes | None:
+    """Whole lines with numbers out of their quotes, and something that is no number for other quoted cells.
+
+    None if quotes stand where none should, in quoted cells included.
+    """
+    parts = block.split(b'"')
+    around = (separator.encode(), b"\n")
+    if separator == BLANKS or not len(parts) % 2:
+        return None
+    if parts[0].rstrip(b" ")[-1:] not in (b"", *around):
+        return None
+    if not all(part.rstrip(b" ")[-1:] in around for part in parts[2:-1:2]):
+        return None
+    if not all(part.lstrip(b" ")[:1] in around for part in parts[2::2]):
+        return None
+    cells = parts[1::2]
+    if any(b"\n" in cell for cell in cells):
+        return None
+    parts[1::2] = [b"@" if cell.translate(None, NUMERIC) else cell for cell in cells]
+    return b"".join(parts)
 
 
 def _taken(block: bytes, separator: str, count: int, columns: Sequence[int]) -> tuple[bytes, int] | None:

@@ -143,8 +143,8 @@ def test_header_yes_and_no_overrule_what_is_seen(tmp_path: Path) -> None:
         ("1 2\n3 4 5\n6\n", [1], "line 2: expected 2 columns, as in the first line, got 3"),
         ('1,2\n"3,4\n5",6\n', [0], "line 2: expected 2 columns"),
         ('p,q\n"1\n2",3\n', [1], "line 2: expected 2 columns, as in the first line, got 1"),
-        ('p,q\nx"1,9"y,5\n', [1], "line 2: expected 2 columns, as in the first line, got 3"),
-        ('p,q\n"a",5\nx"1,9"y,5\n', [1], "line 3: expected 2 columns, as in the first line, got 3"),
+        ('p,q\nx"1,9",5\n', [1], "line 2: expected 2 columns, as in the first line, got 3"),
+        ('p,q\n"a",5\nx"1,9",5\n', [1], "line 3: expected 2 columns, as in the first line, got 3"),
         ("# only\n\n", [0], "is empty"),
     ],
 )

@@ -242,6 +242,25 @@ def test_chunks_have_the_same_rows_whatever_the_kind(tmp_path: Path, monkeypatch
         assert [len(rows) for rows in read_table(name).chunks([0, 1])] == [4096, 4096, 1808]
 
 
+def test_chunks_that_are_made_ahead_are_the_same_and_so_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CHUNK", 1)
+    path = put(tmp_path, "1,2\n" * 9000)
+    table = read_table(path)
+    for one, two in zip(tables.ahead(table.chunks([1, 0])), table.chunks([1, 0]), strict=True):
+        assert_same_bits(one, two)
+    assert list(tables.ahead(iter([]))) == []
+    put(tmp_path, "1,2\n" * 9000 + "x,2\n")
+    with pytest.raises(ValueError, match="line 9001"):
+        list(tables.ahead(read_table(path).chunks([0])))
+    # Whoever stops early waits for the chunk that is being made, and for no other.
+    made = []
+    for _ in tables.ahead(made.append(i) or np.zeros((1, 1)) for i in range(100)):
+        break
+    assert len(made) <= 3
+
+
 # -- missing values -----------------------------------------------------------------------------
 
 HOLES = "a,b,c\n1,2,x\n,3,y\n4,99,z\nNA,5,\n6,7.5,w\n8,nan,v\n99.0,-1,u\n"

@@ -22,7 +22,7 @@ from penstock._typing import Array
 from penstock.cli.columns import chosen_or_rest, header, indices, keep_names, missing_cells, score_columns
 from penstock.cli.draws import Draws, given_contexts
 from penstock.cli.sinks import check_library, table_file
-from penstock.cli.tables import READ, Table, chunk_rows, is_stream, read_table
+from penstock.cli.tables import READ, TEXT, Table, ahead, chunk_rows, is_stream, read_table, suffix
 from penstock.files import model
 from penstock.history import History
 from penstock.recipes import RECIPES
@@ -150,6 +150,9 @@ def score(arguments: argparse.Namespace) -> int:
     flow = ps.load(arguments.model, backend=arguments.backend)
     table = _opened(arguments, expected=(*flow._columns, *flow._context_columns))
     columns, given = score_columns(arguments, table, flow)
+    chunks = table.chunks([*columns, *given])
+    if suffix(arguments.data) in TEXT and not is_stream(arguments.data):  # whose wait for data nothing could end
+        chunks = ahead(chunks)
     n_rows = n_nan = n_missing = 0
     total = 0.0
     with (
@@ -158,7 +161,7 @@ def score(arguments: argparse.Namespace) -> int:
         else table_file(arguments.output, [("log_prob", flow.dtype)], name="log_prob", flat=True) as write,
         _bar(arguments, table.n_rows) as update,
     ):
-        for chunk in table.chunks([*columns, *given]):
+        for chunk in chunks:
             rows = chunk[:, : flow.dim]
             log_prob = flow.log_prob(rows, chunk[:, flow.dim :] if given else None)
             write(log_prob)

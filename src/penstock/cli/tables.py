@@ -175,6 +175,17 @@ def _evenly(parts: Iterable[Array], size: int) -> Iterator[Array]:
         yield np.concatenate(held) if len(held) > 1 else held[0]
 
 
+def ahead(chunks: Iterator[Array]) -> Iterator[Array]:
+    """The same chunks, each made by another thread while the one before it is in use."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = pool.submit(next, chunks, None)
+            yield chunk
+
+
 class ArrayTable(Table):
     """An array of a ``.npy`` file, mapped, or of an ``.npz`` file, in memory."""
 

@@ -11,7 +11,6 @@ import csv
 import itertools
 import re
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import BinaryIO
@@ -147,15 +146,14 @@ class TextTable(Table):
                 return None
         elif self.missing.given:
             text = self._plainer(text)
-        with warnings.catch_warnings():  # what NumPy cannot parse is an error in one version and a warning in another
-            warnings.simplefilter("error")
-            try:
-                numbers = np.fromstring(text, sep=";")
-            except (ValueError, DeprecationWarning):
-                return None
-        if len(numbers) != count * len(chosen):
+        try:
+            # Where NumPy stops early, it raises or, in earlier versions, warns: then the zero at the end is missing.
+            numbers = np.fromstring(text + b"0", sep=";")
+        except (ValueError, DeprecationWarning):
             return None
-        rows = numbers.reshape(count, len(chosen))
+        if len(numbers) != count * len(chosen) + 1:
+            return None
+        rows = numbers[:-1].reshape(count, len(chosen))
         if np.isnan(rows).any() and not (self.missing.nan or self.missing.given):
             return None
         return rows if list(columns) == chosen else rows.take([chosen.index(i) for i in columns], axis=1)

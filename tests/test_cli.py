@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -67,9 +67,15 @@ def run(*words: str | Path) -> int:
     return main([str(word) for word in words])
 
 
-def fitted(x: Array, weight: Array | None = None) -> ps.Flow:
-    """What the library makes of the options ``SMALL``."""
-    return ps.nsf(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0)
+def fitted(x: Array, weight: Array | None = None, names: Sequence[str] = ()) -> ps.Flow:
+    """What the library makes of the options ``SMALL``, with the names of columns that the command line gives."""
+    return named(ps.nsf(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0), names)
+
+
+def named(flow: ps.Flow, columns: Sequence[str], context: Sequence[str] = ()) -> ps.Flow:
+    """The flow, with names."""
+    flow._columns, flow._context_columns = tuple(columns), tuple(context)
+    return flow
 
 
 @pytest.fixture
@@ -138,26 +144,28 @@ def test_a_column_whose_name_stands_twice_is_chosen_by_index(tmp_path: Path) -> 
 def test_fit_on_chosen_columns_is_fit_on_those_rows(tmp_path: Path) -> None:
     x = table()
     out = tmp_path / "flow.safetensors"
-    for path, columns in ((write(tmp_path / "x.npy", x), "2,0"), (write(tmp_path / "x.csv", x, NAMES), "c,a")):
+    for path, columns, names in (
+        (write(tmp_path / "x.npy", x), "2,0", ()),
+        (write(tmp_path / "x.csv", x, NAMES), "c,a", ("c", "a")),
+    ):
         assert run("fit", path, "-o", out, *SMALL, "--columns", columns) == 0
-        assert out.read_bytes() == fitted(x.take([2, 0], axis=1)).to_bytes()
+        assert out.read_bytes() == fitted(x.take([2, 0], axis=1), names=names).to_bytes()
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
 def test_a_column_of_weights_is_not_a_data_column(place: int, tmp_path: Path) -> None:
     x = np.roll(table(), place + 1, axis=1)
     rest = np.delete(x, place, axis=1)
-    expected = fitted(rest, x[:, place]).to_bytes()
     out = tmp_path / "flow.safetensors"
-    names = tuple(np.roll(NAMES, place + 1))
+    names = tuple(map(str, np.roll(NAMES, place + 1)))
     weights = write(tmp_path / "weights.npy", x[:, place])
-    for data, given in (
-        (write(tmp_path / "x.npy", x), str(place)),
-        (write(tmp_path / "x.csv", x, names), "w"),
-        (write(tmp_path / "rest.npy", rest), str(weights)),
+    for data, given, kept in (
+        (write(tmp_path / "x.npy", x), str(place), ()),
+        (write(tmp_path / "x.csv", x, names), "w", [name for name in names if name != "w"]),
+        (write(tmp_path / "rest.npy", rest), str(weights), ()),
     ):
         assert run("fit", data, "-o", out, *SMALL, "--weights", given) == 0
-        assert out.read_bytes() == expected
+        assert out.read_bytes() == fitted(rest, x[:, place], kept).to_bytes()
 
 
 def test_a_mapped_file_stays_mapped_whatever_the_columns(tmp_path: Path) -> None:
@@ -325,7 +333,7 @@ def test_a_csv_file_may_have_a_header_blank_lines_and_quotes(text: str, tmp_path
     ("text", "place"),
     [
         ("p,q\n1,2\n\n3,oops\n", "line 4, column 'q': 'oops' is not a number"),
-        ("1,2\n3,\n", "line 2, column 1 (the first is 0): '' is not a number"),
+        ("1,2\n3,\n", "line 2, column 1 (the first is 0): is blank; --missing nan drops such rows"),
         ("1,p\n3,4\n", "line 1, column 1 (the first is 0): 'p' is not a number"),
         ("1,2\n3,4,5\n", "line 2: expected 2 columns, as in the first line, got 3"),
         ("1,2\n1_0,4\n", "line 2, column 0 (the first is 0): '1_0' is not a number"),
@@ -348,7 +356,8 @@ def test_lines_are_counted_over_chunks(tmp_path: Path) -> None:
     lines[9000] = "1,2,x,4"
     path.write_text("\n".join(lines))
     with pytest.raises(ValueError, match="line 9001, column 'c'"):
-        _tables.read_table(str(path)).array([0])
+        _tables.read_table(str(path)).array([2, 0])
+    assert len(_tables.read_table(str(path)).array([3, 0])) == 10_000
 
 
 # -- streams ------------------------------------------------------------------------------------
@@ -390,7 +399,8 @@ def test_fit_reads_a_stream_once(line: str, header: tuple[str, ...], tmp_path: P
     write(tmp_path / "x.csv", x, header)
     done = shell(line.format(" ".join([*SMALL, "--columns", "2,0", "--weights", "3"])), tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert (tmp_path / "m").read_bytes() == fitted(x.take([2, 0], axis=1), x[:, 3]).to_bytes()
+    kept = [header[i] for i in (2, 0)] if header else []
+    assert (tmp_path / "m").read_bytes() == fitted(x.take([2, 0], axis=1), x[:, 3], kept).to_bytes()
 
 
 @needs_bash
@@ -398,7 +408,7 @@ def test_rows_go_through_sample_and_score_as_streams(model: Path, tmp_path: Path
     done = shell(f"penstock sample {model} -n 5000 -o - --seed 3 | penstock score {model} - -o - > p.csv", tmp_path)
     assert done.returncode == 0
     x = ps.load(model).sample(5000, rng=3)
-    as_read = np.array([[float(f"{number:.9g}") for number in row] for row in x])
+    as_read = np.array([[float(str(number)) for number in row] for row in x])
     assert_same_bits(read(tmp_path / "p.csv"), ps.load(model).log_prob(as_read))
     assert b"5000 rows, 3 columns, seed 3" in done.stderr
     assert b"rows: 5000" in done.stderr
@@ -508,14 +518,14 @@ def test_a_bad_option_is_named(
     [
         (),
         ("fit",),
-        ("fit", "x.txt", "-o", "m"),
+        ("fit", "x.doc", "-o", "m"),
         ("fit", "x.npy"),
         ("fit", "x.npy", "-o", "m", "--recipe", "none"),
         ("fit", "x.npy", "-o", "m", "--epochs", "0"),
         ("fit", "x.npy", "-o", "m", "--standardize", "maybe"),
         ("sample", "m", "-o", "s.npy"),
         ("sample", "m", "-n", "1.5", "-o", "s.npy"),
-        ("score", "m", "x.npy", "-o", "p.parquet"),
+        ("score", "m", "x.npy", "-o", "p.txt"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -587,9 +597,12 @@ LIMITED = """if True:
 """
 
 
-@pytest.mark.parametrize("result", ["s.npy", "s.npz", "s.csv"])
+@pytest.mark.parametrize("result", ["s.npy", "s.npz", "s.csv", "s.tsv", "s.parquet", "s.h5", "s.fits"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(result: str, model: Path, tmp_path: Path) -> None:
     pytest.importorskip("resource")
+    for suffix, package in ((".parquet", "pyarrow"), (".h5", "h5py"), (".fits", "astropy")):
+        if result.endswith(suffix):
+            pytest.importorskip(package)
     done = python(LIMITED, "sample", str(model), "-n", "10000", "-o", str(tmp_path / result), check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("penstock: cannot write")
@@ -615,8 +628,10 @@ def written(folder: Path, process: int) -> bool:
     return any(size > 1000 for size in sizes)
 
 
-def interrupted(ready: Callable[[int], bool], *words: str | Path) -> tuple[int, str, str]:
-    """Exit code and words of a command that got Ctrl-C once it was ready, as its number tells."""
+def interrupted(
+    ready: Callable[[int], bool], *words: str | Path, sign: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str]:
+    """Exit code and words of a command that got Ctrl-C, or another signal, once it was ready, as its number tells."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])}
     command = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)],
@@ -630,7 +645,7 @@ def interrupted(ready: Callable[[int], bool], *words: str | Path) -> tuple[int, 
         while not ready(command.pid):
             assert command.poll() is None, command.communicate()
             time.sleep(0.02)
-        command.send_signal(signal.SIGINT)
+        command.send_signal(sign)
         out, err = command.communicate(timeout=120)
     finally:
         command.kill()
@@ -648,6 +663,21 @@ def test_ctrl_c_in_score_is_130_and_leaves_nothing(tmp_path: Path) -> None:
     code, told, error = interrupted(partial(written, out), "score", model, data, "-o", out / "p.npy")
     assert code == 130
     assert (told, error.strip()) == ("", "penstock: interrupted")
+    assert os.listdir(out) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize("name", ["s.csv", "s.npz", "s.h5", "s.fits"])
+def test_sigterm_in_sample_is_143_and_leaves_nothing(name: str, model: Path, tmp_path: Path) -> None:
+    for suffix, package in ((".h5", "h5py"), (".fits", "astropy")):
+        if name.endswith(suffix):
+            pytest.importorskip(package)
+    out = tmp_path / "out"
+    out.mkdir()
+    code, told, error = interrupted(
+        partial(written, out), "sample", model, "-n", "1e9", "-o", out / name, sign=signal.SIGTERM
+    )
+    assert (code, told, error.strip()) == (143, "", "penstock: terminated")
     assert os.listdir(out) == []
 
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import penstock as ps
 from penstock._backend import NAMES as BACKENDS
-from penstock.cli.tables import SUFFIXES, is_stream
+from penstock.cli.tables import READ, WRITTEN, is_stream
 from penstock.conditioners import ACTIVATIONS
 from penstock.recipes import MIXINGS, RECIPES
 from penstock.training.schedule import SCHEDULES
+
+EXAMPLE = """\
+examples:
+  penstock fit galaxies.csv -o galaxies.safetensors --columns redshift,u,g,r --missing 99
+  penstock score galaxies.safetensors others.csv -o log_prob.csv
+  penstock sample galaxies.safetensors -n 1e6 -o new.csv
+
+"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="penstock",
         description="Normalizing flows as a compiled engine for NumPy arrays.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.",
+        epilog=EXAMPLE + "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"penstock {ps.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -32,22 +42,25 @@ def parser() -> argparse.ArgumentParser:
 # --- fit, sample, score -----------------------------------------------------------------------------------------
 
 DATA = (
-    "a table: .npy (read where it lies, however large), .npz, or .csv with commas, where a first line without any "
-    "number names the columns; - reads such lines from standard input"
+    "a table: text (.csv, .tsv, .txt, .dat; with commas, semicolons, tabs or blanks between columns, # before comments, and "
+    "names in the first line if there are any), .npy (read where it lies, however large), .npz, .parquet (with pyarrow), .h5 or "
+    ".hdf5 (with h5py), .fits (with astropy); - reads text from standard input"
 )
+WRITES = "by its ending .csv, .tsv, .npy, .npz, .parquet, .h5 or .fits, or - for .csv on standard output"
 
 
 def _fit_parser(commands: Any) -> None:
     fit = commands.add_parser(
         "fit",
         help="train a flow on a table and write it to a file",
-        description="Trains a flow on the rows of DATA and writes it. Ctrl-C ends training early: the best parameters "
-        "so far are written if an epoch was done, and the exit code is 130. With a checkpoint the same command goes on from "
-        "there, also after SIGTERM or a crash, and ends with the same bits.",
+        description="Trains a flow on the rows of DATA and writes it, with the names of the columns if the table has any: score "
+        "and sample then need none. Only the columns that are used must hold numbers. Ctrl-C ends training early: the best "
+        "parameters so far are written if an epoch was done, and the exit code is 130. With a checkpoint the same command goes "
+        "on from there, also after SIGTERM or a crash, and ends with the same bits.",
     )
-    fit.add_argument("data", type=_table, metavar="DATA", help=DATA)
+    fit.add_argument("data", type=_input, metavar="DATA", help=DATA)
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write, .safetensors")
-    _data_options(fit)
+    _data_options(fit, "all that have a name, or all", "none", "left out")
     fit.add_argument(
         "--weights",
         metavar="WEIGHTS",
@@ -76,26 +89,42 @@ def _sample_parser(commands: Any) -> None:
     sample = commands.add_parser(
         "sample",
         help="draw rows from a flow into a file",
-        description="Draws rows from the flow in MODEL into a file, in the precision of the flow, a chunk at a time.",
+        description="Draws rows from the flow in MODEL into a file, in the precision of the flow, a chunk at a time. The columns "
+        "have the names of those that the flow was trained on.",
     )
     sample.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
     sample.add_argument("-n", type=_many, required=True, metavar="N", help="how many rows; 1e6 is read as well")
     sample.add_argument(
         "-o",
         "--output",
-        type=_table,
+        type=_output,
         required=True,
         metavar="FILE",
-        help="the table to write: .npy, .npz or .csv, or - for lines of .csv on standard output",
+        help=f"the table to write: {WRITES}",
     )
     sample.add_argument(
         "--context",
         metavar="CONTEXT",
-        help="for a conditional flow: its context, numbers with commas between them (--context=-1,2), or a table with "
-        "a row for each context; N rows are drawn for each",
+        help="for a conditional flow: its context, numbers with commas between them (--context=-1,2), or a table (as DATA of "
+        "fit, or -) with a row for each context, whose columns are found by their names; N rows are drawn for each",
     )
     sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
     sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
+    group = sample.add_argument_group("the columns of CONTEXT and FILE")
+    group.add_argument(
+        "--context-columns",
+        type=_words,
+        metavar="A,B,...",
+        help="columns of that table that stand for those of the flow, in its order, by name or by index from 0",
+    )
+    group.add_argument(
+        "--row-ids",
+        action=argparse.BooleanOptionalAction,
+        help="a first column, row, that tells which row of CONTEXT a draw is for, from 0 (default: if CONTEXT is a table and "
+        "FILE no array)",
+    )
+    group.add_argument("--keep-context", action="store_true", help="further columns: the context of each draw")
+    _reading_options(group, "get no draws")
     _common_options(sample)
     sample.set_defaults(run=_sample)
 
@@ -105,18 +134,24 @@ def _score_parser(commands: Any) -> None:
         "score",
         help="the log-density of the rows of a table, and their mean",
         description="Prints the mean log-density of the rows of DATA, in nats, and writes that of each row to a file "
-        "if one is named. Rows go through a chunk at a time: DATA may be larger than memory.",
+        "if one is named. Columns that have the names that the flow was trained on are found by them, in any order and among any "
+        "others. Rows go through a chunk at a time: DATA may be larger than memory.",
     )
     score.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
-    score.add_argument("data", type=_table, metavar="DATA", help=DATA)
+    score.add_argument("data", type=_input, metavar="DATA", help=DATA)
     score.add_argument(
         "-o",
         "--output",
-        type=_table,
+        type=_output,
         metavar="FILE",
-        help="where log-densities go, one a row: .npy, .npz or .csv, or - for standard output",
+        help=f"where log-densities go, one a row: {WRITES}",
     )
-    _data_options(score)
+    _data_options(
+        score,
+        "those with the names that the flow was trained on, or all",
+        "those with the names that the flow was trained on",
+        "have the log-density NaN",
+    )
     _common_options(score)
     score.set_defaults(run=_score)
 
@@ -144,17 +179,41 @@ def _score(arguments: argparse.Namespace) -> int:
     return commands.score(arguments)
 
 
-def _data_options(parser: Any) -> None:
-    parser.add_argument(
-        "--columns", type=_words, metavar="A,B,...", help="columns to use, by name or by index from 0 (default: all)"
+def _data_options(parser: Any, default: str, context_default: str, missing: str) -> None:
+    group = parser.add_argument_group("the columns of DATA")
+    group.add_argument(
+        "--columns",
+        type=_words,
+        metavar="A,B,...",
+        help=f"columns to use, by name or by index from 0 (default: {default}); the others may hold anything",
     )
-    parser.add_argument(
+    group.add_argument(
         "--context-columns",
         type=_words,
         metavar="A,B,...",
-        help="columns that the flow is conditioned on, which then are no data columns (default: none)",
+        help=f"columns that the flow is conditioned on, which then are no data columns (default: {context_default})",
     )
-    parser.add_argument("--key", metavar="NAME", help="the array of an .npz file that holds several")
+    _reading_options(group, missing)
+
+
+def _reading_options(group: Any, missing: str) -> None:
+    group.add_argument(
+        "--missing",
+        type=_words,
+        metavar="A,B,...",
+        help="numbers and words that stand for no value, such as 99 or NA (--missing=-99,NA), as blank cells and NaN then do "
+        f"too; rows where a value is missing are counted, and {missing}. Without this option a blank cell is an error",
+    )
+    group.add_argument(
+        "--header",
+        choices=("yes", "no"),
+        help="whether the first line of text names the columns (default: if it has words and no number)",
+    )
+    group.add_argument(
+        "--key",
+        metavar="NAME",
+        help="which of several: array of an .npz file, dataset or group of an HDF5 file, extension of a FITS file",
+    )
 
 
 def _common_options(parser: Any) -> None:
@@ -289,16 +348,30 @@ def _number_or_none(text: str) -> float | None:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
+    """Words with commas between them; one that has a comma itself is in quotes."""
+    return [word.strip() for word in next(csv.reader([text], skipinitialspace=True), [])]
 
 
 def _widths(text: str) -> tuple[int, ...]:
     return tuple(map(_positive, text.split(",")))
 
 
-def _table(text: str) -> str:
-    if not text.lower().endswith(SUFFIXES) and not is_stream(text):
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {text!r}")
+def _input(text: str) -> str:
+    if text.lower().endswith(".root"):
+        raise argparse.ArgumentTypeError(
+            f"ROOT files are not read, got {text!r}; uproot reads them: uproot.open(FILE)[TREE].arrays(library='pd')"
+            ".to_parquet('table.parquet') writes a table that is"
+        )
+    return _table(text, READ)
+
+
+def _output(text: str) -> str:
+    return _table(text, WRITTEN)
+
+
+def _table(text: str, kinds: Sequence[str]) -> str:
+    if not text.lower().endswith(tuple(kinds)) and not is_stream(text):
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(kinds[:-1])} or {kinds[-1]}, got {text!r}")
     return text
 
 

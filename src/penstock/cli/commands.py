@@ -13,16 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 
 import penstock as ps
-from penstock import _validate
 from penstock._files import check_writable
 from penstock._typing import Array
-from penstock.cli.sinks import table_file
-from penstock.cli.tables import SUFFIXES, Table, chunk_rows, is_stream, read_table
+from penstock.cli.columns import chosen_or_rest, header, indices, keep_names, missing_cells, score_columns
+from penstock.cli.draws import Draws, given_contexts
+from penstock.cli.sinks import check_library, table_file
+from penstock.cli.tables import READ, TEXT, Table, ahead, chunk_rows, is_stream, read_table, suffix
 from penstock.files import model
 from penstock.history import History
 from penstock.recipes import RECIPES
@@ -37,15 +38,17 @@ def fit(arguments: argparse.Namespace) -> int:
     if "checkpoint" in arguments.fit_options:
         check_writable(arguments.fit_options["checkpoint"])
         _check_output(arguments.fit_options["checkpoint"], arguments.data, arguments.weights)
-    table = read_table(arguments.data, key=arguments.key)
-    given = _context_columns(arguments, table)
+    table = _opened(arguments, nan=arguments.weights is not None)
+    given = indices(arguments.context_columns or (), table, "--context-columns")
     columns, place, weights = _fit_columns(arguments, table, given)
     rows, context, column = table.arrays(columns, given, place)
     weight = weights.array([0])[:, 0] if weights else column[:, 0] if place else None
     flow = _new_flow(arguments, len(columns), len(given))
+    keep_names(flow, table, columns, given)
     weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
     conditional = f", given {table.describe(given)}" if given else ""
     say(f"{table.path}: {len(rows)} rows, {table.describe(columns)}{conditional}{weighted}")
+    _tell_dropped(table, sys.stdout)
     say(repr(flow))
     began = time.perf_counter()
     with _log_lines(shown=not arguments.quiet and not arguments.progress):
@@ -103,48 +106,23 @@ def _fit_columns(
     taken = {"--context-columns": context}
     given = arguments.weights
     if given is None:
-        return _columns(arguments, table, taken), [], None
+        return chosen_or_rest(arguments.columns, table, taken), [], None
     if table.has(given):
         place = table.index(given, option="--weights")
         if place in context:
             raise ValueError(f"--weights: {given!r} is also one of --context-columns")
-        columns = _columns(arguments, table, {**taken, "--weights": [place]})
+        columns = chosen_or_rest(arguments.columns, table, {**taken, "--weights": [place]})
         return columns, [place], None
-    if os.path.splitext(given)[1].lower() not in SUFFIXES:
+    if os.path.splitext(given)[1].lower() not in READ:
         raise ValueError(f"--weights: {given!r} is no file and no column of {table.path}, which has {table.describe()}")
+    if arguments.missing is not None:
+        raise ValueError(
+            f"--missing drops rows of {table.path}, so that weights must be one of its columns, got {given!r}"
+        )
     own = read_table(given)
     if own.n_columns != 1:
         raise ValueError(f"--weights: {given} must have 1 column, got {own.describe()}")
-    return _columns(arguments, table, taken), [], own
-
-
-def _columns(arguments: argparse.Namespace, table: Table, taken: dict[str, Sequence[int]]) -> list[int]:
-    """The indices of the columns that ``--columns`` names, or of all; those ``taken`` by other options are no data."""
-    if arguments.columns is None:
-        others = {i for places in taken.values() for i in places}
-        columns = [i for i in range(table.n_columns) if i not in others]
-    else:
-        columns = _indices(arguments.columns, table, "--columns")
-        for option, places in taken.items():
-            both = [place for place in places if place in columns]
-            if both:
-                name = arguments.columns[columns.index(both[0])]
-                raise ValueError(f"{option}: {name!r} is also one of --columns")
-    if not columns:
-        raise ValueError(f"{table.path} has no data columns: {table.describe()}")
-    return columns
-
-
-def _context_columns(arguments: argparse.Namespace, table: Table) -> list[int]:
-    names = arguments.context_columns
-    return [] if names is None else _indices(names, table, "--context-columns")
-
-
-def _indices(names: Sequence[str], table: Table, option: str) -> list[int]:
-    indices = [table.index(name, option=option) for name in names]
-    if len(set(indices)) < len(indices):
-        raise ValueError(f"{option} names a column twice: {','.join(names)}")
-    return indices
+    return chosen_or_rest(arguments.columns, table, taken), [], own
 
 
 def _outcome(history: History) -> str:
@@ -157,36 +135,30 @@ def _outcome(history: History) -> str:
 def sample(arguments: argparse.Namespace) -> int:
     """Draw rows into a file. They are those of ``flow.sample(n, context, rng=seed)``, whatever the chunks."""
     flow = ps.load(arguments.model, backend=arguments.backend)
-    contexts, file = _contexts(arguments.context, flow.context_dim)
-    _check_output(arguments.output, arguments.model, file)
-    n, m = arguments.n, 1 if contexts is None else len(contexts)
+    given = given_contexts(arguments, flow)
+    _check_output(arguments.output, arguments.model, given.path)
+    check_library(arguments.output)
+    table = Draws(arguments, flow, given)
+    n, m = arguments.n, 1 if given.rows is None else len(given.rows)
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
-    names = [f"x{i}" for i in range(flow.dim)] + ["log_prob"] * arguments.log_prob
     with (
-        table_file(arguments.output, flow.dtype, names, name="samples") as write,
-        _bar(arguments, m * n) as update,
+        table_file(arguments.output, table.columns, name="samples") as write,
+        _bar(arguments, given.count * n) as update,
     ):
         size = chunk_rows(flow.dim)
         together = max(1, size // max(n, 1))  # rows of context in a chunk
         for row, first in itertools.product(range(0, m, together), range(0, n, size)):
-            part = None if contexts is None else contexts[row : row + together]
-            options = {"context": part, "rng": seed, "first": first, "first_context": row}
-            rows = _draw(flow, min(size, n - first), options, log_prob=arguments.log_prob)
-            write(rows)
-            update(len(rows))
+            count = min(size, n - first)
+            blocks = table.draw(count, range(row, min(row + together, m)), rng=seed, first=first)
+            write(*blocks)
+            update(len(blocks[0]))
+    say = _say(arguments.output)
+    if given.table is not None:
+        _tell_dropped(given.table, sys.stderr if arguments.output == "-" else sys.stdout)
     if not arguments.quiet:
-        say = _say(arguments.output)
-        say(f"{m * n} rows, {len(names)} columns, seed {seed}")
+        say(f"{given.count * n} rows, {len(table.columns)} columns, seed {seed}")
         say(f"written: {arguments.output}")
     return 0
-
-
-def _draw(flow: ps.Flow, n: int, options: dict[str, Any], *, log_prob: bool) -> Array:
-    """``n`` draws for each context, a row each, on demand with their log-densities in a further column."""
-    if not log_prob:
-        return flow.sample(n, **options).reshape(-1, flow.dim)
-    rows, density = flow.sample_and_log_prob(n, **options)
-    return np.concatenate([rows.reshape(-1, flow.dim), density.reshape(-1, 1)], axis=1)
 
 
 def _say(output: str | None) -> Callable[[str], object]:
@@ -194,71 +166,61 @@ def _say(output: str | None) -> Callable[[str], object]:
     return partial(print, file=sys.stderr if output == "-" else sys.stdout)
 
 
-def _contexts(given: str | None, context_dim: int) -> tuple[Array | None, str | None]:
-    """The rows of context that ``--context`` gives, and the file that they come from, if from one."""
-    if given is None or not context_dim:
-        if given is None and context_dim:
-            raise ValueError(f"--context must be given: the flow has context_dim={context_dim}")
-        if given is not None:
-            raise ValueError("--context was given, but the flow has none (context_dim=0)")
-        return None, None
-    if os.path.splitext(given)[1].lower() in SUFFIXES:
-        table = read_table(given)
-        rows, file, got = table.array(range(table.n_columns)), given, table.describe()
-    else:
-        try:
-            rows = np.array([[float(word) for word in given.split(",")]])
-        except ValueError:
-            raise ValueError(f"--context must be numbers with commas between them or a table, got {given!r}") from None
-        file, got = None, f"{rows.shape[1]} number{'' if rows.shape[1] == 1 else 's'}"
-    if rows.shape[1] != context_dim:
-        raise ValueError(f"--context has {got}, but the flow has context_dim={context_dim}")
-    return _validate.reals(rows, name="--context"), file
-
-
 def score(arguments: argparse.Namespace) -> int:
     """The log-density of each row of a table into a file, and their mean on standard output."""
     if arguments.output is not None:
         _check_output(arguments.output, arguments.data, arguments.model)
+        check_library(arguments.output)
     flow = ps.load(arguments.model, backend=arguments.backend)
-    table = read_table(arguments.data, key=arguments.key)
-    given = _context_columns(arguments, table)
-    if len(given) != flow.context_dim:
-        raise ValueError(
-            f"--context-columns names {len(given)} column{'' if len(given) == 1 else 's'}, but the flow in "
-            f"{arguments.model} has context_dim={flow.context_dim}"
-        )
-    columns = _columns(arguments, table, {"--context-columns": given})
-    if len(columns) != flow.dim:
-        has = f"{table.path} has" if arguments.columns is None else "--columns names"
-        raise ValueError(
-            f"{has} {len(columns)} column{'' if len(columns) == 1 else 's'}, but the flow in {arguments.model} has "
-            f"{flow.dim}" + ("; choose with --columns" if len(columns) > flow.dim else "")
-        )
-    n_rows = n_nan = 0
+    table = _opened(arguments, expected=(*flow._columns, *flow._context_columns))
+    columns, given = score_columns(arguments, table, flow)
+    chunks = table.chunks([*columns, *given])
+    if suffix(arguments.data) in TEXT and not is_stream(arguments.data):  # whose wait for data nothing could end
+        chunks = ahead(chunks)
+    n_rows = n_nan = n_missing = 0
     total = 0.0
     with (
-        nullcontext(lambda rows: None)
+        nullcontext(_nowhere)
         if arguments.output is None
-        else table_file(arguments.output, flow.dtype, ["log_prob"], name="log_prob", flat=True) as write,
+        else table_file(arguments.output, [("log_prob", flow.dtype)], name="log_prob", flat=True) as write,
         _bar(arguments, table.n_rows) as update,
     ):
-        for chunk in table.chunks([*columns, *given]):
+        for chunk in chunks:
             rows = chunk[:, : flow.dim]
             log_prob = flow.log_prob(rows, chunk[:, flow.dim :] if given else None)
             write(log_prob)
             nan = np.isnan(log_prob)
             n_rows += len(rows)
             n_nan += int(nan.sum())
+            n_missing += int(np.isnan(chunk).any(axis=1).sum()) if table.missing.given else 0
             total += float((log_prob[~nan] if nan.any() else log_prob).sum(dtype=np.float64))
             update(len(rows))
     say = _say(arguments.output)
     say(f"rows: {n_rows}")
+    if table.missing.given:
+        say(f"rows with missing values: {n_missing}")
     say(f"rows with log-density NaN: {n_nan}" + (", left out of the mean" if n_nan else ""))
     say(f"mean log-density: {total / (n_rows - n_nan) if n_rows > n_nan else float('nan')!r}")
     if arguments.output is not None and not arguments.quiet:
         say(f"written: {arguments.output}")
     return 0
+
+
+def _nowhere(*blocks: Array) -> None:
+    """Where log-densities go that nobody asked for."""
+
+
+def _opened(arguments: argparse.Namespace, *, nan: bool = True, expected: Sequence[str] = ()) -> Table:
+    """The table that DATA names; ``nan`` tells whether it may hold NaN where ``--missing`` was not given."""
+    missing = missing_cells(arguments.missing, nan=nan)
+    return read_table(arguments.data, key=arguments.key, missing=missing, header=header(arguments), expected=expected)
+
+
+def _tell_dropped(table: Table, stream: TextIO) -> None:
+    """Say it in any case: rows that are gone change the result."""
+    if table.missing.given:
+        rows = f"{table.dropped} row{'' if table.dropped == 1 else 's'}"
+        print(f"{table.path}: {rows} with missing values left out", file=stream)
 
 
 def upgrade(paths: Sequence[str]) -> int:

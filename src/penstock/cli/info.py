@@ -13,6 +13,9 @@ OPTIONAL = (
     ("numba", "the pure-Python engine"),
     ("matplotlib", "pictures of the demo, history.plot()"),
     ("sklearn", "mixture, kernel estimate and classifier of the demo"),
+    ("pyarrow", "Parquet tables of the command line"),
+    ("h5py", "HDF5 tables of the command line"),
+    ("astropy", "FITS tables of the command line"),
 )
 
 
@@ -41,6 +44,9 @@ def model_file(path: str) -> int:
     print(f"{path}: {os.path.getsize(path)} bytes")
     print(f"dim {flow.dim}, context_dim {flow.context_dim}, {flow.dtype}, {flow.n_params} parameters")
     print(f"fitted: {'yes' if flow.initialised else 'no (standardisation and ActNorm are not set)'}")
+    for what, names in (("columns", flow._columns), ("context columns", flow._context_columns)):
+        if names:
+            print(f"{what}: {', '.join(names)}")
     print(flow)
     print("parameters:")
     for name, array in flow.named_params().items():

@@ -5,6 +5,7 @@ Chunks go through ordinary writes, not through a mapping: on a full disk those r
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import shutil
@@ -19,50 +20,65 @@ import numpy as np
 
 from penstock._files import replacing
 from penstock._typing import Array
-from penstock.cli.tables import is_stream, suffix
+from penstock.cli import digits
+from penstock.cli.columnar import library
+from penstock.cli.tables import FITS, HDF5, TEXT, is_stream, suffix
 
-Write = Callable[[Array], None]
+# Appends rows: arrays of shape (rows, columns) beside each other, with all columns between them.
+Write = Callable[..., None]
+Columns = Sequence[tuple[str, np.dtype[Any]]]
+LIBRARIES = {".parquet": "pyarrow.parquet", **dict.fromkeys(HDF5, "h5py"), **dict.fromkeys(FITS, "astropy.io.fits")}
+
+
+def check_library(path: str) -> None:
+    """Raise ImportError if what writes such tables is not installed."""
+    kind = suffix(path)
+    if kind in LIBRARIES:
+        library(LIBRARIES[kind], path)
 
 
 @contextmanager
-def table_file(
-    path: str, dtype: np.dtype[Any], columns: Sequence[str], *, name: str, flat: bool = False
-) -> Iterator[Write]:
+def table_file(path: str, columns: Columns, *, name: str, flat: bool = False) -> Iterator[Write]:
     """A function that appends rows to the table at ``path``, which appears when the block ends well.
 
     Parameters
     ----------
     path : str
-        Ends in .npy, .npz or .csv, or is a stream, which gets lines of .csv as they come; ``-`` is standard output.
-    dtype : numpy dtype
-    columns : sequence of str
-        The header of a .csv file; how many there are is the width of the others.
+        Its ending says what it becomes; a stream gets lines of .csv as they come, and ``-`` is standard output.
+    columns : sequence of (str, dtype)
+        Names and types. An array, in .npy and .npz, has no names and the one type that holds all.
     name : str
-        Of the array in an .npz file.
+        Of the array in an .npz file, the dataset in an HDF5 file, the extension of a FITS file.
     flat : bool, default False
-        One number a row, and so an array of one dimension.
+        One number a row, and so, in .npy and .npz, an array of one dimension.
     """
     kind = suffix(path)
-    tail = () if flat else (len(columns),)
     if is_stream(path):
-        if kind != ".csv":
+        if kind not in TEXT:
             raise ValueError(f"{path!r} is no ordinary file, and such a one can be written as .csv only")
         with _stream(path) as stream:
-            yield _csv(stream, dtype, columns)
+            yield _text(stream, columns, kind)
             stream.flush()
         return
+    check_library(path)
+    dtype = np.result_type(*(dtype for _, dtype in columns))
+    tail = () if flat else (len(columns),)
     with replacing(path) as file:
-        if kind == ".csv":
-            yield _csv(file, dtype, columns)
+        if kind in TEXT:
+            yield _text(file, columns, kind)
         elif kind == ".npy":
             with _npy(file, dtype, tail) as write:
                 yield write
-        else:
+        elif kind == ".npz":
             # The archive needs the size of its member first, which only the end of the rows tells.
             with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))) as whole:
                 with _npy(whole, dtype, tail) as write:
                     yield write
                 _pack(whole, file, name)
+        else:
+            writer = _parquet if kind == ".parquet" else _hdf5 if kind in HDF5 else _fits
+            with writer(file, columns, name) as write:
+                yield write
 
 
 def _stream(path: str) -> AbstractContextManager[BinaryIO]:
@@ -73,17 +89,26 @@ def _stream(path: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdout.buffer)
 
 
-def _csv(file: BinaryIO, dtype: np.dtype[Any], columns: Sequence[str]) -> Write:
-    # As many digits as bring every number back.
-    digits = "%.9g" if dtype.itemsize == 4 else "%.17g"
-    file.write((",".join(columns) + "\n").encode())
+def _text(file: BinaryIO, columns: Columns, kind: str) -> Write:
+    separator = "\t" if kind == ".tsv" else ","
+    names = [name for name, _ in columns]
+    header = io.StringIO()
+    # What a reader could take for a comment is quoted, too.
+    commented = names[0].lstrip().startswith("#")
+    dialect = csv.writer(
+        header, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL if commented else csv.QUOTE_MINIMAL
+    )
+    dialect.writerow(names)
+    file.write(header.getvalue().encode())
 
-    def write(rows: Array) -> None:
-        text = io.StringIO()
-        np.savetxt(text, rows, digits, delimiter=",")
-        file.write(text.getvalue().encode())
+    def write(*blocks: Array) -> None:
+        file.write(digits.lines([_table(block) for block in blocks], separator.encode()))
 
     return write
+
+
+def _table(block: Array) -> Array:
+    return block[:, None] if block.ndim == 1 else block
 
 
 @contextmanager
@@ -95,9 +120,10 @@ def _npy(file: BinaryIO, dtype: np.dtype[Any], tail: tuple[int, ...]) -> Iterato
         record = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, *tail)}
         np.lib.format.write_array_header_1_0(file, record)
 
-    def write(rows: Array) -> None:
+    def write(*blocks: Array) -> None:
         nonlocal count
-        file.write(rows.data)
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate([_table(block) for block in blocks], axis=1)
+        file.write(np.ascontiguousarray(rows, dtype).data)
         count += len(rows)
 
     header()
@@ -117,3 +143,121 @@ def _pack(whole: BinaryIO, file: BinaryIO, name: str) -> None:
         archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as out,
     ):
         shutil.copyfileobj(whole, out, 1 << 20)
+
+
+def _records(blocks: Sequence[Array], dtype: np.dtype[Any]) -> Array:
+    """Rows as records."""
+    single = (column for block in blocks for column in _table(block).T)
+    records = np.empty(len(blocks[0]), dtype)
+    for name, column in zip(dtype.names or (), single, strict=True):
+        records[name] = column
+    return records
+
+
+@contextmanager
+def _parquet(file: BinaryIO, columns: Columns, name: str) -> Iterator[Write]:
+    arrow, parquet = library("pyarrow", ""), library("pyarrow.parquet", "")
+    schema = arrow.schema([(name, arrow.from_numpy_dtype(dtype)) for name, dtype in columns])
+    with parquet.ParquetWriter(file, schema) as writer:
+
+        def write(*blocks: Array) -> None:
+            data = [np.ascontiguousarray(column) for block in blocks for column in _table(block).T]
+            # Other ways from NumPy would import pandas.
+            arrays = [
+                arrow.Array.from_buffers(field.type, len(column), [None, arrow.py_buffer(column)])
+                for field, column in zip(schema, data, strict=True)
+            ]
+            writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=schema))
+
+        yield write
+
+
+@contextmanager
+def _hdf5(file: BinaryIO, columns: Columns, name: str) -> Iterator[Write]:
+    """One compound dataset."""
+    dtype, calm = np.dtype(list(columns)), _Calm(file)
+    with library("h5py", "").File(calm, "w") as archive:
+        dataset = archive.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(4096,))
+
+        def write(*blocks: Array) -> None:
+            first = len(dataset)
+            dataset.resize(first + len(blocks[0]), axis=0)
+            dataset[first:] = _records(blocks, dtype)
+            calm.check()
+
+        yield write
+    calm.check()
+
+
+class _Calm:
+    """A file that never fails where the HDF5 library sees it, which would crash at exit: :meth:`check` raises what was wrong."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+
+    def check(self) -> None:
+        """Raise the first error, a signal's included. Nothing was written since."""
+        if self._error is not None:
+            raise self._error
+
+    def _try(self, work: Callable[[], int], otherwise: int) -> int:
+        if self._error is None:
+            try:
+                return work()
+            except BaseException as error:
+                self._error = error
+        return otherwise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._try(lambda: self._file.seek(offset, whence), offset)
+
+    def tell(self) -> int:
+        return self._try(self._file.tell, 0)
+
+    def read(self, size: int = -1) -> bytes:
+        buffer = bytearray(max(size, 0))
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def readinto(self, buffer: Any) -> int:
+        return self._try(lambda: self._file.readinto(buffer), len(buffer))  # type: ignore[attr-defined]
+
+    def write(self, data: Any) -> int:
+        return self._try(lambda: self._file.write(data), len(data))
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._try(lambda: self._file.truncate(size), size or 0)
+
+    def flush(self) -> int:
+        return self._try(lambda: self._file.flush() or 0, 0)
+
+
+@contextmanager
+def _fits(file: BinaryIO, columns: Columns, name: str) -> Iterator[Write]:
+    """One binary table. As in .npy, the header is written again when the number of rows is known: its size is the same."""
+    fits = library("astropy.io.fits", "")
+    dtype = np.dtype([(column, kind.newbyteorder(">")) for column, kind in columns])
+    table = fits.BinTableHDU(np.zeros(0, dtype), name=name)
+    count = 0
+    file.write(fits.PrimaryHDU().header.tostring().encode())
+    start = file.tell()
+
+    def header() -> bytes:
+        table.header["NAXIS2"] = count
+        return bytes(table.header.tostring().encode())
+
+    first = header()
+    file.write(first)
+
+    def write(*blocks: Array) -> None:
+        nonlocal count
+        file.write(_records(blocks, dtype).tobytes())
+        count += len(blocks[0])
+
+    yield write
+    file.write(bytes(-file.tell() % 2880))
+    last = header()
+    if len(last) != len(first):
+        raise RuntimeError("the header of a FITS file has grown over its numbers")
+    file.seek(start)
+    file.write(last)

@@ -1,0 +1,144 @@
+"""Which columns of a table a command takes: by the names that a flow keeps, by options, or by position."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+
+import penstock as ps
+from penstock._warn import DataWarning, warn
+from penstock.cli.tables import Missing, Table
+from penstock.cli.text import is_number
+
+
+def indices(words: Sequence[str], table: Table, option: str) -> list[int]:
+    """The columns that the words of an option choose."""
+    found = [table.index(word, option=option) for word in words]
+    if len(set(found)) < len(found):
+        raise ValueError(f"{option} names a column twice: {','.join(words)}")
+    return found
+
+
+def chosen_or_rest(words: Sequence[str] | None, table: Table, taken: Mapping[str, Sequence[int]]) -> list[int]:
+    """The columns that ``--columns`` chooses, or all with a name that no other option has ``taken``."""
+    if words is None:
+        others = {i for places in taken.values() for i in places}
+        columns = [i for i in range(table.n_columns) if i not in others and i not in table.unnamed]
+        left = [i for i in table.unnamed if i not in others]
+        if left:
+            which = ", ".join(map(str, left))
+            warn(
+                f"{table.path}: column {which} has no name, as an index that was written with a table; "
+                f"it is left out (--columns takes it, too)",
+                DataWarning,
+            )
+    else:
+        columns = indices(words, table, "--columns")
+        for option, places in taken.items():
+            both = [place for place in places if place in columns]
+            if both:
+                raise ValueError(f"{option}: {words[columns.index(both[0])]!r} is also one of --columns")
+    if not columns:
+        raise ValueError(f"{table.path} has no data columns: {table.describe()}")
+    return columns
+
+
+def matched(names: Sequence[str], words: Sequence[str] | None, table: Table, option: str, of: str) -> list[int] | None:
+    """The columns that stand for those of a flow, in the order of the flow; None where only their position can tell.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The names that the flow keeps; empty if it has none.
+    words : sequence of str, optional
+        What the option says.
+    table : Table
+    option : str
+    of : str
+        The flow, for messages.
+    """
+    if words is not None:
+        columns = indices(words, table, option)
+        return _in_order(names, columns, table, option, of) if names and table.names else columns
+    if not names or not table.names:
+        return None
+    for name in names:
+        count = table.names.count(name)
+        if count != 1:
+            has = f"{count} columns {name!r}" if count else f"no column {name!r}"
+            need = "" if count else f", which {of} was trained on; it has {table.describe()}"
+            raise ValueError(f"{table.path} has {has}{need}; {option} says which columns stand for {', '.join(names)}")
+    return [table.names.index(name) for name in names]
+
+
+def _in_order(names: Sequence[str], columns: list[int], table: Table, option: str, of: str) -> list[int]:
+    """Chosen columns that have the names of the flow, in its order; others, which stand for them, as they were given."""
+    given = [table.names[i] for i in columns]
+    if sorted(given) == sorted(names):
+        return [columns[given.index(name)] for name in names]
+    for place, name in enumerate(given):
+        if name in names and place != names.index(name):
+            raise ValueError(
+                f"{option}: {name!r} is number {names.index(name)} of the columns of {of} ({', '.join(names)}), "
+                f"but number {place} here; those that stand for others must come in the order of the flow"
+            )
+    return columns
+
+
+def keep_names(flow: ps.Flow, table: Table, columns: Sequence[int], context: Sequence[int]) -> None:
+    """Give a flow the names of the columns that it is about to be trained on."""
+    if table.names:
+        names, given = ([table.names[i] for i in places] for places in (columns, context))
+        for name in (*names, *given):
+            if "\0" in name:
+                raise ValueError(f"{table.path}: the name {name!r} holds a NUL, which a model file cannot keep")
+            if (*names, *given).count(name) > 1:
+                raise ValueError(
+                    f"{table.path} has two columns {name!r} among those chosen; a flow needs different names"
+                )
+        flow.columns, flow.context_columns = names, given or None
+
+
+def unused(name: str, taken: Iterable[str]) -> str:
+    """A name for a further column, which none of the others has."""
+    others = set(taken)
+    while name in others:
+        name += "_"
+    return name
+
+
+def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) -> tuple[list[int], list[int]]:
+    """The data columns and the context columns of a table whose rows a flow is to judge."""
+    of = f"the flow in {arguments.model}"
+    given = matched(flow._context_columns, arguments.context_columns, table, "--context-columns", of) or []
+    if len(given) != flow.context_dim:
+        raise ValueError(
+            f"--context-columns names {len(given)} column{'' if len(given) == 1 else 's'}, but {of} has "
+            f"context_dim={flow.context_dim}"
+        )
+    taken = {"--context-columns": given}
+    columns = matched(flow._columns, arguments.columns, table, "--columns", of)
+    if columns is None or arguments.columns is not None:
+        chosen = chosen_or_rest(arguments.columns, table, taken)
+        columns = chosen if columns is None else columns
+    if len(columns) != flow.dim:
+        has = f"{table.path} has" if arguments.columns is None else "--columns names"
+        raise ValueError(
+            f"{has} {len(columns)} column{'' if len(columns) == 1 else 's'}, but {of} has "
+            f"{flow.dim}" + ("; choose with --columns" if len(columns) > flow.dim else "")
+        )
+    return columns, given
+
+
+def missing_cells(words: Sequence[str] | None, *, nan: bool) -> Missing:
+    """What ``--missing`` says."""
+    if words is None:
+        return Missing(nan=nan)
+    numbers = [float(word) for word in words if is_number(word)]
+    texts = tuple(word for word in words if word and not is_number(word))
+    return Missing(tuple(number for number in numbers if number == number), texts, given=True)
+
+
+def header(arguments: argparse.Namespace) -> bool | None:
+    """What ``--header`` says."""
+    return None if arguments.header is None else bool(arguments.header == "yes")

@@ -26,7 +26,7 @@ SIZE = """
 import importlib.metadata as metadata, json, os
 import penstock
 sizes = {}
-for name in ("tqdm",):
+for name in ("tqdm", "narwhals"):
     files = metadata.files(name) or []
     sizes[name] = sum(os.path.getsize(f.locate()) for f in files if f.suffix != ".pyc" and os.path.exists(f.locate()))
 top = os.path.dirname(penstock.__file__)

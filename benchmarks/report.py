@@ -1,4 +1,4 @@
-"""Writes the figures of the README from benchmark results; with ``--check`` only compares."""
+"""Writes the figures of README and docs/benchmarks.md from benchmark results; with ``--check`` only compares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from tasks import AUTOREGRESSIVE, FLOWS, LU_LAYERS, SPLINES, SPLINES_DOUBLE, TASKS
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+README = HERE.parent / "README.md"  # a few of them
+PAGE = HERE.parent / "docs" / "benchmarks.md"  # all
 RESULTS = HERE / "results" / "latest.json"
 MARK = "<!-- figures -->"
 
@@ -39,7 +40,7 @@ def time(seconds: float) -> str:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """The section between the marks."""
+    """All figures."""
     place = results["machine"]
     names = [name for name in COLUMNS if name in results["versions"]]
     versions = {k: v for peer in results["versions"].values() for k, v in peer.items()}
@@ -72,6 +73,28 @@ def tables(results: dict[str, Any]) -> str:
     if rows:
         lines += ["| besides | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows), ""]
     return "\n".join(lines)
+
+
+def few(results: dict[str, Any]) -> str:
+    """The figures of the README: the recipe that comes first, and what it costs to have it installed."""
+    timed = results["splines"]["NSF_AR8"]
+    peers = {"flowjax": "flowjax, jitted", "zuko": "zuko"}
+    lines = ["| `nsf_ar`, 8 dimensions | penstock | " + " | ".join(peers.values()) + " |", "|---|---|---|---|"]
+    for task in ("log_prob", "sample", "step_256", "one_row"):
+        own, *others = (timed[task][name]["median"] for name in ("penstock", *peers))
+        lines.append(
+            f"| {WORK[task]} | {time(own)} | " + " | ".join(f"{x / own:.0f} times that" for x in others) + " |"
+        )
+    f = results["footprint"]
+    lines.append(
+        f"| installed, beside NumPy; import, after NumPy's | {sum(f['installed_bytes'].values()) / 1e6:.1f} MB; "
+        f"{1e3 * f['import_penstock_after_numpy']:.0f} ms | | |"
+    )
+    place = results["machine"]
+    where = (
+        f"{place['processor']}, {results['threads']} threads, float32, medians of {results['rounds']} rounds in turns."
+    )
+    return "\n".join([*lines, "", where, ""])
 
 
 def splines(timed: dict[str, Any]) -> list[str]:
@@ -158,22 +181,21 @@ def other(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def main() -> int:
-    """Write or compare; 1 if the README says something else."""
+    """Write or compare; 1 if a page says something else."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README differs")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page differs")
     check = parser.parse_args().check
-    text = README.read_text()
-    before, present, after = text.split(MARK)
-    section = "\n" + (tables(json.loads(RESULTS.read_text())) if RESULTS.exists() else "")
-    if check:
-        if present != section:
-            print(
-                "README.md does not show benchmarks/results/latest.json: run python benchmarks/report.py",
-                file=sys.stderr,
-            )
-        return int(present != section)
-    README.write_text(MARK.join([before, section, after]))
-    return 0
+    results = json.loads(RESULTS.read_text())
+    failed = 0
+    for path, figures in ((README, few), (PAGE, tables)):
+        before, present, after = path.read_text().split(MARK)
+        section = "\n" + figures(results)
+        if not check:
+            path.write_text(MARK.join([before, section, after]))
+        elif present != section:
+            print(f"{path.name} does not show {RESULTS.name}: run python benchmarks/report.py", file=sys.stderr)
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":

@@ -81,12 +81,12 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an affine map of one dimension is a Gaussian, and is meant to be
         models = {
-            "spline flow": ps.nsf(1, context_dim=6, layers=3, hidden=(64, 64), rng=0),
+            "spline flow": ps.nsf_ar(1, context_dim=6, layers=3, hidden=(64, 64), rng=0),
             "Gaussian": ps.realnvp(1, context_dim=6, hidden=(64, 64), rng=0),
         }
     for name, flow in models.items():
         start = time.perf_counter()
-        flow.fit(z[:n, None], context=magnitudes[:n], epochs=given.epochs, rng=0)
+        flow.fit(z[:n, None], magnitudes[:n], epochs=given.epochs, rng=0)
         seconds = time.perf_counter() - start
         log_prob = flow.log_prob(z[n:, None], magnitudes[n:])
         print(

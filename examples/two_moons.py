@@ -90,11 +90,9 @@ def main() -> None:
     x = simulate(theta, rng)
 
     start = time.perf_counter()
-    flow = ps.nsf(2, context_dim=2, layers=5, hidden=(64, 64), rng=0)
-    flow.fit(theta, context=x, epochs=given.epochs, rng=0)
-    print(
-        f"{given.simulations} simulations, {flow.n_params} parameters, trained in {time.perf_counter() - start:.0f} s"
-    )
+    flow = ps.nsf_ar(2, context_dim=2, layers=5, hidden=(64, 64), rng=0)
+    flow.fit(theta, x, epochs=given.epochs, rng=0)
+    print(f"{given.simulations} simulations, {flow.n_free} parameters, trained in {time.perf_counter() - start:.0f} s")
 
     with np.load(DATA) as table:
         observed, reference = table["observation"][0], table["reference_posterior"][0][: given.draws]

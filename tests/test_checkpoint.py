@@ -715,3 +715,21 @@ def test_fit_leaves_the_handlers_of_signals_alone(tmp_path: Path) -> None:
         callbacks=lambda state: seen.append([signal.getsignal(number) for number in numbers]),
     )  # fmt: skip
     assert all(handlers == before for handlers in seen)
+
+
+@pytest.mark.filterwarnings("ignore::penstock.OutlierWarning")
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_first_fit_leaves_out_is_left_out_after_a_resume(own: bool, tmp_path: Path) -> None:
+    x, held_out = np.array(table(40, 600, 2)), np.array(table(41, 100, 2))
+    x[17, 1], held_out[3, 0] = 1e20, 1e15
+    arguments: dict[str, Any] = {"epochs": 4, "batch_size": 100, "rng": 0, **({"validation": held_out} if own else {})}
+
+    def stop(state: ps.TrainingState) -> None:
+        if state.epoch == 2:
+            raise KeyError
+
+    start = ps.nsf(2, layers=2, hidden=(8,), rng=0, backend=BACKENDS[0])
+    with pytest.raises(KeyError):
+        start.copy().fit(x, **arguments, callbacks=stop, checkpoint=tmp_path / "m")
+    one = start.copy().fit(x, **arguments, checkpoint=tmp_path / "m")
+    assert one.to_bytes() == start.copy().fit(x, **arguments).to_bytes()

@@ -167,6 +167,8 @@ def test_a_view_at_one_context_has_the_verbs_and_bits_of_the_flow(case: Case, ba
     assert_same_bits(kept.log_prob(x), view.log_prob(x))
     flow.params = 0.5 * flow.params
     assert_same_bits(view.log_prob(x), flow.log_prob(x, one))
+    assert_same_bits(view.log_prob(x[0]), flow.log_prob(x[0], one))
+    assert_same_bits(pickle.loads(pickle.dumps(view)).log_prob(x), view.log_prob(x))
 
 
 def _leaves(value: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from helpers import ROOT, assert_close, both_dtypes, python, row_size
 README = ROOT / "README.md"
 FORMAT = ROOT / "docs" / "file-format.md"
 TRAINING = ROOT / "docs" / "training.md"
+GUIDE = ROOT / "docs" / "guide.md"
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -26,10 +27,10 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
-def test_the_python_of_the_readme_runs_as_printed(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", range(len(blocks(README, "python") + blocks(GUIDE, "python"))))
+def test_the_python_of_readme_and_guide_runs_as_printed(number: int, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
-    script.write_text(blocks(README, "python")[number])
+    script.write_text((blocks(README, "python") + blocks(GUIDE, "python"))[number])
     env = {**os.environ, "PYTHONPATH": str(Path(ps.__file__).parent.parent)}
     done = subprocess.run(
         [sys.executable, "-W", "error", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
@@ -88,8 +89,14 @@ def test_ci_calls_the_test_command_of_the_readme_verbatim() -> None:
     assert commands[0].startswith("python3 -m venv .venv && .venv/bin/pip install '.[test]' && ")
 
 
-def test_every_public_name_in_the_readme_exists() -> None:
+def test_the_readme_is_short() -> None:
     text = README.read_text()
+    assert len(text.split()) < 900
+    assert text.count("![") == 1
+
+
+def test_every_public_name_in_readme_and_guide_exists() -> None:
+    text = README.read_text() + GUIDE.read_text()
     for name in set(re.findall(r"\bps\.(\w+)", text)):
         assert hasattr(ps, name), f"ps.{name}"
     flow = ps.realnvp(2)
@@ -99,7 +106,8 @@ def test_every_public_name_in_the_readme_exists() -> None:
 
 
 def test_every_link_of_the_readme_leads_to_a_file() -> None:
-    for path in (README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md")):
+    pages = (README, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", ROOT / "cpp" / "README.md")
+    for path in (*pages, *ROOT.glob("docs/*.md")):
         text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)  # code has brackets of its own
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
             if not re.match(r"\w+:", target):

@@ -275,7 +275,7 @@ def test_a_refit_on_other_rows_is_told_by_name_and_a_reset_is_silent() -> None:
 def test_a_refit_looks_at_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     from penstock.training import checks, outliers, scale
 
-    run = importlib.import_module("penstock.training.run")
+    run = importlib.import_module("penstock.training.loop")
     seen: list[int] = []
     true = scale.warn_moved
 

@@ -1,4 +1,4 @@
-// The thread pool: a caller and its workers share the items of one job at a time. Never OpenMP (see HOUSE in README).
+// The thread pool: a caller and its workers share the items of one job at a time. Never OpenMP: two copies of it in a process hang or crash, and none survives fork.
 #pragma once
 
 #include <chrono>

@@ -1,11 +1,10 @@
-"""``penstock demo``: a neural spline flow learns the joint density of redshift and six magnitudes of real galaxies."""
+"""``penstock demo``: an autoregressive spline flow learns the joint density of redshift and six magnitudes of real galaxies."""
 
 from __future__ import annotations
 
 import hashlib
 import shlex
 import time
-import warnings
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,12 +57,10 @@ def demo(
 
     flow = new_flow(seed, backend)
     networks = "x".join(map(str, HIDDEN))
-    say(f"Neural spline flow: {LAYERS} couplings of {BINS} bins, networks {networks}, LU layers between them,")
-    say(f"{flow.n_params} parameters, backend {flow.backend}.")
+    say(f"Autoregressive spline flow: {LAYERS} layers of {BINS} bins, networks {networks}, LU layers between them,")
+    say(f"{flow.n_free} parameters, backend {flow.backend}.")
     start = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an interruption is told below
-        flow.fit(train, validation=validation, epochs=epochs, rng=seed, progress=progress)
+    flow.fit(train, validation=validation, epochs=epochs, rng=seed, progress=progress)
     seconds = time.perf_counter() - start
     history = flow.history
     steps = history.step[-1] if len(history) else 0
@@ -88,7 +85,7 @@ def demo(
 
 def new_flow(seed: int, backend: str) -> ps.Flow:
     """Build the flow of the demo, untrained."""
-    return ps.nsf(len(COLUMNS), layers=LAYERS, hidden=HIDDEN, bins=BINS, rng=seed, backend=backend)
+    return ps.nsf_ar(len(COLUMNS), layers=LAYERS, hidden=HIDDEN, bins=BINS, rng=seed, backend=backend)
 
 
 def say(text: str) -> None:

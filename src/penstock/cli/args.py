@@ -72,7 +72,7 @@ def _fit_parser(commands: Any) -> None:
     )
     _common_options(fit)
     group = fit.add_argument_group("the flow")
-    group.add_argument("--recipe", choices=list(RECIPES), default="nsf", help="(default: %(default)s)")
+    group.add_argument("--recipe", choices=list(RECIPES), default="nsf_ar", help="(default: %(default)s)")
     _add(group, RECIPE_OPTIONS, {})
     group = fit.add_argument_group("training, as Flow.fit describes it")
     _add(group, FIT_OPTIONS, {name: p.default for name, p in inspect.signature(ps.Flow.fit).parameters.items()})

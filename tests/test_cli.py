@@ -69,7 +69,7 @@ def run(*words: str | Path) -> int:
 
 def fitted(x: Array, weight: Array | None = None, names: Sequence[str] = ()) -> ps.Flow:
     """What the library makes of the options ``SMALL``, with the names of columns that the command line gives."""
-    return named(ps.nsf(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0), names)
+    return named(ps.nsf_ar(x.shape[1], layers=2, hidden=8, rng=0).fit(x, sample_weight=weight, epochs=2, rng=0), names)
 
 
 def named(flow: ps.Flow, columns: Sequence[str], context: Sequence[str] = ()) -> ps.Flow:

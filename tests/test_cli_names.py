@@ -119,7 +119,7 @@ def test_fit_drops_rows_with_missing_values_aloud(tmp_path: Path, capsys: pytest
     assert "297 rows, 4 columns" in told
     assert "3 rows with missing values left out" in told
     kept = np.delete(x, [3, 5, 7], axis=0)
-    expected = ps.nsf(4, layers=2, hidden=8, rng=0).fit(kept, epochs=1, rng=0)
+    expected = ps.nsf_ar(4, layers=2, hidden=8, rng=0).fit(kept, epochs=1, rng=0)
     assert_same_bits(ps.load(out).params, expected.params)
 
 

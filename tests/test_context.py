@@ -729,7 +729,7 @@ def test_the_commands_fit_score_and_sample_with_a_context(tmp_path: Path, capsys
     small = ["--epochs", "2", "--layers", "2", "--hidden", "8", "-q"]
     assert main(["fit", table, "-o", model, *small, "--context-columns", "a,b"]) == 0
     x, c = np.loadtxt(table, delimiter=",", skiprows=1)[:, 2:], np.loadtxt(table, delimiter=",", skiprows=1)[:, :2]
-    flow = ps.nsf(2, context_dim=2, layers=2, hidden=(8,), rng=0).fit(x, context=c, epochs=2, rng=0)
+    flow = ps.nsf_ar(2, context_dim=2, layers=2, hidden=(8,), rng=0).fit(x, context=c, epochs=2, rng=0)
     flow._columns, flow._context_columns = ("x", "y"), ("a", "b")  # as the header has them
     assert Path(model).read_bytes() == flow.to_bytes()
     out = str(tmp_path / "out.npy")

@@ -96,16 +96,17 @@ def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_column
     """Warn of columns of a later fit that lie elsewhere than those of the first, whose standardisation is kept."""
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
-    data, given = np.split(buffers, [2 * sample.x.shape[1]])
+    own = 2 * sample.x.shape[1]
     for name, names, array, loc_and_scale in (
-        ("X", columns, sample.x, data), ("context", context_columns, sample.context, given),
+        ("X", columns, sample.x, buffers[:own]), ("context", context_columns, sample.context, buffers[own:]),
     ):  # fmt: skip
-        loc, scale = np.split(loc_and_scale, 2)
+        half = len(loc_and_scale) // 2
+        loc, scale = loc_and_scale[:half], loc_and_scale[half:]
         if array is None or ((loc == 0).all() and (scale == 1).all()):  # standardize=False measured nothing
             continue
         # By quartiles, since an outlier is no move.
-        ordered = np.sort(array.astype(np.float64), axis=0)
-        low, middle, high = (ordered[int(part * (len(ordered) - 1))] for part in (0.25, 0.5, 0.75))
+        places = [int(part * (len(array) - 1)) for part in (0.25, 0.5, 0.75)]
+        low, middle, high = np.partition(array.T.astype(np.float64), places)[:, places].T
         spread = (high - low) / QUARTILES
         moved = np.flatnonzero((np.abs(middle - loc) > MOVED * scale) | (spread > MOVED * scale))
         if len(moved):

@@ -11,7 +11,7 @@ from penstock.runner import Runner
 from penstock.training.rows import Part, Rows
 
 EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
-CHECKED_ROWS = 256  # rows that the last parameters must give finite log-densities
+CHECKED_ROWS = 64  # rows that the last parameters must give finite log-densities
 
 
 def mean_loss(runner: Runner, packed: Any, part: Part) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -158,7 +159,7 @@ class Training:
             self.history.stopped = self._epochs(bar, Log(self.runner, self.budget, self.taken), watch)
             # No step has seen the loss of the last parameters, and without validation nothing else has.
             if self.state.best is None:
-                if not self.usable(self.params):
+                if not self.usable(self.params, self.trainer.packed()):
                     raise TrainingError(diagnosis.blown_up("the loss", self.history.epoch[-1], self.budget.schedule))
                 self.kept = self.params
         except KeyboardInterrupt:
@@ -326,11 +327,11 @@ class Training:
 
     # --- what remains -------------------------------------------------------------------------------------------
 
-    def usable(self, params: Array) -> bool:
+    def usable(self, params: Array, packed: Any = None) -> bool:
         """Whether parameters are finite and give finite log-densities to a sample of the training rows that count."""
-        return bool(np.isfinite(params).all()) and finite_on(
-            self.runner, self.runner.pack(params, self.buffers), self.train_part
-        )
+        if not np.isfinite(params).all():
+            return False
+        return finite_on(self.runner, packed or self.runner.pack(params, self.buffers), self.train_part)
 
     def _interrupted(self) -> None:
         """Keep the best, or the present parameters, and say which."""

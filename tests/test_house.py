@@ -627,3 +627,19 @@ def test_training_computes_no_transcendental_function_with_numpy() -> None:
     assert len(trains) > 10
     found = [f"{f.name}: {line.strip()}" for f in trains for line in f.read_text().splitlines() if called.search(line)]
     assert not found
+
+
+def test_importing_brings_nothing_heavy() -> None:
+    """What NumPy itself does not import, and costs as much as the whole package."""
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import penstock
+print(sorted({name.split(".")[0] for name in set(sys.modules) - before} - {"penstock"}))
+print("numpy.random" in set(sys.modules) - before or "numpy.typing" in set(sys.modules) - before)
+"""
+    names, more = python(code).stdout.splitlines()
+    heavy = {"importlib_metadata", "email", "logging", "html", "narwhals", "tqdm", "pandas", "polars", "pyarrow", "matplotlib"}
+    heavy |= {"inspect", "concurrent", "asyncio", "multiprocessing", "unittest", "numba", "safetensors", "secrets"}
+    assert not heavy & set(ast.literal_eval(names))
+    assert more == "False"

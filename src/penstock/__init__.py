@@ -22,7 +22,6 @@ from penstock._warn import (
 )
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
-from penstock.files.model import FileFormatError
 from penstock.flow import Flow, TrainingState, from_bytes, load, save
 from penstock.given import Given
 from penstock.history import History
@@ -33,6 +32,7 @@ from penstock.transforms import Additive, Affine, CircularRationalQuadratic, Rat
 from penstock.verbs import key
 
 if TYPE_CHECKING:
+    from penstock.files.model import FileFormatError
     from penstock.training.diagnosis import TrainingError
     from penstock.training.optim import Adam, AdamW
 
@@ -90,6 +90,7 @@ __all__ = [
 _LAZY = {
     "Adam": "penstock.training.optim",
     "AdamW": "penstock.training.optim",
+    "FileFormatError": "penstock.files.model",
     "TrainingError": "penstock.training.diagnosis",
 }
 # Modules that are imported when somebody asks for them.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -19,14 +22,15 @@ class ArrowStream(Protocol):
         ...
 
 
-DTypeLike: TypeAlias = npt.DTypeLike
+# numpy.typing and numpy.random cost more to import than penstock itself, so that only type checkers see what these are.
+DTypeLike: TypeAlias = "npt.DTypeLike"
 """What NumPy reads as a dtype."""
 
-ArrayLike: TypeAlias = npt.ArrayLike
+ArrayLike: TypeAlias = "npt.ArrayLike"
 """What NumPy reads as an array of numbers."""
 
-RowsLike: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike] | ArrowStream
+RowsLike: TypeAlias = "npt.ArrayLike | Mapping[str, npt.ArrayLike] | ArrowStream"
 """Rows: an array, or a table with names of columns (DataFrame, structured array, Series, mapping of columns)."""
 
-Rng: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+Rng: TypeAlias = "int | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None"
 """What ``numpy.random.default_rng`` takes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 
 from penstock import _backend
 
@@ -14,7 +13,9 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Names and values; nothing is imported for them."""
+    """Names and values; no package is imported for them."""
+    from importlib import metadata  # dear, and nobody else needs it
+
     found = {
         "penstock": _backend.package_version() or "not installed",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",

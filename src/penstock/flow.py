@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from penstock import _backend, _html, _validate, columns
+from penstock import _backend, _validate, columns
 from penstock._describe import describe
-from penstock._files import check_writable
 from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
 from penstock._warn import ModelWarning, warn
 from penstock.base import StandardNormal
 from penstock.columns import Names
 from penstock.conditioners import MLP
-from penstock.files import model
 from penstock.given import Given
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, Layer
@@ -31,6 +29,7 @@ from penstock.state import Snapshot, initial, named
 from penstock.verbs import Verbs
 
 if TYPE_CHECKING:
+    from penstock.files import model
     from penstock.training import Checkpoint
 
 
@@ -253,6 +252,8 @@ class Flow(Verbs):
 
     def _repr_html_(self) -> str:
         """A few lines for notebooks, whose cells often end with a fit; the whole of ``repr`` is folded."""
+        from penstock import _html
+
         whole = repr(self)
         title, _, first = whole.partition("\n")[0].partition(" ")
         lines = [first, f"last fit: {self.history}"] if len(self.history) else [first]
@@ -468,7 +469,7 @@ class Flow(Verbs):
             )  # fmt: skip
             names = data.columns, data.context_columns
             if kept is not None:
-                check_writable(kept.path)
+                kept.check_writable()
             data.check_finite()
             with self._fitting():
                 snapshot, history = training.run(
@@ -637,12 +638,16 @@ class Flow(Verbs):
         >>> ps.from_bytes(flow.to_bytes()).spec == flow.spec
         True
         """
-        return model.to_bytes(self._contents(self.history))
+        data: bytes = _files().to_bytes(self._contents(self.history))
+        return data
 
     def _contents(self, history: History | None, names: tuple[Names, Names] | None = None) -> model.Contents:
         """What goes into a file, with the flow's names of columns or others."""
         columns, context_columns = (self._columns, self._context_columns) if names is None else names
-        return model.Contents(self._spec, self._plan, self._snapshot, columns, context_columns, history)
+        held: model.Contents = _files().Contents(
+            self._spec, self._plan, self._snapshot, columns, context_columns, history
+        )
+        return held
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the flow to a file (safetensors), replacing it at once; :func:`load` reads it.
@@ -660,14 +665,14 @@ class Flow(Verbs):
         >>> ps.load(path).dim
         2
         """
-        model.save(_validate.path(path), self.to_bytes())
+        _files().save(_validate.path(path), self.to_bytes())
 
     def __copy__(self) -> Self:
         return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {"history": self.history, "_library": self._library, **self._attributes()}
-        return _unpickle, (type(self), model.to_bytes(self._contents(None)), self._asked), state
+        return _unpickle, (type(self), _files().to_bytes(self._contents(None)), self._asked), state
 
     def _attributes(self) -> dict[str, Any]:
         """Attributes that a subclass or a user has added."""
@@ -716,7 +721,7 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
     >>> ps.load(path).dim
     2
     """
-    return _from_contents(model.load(_validate.path(path)), backend)
+    return _from_contents(_files().load(_validate.path(path)), backend)
 
 
 def save(flow: Flow, path: str | os.PathLike[str]) -> None:
@@ -764,7 +769,14 @@ def from_bytes(data: bytes | bytearray | memoryview, *, backend: str = "auto") -
     >>> ps.from_bytes(ps.realnvp(2, rng=0).to_bytes()).dim
     2
     """
-    return _from_contents(model.from_bytes(_validate.bytes_like(data, name="data")), backend)
+    return _from_contents(_files().from_bytes(_validate.bytes_like(data, name="data")), backend)
+
+
+def _files() -> Any:
+    """The module that reads and writes models. It is as much to import as all the rest, and not everybody needs it."""
+    from penstock.files import model
+
+    return model
 
 
 def _from_contents(contents: model.Contents, backend: str) -> Flow:

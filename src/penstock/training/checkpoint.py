@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock._files import remove_stale
+from penstock._files import check_writable, remove_stale
 from penstock._typing import Array
 from penstock.files import model, safetensors
 from penstock.files.safetensors import need, whole
@@ -59,6 +59,10 @@ class Checkpoint:
         self._template: model.Contents
         self._facts: dict[str, str] = {}
         self._seed = 0
+
+    def check_writable(self) -> None:
+        """Raise unless the file can be written, before any work."""
+        check_writable(self.path)
 
     def find(self) -> Found | None:
         """The run that the file holds, if it holds one that has not ended."""

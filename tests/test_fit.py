@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -425,3 +427,27 @@ def test_the_error_state_of_numpy_is_no_part_of_training_and_is_kept_for_callbac
     assert all(state["under"] == "raise" for state in states)
     assert len(states) == 50
     assert_same_bits(trained.params, plain.params)
+
+
+def test_a_fit_leaves_nothing_to_the_garbage_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is part of a cycle keeps its optimiser and gradients until a collection, however often one fits."""
+    from penstock.training import loop
+
+    runs: list[weakref.ref[Any]] = []
+    real = loop.Training.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        runs.append(weakref.ref(self))
+
+    monkeypatch.setattr(loop.Training, "__init__", init)
+    flow, x = ps.nsf(2, layers=2, hidden=8, rng=0), np.random.default_rng(0).standard_normal((300, 2))
+    gc.collect()
+    gc.disable()
+    try:
+        flow.fit(x, epochs=2, rng=0, validation=0)
+        flow.fit(x, epochs=2, rng=0, validation=x[:50], sample_weight=np.ones(300))
+        flow.fit(x, epochs=2, rng=0, checkpoint=tmp_path / "m", callbacks=lambda state: None)
+        assert [run() for run in runs] == [None] * 3
+    finally:
+        gc.enable()

@@ -639,7 +639,18 @@ print(sorted({name.split(".")[0] for name in set(sys.modules) - before} - {"pens
 print("numpy.random" in set(sys.modules) - before or "numpy.typing" in set(sys.modules) - before)
 """
     names, more = python(code).stdout.splitlines()
-    heavy = {"importlib_metadata", "email", "logging", "html", "narwhals", "tqdm", "pandas", "polars", "pyarrow", "matplotlib"}
+    heavy = {
+        "importlib_metadata",
+        "email",
+        "logging",
+        "html",
+        "narwhals",
+        "tqdm",
+        "pandas",
+        "polars",
+        "pyarrow",
+        "matplotlib",
+    }
     heavy |= {"inspect", "concurrent", "asyncio", "multiprocessing", "unittest", "numba", "safetensors", "secrets"}
     assert not heavy & set(ast.literal_eval(names))
     assert more == "False"

@@ -1,6 +1,8 @@
 // Slices and their sums: see slices.hpp.
 #include "engine/slices.hpp"
 
+#include <atomic>
+
 #include "isa/dispatch.hpp"
 
 namespace penstock {
@@ -8,6 +10,24 @@ namespace {
 
 constexpr int64_t few_rows = 4096, slice_rows = 256;
 constexpr int64_t piece = 8192;  // numbers of a gradient that one thread adds up at a time
+
+// The memory of gradients that are done, for the next ones: where flows are fitted again and again, pages that the system
+// clears for each fit would cost more than a step.
+class Spare {
+ public:
+  static constexpr int64_t most = int64_t{64} << 20;  // bytes
+  ~Spare() { delete memory_.exchange(nullptr); }
+  std::unique_ptr<Aligned<char>> take() { return std::unique_ptr<Aligned<char>>(memory_.exchange(nullptr)); }
+  void give(std::unique_ptr<Aligned<char>> memory) {
+    if (memory != nullptr && memory->size() <= most) {
+      delete memory_.exchange(memory.release());
+    }
+  }
+
+ private:
+  std::atomic<Aligned<char> *> memory_{nullptr};
+};
+Spare spare;
 
 }  // namespace
 
@@ -28,10 +48,18 @@ double combine_numbers(double *x, int n) {
 
 template <class T>
 void SliceGradients<T>::reserve(int64_t rows) {
-  const int64_t needed = std::min(Slices(rows).n, most) * plan_.padded_size;
-  if (buffers_ == nullptr || buffers_->size() < needed) {
-    buffers_ = std::make_unique<Aligned<T>>(needed);
+  const int64_t needed = std::min(Slices(rows).n, most) * plan_.padded_size * static_cast<int64_t>(sizeof(T));
+  if (needed > (memory_ != nullptr ? memory_->size() : 0)) {
+    memory_ = spare.take();
   }
+  if (memory_ == nullptr || memory_->size() < needed) {
+    memory_ = std::make_unique<Aligned<char>>(needed);
+  }
+}
+
+template <class T>
+SliceGradients<T>::~SliceGradients() {
+  spare.give(std::move(memory_));
 }
 
 template <class T>

@@ -37,6 +37,9 @@ class SliceGradients {
   static constexpr int most = 16;
 
   SliceGradients(const Plan &plan, int64_t rows) : plan_(plan) { reserve(rows); }
+  SliceGradients(const SliceGradients &) = delete;
+  SliceGradients &operator=(const SliceGradients &) = delete;
+  ~SliceGradients();
   // Makes room for a batch of so many rows.
   void reserve(int64_t rows);
 
@@ -65,7 +68,7 @@ class SliceGradients {
 
   // The first of n gradients becomes their sum.
   void combine(int n, Poll poll);
-  T *gradient(int i) { return buffers_->data() + i * plan_.padded_size; }
+  T *gradient(int i) { return reinterpret_cast<T *>(memory_->data()) + i * plan_.padded_size; }
 
  private:
   // The sum over some neighbours, a power of two but at the end, and where it stands.
@@ -75,7 +78,7 @@ class SliceGradients {
   void meet(const std::vector<int> &finished, bool last, std::vector<Sum> &sums, std::vector<int> &free, Poll poll);
 
   const Plan &plan_;
-  std::unique_ptr<Aligned<T>> buffers_;
+  std::unique_ptr<Aligned<char>> memory_;
 };
 
 }  // namespace penstock

@@ -63,19 +63,20 @@ class Training:
         """Batches done in the whole run."""
         return (self.state.epoch - 1) * self.budget.steps_per_epoch + self.state.first
 
-    def split(self, first: int, last: int) -> Array:
-        """Row numbers at some positions of the split."""
-        return self.runner.row_order(self.seed, 0, len(self.rows), range(first, last))
-
     def _share_out(self, rows: Rows, held_out: Rows | None) -> None:
         """The rows that train, and those that validate."""
-        self.rows = rows
-        self.train_part = Part(rows, 0, self.n_train, self.split)
+        runner, seed, n = self.runner, self.seed, len(rows)
+
+        def split(first: int, last: int) -> Array:  # no method: parts that hold one would keep this run alive
+            return runner.row_order(seed, 0, n, range(first, last))
+
+        self.rows, self.split = rows, split
+        self.train_part = Part(rows, 0, self.n_train, split)
         self.validation: Part | None = None
         if held_out is not None:
             self.validation = Part(held_out, 0, len(held_out))
         elif self.data.validated:
-            self.validation = Part(rows, self.n_train, len(rows), self.split)
+            self.validation = Part(rows, self.n_train, n, split)
         self.weight_scale = 1.0
         if rows.weight is not None:
             self.weight_scale = self.n_train / self._weight_sum(self.train_part, "training")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -188,14 +189,18 @@ def test_columns_that_do_not_match_are_named(
         raise AssertionError(error)
 
 
-def test_columns_may_stand_for_those_of_the_flow(model: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default")
+def test_columns_may_stand_for_those_of_the_flow(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     x = rows()
     flow = ps.load(model)
     path = write(tmp_path / "y.csv", x, ("a", "b", "z", "c"))
     assert_same_bits(scored(model, path, "--columns", "b,a"), flow.log_prob(x[:, [1, 0]]))
     assert_same_bits(scored(model, path, "--columns", "a,z"), flow.log_prob(x[:, [0, 2]]))
-    # Without names anywhere, columns go by position.
+    # Without names in one of the two, columns go by position, aloud.
     assert_same_bits(scored(model, write(tmp_path / "n.csv", x[:, :2])), flow.log_prob(x[:, :2]))
+    assert "n.csv has no names: columns are taken by their position" in capsys.readouterr().err
     np.save(tmp_path / "n.npy", x)
     assert_same_bits(scored(model, tmp_path / "n.npy", "--columns", "3,0"), flow.log_prob(x[:, [3, 0]]))
 
@@ -445,3 +450,74 @@ def test_a_package_that_is_missing_stops_before_any_work(
     error = capsys.readouterr().err
     assert "pyarrow is not installed" in error
     assert "h5py is not installed" in error
+
+
+def test_a_model_never_takes_the_place_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = rows()
+    data, precious = write(tmp_path / "x.csv", x, ("a", "b", "c", "z")), write(tmp_path / "precious.csv", x)
+    before = precious.read_bytes()
+    assert main(["fit", str(data), "-o", str(precious), "--epochs", "1"]) == 1
+    assert "is the name of a table" in capsys.readouterr().err
+    other = tmp_path / "notes"
+    other.write_text("a text of somebody's")
+    assert main(["fit", str(data), "-o", str(other), "--epochs", "1"]) == 1
+    assert "no model of penstock stands there" in capsys.readouterr().err
+    flow = ps.nsf(2, rng=0)
+    for path in (precious, other):
+        with pytest.raises(ps.FileFormatError, match="would be lost"):
+            flow.save(path)
+    assert (precious.read_bytes(), other.read_text()) == (before, "a text of somebody's")
+    flow.save(tmp_path / "m")
+    flow.save(tmp_path / "m")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_table_or_a_flow_without_names_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = rows()
+    flow = ps.nsf(3, layers=2, hidden=8, rng=0).fit(x[:, :3], epochs=1, rng=0)
+    flow.save(tmp_path / "m")
+    assert main(["score", str(tmp_path / "m"), str(write(tmp_path / "x.csv", x[:, :3], ("a", "b", "c")))]) == 0
+    assert "m has no names: columns are taken by their position" in capsys.readouterr().err
+    given = ps.nsf(1, context_dim=2, layers=2, hidden=8, rng=0).fit(x[:, :1], x[:, 1:3], epochs=1, rng=0)
+    given.columns, given.context_columns = ["a"], ["b", "c"]
+    given.save(tmp_path / "g")
+    assert main(["score", str(tmp_path / "g"), str(write(tmp_path / "y.csv", x[:, :3]))]) == 1
+    assert re.search("context of 2, and .*y.csv has no names .*--context-columns", capsys.readouterr().err)
+
+
+def test_a_wrong_option_is_told_with_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, close in ((["--epoch", "3"], "--epochs"), (["--learning_rate", "3"], "--learning-rate")):
+        with pytest.raises(SystemExit) as caught:
+            main(["fit", "x.csv", "-o", "m", *words])
+        assert caught.value.code == 2
+        err = capsys.readouterr().err
+        assert "usage: penstock fit" in err
+        assert f"unrecognized arguments: {' '.join(words)} (is it {close}?)" in err
+
+
+def test_jobs_share_a_sample_by_the_number_of_its_first_draw(model: Path, tmp_path: Path) -> None:
+    for first, n in ((0, 7), (7, 5)):
+        out = tmp_path / f"{first}.npy"
+        words = ["-n", str(n), "--seed", "3", "--first", str(first), "-o", str(out), "-q"]
+        assert main(["sample", str(model), *words]) == 0
+    parts = np.concatenate([np.load(tmp_path / "0.npy"), np.load(tmp_path / "7.npy")])
+    assert_same_bits(parts, ps.load(model).sample(12, rng=3))
+    assert main(["sample", str(model), "-n", "2", "--first", "1", "-o", str(tmp_path / "x.npy")]) == 1
+
+
+def test_info_tells_of_a_training_that_has_not_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flow, path = ps.nsf_ar(2, layers=2, hidden=8, rng=0), tmp_path / "m"
+
+    def stop(state: ps.TrainingState) -> None:
+        if state.epoch == 2:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        flow.fit(rows()[:, :2], epochs=5, rng=0, checkpoint=path, callbacks=stop)
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "training: not ended, in epoch 2 of 5" in out
+    assert f"{flow.n_free} parameters ({flow.n_params - flow.n_free} more" in out
+    flow.fit(rows()[:, :2], epochs=5, rng=0, checkpoint=path)
+    assert main(["info", str(path)]) == 0
+    assert "not ended" not in capsys.readouterr().out

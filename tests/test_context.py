@@ -766,7 +766,10 @@ def test_chunks_of_the_command_change_no_draw_of_a_context(tmp_path: Path, monke
         ),
         (["fit", "T", "-o", "O", "--context-columns", "a", "--weights", "a"], "--weights: 'a' is also one of"),
         (["fit", "T", "-o", "O", "--context-columns", "a,b,x,y"], "no data columns"),
-        (["score", "M", "T"], "names 0 columns, but the flow in .* has context_dim=3"),
+        (
+            ["score", "M", "T"],
+            "the flow in .* has a context of 3 without names; say with --context-columns which columns",
+        ),
         (["sample", "M", "-n", "2", "-o", "O.npy"], "--context must be given.*context_dim=3"),
         (["sample", "M", "-n", "2", "-o", "O.npy", "--context", "1,2"], "--context has 2 numbers.*context_dim=3"),
         (["sample", "M", "-n", "2", "-o", "O.npy", "--context", "1,b,2"], "--context must be numbers"),

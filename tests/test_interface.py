@@ -331,3 +331,19 @@ def test_what_people_catch_and_annotate_is_exported() -> None:
         assert name in ps.__all__
         assert isinstance(getattr(ps, name), type)
     assert set(ps.__all__) == {name for name in ps.__all__ if hasattr(ps, name)}
+
+
+def test_score_weighs_rows_as_fit_does() -> None:
+    flow, x = ps.nsf_ar(2, rng=0), np.random.default_rng(0).standard_normal((50, 2))
+    w = np.random.default_rng(1).uniform(0, 3, 50)
+    expected = np.average(flow.log_prob(x).astype(np.float64), weights=w)
+    assert abs(flow.score(x, sample_weight=w) - expected) < 1e-6
+    assert flow.score(x, sample_weight=1e-300 * w) == pytest.approx(expected, abs=1e-6)
+    assert flow.score(x, sample_weight=np.full(50, 2.0)) == pytest.approx(flow.score(x), abs=1e-12)
+    loss, mass, _ = flow.loss_and_grad(x, sample_weight=w)
+    assert -loss / mass == pytest.approx(expected, abs=1e-5)
+    w[3], x[3] = 0.0, np.nan
+    assert np.isfinite(flow.score(x, sample_weight=w))
+    assert np.isnan(flow.score(x, sample_weight=np.zeros(50)))
+    with pytest.raises(ValueError, match=r"sample_weight must have shape \(50,\)"):
+        flow.score(x, sample_weight=w[:3])

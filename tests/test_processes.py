@@ -211,11 +211,11 @@ def test_the_pool_works_where_threadpoolctl_is_not_installed() -> None:
     assert python(code).stdout.strip() == "(10, 2) False"
 
 
-def test_numpy_and_a_progress_bar_are_all_that_is_required() -> None:
+def test_numpy_a_progress_bar_and_a_reader_of_frames_are_all_that_is_required() -> None:
     from importlib.metadata import requires
 
     hard = [line for line in requires("penstock") or () if "extra ==" not in line]
-    assert sorted(line.split(">")[0] for line in hard) == ["numpy", "tqdm"]
+    assert sorted(line.split(">")[0] for line in hard) == ["narwhals", "numpy", "tqdm"]
 
 
 # -- processes ----------------------------------------------------------------------------------

@@ -444,7 +444,8 @@ def test_saving_replaces_a_file_atomically_and_leaves_nothing_beside_it(
 ) -> None:
     flow = built(CASE, BACKENDS[0], "float32")
     path = tmp_path / "flow.safetensors"
-    path.write_bytes(b"the old one")
+    old = built(CASE, BACKENDS[0], "float64").to_bytes()
+    path.write_bytes(old)
 
     def broken(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "disk full")
@@ -454,7 +455,7 @@ def test_saving_replaces_a_file_atomically_and_leaves_nothing_beside_it(
         patch.setattr(os, "rename", broken)
         with pytest.raises(OSError, match="disk full"):
             flow.save(path)
-    assert path.read_bytes() == b"the old one"
+    assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["flow.safetensors"]
     flow.save(path)
     assert os.listdir(tmp_path) == ["flow.safetensors"]

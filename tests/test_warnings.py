@@ -340,3 +340,16 @@ def test_repeated_rows_are_told_with_their_share() -> None:
 def small_or_spline(dim: int) -> ps.Flow:
     """One dimension has nothing to couple."""
     return small(dim) if dim > 1 else ps.nsf(1, layers=2, hidden=(4,), rng=0, backend=BACKENDS[0])
+
+
+def test_a_sentinel_in_the_context_is_told_by_name() -> None:
+    rng = np.random.default_rng(0)
+    x, c = rng.standard_normal((1000, 1)), rng.standard_normal((1000, 2))
+    c[::50, 1] = 99.0
+    flow = ps.nsf(1, context_dim=2, layers=2, hidden=8, rng=0)
+    flow.context_columns = ["u", "g"]
+    with pytest.warns(ps.OutlierWarning, match=r"context: column 'g' is 99 in 2 % of the rows, beyond all.*--missing"):
+        flow.fit(x, c, epochs=1, rng=0)
+    c[::50, 1] = 3.9  # at the end, but no further out than others
+    c[:, 0] = rng.integers(0, 3, 1000)  # a context may be discrete
+    flow.reset(0).fit(x, c, epochs=1, rng=0)

@@ -16,7 +16,8 @@ def describe(spec: FlowSpec, plan: Plan, *, fitted: bool, backend: str, names: t
     """Name size, columns, base, layers, embedding and backend, a line each."""
     context = f" given {plan.context_dim}" if plan.context_dim else ""
     state = "fitted (a further fit is a warm start)" if fitted else "not fitted"
-    lines = [f"Flow of {plan.dim} dimensions{context}, {plan.n_free:,} parameters, {plan.dtype.name}, {state}"]
+    dim = f"{plan.dim} dimension{'' if plan.dim == 1 else 's'}"
+    lines = [f"Flow of {dim}{context}, {plan.n_free:,} parameters, {plan.dtype.name}, {state}"]
     lines += [f"  {title:9} {_shown(words)}" for title, words in zip(("columns", "given"), names, strict=True) if words]
     lines.append(f"  base      {spec.base}")
     lines += [f"  layer {number:<3} {_layer(spec, plan, number)}" for number in range(len(spec.layers))]

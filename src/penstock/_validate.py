@@ -247,8 +247,9 @@ def key(rng: Any, given: Any) -> int:
 def no_context(context: Any, *, name: str = "context") -> None:
     """Raise if a context was given to a flow that has none."""
     if context is not None:
+        seed = "; a seed goes by name, rng=0" if isinstance(context, int) else ""
         raise ValueError(
-            f"{name} was given, but this flow has none (context_dim=0): a flow has no targets, and one that depends on "
+            f"{name} was given, but this flow has none (context_dim=0){seed}: a flow has no targets, and one that depends on "
             "other variables is built for so many of them, as penstock.nsf_ar(dim, context_dim=1)"
         )
 

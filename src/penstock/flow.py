@@ -373,7 +373,7 @@ class Flow(Verbs):
         rng : seed or numpy Generator, optional
             What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
         progress : bool, optional
-            A progress bar on standard error. By default only where that is a terminal.
+            A progress bar on standard error. By default only where that is a terminal, and in notebooks.
         callbacks : callable or list of callables
             Called with a :class:`TrainingState` after each epoch; training stops when one returns True.
         checkpoint : path, optional

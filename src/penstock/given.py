@@ -51,7 +51,7 @@ class Given:
         flow = self.flow
         names = flow._context_columns or [str(i) for i in range(flow.context_dim)]
         words = ", ".join(f"{name}={value:g}" for name, value in zip(names, self.context, strict=True))
-        return f"Flow of {flow.dim} dimensions given {words}"
+        return f"Flow of {flow.dim} dimension{'' if flow.dim == 1 else 's'} given {words}"
 
     @property
     def dim(self) -> int:
@@ -72,9 +72,9 @@ class Given:
         """The log-density of rows given the context, as ``Flow.log_prob``."""
         return self._verbs.log_prob(X, out=out)
 
-    def score(self, X: RowsLike) -> float:
+    def score(self, X: RowsLike, *, sample_weight: ArrayLike | None = None) -> float:
         """The mean log-density of rows given the context, as ``Flow.score``."""
-        return self._verbs.score(X)
+        return self._verbs.score(X, sample_weight=sample_weight)
 
     def to_latent(self, X: RowsLike) -> tuple[Array, Any]:
         """Map rows to the latent side, as ``Flow.to_latent``."""

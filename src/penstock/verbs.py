@@ -107,13 +107,15 @@ class Verbs:
         result = runner.log_prob(self._snapshot.pack(runner), x, given, into)
         return _shaped(result, shape) if out is None else out
 
-    def score(self, X: RowsLike, context: RowsLike | None = None) -> float:
-        """The mean log-density of rows, ``mean(log_prob(X, context))`` summed in float64; NaN for no rows.
+    def score(self, X: RowsLike, context: RowsLike | None = None, *, sample_weight: ArrayLike | None = None) -> float:
+        """The mean log-density of rows, ``sum(w log_prob(X, context)) / sum(w)`` in float64; NaN for no rows.
 
         Parameters
         ----------
         X, context
             As for :meth:`log_prob`.
+        sample_weight : array of shape (rows,) or (m, n), optional
+            Weights, by default all 1; only their ratios matter. Rows of weight 0 do not count, whatever they hold.
 
         Returns
         -------
@@ -127,11 +129,21 @@ class Verbs:
         >>> round(ps.realnvp(2, rng=0).score(np.zeros((3, 2))), 4)
         -1.8379
         """
-        x, given, *_ = self._batch(X, context, "X")
+        batch = self._batch(X, context, "X")
+        weight = None
+        if sample_weight is not None:
+            weight = _validate.as_shaped(sample_weight, batch.shape, _validate.FLOAT64, name="sample_weight").reshape(
+                -1
+            )
+            weight = _validate.as_weights(weight, len(batch.x), name="sample_weight")
         runner = self._runner()
-        log_prob = runner.log_prob(self._snapshot.pack(runner), x, given, dtype=_validate.FLOAT64)
+        log_prob = runner.log_prob(self._snapshot.pack(runner), batch.x, batch.context, dtype=_validate.FLOAT64)
         with np.errstate(all="ignore"):
-            return float(log_prob.mean()) if len(x) else float("nan")
+            if weight is None:
+                return float(log_prob.mean()) if len(log_prob) else float("nan")
+            counts = weight != 0
+            weight = weight[counts] / np.abs(weight).max(initial=0.0)
+            return float((weight * log_prob[counts]).sum() / weight.sum()) if counts.any() else float("nan")
 
     def to_latent(self, X: RowsLike, context: RowsLike | None = None) -> tuple[Array, Any]:
         """Map rows from the data side to the latent side.

@@ -6,6 +6,7 @@ import argparse
 import csv
 import inspect
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import penstock as ps
@@ -24,6 +25,22 @@ examples:
 """
 
 
+class _Command(argparse.ArgumentParser):
+    """A command: no option may be shortened, and one that it has not is an error with its own usage."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, **keywords)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ever, but nothing may be left."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            close = get_close_matches(rest[0].partition("=")[0], known, 1, 0.5)
+            self.error(f"unrecognized arguments: {' '.join(rest)}" + (f" (is it {close[0]}?)" if close else ""))
+        return found, rest
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     top = argparse.ArgumentParser(
@@ -33,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"penstock {ps.__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Command)
     for add in (_demo_parser, _fit_parser, _sample_parser, _score_parser, _info_parser, _upgrade_parser):
         add(commands)
     return top
@@ -110,6 +127,14 @@ def _sample_parser(commands: Any) -> None:
     )
     sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
     sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
+    sample.add_argument(
+        "--first",
+        type=_many,
+        default=0,
+        metavar="I",
+        help="number of the first draw (default: 0): with one seed, rows I to I + N - 1 of a larger sample, for jobs that "
+        "share it",
+    )
     group = sample.add_argument_group("the columns of CONTEXT and FILE")
     group.add_argument(
         "--context-columns",

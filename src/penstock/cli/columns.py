@@ -112,12 +112,23 @@ def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) ->
     of = f"the flow in {arguments.model}"
     given = matched(flow._context_columns, arguments.context_columns, table, "--context-columns", of) or []
     if len(given) != flow.context_dim:
+        if arguments.context_columns is None:
+            raise ValueError(
+                f"{of} has a context of {flow.context_dim}, and {table.path} has no names by which to find it: say which columns "
+                "it is with --context-columns, by index from 0 or by name"
+                if not table.names
+                else f"{of} has a context of {flow.context_dim} without names; say with --context-columns which columns of "
+                f"{table.path} it is"
+            )
         raise ValueError(
             f"--context-columns names {len(given)} column{'' if len(given) == 1 else 's'}, but {of} has "
             f"context_dim={flow.context_dim}"
         )
     taken = {"--context-columns": given}
     columns = matched(flow._columns, arguments.columns, table, "--columns", of)
+    if columns is None and arguments.columns is None and bool(flow._columns) != bool(table.names):
+        who = table.path if flow._columns else of
+        warn(f"{who} has no names: columns are taken by their position", DataWarning)
     if columns is None or arguments.columns is not None:
         chosen = chosen_or_rest(arguments.columns, table, taken)
         columns = chosen if columns is None else columns

@@ -35,6 +35,7 @@ def fit(arguments: argparse.Namespace) -> int:
     say: Callable[[str], object] = (lambda text: None) if arguments.quiet else print
     check_writable(arguments.output)
     _check_output(arguments.output, arguments.data, arguments.weights)
+    _check_model_name(arguments.output)
     if "checkpoint" in arguments.fit_options:
         check_writable(arguments.fit_options["checkpoint"])
         _check_output(arguments.fit_options["checkpoint"], arguments.data, arguments.weights)
@@ -140,6 +141,8 @@ def sample(arguments: argparse.Namespace) -> int:
     check_library(arguments.output)
     table = Draws(arguments, flow, given)
     n, m = arguments.n, 1 if given.rows is None else len(given.rows)
+    if arguments.first and arguments.seed is None:
+        raise ValueError("--first counts the draws of one --seed, which must be given, too")
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
     with (
         table_file(arguments.output, table.columns, name="samples") as write,
@@ -149,7 +152,7 @@ def sample(arguments: argparse.Namespace) -> int:
         together = max(1, size // max(n, 1))  # rows of context in a chunk
         for row, first in itertools.product(range(0, m, together), range(0, n, size)):
             count = min(size, n - first)
-            blocks = table.draw(count, range(row, min(row + together, m)), rng=seed, first=first)
+            blocks = table.draw(count, range(row, min(row + together, m)), rng=seed, first=arguments.first + first)
             write(*blocks)
             update(len(blocks[0]))
     say = _say(arguments.output)
@@ -157,8 +160,12 @@ def sample(arguments: argparse.Namespace) -> int:
         _tell_dropped(given.table, sys.stderr if arguments.output == "-" else sys.stdout)
     if not arguments.quiet:
         say(f"{given.count * n} rows, {len(table.columns)} columns, seed {seed}")
-        say(f"written: {arguments.output}")
+        say(f"written: {_named(arguments.output)}")
     return 0
+
+
+def _named(output: str) -> str:
+    return "standard output" if output == "-" else output
 
 
 def _say(output: str | None) -> Callable[[str], object]:
@@ -202,7 +209,7 @@ def score(arguments: argparse.Namespace) -> int:
     say(f"rows with log-density NaN: {n_nan}" + (", left out of the mean" if n_nan else ""))
     say(f"mean log-density: {total / (n_rows - n_nan) if n_rows > n_nan else float('nan')!r}")
     if arguments.output is not None and not arguments.quiet:
-        say(f"written: {arguments.output}")
+        say(f"written: {_named(arguments.output)}")
     return 0
 
 
@@ -233,6 +240,15 @@ def upgrade(paths: Sequence[str]) -> int:
         ps.load(path).save(path)
         print(f"{path}: from format {version} to {model.FORMAT_VERSION}")
     return 0
+
+
+def _check_model_name(path: str) -> None:
+    """Before any work: the file to write has not the name of a table, and replaces nothing but a model."""
+    if os.path.splitext(path)[1].lower() in READ:
+        raise ValueError(
+            f"--output: {path!r} is the name of a table, and MODEL is a model; its name ends in .safetensors"
+        )
+    model.check_replaceable(path)
 
 
 def _check_output(output: str, *inputs: str | None) -> None:

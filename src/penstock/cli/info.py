@@ -8,6 +8,7 @@ import platform
 
 import penstock as ps
 from penstock import _backend
+from penstock.files import model
 
 OPTIONAL = (
     ("numba", "the pure-Python engine"),
@@ -38,11 +39,27 @@ def installation() -> int:
     return 0
 
 
+def training_of(path: str) -> str:
+    """What a file says of a training that has not ended; empty if it holds none."""
+    contents = model.load(path)
+    if not contents.training:
+        return ""
+    from penstock.training.checkpoint import progress_of
+
+    epoch, epochs, step = progress_of(contents)
+    return f"training: not ended, in epoch {epoch} of {epochs}, {step} steps done; the call that began it goes on from here"
+
+
 def model_file(path: str) -> int:
     """Print what the model in a file is."""
     flow = ps.load(path)
     print(f"{path}: {os.path.getsize(path)} bytes")
-    print(f"dim {flow.dim}, context_dim {flow.context_dim}, {flow.dtype}, {flow.n_params} parameters")
+    hidden = flow.n_params - flow.n_free
+    masked = f" ({hidden} more numbers of the file are masked)" if hidden else ""
+    print(f"dim {flow.dim}, context_dim {flow.context_dim}, {flow.dtype}, {flow.n_free} parameters{masked}")
+    unfinished = training_of(path)
+    if unfinished:
+        print(unfinished)
     print(f"fitted: {'yes' if flow.initialised else 'no (standardisation and ActNorm are not set)'}")
     for what, names in (("columns", flow._columns), ("context columns", flow._context_columns)):
         if names:

@@ -115,8 +115,24 @@ def content_hash(data: bytes) -> bytes:
     return hashlib.blake2b(memoryview(data)[:-HASH_SIZE], digest_size=HASH_SIZE).digest()
 
 
-def save(path: str, data: bytes) -> None:
-    """Put ``data`` at ``path`` at once and for good."""
+def check_replaceable(path: str) -> None:
+    """Raise unless ``path`` is free, an empty file, or a model: a table of the same name would be lost."""
+    if not os.path.isfile(path) or os.path.getsize(path) == 0:
+        return
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= safetensors.HEADER_MAX else b""
+    if len(header) != length or not (header.startswith(b"{") and b'"__metadata__"' in header and b'"spec"' in header):
+        raise FileFormatError(
+            f"cannot write {path!r}: a file that is no model of penstock stands there, and would be lost; remove it first, or "
+            "choose another name"
+        )
+
+
+def save(path: str, data: bytes, *, anything: bool = False) -> None:
+    """Put ``data`` at ``path`` at once and for good. It replaces a model, and no other file unless ``anything`` may go."""
+    if not anything:
+        check_replaceable(path)
     with replacing(path) as file:
         file.write(data)
 

@@ -119,7 +119,7 @@ class Checkpoint:
         self._save(replace(self._template, snapshot=snapshot, history=history))
 
     def _save(self, contents: model.Contents) -> None:
-        model.save(self.path, model.to_bytes(contents))
+        model.save(self.path, model.to_bytes(contents), anything=not self._resume)
 
 
 @dataclass(frozen=True)
@@ -285,6 +285,12 @@ def _tensors(moment: Moment) -> dict[str, Array]:
         lists = (history.step, history.train_loss, validation, history.learning_rate)
         tensors["history"] = np.array(lists, np.float64)
     return tensors
+
+
+def progress_of(contents: model.Contents) -> tuple[int, int, int]:
+    """The present epoch of a run that a file holds, how many there are to be, and the steps done."""
+    record = _record(contents)
+    return int(record["state"]["epoch"]), int(record["facts"]["epochs"]), int(record["state"]["step"])
 
 
 def _record(contents: model.Contents) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from penstock._typing import Array
-from penstock._warn import DiscreteWarning, RepeatedRowsWarning, warn
+from penstock._warn import DiscreteWarning, OutlierWarning, RepeatedRowsWarning, warn
 from penstock.columns import Names, called
 from penstock.training.rows import Rows
 
@@ -19,13 +19,15 @@ REPEATED = 0.05  # part of the rows that repeat another one
 PAIRS = 5  # of equal rows in a sample: fewer are chance
 
 
-def warn_of_rows(sample: Rows, n_rows: int, names: Names) -> None:
+def warn_of_rows(sample: Rows, n_rows: int, names: Names, context_names: Names = ()) -> None:
     """Warn of what a sample says of the ``n_rows`` rows that it was drawn from. Context may be discrete as it likes."""
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
     if len(sample) >= ROWS:
         warn_discrete(sample.x, names)
         warn_repeated(sample, n_rows)
+        if sample.context is not None:
+            warn_sentinels(sample.context, context_names)
 
 
 def warn_discrete(x: Array, names: Names) -> None:
@@ -48,8 +50,35 @@ def warn_discrete(x: Array, names: Names) -> None:
     if often:
         warn(
             f"X: {_several(often)}. A value that repeats has no density, and the flow puts a spike there. If it stands for what "
-            "is missing or out of range, drop those rows, or make whether it is so a context",
+            "is missing or out of range, drop those rows (on the command line with --missing), or make a context of whether it "
+            "is so",
             DiscreteWarning,
+        )
+
+
+def warn_sentinels(context: Array, names: Names) -> None:
+    """Warn of columns of the context with a value at one end that repeats and lies beyond the range of all others.
+
+    Such a value is a number that stands for none, 99 or -999, more often than it is meant.
+    """
+    found = []
+    for j, column in enumerate(context.T):
+        values, counts = np.unique(column, return_counts=True)
+        for end, rest in ((0, values[1:]), (-1, values[:-1])):
+            if len(rest) < VALUES or counts[end] < max(PAIRS, COMMON * len(column)):
+                continue
+            away = min(abs(values[end] - rest[0]), abs(values[end] - rest[-1]))
+            if away > rest[-1] - rest[0]:
+                share = 100 * counts[end] / len(column)
+                found.append(
+                    f"column {called(j, names)} is {values[end]:g} in {share:.2g} % of the rows, beyond all others"
+                )
+    if found:
+        warn(
+            f"context: {_several(found)}. If that stands for what is missing, its size squeezes all other values together: drop "
+            "those rows (on the command line with --missing), or put an ordinary value there and whether it is missing into a "
+            "further column",
+            OutlierWarning,
         )
 
 

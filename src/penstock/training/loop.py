@@ -97,7 +97,7 @@ class Training:
         else:
             sample = self.sample(SAMPLE_ROWS)
             self.buffers = standardisation(self.rows, standardize, sample, *self.names)
-            checks.warn_of_rows(sample, self.n_train, self.names[0])
+            checks.warn_of_rows(sample, self.n_train, *self.names)
             if standardize is True and self.leave_out():
                 sample = self.sample(SAMPLE_ROWS)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)

@@ -289,6 +289,26 @@ def test_the_shape_of_generalised_pareto_weights_is_found(k: float) -> None:
     assert pareto_k(np.log(w) + 1000) == pytest.approx(pareto_k(np.log(w)), abs=1e-9)
 
 
+def test_the_shape_is_that_of_the_published_recipe() -> None:
+    # Zhang and Stephens (2009), one number at a time, and the prior of Vehtari et al. (2024).
+    log_w = np.log(rng("recipe").pareto(1.5, 200) + 0.1)
+    ordered = sorted(np.exp(log_w - log_w.max()).tolist())
+    tail = [w - ordered[-41] for w in ordered[-40:]]
+    m = 30 + math.floor(math.sqrt(40))
+    theta = [
+        1 / tail[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * tail[math.floor(40 / 4 + 0.5) - 1])
+        for j in range(1, m + 1)
+    ]
+
+    def k_of(t: float) -> float:
+        return sum(math.log1p(-t * x) for x in tail) / 40
+
+    likelihood = [40 * (math.log(-t / k_of(t)) - k_of(t) - 1) for t in theta]
+    weight = [1 / sum(math.exp(other - own) for other in likelihood) for own in likelihood]
+    k = k_of(sum(t * w for t, w in zip(theta, weight, strict=True)))
+    assert pareto_k(log_w) == pytest.approx((40 * k + 5) / 50, rel=1e-9)
+
+
 def test_the_shape_agrees_with_maximum_likelihood() -> None:
     stats = pytest.importorskip("scipy.stats")
     w = rng("likelihood").lognormal(0, 1.2, 50_000)

@@ -97,6 +97,15 @@ def test_it_rises_to_rounding(case: Any, backend: str) -> None:
     assert np.diff(wide).min() > -1e-15
 
 
+@each_backend
+@each_one
+@each_dtype
+def test_infinite_rows_hold_nothing_or_all(case: Any, backend: str, dtype: str) -> None:
+    flow, context = given(case, backend, dtype)
+    assert flow.cdf([[-np.inf], [np.inf]], context).tolist() == [0, 1]
+    assert flow.quantile([0, 1], context).tolist() == [[-np.inf], [np.inf]]
+
+
 def test_shapes_are_those_of_the_log_density() -> None:
     flow = falling()
     c = rng("shapes").normal(size=(4, 2))

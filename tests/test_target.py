@@ -398,6 +398,14 @@ def _raises(x: Array) -> Any:
     raise FailureError
 
 
+def test_an_epoch_of_which_a_part_was_noted_is_forgotten() -> None:
+    run = training_of(moved("coupling", "auto"), banana, "path")
+    run.history.epoch.append(1)
+    run.history.elbo.append(0.0)
+    run.settle("interrupted")
+    assert run.history.epoch == run.history.elbo == []
+
+
 @each_backend
 def test_until_it_ends_the_flow_is_as_it_was_and_callbacks_see_copies(backend: str) -> None:
     flow = small(backend=backend)

@@ -59,12 +59,10 @@ class Quantiles(Verbs):
         array([0.5   , 0.1587])
         """
         self._need_one_dimension("cdf")
-        batch, rises = self._batch(x, context, "x"), self._rises()
+        batch = self._batch(x, context, "x")
         runner, packed = self._in_double()
         z, _ = runner.transform(packed, False, batch.x, batch.context)
-        # Where the arithmetic of an infinite row is lost, it is still known where it ends.
-        z = np.where(np.isinf(batch.x), batch.x if rises else -batch.x, z)
-        return _shaped(self._spec.base.cdf(z, upper=not rises)[:, 0], batch.shape)
+        return _shaped(self._spec.base.cdf(z, upper=not self._rises())[:, 0], batch.shape)
 
     def quantile(self, u: ArrayLike, context: RowsLike | None = None) -> Array:
         """The inverse of :meth:`cdf`: the rows below which a share ``u`` of the mass lies.
@@ -194,12 +192,10 @@ class Quantiles(Verbs):
 
     def _rows_below(self, u: Array, context: Any) -> Array:
         """Rows below which shares of the mass lie."""
-        rises = self._rises()
-        latent = self._spec.base.quantile(u[..., None], upper=not rises)
+        latent = self._spec.base.quantile(u[..., None], upper=not self._rises())
         batch = self._batch(latent, context, "z")
         runner, packed = self._in_double()
         x, _ = runner.transform(packed, True, batch.x, batch.context)
-        x = np.where(np.isinf(batch.x), batch.x if rises else -batch.x, x)
         return x.reshape(*batch.shape, 1)
 
     def _central(self, level: float, contexts: Array | None) -> Array:

@@ -498,6 +498,32 @@ def test_rows_where_the_target_is_nothing_are_left_out_and_told() -> None:
     assert caught.value.best is None
 
 
+@uneven
+def test_arrays_of_the_target_stay_its_own() -> None:
+    given = []
+
+    def target(x: Array) -> tuple[Array, Array]:
+        log_p, slope = banana(x)
+        log_p[x[:, 0] > 1] = np.nan
+        for array in (log_p, slope):
+            given.append((array, array.copy()))
+            array.flags.writeable = False
+        return log_p, slope
+
+    small().fit_to_target(target, rng=0, **SHORT)
+    for array, before in given:
+        assert_same_bits(array, before)
+
+
+def test_the_pilot_survives_slopes_that_overflow() -> None:
+    def steep(x: Array) -> tuple[Array, Array]:
+        return -1e200 * x[:, 0] ** 2, -2e200 * x
+
+    with np.errstate(all="ignore"):  # as a run has it
+        found = pilot(steep, keyed(1), 1)
+    assert found is None or (np.isfinite(found.scale).all() and (found.scale > 0).all())
+
+
 def test_a_target_that_is_in_order_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -51,7 +51,7 @@ class ReverseKL(MonteCarlo):
         It minimises the reverse Kullback-Leibler divergence ``KL(q | p) = E_q[log q(x) - log p(x)] + log Z`` of the flow q
         from the target ``p / Z``, which is to say that it maximises the lower bound ``E_q[log p - log q]`` of the logarithm
         of the evidence Z. The draws are fresh in every step. Where the target has several modes far apart, the flow may
-        settle in one of them: a divergence of this kind does not miss what it never sees.
+        settle in one of them: this divergence does not miss what no draw has met.
 
         The first fit of a flow, this one or :meth:`fit`, sets the standardisation and every ActNorm, and this one also
         begins the LU layer nearest to the data, if there is one, with the correlations that the pilot has found; a later one

@@ -63,9 +63,8 @@ def pilot(log_density: LogDensity, draw: Callable[[int, int], Array], dim: int) 
         asked += len(x)
         log_p, slope = evaluated(log_density, x, gradient=True)
         assert slope is not None
-        lost = ~(np.isfinite(log_p) & np.isfinite(slope).all(axis=1))
-        log_p[lost] = -math.inf
-        return log_p, slope
+        good = np.isfinite(log_p) & np.isfinite(slope).all(axis=1)
+        return np.where(good, log_p, -math.inf), slope  # the arrays may be the target's own
 
     kind = _Dense if dim <= DENSE else _Diagonal
     starts = [kind(np.zeros(dim), np.eye(dim) if dim <= DENSE else np.ones(dim))]
@@ -199,7 +198,10 @@ class _Dense:
             return False
         w, q = np.linalg.eigh(v / np.outer(width, width))
         root = width[:, None] * q * np.sqrt(np.maximum(w, 0.0))
-        w, q = np.linalg.eigh(root.T @ u @ root)
+        inner = root.T @ u @ root
+        if not np.isfinite(inner).all():
+            return False
+        w, q = np.linalg.eigh(inner)
         root = root @ (q * np.sqrt(2 / (1 + np.sqrt(1 + 4 * np.maximum(w, 0.0)))))
         loc = (self.loc + rate * (root @ (root.T @ push) + mean)) / (1 + rate)
         if not (np.isfinite(root).all() and np.isfinite(loc).all()):

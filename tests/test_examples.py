@@ -14,8 +14,9 @@ from helpers import ROOT
 SHORT = {
     "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "200"],
     "photo_z": ["--epochs", "1"],
+    "eight_schools": ["--epochs", "2", "--draws", "2000"],
 }
-PICTURES = {"two_moons": "two-moons.png", "photo_z": "photo-z.png"}
+PICTURES = {"eight_schools": "eight-schools.png", "two_moons": "two-moons.png", "photo_z": "photo-z.png"}
 
 
 def test_every_example_has_a_short_run() -> None:

@@ -18,6 +18,7 @@ from penstock._warn import (
     PenstockWarning,
     RefitWarning,
     RepeatedRowsWarning,
+    TargetWarning,
     TrainingWarning,
 )
 from penstock.base import StandardNormal
@@ -26,6 +27,7 @@ from penstock.flow import Flow, TrainingState, from_bytes, load, save
 from penstock.given import Given
 from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
+from penstock.montecarlo import importance
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
 from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
@@ -65,6 +67,7 @@ __all__ = [
     "RefitWarning",
     "RepeatedRowsWarning",
     "StandardNormal",
+    "TargetWarning",
     "TrainingError",
     "TrainingState",
     "TrainingWarning",
@@ -72,6 +75,7 @@ __all__ = [
     "from_bytes",
     "glow",
     "iaf",
+    "importance",
     "key",
     "load",
     "maf",

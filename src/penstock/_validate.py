@@ -392,6 +392,40 @@ def as_shaped(values: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None, 
         return np.require(array, dtype or array.dtype, ("C", "A"))
 
 
+def as_probabilities(values: Any, *, name: str) -> Array:
+    """``values`` as a float64 array of numbers in [0, 1]."""
+    array = reals(values, name=name).astype(FLOAT64)
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        raise ValueError(f"{name} must lie in [0, 1], got {array[wrong][0]}")
+    return array
+
+
+def fraction(value: Any, *, name: str) -> float:
+    """``value`` as a float strictly between 0 and 1."""
+    number = positive_number(value, name=name)
+    if number >= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {number}")
+    return number
+
+
+def function(value: Any, *, name: str) -> Any:
+    """``value`` if it can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function of a batch of rows, got {type(value).__name__}")
+    return value
+
+
+def as_booleans(values: Any, rows: int, *, name: str) -> Array:
+    """``values`` as an array of one boolean for each of so many rows."""
+    array = np.asarray(values)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} must return booleans, one for each row, got {array.dtype}")
+    if array.shape != (rows,):
+        raise ValueError(f"{name} must return an array of shape ({rows},), got {array.shape}")
+    return array
+
+
 def as_weights(weight: Any, rows: int, *, name: str) -> Array:
     """``weight`` as a contiguous array of one finite number a row."""
     array = as_shaped(weight, (rows,), None, name=name)

@@ -50,6 +50,10 @@ class TrainingWarning(PenstockWarning):
     """A training run has ended otherwise than one hopes: it overfits, was interrupted, or found nothing better."""
 
 
+class TargetWarning(PenstockWarning):
+    """A flow and an unnormalised target do not go together: the target is NaN, or the weights of draws are too uneven."""
+
+
 def warn(message: str, category: type[PenstockWarning], *, about: str = "") -> None:
     """Warn at the line that called into penstock: once for each such line and each place in penstock that warns.
 

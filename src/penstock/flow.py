@@ -23,10 +23,10 @@ from penstock.given import Given
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, Layer
 from penstock.plan import Plan, compile_plan
+from penstock.reverse import ReverseKL
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
-from penstock.verbs import Verbs
 
 if TYPE_CHECKING:
     from penstock.files import model
@@ -70,11 +70,11 @@ KEPT_BYTES = 1 << 24
 # Attributes that every flow has.
 OWN = frozenset(
     ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_library",
-     "_row_shapes", "_context_shape", "_fit_lock", "history")
+     "_row_shapes", "_context_shape", "_fit_lock", "_doubled", "history")
 )  # fmt: skip
 
 
-class Flow(Verbs):
+class Flow(ReverseKL):
     """A normalizing flow, composed from a base density and layers.
 
     It maps data ``x`` to latents ``z`` by an invertible function ``f``, which layers compose, and has the density
@@ -147,6 +147,7 @@ class Flow(Verbs):
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self._fit_lock = os.getpid(), threading.Lock()
+        self._doubled: tuple[Snapshot, Flow] | None = None  # numbers, and the flow in float64 that has them
         self.history = History()
         return self
 
@@ -540,7 +541,7 @@ class Flow(Verbs):
         return twin
 
     def _watch(
-        self, calls: tuple[Callback, ...], names: tuple[Names, Names]
+        self, calls: tuple[Callback, ...], names: tuple[Names, Names] | None
     ) -> Callable[[Epoch, Snapshot, History], bool]:
         """What calls every callback, each with a copy of its own, and says whether one of them wants to stop."""
 
@@ -685,6 +686,18 @@ class Flow(Verbs):
         if self._made is None:
             self._made = Runner(self._plan, self._backend) if self._kin is None else self._kin._runner()
         return self._made
+
+    def _in_double(self) -> tuple[Runner, Any]:
+        """What computes in float64, and the flow's numbers in its form: of the flow itself, or of a copy that is kept."""
+        twin: Flow = self
+        snapshot = self._snapshot
+        if self.dtype != np.float64:
+            kept = self._doubled
+            if kept is None or kept[0] is not snapshot:
+                kept = self._doubled = snapshot, self._with(snapshot).astype("float64")
+            twin, snapshot = kept[1], kept[1]._snapshot
+        runner = twin._runner()
+        return runner, snapshot.pack(runner)
 
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, cls: type[Flow] | None = None) -> Self:
         """A flow of the same class, or of another one, with the same names and attributes."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
+from penstock.accepting import Condition
+from penstock.montecarlo import Estimate, MonteCarlo
 from penstock.runner import Runner
 from penstock.state import Snapshot
 from penstock.verbs import Verbs
@@ -38,7 +40,7 @@ class Given:
     True
     """
 
-    def __init__(self, flow: Verbs, context: Array) -> None:
+    def __init__(self, flow: MonteCarlo, context: Array) -> None:
         self.flow = flow
         self.context = np.array(context)
         self.context.flags.writeable = False
@@ -93,9 +95,10 @@ class Given:
         out: Array | None = None,
         first: int = 0,
         first_context: int = 0,
+        where: Condition | None = None,
     ) -> Array:
         """Draw rows given the context, as ``Flow.sample``."""
-        return self._verbs.sample(n, rng=rng, key=key, out=out, first=first, first_context=first_context)
+        return self._verbs.sample(n, rng=rng, key=key, out=out, first=first, first_context=first_context, where=where)
 
     def sample_and_log_prob(
         self,
@@ -140,6 +143,30 @@ class Given:
     def loss_and_grad(self, X: RowsLike, sample_weight: ArrayLike | None = None) -> tuple[float, float, Array]:
         """Sum of weighted negative log-densities, and its gradient, as ``Flow.loss_and_grad``."""
         return self.flow.loss_and_grad(X, self.context, sample_weight)
+
+    def cdf(self, x: RowsLike) -> Any:
+        """The distribution function given the context, as ``Flow.cdf``."""
+        return self.flow.cdf(x, self.context)
+
+    def quantile(self, u: ArrayLike) -> Array:
+        """Its inverse, as ``Flow.quantile``."""
+        return self.flow.quantile(u, self.context)
+
+    def interval(self, level: float, *, shortest: bool = False) -> Array:
+        """An interval of a share of the mass given the context, as ``Flow.interval``."""
+        return self.flow.interval(level, self.context, shortest=shortest)
+
+    def prior_transform(self, u: ArrayLike) -> Array:
+        """Map the unit cube to data given the context, as ``Flow.prior_transform``."""
+        return self.flow.prior_transform(u, self.context)
+
+    def entropy(self, n: float = 10_000, *, rng: Rng = None) -> Estimate:
+        """The entropy given the context, as ``Flow.entropy``."""
+        return self.flow.entropy(n, self.context, rng=rng)
+
+    def acceptance(self, where: Condition, n: float = 10_000, *, rng: Rng = None) -> Estimate:
+        """The share of draws given the context that a condition accepts, as ``Flow.acceptance``."""
+        return self.flow.acceptance(where, n, self.context, rng=rng)
 
 
 class _Conditioned(Verbs):

@@ -55,6 +55,15 @@ class History:
         The epoch whose parameters were kept; 0 for the starting parameters of a later ``fit``, None when nothing was validated.
     start_loss : float
         Validation loss of the starting parameters of a later ``fit``; NaN for a first one.
+    elbo, elbo_error : list of float
+        Of ``fit_to_target`` alone, like the next two: the evidence lower bound ``E[log p - log q]`` after the epoch, of the
+        parameters that ``validation_loss`` is of, and its standard error.
+    ess : list of float
+        Effective sample size of the importance weights ``p / q``, as a part of the number of draws.
+    pareto_k : list of float
+        Shape of the tail of these weights; they can be relied on up to about 0.7.
+    start : str
+        Where location and scale came from, and what they are.
     stopped : str
         Why it ended: "completed", "patience", "callback", "interrupted", "failed", or "" while it runs.
     """
@@ -69,6 +78,11 @@ class History:
     best_epoch: int | None = None
     start_loss: float = float("nan")
     stopped: str = ""
+    elbo: list[float] = field(default_factory=list)
+    elbo_error: list[float] = field(default_factory=list)
+    ess: list[float] = field(default_factory=list)
+    pareto_k: list[float] = field(default_factory=list)
+    start: str = ""
 
     @property
     def best_loss(self) -> float:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from penstock import _validate, columns, frames
+from penstock import _validate, accepting, columns, frames
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.plan import Plan
 from penstock.runner import Runner
@@ -212,6 +212,7 @@ class Verbs:
         out: Array | None = None,
         first: int = 0,
         first_context: int = 0,
+        where: accepting.Condition | None = None,
     ) -> Array:
         """Draw rows.
 
@@ -242,10 +243,20 @@ class Verbs:
         first, first_context : int, default 0
             Numbers of the first draw and of the first row of context: with one seed, ``sample(n, first=i)`` gives draws
             ``i`` to ``i + n - 1`` of those of ``sample(i + n)``.
+        where : callable, optional
+            A condition: a function of rows, an array of shape (rows, dim), that returns a boolean for each, which follows
+            from that row alone. The result has as many rows as without: the first accepted ones, in the order of their
+            numbers, for each context. With one seed, the accepted draw ``i`` is the same however many are drawn. It goes
+            with ``first=0`` only.
 
         Returns
         -------
         array in the dtype of the flow, in the order of its columns; :meth:`sample_frame` gives a DataFrame
+
+        Raises
+        ------
+        RuntimeError
+            When ``where`` accepts none of 10^6 draws in a row.
 
         Examples
         --------
@@ -255,6 +266,8 @@ class Verbs:
         ((2,), (3, 2), (4, 5, 2))
         >>> bool((flow.sample(9, rng=0)[6:] == flow.sample(3, rng=0, first=6)).all())
         True
+        >>> bool((flow.sample(100, rng=0, where=lambda x: x[:, 0] > 1) > 1)[:, 0].all())
+        True
         """
         given, shape, numbers = self._draws(n, context, first, first_context)
         into = None
@@ -262,6 +275,17 @@ class Verbs:
             into = _validate.as_out(out, (*shape, self.dim), self.dtype, avoid=(given,)).reshape(-1, self.dim)
         seed = _validate.key(rng, key)
         runner = self._runner()
+        if where is not None:
+            _validate.function(where, name="where")
+            if first:
+                raise ValueError(
+                    f"first={first} does not go with where: which draws it accepts is known from draw 0 on alone"
+                )
+            into = np.zeros((math.prod(shape), self.dim), self.dtype) if into is None else into
+            contexts = len(given) if given is not None and given.ndim == 2 else 1
+            rows = into.reshape(contexts, math.prod(shape) // max(contexts, 1), self.dim)
+            accepting.accepted(runner, self._snapshot.pack(runner), where, seed, given, rows, numbers[1])
+            return into.reshape(*shape, self.dim) if out is None else out
         x, _ = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, into, numbers=numbers)
         return x.reshape(*shape, self.dim) if out is None else out
 

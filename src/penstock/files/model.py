@@ -35,6 +35,8 @@ TRAINING, MEMBER = "training.", "member."
 METADATA = {"spec", "history", "provenance"}
 # Left out of the file, so that the same training gives the same bytes.
 TIMES = ("seconds", "rows_per_second")
+# Left out where there is nothing to say: what only ``fit_to_target`` notes.
+TARGETS = ("elbo", "elbo_error", "ess", "pareto_k", "start")
 
 
 class FileFormatError(ValueError):
@@ -90,7 +92,8 @@ def to_bytes(contents: Contents) -> bytes:
     record = {"format": FORMAT, "format_version": FORMAT_VERSION, "library_version": version, **specs.encode(spec)}
     metadata = {"spec": _dump(record)}
     if contents.history is not None and len(contents.history):
-        kept = {key: value for key, value in asdict(contents.history).items() if key not in TIMES}
+        noted = asdict(contents.history)
+        kept = {key: value for key, value in noted.items() if key not in TIMES and (value or key not in TARGETS)}
         metadata["history"] = _dump(_without_nan(kept))
     metadata["provenance"] = _dump({"library": "penstock", "version": version})
     buffers = _buffers(plan)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STEPS = 16000  # the budget when epochs is not given,
 EPOCHS = 200  # and the most epochs it may become: more than that overfits a small table
 PATIENCE = 20
+ESTIMATORS = ("path", "reparameterised")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,23 @@ class Options:
         warmup = warmup_steps(self.warmup, kind, n_steps)
         schedule = Schedule(kind, self.learning_rate, warmup, n_steps, patience)
         return Budget(epochs, steps_per_epoch, batch_size, schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """What ``Flow.fit_to_target`` was asked for beyond what ``fit`` knows, under its names; each value is checked."""
+
+    fit: Options
+    epoch_steps: int
+    estimator: str
+    validation: int
+
+    def __post_init__(self) -> None:
+        for name in ("epoch_steps", "validation"):
+            object.__setattr__(self, name, _validate.positive_int(getattr(self, name), name=name))
+        if self.validation < 25:  # what a tail needs
+            raise ValueError(f"validation must be at least 25 draws, got {self.validation}")
+        _validate.choice(self.estimator, ESTIMATORS, name="estimator")
 
 
 def default_batch_size(n_train: int) -> int:

@@ -1,0 +1,212 @@
+"""The verb that trains a flow towards an unnormalised density. What is computed stands in ``training/target.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from typing import Any, Self
+
+from penstock import _validate
+from penstock._backend import Backend
+from penstock._typing import ArrayLike, Rng
+from penstock.history import Epoch, History
+from penstock.layers import ActNorm, LULinear
+from penstock.montecarlo import MonteCarlo
+from penstock.plan import compile_plan
+from penstock.runner import Runner
+from penstock.state import Snapshot
+from penstock.targets import LogDensity
+
+
+class ReverseKL(MonteCarlo):
+    """Training towards a target in the place of data."""
+
+    history: History
+    _backend: Backend
+
+    def fit_to_target(
+        self,
+        log_density: LogDensity,
+        *,
+        init: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+        estimator: str = "path",
+        epochs: int = 50,
+        epoch_steps: int = 100,
+        batch_size: int = 256,
+        validation: int = 2048,
+        learning_rate: float = 3e-3,
+        schedule: str | None = None,
+        warmup: float | None = None,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = 1.0,
+        patience: int | None = None,
+        freeze: str | Sequence[str] = (),
+        rng: Rng = None,
+        progress: bool | None = None,
+        callbacks: Callable[[Any], Any] | Iterable[Callable[[Any], Any]] = (),
+    ) -> Self:
+        """Train towards an unnormalised density, given as a function, keep the parameters that do best, and return the flow.
+
+        It minimises the reverse Kullback-Leibler divergence ``KL(q | p) = E_q[log q(x) - log p(x)] + log Z`` of the flow q
+        from the target ``p / Z``, which is to say that it maximises the lower bound ``E_q[log p - log q]`` of the logarithm
+        of the evidence Z. The draws are fresh in every step. Where the target has several modes far apart, the flow may
+        settle in one of them: this divergence does not miss what no draw has met.
+
+        The first fit of a flow, this one or :meth:`fit`, sets the standardisation and every ActNorm, and this one also
+        begins the LU layer nearest to the data, if there is one, with the correlations that the pilot has found; a later one
+        keeps them and goes on from the present parameters.
+
+        Parameters
+        ----------
+        log_density : callable
+            A function of rows, a float64 array of shape (rows, dim) in the order of the flow's columns, that returns a
+            tuple: log p, of shape (rows,), up to a constant, and its gradient with respect to the rows, of shape (rows,
+            dim). Draws where either is not finite are left out of a step, with a warning at the end.
+        init : array of shape (rows, dim), or tuple (mean, scale), optional
+            What sets the standardisation: rows, such as draws of the prior, by their means and standard deviations, or the
+            numbers themselves, one or ``dim`` each. By default a pilot of about 14 000 evaluations finds them, a Gaussian
+            with (up to 128 dimensions) a full covariance that matches the scores of the target; ``flow.history.start`` says
+            what it found.
+        estimator : {"path", "reparameterised"}, default "path"
+            How the gradient is estimated. Path, or "sticking the landing", leaves the score of q out, whose mean is zero: it
+            has no variance where the flow meets its target.
+        epochs : int, default 50
+            How often results are measured and reported.
+        epoch_steps : int, default 100
+            Steps of Adam between two reports.
+        batch_size : int, default 256
+            Draws a step.
+        validation : int, default 2048
+            Draws, at least 25, the same after every epoch, that measure the lower bound and the importance weights.
+        learning_rate : float, default 3e-3
+            The highest rate of Adam.
+        schedule : {"cosine", "onecycle", "constant", "plateau"}, optional
+            As for :meth:`fit`; plateau and ``patience`` watch the lower bound.
+        warmup : int or float, optional
+            As for :meth:`fit`.
+        weight_decay : float, default 0.0
+            As for :meth:`fit`.
+        clip_norm : float, optional, default 1.0
+            As for :meth:`fit`.
+        patience : int, optional
+            As for :meth:`fit`.
+        freeze : str or sequence of str, default ()
+            As for :meth:`fit`.
+        rng : seed or numpy Generator, optional
+            Decides all draws.
+        progress : bool, optional
+            As for :meth:`fit`.
+        callbacks : callable or list of callables
+            As for :meth:`fit`: called with a :class:`TrainingState` after each epoch, whose ``validation_loss`` is minus the
+            lower bound.
+
+        Returns
+        -------
+        Flow
+            The flow itself; ``flow.history`` holds ``elbo``, ``elbo_error``, ``ess`` (as a part of the draws) and
+            ``pareto_k`` of each epoch.
+
+        Raises
+        ------
+        TrainingError
+            When a gradient or parameter is NaN or infinite, when the target is for a whole batch, or when the pilot finds
+            nothing.
+        ValueError, TypeError
+            When an argument does not fit, when ``log_density`` returns what it must not, for a flow with a context, and for
+            ``init`` at a later fit.
+        RuntimeError
+            When another fit of this flow is running.
+
+        Warns
+        -----
+        TargetWarning
+            When draws were left out; when the lower bound was never finite; when the ``pareto_k`` of the parameters that are
+            kept is above 0.7.
+        TrainingWarning
+            When training was interrupted.
+
+        Notes
+        -----
+        As in :meth:`fit`, training works on a copy. Whatever is raised, by ``log_density`` too, the flow is as it was before
+        the call, and the error has two attributes: ``best``, a flow with the best parameters so far, or None, and
+        ``history``. Ctrl-C keeps the best so far. The present parameters and their running mean over the last twentieth of
+        the run are measured, and the better of the two counts. With one seed and one target the parameters come out the
+        same, bit for bit, whatever the number of threads.
+
+        References
+        ----------
+        Roeder, Wu, Duvenaud, "Sticking the Landing" (2017), for the gradient; Cai et al., "Batch and match" (2024), for the
+        pilot; Vehtari et al., "Pareto Smoothed Importance Sampling" (2024), for ``pareto_k``.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> def log_density(x):  # a normal density of mean 3 and standard deviation 2, without its constant
+        ...     u = (x - 3) / 2
+        ...     return -0.5 * (u**2).sum(axis=1), -u / 2
+        >>> flow = ps.realnvp(2, layers=2, hidden=(8,), rng=0).fit_to_target(log_density, epochs=5, rng=0)
+        >>> found = ps.importance(flow, log_density, 1000, rng=0)
+        >>> abs(found.log_evidence - 3.224) < 0.01, found.ess > 990  # log(2 pi 2^2)
+        (True, True)
+        """
+        from penstock.training import start, target
+        from penstock.training.options import Options, TargetOptions
+
+        try:
+            if self.context_dim:
+                raise ValueError("a target goes with a flow without a context (context_dim=0)")
+            _validate.function(log_density, name="log_density")
+            options = TargetOptions(
+                fit=Options(
+                    epochs=_validate.positive_int(epochs, name="epochs"),
+                    batch_size=_validate.positive_int(batch_size, name="batch_size"),
+                    learning_rate=learning_rate, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
+                    clip_norm=clip_norm, patience=patience, standardize=True, freeze=freeze,
+                ),
+                epoch_steps=epoch_steps, estimator=estimator, validation=validation,
+            )  # fmt: skip
+            calls = _validate.callables(callbacks, name="callbacks")
+            begin = start.as_start(init, self.dim)
+            if begin is not None and self._snapshot.initialised:
+                raise ValueError(
+                    "init was given, but a later fit keeps the standardisation of the first; flow.reset() forgets it"
+                )
+            seed = _validate.seed(rng)
+            with self._fitting():
+                runner = self._runner()
+                base = replace(self._spec, layers=(), embedding=None, embedding_dim=0)
+                snapshot, history = target.run(
+                    runner, Runner(compile_plan(base), self._backend), self._snapshot, log_density, begin, options,
+                    seed=seed,
+                    actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
+                    linear=max(
+                        ((k, layer) for k, layer in enumerate(self._spec.layers) if isinstance(layer, LULinear)),
+                        key=lambda pair: pair[0], default=None,
+                    ),
+                    progress=progress,
+                    watch=self._watch(calls, None) if calls else None,
+                )  # fmt: skip
+                self._snapshot, self.history = snapshot, history
+        except BaseException as error:
+            history = getattr(error, "history", None) or History(stopped="failed")
+            best = getattr(error, "best", None)
+            with suppress(Exception):  # an error that takes no attributes
+                error.best = self._with(best, history) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
+                error.history = history  # type: ignore[attr-defined]
+            raise
+        return self
+
+    # --- what the flow brings -----------------------------------------------------------------------------------
+
+    def _fitting(self) -> AbstractContextManager[None]:
+        """At most one fit of a flow runs at a time."""
+        raise NotImplementedError
+
+    def _watch(self, calls: Any, names: Any) -> Callable[[Epoch, Snapshot, History], bool]:
+        """What calls every callback."""
+        raise NotImplementedError
+
+    def _with(self, snapshot: Snapshot, history: History | None = None, names: Any = None) -> Self:
+        """A copy with other numbers."""
+        raise NotImplementedError

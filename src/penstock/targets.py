@@ -1,0 +1,44 @@
+"""The front door of unnormalised densities that a user gives as functions: what they return is checked here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from penstock import _validate
+from penstock._typing import Array, ArrayLike
+
+LogDensity = Callable[[Array], ArrayLike | tuple[ArrayLike, ArrayLike]]
+"""A function of rows, a float64 array of shape (rows, dim), that returns log p of shape (rows,), or that and its gradient."""
+
+
+def evaluated(log_density: LogDensity, x: Array, *, gradient: bool) -> tuple[Array, Array | None]:
+    """``log p`` of rows, (rows,), and where one came with it or is needed its gradient, (rows, dim), both in float64.
+
+    The function gets a float64 array of its own. NaN and -inf pass; +inf is no logarithm of a density.
+    """
+    rows = np.array(x, np.float64, order="C")
+    answer: Any = log_density(rows)
+    slopes: Any = None
+    if isinstance(answer, tuple):
+        if len(answer) != 2:
+            raise ValueError(f"log_density must return log p, or (log p, gradient), got a tuple of {len(answer)}")
+        answer, slopes = answer
+    elif gradient:
+        raise TypeError(f"log_density must return a tuple (log p, gradient), got {type(answer).__name__}")
+    log_p = _validate.as_shaped(answer, (len(x),), _validate.FLOAT64, name="log_density(x)")
+    high = np.flatnonzero(log_p == math.inf)
+    if len(high):
+        raise ValueError(f"log_density(x) is inf at x = {shown(x[high[0]])}; no density is")
+    if slopes is None or not gradient:
+        return log_p, None
+    return log_p, _validate.as_shaped(slopes, x.shape, _validate.FLOAT64, name="the gradient of log_density(x)")
+
+
+def shown(row: Array) -> str:
+    """A row in a message."""
+    numbers = ", ".join(f"{number:.6g}" for number in row[:8].tolist())
+    return f"[{numbers}{', ...' if len(row) > 8 else ''}]"

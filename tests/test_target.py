@@ -530,6 +530,22 @@ def test_a_target_that_is_in_order_warns_of_nothing() -> None:
         ps.nsf_ar(2, layers=2, hidden=(16,), rng=0).fit_to_target(Gaussian(2, "quiet"), epochs=10, rng=0)
 
 
+@uneven
+def test_a_target_far_from_zero_warns_in_float32() -> None:
+    def far(x: Array) -> tuple[Array, Array]:
+        u = (x - 1e6) / 1e-3
+        return -0.5 * (u**2).sum(axis=1), -u / 1e-3
+
+    with pytest.warns(
+        ps.DataWarning, match=r"columns 0 .*, 1 .* of the target lie more than 10000 standard deviations"
+    ):
+        small().fit_to_target(far, rng=0, **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ps.DataWarning)
+        exact = small(dtype="float64").fit_to_target(far, rng=0, **SHORT)
+    assert abs(exact.history.elbo[-1] - (LOG_2PI - 6 * math.log(10))) < 0.1
+
+
 def test_a_tail_that_the_flow_lacks_warns() -> None:
     def heavy(x: Array) -> tuple[Array, Array]:  # Student's t of 1.5 degrees of freedom
         return -1.25 * np.log1p(x[:, 0] ** 2 / 1.5), -2.5 * x / (1.5 + x**2)

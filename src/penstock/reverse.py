@@ -123,6 +123,8 @@ class ReverseKL(MonteCarlo):
         TargetWarning
             When draws were left out; when the lower bound was never finite; when the ``pareto_k`` of the parameters that are
             kept is above 0.7.
+        DataWarning
+            When the target lies more than 10 000 of its widths from zero, where draws in float32 are coarse.
         TrainingWarning
             When training was interrupted.
 

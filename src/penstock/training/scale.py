@@ -44,7 +44,7 @@ def _loc_and_scale(rows: Rows, how: bool | str, sample: Rows, name: str, names: 
     if how is not True:
         warn_kept(sample, name, names)
     if how is False:
-        _warn_far(*moments(sample), name, names)
+        warn_far(*moments(sample), name, names)
         return np.concatenate([np.zeros(dim), np.ones(dim)])
     if how == "robust":
         loc, scale = quantiles(sample)
@@ -63,7 +63,7 @@ def _loc_and_scale(rows: Rows, how: bool | str, sample: Rows, name: str, names: 
         raise ValueError(
             f"the spread of column {called(j, names)} of {name}, {scale[j]:.3g}, is too small to be divided by; rescale {name}"
         )
-    _warn_far(loc, scale, name, names)
+    warn_far(loc, scale, name, names)
     constant = np.flatnonzero(scale == 0)
     if len(constant):
         which = f"column {_listed(constant, names)} of {name} is"
@@ -75,7 +75,7 @@ def _loc_and_scale(rows: Rows, how: bool | str, sample: Rows, name: str, names: 
     return np.concatenate([loc, scale])
 
 
-def _warn_far(loc: Array, scale: Array, name: str, names: Names) -> None:
+def warn_far(loc: Array, scale: Array, name: str, names: Names) -> None:
     """Warn about columns that lie so far from zero that float32 tells their values apart badly."""
     distance = np.where(scale > 0, np.abs(loc) / scale, 0.0)
     far = np.flatnonzero(distance > FAR)

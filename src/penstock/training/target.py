@@ -30,7 +30,7 @@ from penstock.training.options import TargetOptions, frozen_ranges
 from penstock.training.pilot import pilot
 from penstock.training.progress import Progress
 from penstock.training.rows import Rows
-from penstock.training.scale import start_actnorms
+from penstock.training.scale import start_actnorms, warn_far
 from penstock.training.schedule import Patience
 from penstock.training.start import Start, start_linear
 from penstock.training.state import Best
@@ -157,6 +157,8 @@ class TargetTraining:
                 start = Start(found.loc, found.scale, f"a pilot of {found.evaluations} evaluations", root=found.root)
             self.history.start = f"{start.words}: mean {shown(start.loc)}, scale {shown(start.scale)}"
             self.buffers = np.concatenate([start.loc, start.scale])
+            if self.runner.plan.dtype == np.float32:  # what the target is asked for are its numbers
+                warn_far(start.loc, start.scale, "the target", ())
             if linear is not None:
                 start_linear(self.runner, *linear, self.params, self.buffers, start, self.frozen)
             if actnorms:

@@ -29,6 +29,7 @@ from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
+from penstock.support import Interval, Real, infer_support, interval
 from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 from penstock.verbs import key
 
@@ -56,12 +57,14 @@ __all__ = [
     "FlowSpec",
     "Given",
     "History",
+    "Interval",
     "LULinear",
     "ModelWarning",
     "OutlierWarning",
     "PenstockWarning",
     "Permutation",
     "RationalQuadratic",
+    "Real",
     "RefitWarning",
     "RepeatedRowsWarning",
     "StandardNormal",
@@ -72,6 +75,8 @@ __all__ = [
     "from_bytes",
     "glow",
     "iaf",
+    "infer_support",
+    "interval",
     "key",
     "load",
     "maf",

@@ -344,6 +344,17 @@ def _column(side: int, **fields: Any) -> Table:
     return maker.finish()
 
 
+def supported(dtype: str = "float64") -> Table:
+    """A half-line in column 0, an interval in column 2."""
+    maker = Maker(3, 2, dtype)
+    maps = plan_table.COLUMN_MAPS.index
+    at = maker.table.put_reals((0.5,))
+    maker.column(0, map=maps("positive"), ends=LOWER, lo=at, buffers=maker.buffers(1), n_buffers=1)
+    maker.ends(2, -1.0, 1.0, map=maps("logit"))
+    maker.coupling()
+    return maker.finish()
+
+
 def _unscaled() -> Table:
     maker = Maker(2)
     maker.column(1, loc=NONE, scale=NONE)
@@ -407,6 +418,8 @@ PRESENT: dict[str, Callable[[], Table]] = {
     "everything in float32": lambda: everything("float32"),
     "several external thetas": _several_externals,
     "frozen ranges": _frozen,
+    "supports": supported,
+    "supports in float32": lambda: supported("float32"),
 }
 
 KIND, MAP = plan_table.COLUMN_KINDS.index, plan_table.COLUMN_MAPS.index

@@ -339,9 +339,9 @@ class Flow(Verbs):
         ----------
         X : array of shape (rows, dim), or a table
             Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
-            count must be finite; those of weight 0 may hold anything. A DataFrame (pandas, polars, pyarrow, and what else
-            narwhals reads), a structured array, a mapping of columns, or for one dimension a Series gives the flow the
-            names of its columns; a later one is put into their order.
+            count must be finite and within the supports of the flow; those of weight 0 may hold anything. A DataFrame
+            (pandas, polars, pyarrow, and what else narwhals reads), a structured array, a mapping of columns, or for
+            one dimension a Series gives the flow the names of its columns; a later one is put into their order.
         context : array of shape (rows, context_dim), or a table, optional
             For a flow with a context, a row for each row of ``X``, read, named and standardised in the same way.
         sample_weight : array or Series of shape (rows,), optional

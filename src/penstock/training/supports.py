@@ -19,6 +19,7 @@ from penstock.training.rows import Rows
 
 TERMS = 14  # of the series below
 QUANTILES = 1000  # of a column, of which s is found
+TIE = 1e-3  # nats a row, by which a candidate may be less likely than the best and yet be taken for its larger s
 DOUBLINGS = range(-10, 31)  # exponents of two of the candidates for s, in units of the median
 
 
@@ -142,8 +143,13 @@ def measured_scales(sample: Rows, support: Sequence[Support]) -> Array:
 
     Of powers of two times the median of the distances from the end, it is the one under which the image of the sample is
     likeliest as a normal (Box, Cox, "An analysis of transformations", 1964): the coordinate that is closest to what the flow
-    begins with. Exponential tails give an s about the size of the data, where the map is linear and keeps them; heavier ones
-    give a large s, where the map is a logarithm.
+    begins with. Of those that are as likely, up to TIE, it is the largest. Exponential tails give an s about the size of the
+    data, where the map is linear and keeps them; heavier ones give one far beyond the data, where the map is a logarithm, so
+    that rows farther out than any of the sample meet no exponential tail.
+
+    Tried with `nsf(1)` on 8000 rows against s of 1/16, 1/2, 1, 2, 16 and 10^6 medians, by the loss of log-likelihood to the
+    truth: within 1e-3 nats of the best of these for exponential, gamma, chi-square, half-normal, lognormal (over 6 decades) and
+    Pareto columns, where the worst of them lose from 0.02 nats to hundreds.
     """
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
@@ -167,7 +173,7 @@ def half_line_scale(y: Array, weight: Array | None = None) -> float:
     median = float(np.interp(0.5, levels, y))
     if not (0 < median < math.inf) or y[0] == y[-1]:
         return median if 0 < median < math.inf else 1.0
-    best = (-math.inf, 1.0)
+    found = [(-math.inf, median)]
     with np.errstate(all="ignore"):
         for doubling in DOUBLINGS:
             s = median * 2.0**doubling
@@ -176,8 +182,6 @@ def half_line_scale(y: Array, weight: Array | None = None) -> float:
             u = t + log_w
             spread = float(((u - u.mean()) ** 2).mean())
             if s < math.inf and spread > 0:
-                likelihood = -0.5 * math.log(spread) - float(log_w.mean()) - math.log(s)
-                # nearly as likely as a smaller one is not likelier
-                if likelihood > best[0] + 1e-6:
-                    best = (likelihood, s)
-    return best[1]
+                found.append((-0.5 * math.log(spread) - float(log_w.mean()) - math.log(s), s))
+    best = max(likelihood for likelihood, _ in found)
+    return next(s for likelihood, s in reversed(found) if likelihood >= best - TIE)

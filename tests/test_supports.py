@@ -228,14 +228,15 @@ def test_samples_lie_within_and_carry_the_density_of_the_row_as_stored(case: Cas
 
 @each_backend
 @both_dtypes
-def test_a_row_that_rounding_has_moved_has_its_own_density(backend: str, dtype: str) -> None:
+@inside("lo", [1.0e6, 0.1, -0.7])
+def test_a_row_that_rounding_has_moved_has_its_own_density(backend: str, dtype: str, lo: float) -> None:
     """At an end that is far from zero a column has few numbers: rows fall onto them, and onto the end."""
-    lo = 1.0e6
     flow = ps.Flow(ps.StandardNormal(1), [], support=ps.interval(lo, None), dtype=dtype, backend=backend)
-    assign(flow, buffers=np.array([math.log(np.spacing(np.dtype(dtype).type(lo))), 1.0, 1.0]))
+    assign(flow, buffers=np.array([math.log(abs(np.spacing(np.dtype(dtype).type(lo)))), 1.0, 1.0]))
     x, density = flow.sample_and_log_prob(1000, rng=0)
-    assert (x > lo).all()
-    assert (x == np.nextafter(np.dtype(dtype).type(lo), np.inf)).sum() > 300
+    end = np.dtype(dtype).type(lo)  # an end counts as the dtype rounds it
+    assert (x > end).all()
+    assert (x == np.nextafter(end, np.inf)).sum() > 300
     assert_same_bits(density, flow.log_prob(x))
     alone = flow.sample_and_log_prob(1, rng=0)
     assert_same_bits(alone[0], x[:1])
@@ -396,7 +397,8 @@ def test_a_support_is_one_for_all_a_list_or_a_mapping() -> None:
     assert of({1: "positive"}) == (real, positive, real)
     assert of((0, None)) == (positive,) * 3
     assert of([(None, 2.5), "real", real]) == (BELOW, real, real)
-    assert of(None) == of("real") == of(["real"] * 3) == ()
+    assert of(None) == of("real") == of(["real"] * 3) == of(()) == of({}) == ()
+    assert of(of({1: "positive"})) == of({1: "positive"})
     flow = ps.nsf(2, layers=1, hidden=(4,), support={"mass": "positive", "age": "real"}, rng=0)
     assert flow.columns == ("mass", "age")
     assert flow.reset().columns == ("mass", "age")
@@ -608,6 +610,8 @@ def test_a_killed_fit_resumes_with_the_bits_of_a_whole_one(backend: str, tmp_pat
     whole = fit(GAMMA[:, None], "positive", backend, epochs=4)
     with pytest.raises(StopError):
         fit(GAMMA[:, None], "positive", backend, epochs=4, checkpoint=path, callbacks=stop)
+    with pytest.raises(ValueError, match="support was positive and is above 1e-09"):
+        fit(GAMMA[:, None], ps.interval(1e-9, None), backend, epochs=4, checkpoint=path)
     resumed = fit(GAMMA[:, None], "positive", backend, epochs=4, checkpoint=path)
     assert_same_bits(resumed.params, whole.params)
     assert_same_bits(resumed._snapshot.buffers, whole._snapshot.buffers)

@@ -80,7 +80,8 @@ void Plan::check_ends() {
   refuse_unless(table_.base.size() == 1, "a base in several blocks");
 }
 
-// The numbers next to the ends, within, in the type of the flow: what is stored lies between them.
+// The numbers next to the ends, within, in the type of the flow: what is stored lies between them. An end counts as that
+// type rounds it.
 void Plan::map_column(const ColumnRecord &record) {
   MappedColumn column{};
   column.column = static_cast<int64_t>(loc_.size());
@@ -93,13 +94,13 @@ void Plan::map_column(const ColumnRecord &record) {
   const auto place = [&](auto zero) {
     using T = decltype(zero);
     constexpr T most = std::numeric_limits<T>::max();
-    const auto within = [&](double end, double towards) {
-      const T near = static_cast<T>(std::clamp(end, static_cast<double>(-most), static_cast<double>(most)));
-      const bool inside = static_cast<double>(near) > column.lo && static_cast<double>(near) < column.hi;
-      return static_cast<double>(inside ? near : std::nextafter(near, static_cast<T>(towards)));
+    const auto within = [](double end, T towards) {
+      constexpr auto top = static_cast<double>(most);
+      const T near = static_cast<T>(std::clamp(end, -top, top));
+      return static_cast<double>(std::isinf(end) ? -towards : std::nextafter(near, towards));
     };
-    column.least = within(column.lo, infinity);
-    column.most = within(column.hi, -infinity);
+    column.least = within(column.lo, most);
+    column.most = within(column.hi, -most);
   };
   if (item_size == 8) {
     place(double{});

@@ -148,7 +148,7 @@ def interval(lo: float | None, hi: float | None, map: str | None = None) -> Inte
 def resolved(support: Any, dim: int) -> tuple[tuple[Support, ...], Names]:
     """``support`` as a flow takes it: a support for each column, or none if all are real; and the names that it gives them."""
     names: Names = ()
-    if support is None:
+    if support is None or (isinstance(support, tuple) and not support):  # as that of a spec
         return (), names
     if isinstance(support, Mapping):
         every, names = _mapped(support, dim)
@@ -217,10 +217,8 @@ def check_dtype(support: Sequence[Support], dtype: np.dtype[Any]) -> None:
     """Raise if there is no number of a type strictly between two ends: a flow could store no row."""
     for i, own in enumerate(support):
         if isinstance(own, Interval) and own.lo is not None and own.hi is not None:
-            near = dtype.type(own.lo)
-            if float(near) <= own.lo:
-                near = np.nextafter(near, dtype.type(np.inf))
-            if not own.lo < float(near) < own.hi:
+            lo, hi = dtype.type(own.lo), dtype.type(own.hi)
+            if not np.nextafter(lo, hi) < hi:
                 raise ValueError(f"support[{i}]: there is no {dtype.name} strictly between {own.lo!r} and {own.hi!r}")
 
 

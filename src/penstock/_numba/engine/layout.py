@@ -150,16 +150,19 @@ class Layout:
         refuse(len(self.table.base) == 1, "a base in several blocks")
 
     def _between(self, column: Record) -> tuple[float, ...]:
-        """One row of Packed.mapped: what is stored lies between the numbers next to the ends, within."""
+        """One row of Packed.mapped: what is stored lies between the numbers next to the ends, within.
+
+        An end counts as the type of the flow rounds it.
+        """
         lo = self.table.reals[column["lo"]] if column["ends"] & codes.LOWER else -np.inf
         hi = self.table.reals[column["hi"]] if column["ends"] & codes.UPPER else np.inf
-        most = float(np.finfo(self.dtype).max)
+        most = np.finfo(self.dtype).max
 
-        def within(end: float, towards: float) -> float:
-            near = self.dtype.type(np.clip(end, -most, most))
-            return float(near if lo < float(near) < hi else np.nextafter(near, self.dtype.type(towards)))
+        def within(end: float, towards: Any) -> float:
+            with np.errstate(over="ignore"):
+                return float(-towards if np.isinf(end) else np.nextafter(self.dtype.type(end), towards))
 
-        least, largest = within(lo, np.inf), within(hi, -np.inf)
+        least, largest = within(lo, most), within(hi, -most)
         refuse(lo < least <= largest < hi, "columns between whose ends there is no number")
         return lo, hi, hi - lo if codes.COLUMN_MAPS[column["map"]] == "logit" else 1.0, least, largest
 

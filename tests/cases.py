@@ -274,6 +274,26 @@ TABLE = (
          kinks=True),
 )  # fmt: skip
 
+MAPPED = "logarithms and exponentials of the bijections, times what the layers make of them"
+LOGIT, ABOVE, BELOW = ps.interval(-1, 3, map="logit"), ps.interval(1.5, None), ps.interval(None, 2.5)
+# Flows whose columns have supports: they are no identity when they are fresh, and meet laws of their own (test_supports.py).
+SUPPORTED = (
+    Case("positive", "layer", _flow(1, ps.Elementwise(AFFINE), support="positive"), 64, MAPPED),
+    Case("above", "layer", _flow(1, ps.Elementwise(SPLINE), support=ABOVE), 512, MAPPED, **BENT),
+    Case("below", "layer", _flow(1, ps.Elementwise(AFFINE), support=BELOW), 64, MAPPED),
+    Case("logit", "layer", _flow(1, ps.Elementwise(AFFINE), support=LOGIT), 64, MAPPED),
+    Case("two_supports", "layer", _flow(2, ps.Coupling(AFFINE, ps.MLP((8,), "tanh")), ps.LULinear("identity"),
+                                        support=["positive", LOGIT]), 256, MAPPED, gain=0.5),
+    Case("mixed_supports", "layer",
+         _flow(6, ps.Coupling(AFFINE, ps.MLP((12,), "silu")), ps.Permutation((5, 3, 4, 0, 1, 2)),
+               ps.Autoregressive(AFFINE, ps.MLP((12,), "tanh"), "reverse"), ps.LULinear("identity"),
+               support=["positive", "real", LOGIT, BELOW, "real", ABOVE]), 512, MAPPED, gain=0.4),
+    Case("supports_given", "layer",
+         _flow(3, ps.Coupling(AFFINE, ps.MLP((8, 8), "silu")), ps.Permutation(), ps.Coupling(AFFINE, ps.MLP((8,), "tanh")),
+               context_dim=2, support={0: BELOW, 2: LOGIT}), 256, MAPPED, gain=0.5, conditional=True),
+    Case("nsf_positive", "recipe", _recipe("nsf", 9, 2, (16,), "tanh", support="positive"), 8192, MAPPED, gain=0.3, **BENT),
+)  # fmt: skip
+
 CASES = tuple(case for case in TABLE if case.build)
 KERNELS = tuple(case for case in TABLE if case.transform)
 BY_NAME = {case.name: case for case in TABLE}
@@ -322,8 +342,13 @@ def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -
             fan = 2
         params.append((gain * source.standard_normal(value.shape) * math.sqrt(2 / max(fan, 1))).ravel())
     buffers = []
+    mapped = [i for i, own in enumerate(flow.spec.support) if own.name != "real"]
     for n in (flow.dim, flow.context_dim):
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
+    for array in buffers[:2]:
+        array[mapped] = 0.3 * array[mapped]  # where bijections bend
+    n_scales = len(flow._snapshot.buffers) - 2 * (flow.dim + flow.context_dim)
+    buffers.append(np.exp(source.normal(0, 1, n_scales)))
     vector = np.concatenate(params) if params else np.zeros(0)
     # NumPy's exp depends in its last bits on the instruction set; rounding to float32 hides them.
     assign(
@@ -358,8 +383,29 @@ def data_scale(flow: Any) -> tuple[Array, Array]:
 
 def context_scale(flow: Any) -> tuple[Array, Array]:
     """Location and scale of the columns of the context."""
-    loc, scale = np.split(standardisation(flow)[2 * flow.dim :], 2)
+    loc, scale = np.split(standardisation(flow)[2 * flow.dim : 2 * (flow.dim + flow.context_dim)], 2)
     return loc, scale
+
+
+def support_scale(flow: Any) -> Array:
+    """The scale s of every column whose support is a half-line."""
+    return standardisation(flow)[2 * (flow.dim + flow.context_dim) :]
+
+
+def from_line(flow: Any, u: Array) -> Array:
+    """Columns on the line as columns of the data, for points of tests alone."""
+    x, scales = np.array(u, np.float64), iter(support_scale(flow).tolist())
+    for j, own in enumerate(flow.spec.support):
+        if own.name == "interval":
+            lo, hi = own.ends
+            if own.map == "logit":
+                x[..., j] = lo + (hi - lo) / (1 + np.exp(-u[..., j]))
+            else:
+                s = next(scales)
+                x[..., j] = (
+                    lo + s * np.logaddexp(0, u[..., j]) if own.hi is None else hi - s * np.logaddexp(0, -u[..., j])
+                )
+    return x
 
 
 @functools.cache
@@ -383,7 +429,7 @@ def points(case: Case, rows: int, flow: ps.Flow, *key: Any) -> Array:
     """Points on the data side, where the flow's standardisation puts the bulk of them."""
     loc, scale = data_scale(flow)
     u = case.spread * rng("points", case.name, *key).standard_normal((rows, flow.dim))
-    return (loc + scale * u).astype(np.float32).astype(flow.dtype)
+    return from_line(flow, loc + scale * u).astype(np.float32).astype(flow.dtype)
 
 
 def contexts(case: Case, rows: int, flow: Any, *key: Any) -> Array:

@@ -344,6 +344,17 @@ def _column(side: int, **fields: Any) -> Table:
     return maker.finish()
 
 
+def supported(dtype: str = "float64") -> Table:
+    """A half-line in column 0, an interval in column 2."""
+    maker = Maker(3, 2, dtype)
+    maps = plan_table.COLUMN_MAPS.index
+    at = maker.table.put_reals((0.5,))
+    maker.column(0, map=maps("positive"), ends=LOWER, lo=at, buffers=maker.buffers(1), n_buffers=1)
+    maker.ends(2, -1.0, 1.0, map=maps("logit"))
+    maker.coupling()
+    return maker.finish()
+
+
 def _unscaled() -> Table:
     maker = Maker(2)
     maker.column(1, loc=NONE, scale=NONE)
@@ -407,6 +418,8 @@ PRESENT: dict[str, Callable[[], Table]] = {
     "everything in float32": lambda: everything("float32"),
     "several external thetas": _several_externals,
     "frozen ranges": _frozen,
+    "supports": supported,
+    "supports in float32": lambda: supported("float32"),
 }
 
 KIND, MAP = plan_table.COLUMN_KINDS.index, plan_table.COLUMN_MAPS.index
@@ -433,10 +446,14 @@ FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
     "cos and sin": (lambda: _column(1, features=1), "columns with features cos_sin"),
     "box": (lambda: _column(0, between=ENDS, kind=KIND("box"), closed=LOWER), "columns of kind box"),
     "box of the context": (lambda: _column(1, between=ENDS, kind=KIND("box")), "columns of kind box"),
-    "positive": (lambda: _column(0, map=MAP("positive")), "columns with map positive"),
-    "positive context": (lambda: _column(1, map=MAP("positive")), "columns with map positive"),
-    "logit": (lambda: _column(0, map=MAP("logit")), "columns with map logit"),
+    "logit of the context": (lambda: _column(1, between=ENDS, map=MAP("logit")), "columns with map logit"),
+    "wrap": (lambda: _column(0, between=ENDS, map=MAP("wrap")), "columns with map wrap"),
     "ends": (lambda: _column(0, between=ENDS, closed=UPPER), "columns with ends"),
+    "closed ends": (lambda: _column(0, between=ENDS, closed=UPPER, map=MAP("logit")), "columns with closed ends"),
+    "no number between ends": (
+        lambda: _column(0, between=(1.0, 1.0 + 2.0**-52), map=MAP("logit")),
+        "columns between whose ends there is no number",
+    ),
     "lattice": (lambda: _column(0, lattice=0.5), "columns on a lattice"),
     "group": (_group, "columns with map simplex"),
     "group alone": (lambda: _column(0, group=2), "columns in groups"),

@@ -60,6 +60,26 @@ def conditional(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
+def test_fit_knows_positive_columns_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = rows()
+    x[:, [1, 3]] = np.exp(x[:, [1, 3]])
+    data = write(tmp_path / "x.csv", x, NAMES)
+    chosen = ("fit", data, "-o", tmp_path / "p", "--columns", "w,mag,z", *SMALL)
+    assert run(*chosen, "--positive", "z,w") == 0
+    flow = ps.load(tmp_path / "p")
+    assert [str(own) for own in flow.spec.support] == ["positive", "real", "positive"]
+    assert run("sample", tmp_path / "p", "-n", "500", "-o", tmp_path / "s.npy", "--seed", "1") == 0
+    assert (np.load(tmp_path / "s.npy")[:, [0, 2]] > 0).all()
+    capsys.readouterr()
+    for words, message in (
+        ("size", "'size'.* is no data column"),
+        ("none", "has no column 'none'"),
+        ("mag", "must lie within"),
+    ):
+        assert run(*chosen, "--positive", words) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+
 def names_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names in a model file."""
     flow = ps.load(path)

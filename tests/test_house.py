@@ -77,6 +77,7 @@ KERNEL_ROOMS = (
     "cpp/layers/*.hpp",
     "cpp/isa/kernels.cpp",
     "cpp/isa/rows.hpp",
+    "cpp/isa/supports.hpp",
     "cpp/isa/ends.hpp",
 )
 
@@ -162,7 +163,7 @@ ROOMS = (
     "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "reverse", "given", "montecarlo",
     "quantiles", "verbs", "accepting", "frames", "_versions", "_describe",
     "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",
-    "plan_table", "spec", "layers", "conditioners", "transforms", "base", "_normal", "_files", "_validate", "columns",
+    "plan_table", "spec", "layers", "conditioners", "transforms", "base", "support", "_normal", "_files", "_validate", "columns",
     "_warn", "_html", "_typing",
 )  # fmt: skip
 

@@ -59,6 +59,32 @@ def test_what_is_to_come_passes_the_checker_and_is_refused_by_its_name(engines: 
         engines.Engine(make().write())
 
 
+@pytest.mark.parametrize(
+    ("column", "changes", "message"),
+    [
+        (0, {"ends": 0, "lo": NONE}, "COLUMNS 0: ends are not those of its map"),
+        (0, {"ends": 3, "hi": 1}, "COLUMNS 0: ends are not those of its map"),
+        (2, {"ends": 1, "hi": NONE}, "COLUMNS 2: ends are not those of its map"),
+        (0, {"n_buffers": 0}, "COLUMNS 0: n_buffers"),
+        (2, {"n_buffers": 1, "buffers": 10}, "COLUMNS 2: n_buffers"),
+        (0, {"kind": 2, "ends": 3, "hi": 1}, "COLUMNS 0: kind"),
+        (2, {"lo": 2, "hi": 1}, "COLUMNS 2: hi is not above lo"),
+        (2, {"hi": 1}, "COLUMNS 2: hi is not above lo"),
+        (2, {"hi": 3}, "COLUMNS 2: hi is not finite"),
+        (2, {"lo": 4, "hi": 5}, "COLUMNS 2: hi is not above lo"),
+        (0, {"lo": 6}, "COLUMNS 0: lo is not finite"),
+    ],
+)
+def test_a_support_needs_its_ends(engines: Any, column: int, changes: dict[str, int], message: str) -> None:
+    table = tables.supported()
+    table.reals[3:3] = [float("inf"), -1e308, 1e308, float("nan")]
+    for part in table.parts:
+        part["options"] += 4
+    engines.check_table(table.write())
+    table.columns[column] |= changes
+    refused(engines, table.write(), f"^plan table: {message}")
+
+
 # Under a base on the line a flow cannot have circles.
 FLOWS = [case for case in CASES if "circular" not in case.name]
 

@@ -620,3 +620,9 @@ def test_the_record_is_kept_in_the_file(tmp_path: Path) -> None:
     data = small().fit(rng("data").normal(size=(200, 2)), epochs=2, rng=0)
     assert b"elbo" not in data.to_bytes()
     assert ps.from_bytes(data.to_bytes()).history.elbo == []
+
+
+def test_a_flow_with_a_support_is_refused_with_what_to_do() -> None:
+    flow = ps.nsf_ar(2, support=["positive", "real"], rng=0)
+    with pytest.raises(ValueError, match="map such parameters to the line"):
+        flow.fit_to_target(lambda x: (-0.5 * (x**2).sum(axis=1), -x), epochs=1)

@@ -178,6 +178,36 @@ PENSTOCK_INLINE V log(V x) {
   return fma<V>(n, splat<V>(C::ln2_hi), f + tail);
 }
 
+// e^x - 1 for x of at most 0; 1.2 / 1.2 ulp.
+template <class V>
+PENSTOCK_INLINE V expm1(V x) {
+  using C = Constants<Element<V>>;
+  using T = Element<V>;
+  x = clamp(x, C::exp_lo, 0);
+  const V shifted = fma<V>(x, splat<V>(static_cast<T>(1.44269504088896340736)), splat<V>(C::round));
+  const V whole = shifted - splat<V>(C::round);
+  V r = fma<V>(whole, splat<V>(-C::ln2_hi), x);
+  r = fma<V>(whole, splat<V>(-C::ln2_lo), r);
+  const V y = fma<V>(r * r, polynomial(r, C::exp()), r);  // e^r - 1
+  // 2^n y + (2^n - 1)
+  return scale_by_power<V>(y, shifted) + (scale_by_power<V>(splat<V>(1), shifted) - splat<V>(1));
+}
+
+// log(1 + x) for x from 0 to 1; 1.6 / 1.5 ulp.
+template <class V>
+PENSTOCK_INLINE V log1p(V x) {
+  using T = Element<V>;
+  using C = Constants<T>;
+  // m = 1 + x, or half of it, below sqrt(2), as in log
+  const auto large = x > splat<V>(static_cast<T>(0.41421356237309504880));
+  const V f = select(large, (x - splat<V>(1)) * splat<V>(static_cast<T>(0.5)), x);
+  const V n = select(large, splat<V>(1), V{});
+  const V s = f / (f + splat<V>(2));
+  const V t = s * s;
+  const V tail = fma<V>(n, splat<V>(C::ln2_lo), s * (t * polynomial(t, C::log()) - f));
+  return fma<V>(n, splat<V>(C::ln2_hi), f + tail);
+}
+
 // tanh(x) = x P(x^2) / Q(x^2), whose coefficients are all positive; 6 / 7.5 ulp. Beyond tanh_one it is 1.
 template <class V>
 PENSTOCK_INLINE V tanh(V x) {

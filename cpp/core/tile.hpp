@@ -6,14 +6,26 @@
 
 namespace penstock {
 
+// A column of the data whose support is not the whole line: see isa/supports.hpp.
+struct MappedColumn {
+  int64_t column;
+  int32_t map;
+  bool mirrored;       // a half-line below hi
+  double lo, hi;       // infinite where there is no end
+  double scale;        // s of a half-line, hi - lo of an interval
+  double least, most;  // of the numbers of the flow's type within
+};
+
 // An immutable snapshot of parameters, packed for the kernels.
 template <class T>
 struct PackedView {
   const T *params;                             // flat
   const T *panels;                             // W in panels of outputs, for products with inputs
   const double *loc, *scale, *inverse, *zero;  // standardisation, 1 / scale, and as many zeros
-  double log_scale;                            // sum of log scale
+  double log_scale;                            // sum of log scale, those of mapped columns included
   const double *context_loc, *context_inverse;
+  int n_mapped;
+  const MappedColumn *mapped;
 };
 
 // Rows of a two-dimensional array of float or double, any strides in bytes.
@@ -70,7 +82,9 @@ struct Tile {
   int rows;         // 1 .. tile_rows
   T *state;         // (dim, tile) by slot
   double *log_det;  // (tile)
-  T *theta;         // external theta of all steps (external features, tile)
+  // Bits of rows: outside the support of a column; and of those written, where rounding counts (isa/supports.hpp).
+  uint64_t outside, coarse;
+  T *theta;  // external theta of all steps (external features, tile)
   TileContext<T> context;
   T *kept;  // old values and areas of steps
 };

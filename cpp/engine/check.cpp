@@ -5,6 +5,7 @@
 #include <cmath>
 #include <iterator>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "core/plan.hpp"
@@ -129,6 +130,7 @@ class Checker {
       const int64_t scale = column.within(&ColumnRecord::scale, no_index, n_buffers - 1);
       column.need((loc == no_index) == (scale == no_index), &ColumnRecord::scale, "must be there with loc alone");
       const int64_t own = column.within(&ColumnRecord::n_buffers, 0, n_buffers);
+      check_map(column);
       buffers.push_back({loc, loc != no_index});
       buffers.push_back({scale, scale != no_index});
       buffers.push_back({column.span(&ColumnRecord::buffers, own, n_buffers, "the buffers"), own});
@@ -141,6 +143,27 @@ class Checker {
       n_context_ = Network(table_.networks, table_.flow.embedding).within(&NetworkRecord::n_out, 1, width_most);
     }
     networks_.set_context(n_features, n_context_);
+  }
+
+  // A half-line has one end and a scale, an interval both ends and no buffer.
+  void check_map(const Column &column) const {
+    const int64_t map = column[&ColumnRecord::map], ends = column[&ColumnRecord::ends], both = end_lower | end_upper;
+    if (map == map_positive || map == map_logit) {
+      column.is(&ColumnRecord::kind, column_line);
+      column.need(map == map_logit ? ends == both : ends == end_lower || ends == end_upper, &ColumnRecord::ends,
+                  "are not those of its map");
+      column.is(&ColumnRecord::n_buffers, map == map_positive ? 1 : 0);
+    }
+    double found[2] = {-1, 1};
+    for (const auto &[field, i, bit] :
+         {std::tuple{&ColumnRecord::lo, 0, end_lower}, {&ColumnRecord::hi, 1, end_upper}}) {
+      if ((ends & bit) != 0) {
+        found[i] = table_.reals[static_cast<size_t>(column[field])];
+        column.need(std::isfinite(found[i]), field, "is not finite");
+      }
+    }
+    column.need(ends != both || (found[0] < found[1] && std::isfinite(found[1] - found[0])), &ColumnRecord::hi,
+                "is not above lo");
   }
 
   void check_ends(const Column &column) const {

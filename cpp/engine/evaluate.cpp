@@ -1,4 +1,5 @@
 // Maps, densities and draws: see engine.hpp.
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -16,6 +17,19 @@ void check_index(const Batch &batch) {
     }
   }
 }
+
+// The rows of a tile whose bits are set.
+struct CoarseRows {
+  int64_t index[tile_rows];
+  int count = 0;
+  CoarseRows(uint64_t bits, int64_t first) {
+    for (int r = 0; r < tile_rows; r++) {
+      if ((bits >> r & 1) != 0) {
+        index[count++] = first + r;
+      }
+    }
+  }
+};
 
 template <class T>
 bool any_theta(const Plan &plan, const ExternalTheta<T> *thetas) {
@@ -69,8 +83,20 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
   if (rows == 1) {
     walk.set_single();
   }
+  const auto rows_of = [&](const T *array) {
+    constexpr auto size = static_cast<int64_t>(sizeof(T));
+    return RowsView{reinterpret_cast<const char *>(array), plan_.dim * size, size, sizeof(T)};
+  };
   const int64_t block = plan_.context_dim == 0 || context.shared ? rows : context.block;
   const Tiling tiles = walk.tile(rows);
+  // Where rounding has moved a row within its support, the density is that of the row as it is stored.
+  const Range back{0, plan_.n_steps, false, true};
+  const Batch stored{rows_of(out), rows, context};
+  const FarRows<T> far(plan_, packed, back, stored);
+  std::optional<Walk<T>> again;
+  if (log_prob != nullptr && !plan_.mapped().empty()) {
+    again.emplace(plan_, packed, back, Keep::nothing, context, rows, false);
+  }
   parallel(tiles.n(), useful_threads(plan_, rows, plan_.flops), poll, [&](int64_t t) {
     Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
     const TileRows some = tiles[t];
@@ -85,8 +111,23 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
           walk.draw(draws.seed, context_rows, numbers, to);
         },
         [&](const Tile<T> &from) {
-          if (log_prob != nullptr) {
-            put_values({log_prob, sizeof(T)}, some.first, from);
+          if (log_prob == nullptr) {
+            return;
+          }
+          put_values({log_prob, sizeof(T)}, some.first, from);
+          if (from.coarse != 0) {
+            const CoarseRows coarse(from.coarse, some.first);
+            const TileRows these{coarse.count, 0, coarse.index};
+            Tile<T> space =
+                lend<T>(plan_, Keep::nothing).tile;  // the same memory: nothing of `from` is needed any more
+            again->forward(
+                these, static_cast<T *>(nullptr), true, space, [&](Tile<T> &to) { again->load(stored.x, these, to); },
+                [&](Tile<T> &found) {
+                  far.mend_values(these, found.log_det);
+                  for (int r = 0; r < these.count; r++) {
+                    log_prob[these[r]] = static_cast<T>(found.log_det[r]);
+                  }
+                });
           }
         });
   });

@@ -39,7 +39,7 @@ class FarRows {
     for (int64_t i = 0; i < plan_.dim; i++) {
       double u = number_of(batch_.x, row, i);
       if (standardised_) {
-        u = (u - packed_.loc[i]) * packed_.inverse[i];
+        u = (on_line(i, u) - packed_.loc[i]) * packed_.inverse[i];
       }
       if (std::isnan(u)) {
         return 0;
@@ -59,6 +59,19 @@ class FarRows {
   }
 
  private:
+  // About the image of a number in a column; only a half-line has some that are far out.
+  double on_line(int64_t i, double x) const {
+    for (int m = 0; m < packed_.n_mapped; m++) {
+      if (const MappedColumn &c = packed_.mapped[m]; c.column == i) {
+        return std::isnan(x)        ? x
+               : c.map == map_logit ? packed_.loc[i]
+               : c.mirrored         ? (x - c.hi) / c.scale
+                                    : (x - c.lo) / c.scale;
+      }
+    }
+    return x;
+  }
+
   // Below it, squares of numbers, times weights as training gives them, are numbers too.
   static constexpr double far = sizeof(T) == 4 ? 0x1p50 : 0x1p400;
   static constexpr double most = static_cast<double>(std::numeric_limits<T>::max());

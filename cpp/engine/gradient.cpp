@@ -122,7 +122,7 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
           for (int r = 0; r < tile_rows; r++) {
             d_value[r] = d_value_of(std::min(r, tile.rows - 1));
           }
-          walk.backward(d_out, d_value, d_x, d_context, tile, space.gradient);
+          walk.backward(batch.x, rows, d_out, d_value, d_x, d_context, tile, space.gradient);
         });
   };
   const auto d_value_of = [&](int64_t row) { return cotangents.value != nullptr ? cotangents.value[row] : T{0}; };
@@ -229,7 +229,7 @@ LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, 
             }
             loss_sums[s] += kernel.sum_rows(loss, rows.count);
             weight_sums[s] += kernel.sum_rows(rows.weight, rows.count);
-            walk.backward(nullptr, d_value, nullptr, nullptr, tile, gradient);
+            walk.backward(batch.x, some, nullptr, d_value, nullptr, nullptr, tile, gradient);
           });
       gradient.of_params = Gradient::accumulate;
     }

@@ -2,7 +2,9 @@
 #include "engine/layout.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -56,13 +58,18 @@ Plan::Plan(Table table) : table_(std::move(table)) {
 void Plan::check_ends() {
   for (const ColumnRecord &column : table_.columns) {
     refuse_unless(column.kind == column_line, "columns of kind ", column_kind_names[column.kind]);
-    refuse_unless(column.map == map_identity, "columns with map ", column_map_names[column.map]);
+    const bool mapped = column.side == side_data && (column.map == map_positive || column.map == map_logit);
+    refuse_unless(column.map == map_identity || mapped, "columns with map ", column_map_names[column.map]);
     refuse_unless(column.features == features_identity, "columns with features ", features_names[column.features]);
-    refuse_unless(column.ends == 0, "columns with ends");
+    refuse_unless(column.ends == 0 || mapped, "columns with ends");
+    refuse_unless(column.closed == 0, "columns with closed ends");
     refuse_unless(column.lattice == no_index, "columns on a lattice");
     refuse_unless(column.group == no_index, "columns in groups");
     refuse_unless(column.loc != no_index, "columns without a standardisation");
-    refuse_unless(column.n_buffers == 0, "columns with buffers of their own");
+    refuse_unless(column.n_buffers == 0 || mapped, "columns with buffers of their own");
+    if (mapped) {
+      map_column(column);
+    }
     loc_.push_back(column.loc);
     scale_.push_back(column.scale);
   }
@@ -71,6 +78,39 @@ void Plan::check_ends() {
     refuse_unless(block.kind == base_standard_normal, "a base of kind ", base_names[block.kind]);
   }
   refuse_unless(table_.base.size() == 1, "a base in several blocks");
+}
+
+// The numbers next to the ends, within, in the type of the flow: what is stored lies between them. An end counts as that
+// type rounds it.
+void Plan::map_column(const ColumnRecord &record) {
+  MappedColumn column{};
+  column.column = static_cast<int64_t>(loc_.size());
+  column.map = static_cast<int32_t>(record.map);
+  column.mirrored = (record.ends & end_lower) == 0;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  column.lo = column.mirrored ? -infinity : table_.reals[static_cast<size_t>(record.lo)];
+  column.hi = (record.ends & end_upper) == 0 ? infinity : table_.reals[static_cast<size_t>(record.hi)];
+  column.scale = record.map == map_logit ? column.hi - column.lo : 1.0;
+  const auto place = [&](auto zero) {
+    using T = decltype(zero);
+    constexpr T most = std::numeric_limits<T>::max();
+    const auto within = [](double end, T towards) {
+      constexpr auto top = static_cast<double>(most);
+      const T near = static_cast<T>(std::clamp(end, -top, top));
+      return static_cast<double>(std::isinf(end) ? -towards : std::nextafter(near, towards));
+    };
+    column.least = within(column.lo, most);
+    column.most = within(column.hi, -most);
+  };
+  if (item_size == 8) {
+    place(double{});
+  } else {
+    place(float{});
+  }
+  refuse_unless(column.lo < column.least && column.least <= column.most && column.most < column.hi,
+                "columns between whose ends there is no number");
+  mapped_.push_back(column);
+  mapped_scale_.push_back(record.n_buffers > 0 ? record.buffers : no_index);
 }
 
 void Plan::read_ranges() {

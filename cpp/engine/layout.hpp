@@ -6,7 +6,7 @@
 #include <deque>
 #include <vector>
 
-#include "core/plan.hpp"
+#include "core/tile.hpp"
 #include "engine/masks.hpp"
 #include "engine/table.hpp"
 
@@ -47,6 +47,9 @@ class Plan {
   // Where the columns have their standardisation among the buffers, (dim) of the data and (context_dim) of the context.
   const std::vector<int64_t> &loc() const { return loc_; }
   const std::vector<int64_t> &scale() const { return scale_; }
+  // Columns of the data with a support of their own, and where each has s among the buffers, or no_index.
+  const std::vector<MappedColumn> &mapped() const { return mapped_; }
+  const std::vector<int64_t> &mapped_scale() const { return mapped_scale_; }
   // A hash of the table.
   uint64_t digest() const { return table_.digest; }
 
@@ -72,6 +75,7 @@ class Plan {
   }
 
   void check_ends();
+  void map_column(const ColumnRecord &column);
   void read_ranges();
   Step lay_out(const StepRecord &record);
   void lay_out_lu(const StepRecord &record, Step &step);
@@ -88,6 +92,8 @@ class Plan {
 
   Table table_;
   std::vector<int64_t> loc_, scale_;
+  std::vector<MappedColumn> mapped_;
+  std::vector<int64_t> mapped_scale_;
   std::vector<RangeRecord> ranges_;  // neighbours with the same flags in one
   int64_t segment_numbers_ = 0;      // of W, at least
   std::vector<Linear> linears_;

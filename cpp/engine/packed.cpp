@@ -15,7 +15,8 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
       dim_(plan.dim),
       params_(plan.n_params),
       panels_(plan.panels_size),
-      standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}) {
+      standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}),
+      mapped_(plan.mapped()) {
   const DefaultFloatingPoint environment;
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
@@ -25,6 +26,12 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     loc[2 * dim_ + d] = 1.0 / loc[dim_ + d];
     loc[3 * dim_ + d] = 0.0;
     log_scale_ += std::log(loc[dim_ + d]);
+  }
+  for (size_t i = 0; i < mapped_.size(); i++) {
+    if (const int64_t at = plan.mapped_scale()[i]; at != no_index) {
+      mapped_[i].scale = buffers[at];
+    }
+    log_scale_ += std::log(mapped_[i].scale);
   }
   for (int64_t i = 0; i < plan.context_dim; i++) {
     const auto column = static_cast<size_t>(dim_ + i);
@@ -47,8 +54,17 @@ template <class T>
 PackedView<T> Packed<T>::view() const {
   const double *loc = standardisation_.data(), *context_loc = loc + 4 * dim_;
   const int64_t context_dim = (standardisation_.size() - 4 * dim_) / 2;
-  return {params_.data(), panels_.data(),           loc, loc + dim_, loc + 2 * dim_, loc + 3 * dim_, log_scale_,
-          context_loc,    context_loc + context_dim};
+  return {params_.data(),
+          panels_.data(),
+          loc,
+          loc + dim_,
+          loc + 2 * dim_,
+          loc + 3 * dim_,
+          log_scale_,
+          context_loc,
+          context_loc + context_dim,
+          static_cast<int>(mapped_.size()),
+          mapped_.data()};
 }
 
 template class Packed<float>;

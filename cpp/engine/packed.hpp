@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <new>
+#include <vector>
 
 #include "core/tile.hpp"
 #include "engine/layout.hpp"
@@ -45,6 +46,7 @@ class Packed {
   Aligned<T> params_, panels_;
   Aligned<double> standardisation_;  // loc, scale, 1 / scale, zeros; then of the context loc and 1 / scale
   double log_scale_ = 0;
+  std::vector<MappedColumn> mapped_;
 };
 
 }  // namespace penstock

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 
 #include "engine/engine.hpp"
@@ -163,8 +164,8 @@ class Walk {
 
   // The rows of an array as a source.
   void load(const RowsView &x, const TileRows &rows, Tile<T> &tile) const {
-    kernels<T>().columns_in(view_, packed_, in_, x, rows.index, rows.first, rows.count, stride_, tile.state,
-                            tile.log_det);
+    tile.outside = kernels<T>().columns_in(view_, packed_, in_, x, rows.index, rows.first, rows.count, stride_,
+                                           tile.state, tile.log_det);
   }
   void load_thetas(const ExternalTheta<T> *thetas, int64_t first_row, Tile<T> &tile) const {
     for (size_t i = 0; i < plan_.externals.size(); i++) {
@@ -190,6 +191,7 @@ class Walk {
   void forward(const TileRows &rows, T *out, bool want_value, Tile<T> &tile, Source &&source, Sink &&sink) const {
     const Kernels<T> &kernel = kernels<T>();
     tile.rows = rows.count;
+    tile.outside = tile.coarse = 0;
     kernel.begin_log_det(packed_, in_, out_, tile.log_det);
     source(tile);
     bring_context(rows, tile);
@@ -203,8 +205,11 @@ class Walk {
     } else {
       in_pieces([&](const Pass &some) { kernel.forward(view_, packed_, some, tile); });
     }
-    if (out != nullptr) {
-      kernel.columns_out(view_, packed_, out_, tile.state, tile.rows, stride_, out, tile.log_det);
+    if (out != nullptr || (want_value && maps(out_))) {
+      tile.coarse = kernel.columns_out(view_, packed_, out_, tile.state, tile.rows, stride_, out, tile.log_det);
+    }
+    if (tile.outside != 0 && !base_) {
+      tell_outside(out, tile);
     }
     if (log_density && pass_.to_data) {
       for (int r = 0; r < tile.rows; r++) {
@@ -216,18 +221,27 @@ class Walk {
     sink(tile);
   }
 
-  // The way back. d_out: (rows, dim), or null for zero; d_value (tile): cotangents of what forward left in tile.log_det.
-  // d_x and d_context are overwritten, or null; gradients of parameters and the context as the intents of `gradient` say.
-  void backward(const T *d_out, const T *d_value, T *d_x, T *d_context, Tile<T> &tile,
-                const TileGradient<T> &gradient) const {
+  // The way back. d_out: (rows, dim), or null for zero; d_value (tile): cotangents of what forward left in tile.log_det, which
+  // become zero where a row lies outside a support; x, rows: what load was given. d_x and d_context are overwritten, or
+  // null; gradients of parameters and the context as the intents of `gradient` say.
+  void backward(const RowsView &x, const TileRows &rows, const T *d_out, T *d_value, T *d_x, T *d_context,
+                Tile<T> &tile, const TileGradient<T> &gradient) const {
     const Kernels<T> &kernel = kernels<T>();
+    for (int r = 0; tile.outside != 0 && r < tile_rows; r++) {
+      d_value[r] = lies_outside(tile, r) ? T{0} : d_value[r];
+    }
     for (int r = 0; r < tile_rows; r++) {
       gradient.log_det[r] = base_ && pass_.to_data ? -d_value[r] : d_value[r];
     }
-    if (d_out != nullptr) {
-      kernel.cotangents_in(view_, packed_, out_, d_out, tile.rows, gradient.state);
-    } else {
+    if (d_out == nullptr) {
       std::fill_n(gradient.state, view_.dim * tile_stride, T{0});
+    }
+    if (d_out != nullptr || maps(out_)) {
+      kernel.cotangents_in(view_, packed_, out_, d_out, tile.state, gradient.log_det, tile.rows, gradient.state);
+    }
+    for (int64_t i = 0; tile.outside != 0 && i < view_.dim * tile_stride; i++) {
+      const auto r = static_cast<int>(i % tile_stride);
+      gradient.state[i] = lies_outside(tile, r) ? T{0} : gradient.state[i];
     }
     if (gradient.of_context != Gradient::ignore) {
       std::fill_n(gradient.context, view_.n_context * tile_stride, T{0});
@@ -245,11 +259,31 @@ class Walk {
       kernel.base_backward(view_, tile.state, d_value, tile.rows, gradient.state);
     }
     if (d_x != nullptr) {
-      kernel.cotangents_out(view_, packed_, in_, gradient.state, tile.rows, d_x);
+      kernel.cotangents_out(view_, packed_, in_, x, rows.index, rows.first, gradient.state, gradient.log_det, tile.rows,
+                            d_x);
     }
   }
 
  private:
+  // Whether bijections of columns lie at an end.
+  bool maps(const End &end) const { return end.data && packed_.n_mapped > 0; }
+
+  // Lanes beyond the last row repeat it.
+  static bool lies_outside(const Tile<T> &tile, int r) { return (tile.outside >> std::min(r, tile.rows - 1) & 1) != 0; }
+
+  // A row outside a support has no image.
+  void tell_outside(T *out, const Tile<T> &tile) const {
+    constexpr T none = std::numeric_limits<T>::quiet_NaN();
+    for (int r = 0; r < tile.rows; r++) {
+      if (lies_outside(tile, r)) {
+        tile.log_det[r] = static_cast<double>(none);
+        if (out != nullptr) {
+          std::fill_n(out + int64_t{r} * view_.dim, view_.dim, none);
+        }
+      }
+    }
+  }
+
   // The same of row number `row` of an array. The tile, of an evaluation, is room to work in.
   static void make_context_part(const Plan &plan, const PackedView<T> &packed, const RowsView &context, int64_t row,
                                 Tile<T> tile, T *part) {

@@ -2,13 +2,13 @@
 //   columns, in     u = (x - loc) / scale      log_det = -sum log scale      du = scale dx
 //   columns, out    x = loc + scale u          log_det =  sum log scale      dx = du / scale
 //   base            log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
-// Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins; a
-// bijection of columns whose log_det depends on the row adds that part where it maps. At an end within a flow columns are
-// copied. The stride of a state is tile_stride, or 1 for one row.
+// Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins. Where the
+// support of a column is not the whole line, a bijection (supports.hpp) stands between the data and x, and adds what depends
+// on the row. At an end within a flow columns are copied. The stride of a state is tile_stride, or 1 for one row.
 #pragma once
 
 #include "core/philox.hpp"
-#include "isa/rows.hpp"
+#include "isa/supports.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -41,38 +41,63 @@ void store_to(const Columns &columns, const T *state, int rows, int stride, T *o
   }
 }
 
-// Rows of an array into the state; index names them, or if it is null they follow from first_row.
+// Rows of an array into the state; index names them, or if it is null they follow from first_row. Bits of the rows that lie
+// outside a support.
 template <class T>
-void columns_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const RowsView &in,
-                const int64_t *index, int64_t first_row, int rows, int stride, T *state, double *) {
+uint64_t columns_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const RowsView &in,
+                    const int64_t *index, int64_t first_row, int rows, int stride, T *state, double *log_det) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.loc : nullptr, end.data ? packed.inverse : nullptr};
   load_from(columns, in, index, first_row, rows, stride, state);
+  if (!end.data || packed.n_mapped == 0) {
+    return 0;
+  }
+  const RowPointers pointers{in, index, first_row, rows};
+  return (stride == 1 ? mapped_in<double, T> : mapped_in<Native<double>, T>)(packed, end.slots, pointers, stride, state,
+                                                                             log_det);
 }
 
-// The state into rows of a C-ordered array.
+// The state into rows of a C-ordered array; if that is null, only what they add to log_det. Bits of the rows that rounding
+// moves considerably.
 template <class T>
-void columns_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *state, int rows,
-                 int stride, T *out, double *) {
+uint64_t columns_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *state, int rows,
+                     int stride, T *out, double *log_det) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.loc : nullptr, end.data ? packed.scale : nullptr};
-  store_to(columns, state, rows, stride, out);
+  if (out != nullptr) {
+    store_to(columns, state, rows, stride, out);
+  }
+  if (!end.data || packed.n_mapped == 0) {
+    return 0;
+  }
+  return (stride == 1 ? mapped_out<double, T> : mapped_out<Native<double>, T>)(packed, end.slots, plan.dim, state, rows,
+                                                                               stride, out, log_det);
 }
 
-// Cotangents of what columns_out wrote, rows of a C-ordered array, into those of the state.
+// Cotangents of what columns_out gave, rows of a C-ordered array and log_det, into those of the state. Without such rows
+// d_state keeps what it holds of columns that are not mapped.
 template <class T>
-void cotangents_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *d_out, int rows,
-                   T *d_state) {
+void cotangents_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *d_out, const T *state,
+                   const T *d_log_det, int rows, T *d_state) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.zero : nullptr, end.data ? packed.scale : nullptr};
   const RowsView view{reinterpret_cast<const char *>(d_out), plan.dim * static_cast<int64_t>(sizeof(T)), sizeof(T),
                       sizeof(T)};
-  load_from(columns, view, nullptr, 0, rows, tile_stride, d_state);
+  if (d_out != nullptr) {
+    load_from(columns, view, nullptr, 0, rows, tile_stride, d_state);
+  }
+  if (end.data && packed.n_mapped > 0) {
+    mapped_cotangents_in<Native<double>>(packed, end.slots, plan.dim, d_out, state, d_log_det, rows, d_state);
+  }
 }
 
-// Cotangents of the state into those of what columns_in read.
+// Cotangents of the state and of log_det into those of what columns_in read, which a bijection reads again.
 template <class T>
-void cotangents_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *d_state, int rows,
-                    T *d_in) {
+void cotangents_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const RowsView &in,
+                    const int64_t *index, int64_t first_row, const T *d_state, const T *d_log_det, int rows, T *d_in) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.zero : nullptr, end.data ? packed.inverse : nullptr};
   store_to(columns, d_state, rows, tile_stride, d_in);
+  if (end.data && packed.n_mapped > 0) {
+    mapped_cotangents_out<Native<double>>(packed, end.slots, plan.dim, {in, index, first_row, rows}, d_state, d_log_det,
+                                          d_in);
+  }
 }
 
 // Columns of a C-ordered (rows, n) array into (n, tile), and back.

@@ -19,12 +19,14 @@ struct Kernels {
 
   // The ends of a flow: see isa/ends.hpp. The stride is tile_stride, or 1 for one row.
   void (*begin_log_det)(const PackedView<T> &, const End &in, const End &out, double *log_det);
-  void (*columns_in)(const PlanView &, const PackedView<T> &, const End &, const RowsView &, const int64_t *index,
-                     int64_t first_row, int rows, int stride, T *state, double *log_det);
-  void (*columns_out)(const PlanView &, const PackedView<T> &, const End &, const T *state, int rows, int stride,
-                      T *out, double *log_det);
-  void (*cotangents_in)(const PlanView &, const PackedView<T> &, const End &, const T *d_out, int rows, T *d_state);
-  void (*cotangents_out)(const PlanView &, const PackedView<T> &, const End &, const T *d_state, int rows, T *d_in);
+  uint64_t (*columns_in)(const PlanView &, const PackedView<T> &, const End &, const RowsView &, const int64_t *index,
+                         int64_t first_row, int rows, int stride, T *state, double *log_det);
+  uint64_t (*columns_out)(const PlanView &, const PackedView<T> &, const End &, const T *state, int rows, int stride,
+                          T *out, double *log_det);
+  void (*cotangents_in)(const PlanView &, const PackedView<T> &, const End &, const T *d_out, const T *state,
+                        const T *d_log_det, int rows, T *d_state);
+  void (*cotangents_out)(const PlanView &, const PackedView<T> &, const End &, const RowsView &in, const int64_t *index,
+                         int64_t first_row, const T *d_state, const T *d_log_det, int rows, T *d_in);
   void (*features_in)(const T *in, int64_t n, int rows, T *tile);
   void (*features_out)(const T *tile, int64_t n, int rows, T *out);
   void (*base_draw)(const PlanView &, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,

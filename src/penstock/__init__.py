@@ -30,6 +30,7 @@ from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULi
 from penstock.montecarlo import importance
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
+from penstock.support import Interval, Real, infer_support, interval
 from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
 from penstock.verbs import key
 
@@ -58,12 +59,14 @@ __all__ = [
     "FlowSpec",
     "Given",
     "History",
+    "Interval",
     "LULinear",
     "ModelWarning",
     "OutlierWarning",
     "PenstockWarning",
     "Permutation",
     "RationalQuadratic",
+    "Real",
     "RefitWarning",
     "RepeatedRowsWarning",
     "StandardNormal",
@@ -76,6 +79,8 @@ __all__ = [
     "glow",
     "iaf",
     "importance",
+    "infer_support",
+    "interval",
     "key",
     "load",
     "maf",

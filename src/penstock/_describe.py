@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from penstock._typing import Array
 from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.plan import EMBEDDING, Plan
 from penstock.spec import FlowSpec
+from penstock.support import Interval
 
 SHOWN = 20  # names of columns
 
 
-def describe(spec: FlowSpec, plan: Plan, *, fitted: bool, backend: str, names: tuple[Names, Names] = ((), ())) -> str:
+def describe(
+    spec: FlowSpec, plan: Plan, buffers: Array, *, fitted: bool, backend: str, names: tuple[Names, Names] = ((), ())
+) -> str:
     """Name size, columns, base, layers, embedding and backend, a line each."""
     context = f" given {plan.context_dim}" if plan.context_dim else ""
     state = "fitted (a further fit is a warm start)" if fitted else "not fitted"
     dim = f"{plan.dim} dimension{'' if plan.dim == 1 else 's'}"
     lines = [f"Flow of {dim}{context}, {plan.n_free:,} parameters, {plan.dtype.name}, {state}"]
     lines += [f"  {title:9} {_shown(words)}" for title, words in zip(("columns", "given"), names, strict=True) if words]
+    if spec.support:
+        lines.append(f"  support   {_supports(spec, plan, buffers, names[0])}")
     lines.append(f"  base      {spec.base}")
     lines += [f"  layer {number:<3} {_layer(spec, plan, number)}" for number in range(len(spec.layers))]
     if spec.embedding is not None:
@@ -29,6 +35,17 @@ def describe(spec: FlowSpec, plan: Plan, *, fitted: bool, backend: str, names: t
 def _shown(names: Names) -> str:
     """Names on one line."""
     return ", ".join(names if len(names) <= SHOWN else (*names[: SHOWN - 1], "...", names[-1]))
+
+
+def _supports(spec: FlowSpec, plan: Plan, buffers: Array, names: Names) -> str:
+    """The supports of the columns that are not real, with the scale s of each half-line."""
+    scales = iter(buffers[len(buffers) - plan.n_scales :].tolist())
+    words = []
+    for i, own in enumerate(spec.support):
+        if isinstance(own, Interval):
+            size = f" (s={next(scales):.4g})" if own.map == "positive" else f" ({own.map})"
+            words.append(f"{names[i] if names else i} {own}{size}")
+    return _shown(tuple(words))
 
 
 def _layer(spec: FlowSpec, plan: Plan, number: int) -> str:

@@ -58,7 +58,7 @@ def demo(
     flow = new_flow(seed, backend)
     networks = "x".join(map(str, HIDDEN))
     say(f"Autoregressive spline flow: {LAYERS} layers of {BINS} bins, networks {networks}, LU layers between them,")
-    say(f"{flow.n_free} parameters, backend {flow.backend}.")
+    say(f"{flow.n_free} parameters, backend {flow.backend}. Its support: redshift positive.")
     start = time.perf_counter()
     flow.fit(train, validation=validation, epochs=epochs, rng=seed, progress=progress)
     seconds = time.perf_counter() - start
@@ -72,8 +72,9 @@ def demo(
 
     compare(flow, train, validation, test, seed)
     sampled = flow.sample(len(rows), rng=seed)
-    below = float((sampled[:, 0] < 0).mean())
-    say(f"Sampled {len(sampled)} galaxies. {100 * below:.2f} % have a redshift below 0: this flow knows no edges.")
+    say(
+        f"Sampled {len(sampled)} galaxies. Their redshifts are positive, as declared: the least is {sampled[:, 0].min():.2g}."
+    )
     check_speed(flow, seed)
     check_round_trip(flow, rows)
     check_threads(train, validation, seed, backend)
@@ -85,7 +86,9 @@ def demo(
 
 def new_flow(seed: int, backend: str) -> ps.Flow:
     """Build the flow of the demo, untrained."""
-    return ps.nsf_ar(len(COLUMNS), layers=LAYERS, hidden=HIDDEN, bins=BINS, rng=seed, backend=backend)
+    return ps.nsf_ar(
+        len(COLUMNS), layers=LAYERS, hidden=HIDDEN, bins=BINS, support={0: "positive"}, rng=seed, backend=backend
+    )  # fmt: skip
 
 
 def say(text: str) -> None:

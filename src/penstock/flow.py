@@ -27,6 +27,7 @@ from penstock.reverse import ReverseKL
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
+from penstock.support import SupportLike, resolved
 
 if TYPE_CHECKING:
     from penstock.files import model
@@ -100,6 +101,11 @@ class Flow(ReverseKL):
         A network between the context and the conditioners, trained with the flow: they read its output instead.
     embedding_dim : int, optional
         How many numbers that is; by default the width of its last hidden layer.
+    support : str, support, sequence or mapping, optional
+        Where the columns lie: ``"real"``, which is the default, ``"positive"``, or :func:`penstock.interval`, for which a
+        tuple of two ends is short; one for all columns, or a list with one for each. A mapping by position, ``{0: "positive"}``,
+        leaves the others real. One by name has every column in the order of the flow, and gives them these names. No
+        sample lies outside, ``log_prob`` there is -inf with zero gradient, and a row outside has no latent: NaN.
 
     Examples
     --------
@@ -127,11 +133,15 @@ class Flow(ReverseKL):
         backend: str = "auto",
         embedding: MLP | None = None,
         embedding_dim: int | None = None,
+        support: SupportLike | None = None,
     ) -> None:
         structure, numbers = _generators(rng)
-        spec = resolved_spec(base, layers, context_dim, dtype, embedding, embedding_dim, structure)
+        _validate.instance(base, (StandardNormal,), name="base")
+        supports, names = resolved(support, base.dim)
+        spec = resolved_spec(base, layers, context_dim, dtype, embedding, embedding_dim, structure, supports)
         plan = compile_plan(spec)
         self._setup(spec, plan, initial(plan, spec, numbers), _backend.choose(backend), backend)
+        self._columns = names
 
     def _setup(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, backend: _backend.Backend, asked: str) -> Flow:
         self._spec = spec
@@ -180,7 +190,10 @@ class Flow(ReverseKL):
 
     @property
     def loc(self) -> Array:
-        """Location of the standardisation, a read-only float64 array of shape (dim,): the layers see ``(x - loc) / scale``."""
+        """Location of the standardisation, a read-only float64 array of shape (dim,): the layers see ``(x - loc) / scale``.
+
+        ``x`` of a column with a support is its image on the line, as :class:`penstock.Interval` has it.
+        """
         return self._snapshot.buffers[: self.dim]
 
     @property
@@ -249,7 +262,10 @@ class Flow(ReverseKL):
 
     def __repr__(self) -> str:
         names = self._columns, self._context_columns
-        return describe(self._spec, self._plan, fitted=self.fitted, backend=repr(self._backend), names=names)
+        buffers = self._snapshot.buffers
+        return describe(
+            self._spec, self._plan, buffers, fitted=self.fitted, backend=repr(self._backend), names=names
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         """A few lines for notebooks, whose cells often end with a fit; the whole of ``repr`` is folded."""
@@ -325,9 +341,9 @@ class Flow(ReverseKL):
         ----------
         X : array of shape (rows, dim), or a table
             Any strides; float32 and float64 arrays, memory-mapped ones included, are read as they are. Rows that
-            count must be finite; those of weight 0 may hold anything. A DataFrame (pandas, polars, pyarrow, and what else
-            narwhals reads), a structured array, a mapping of columns, or for one dimension a Series gives the flow the
-            names of its columns; a later one is put into their order.
+            count must be finite and within the supports of the flow; those of weight 0 may hold anything. A DataFrame
+            (pandas, polars, pyarrow, and what else narwhals reads), a structured array, a mapping of columns, or for
+            one dimension a Series gives the flow the names of its columns; a later one is put into their order.
         context : array of shape (rows, context_dim), or a table, optional
             For a flow with a context, a row for each row of ``X``, read, named and standardised in the same way.
         sample_weight : array or Series of shape (rows,), optional
@@ -472,6 +488,7 @@ class Flow(ReverseKL):
             if kept is not None:
                 kept.check_writable()
             data.check_finite()
+            data.check_inside(self._spec.support)
             with self._fitting():
                 snapshot, history = training.run(
                     self._runner(),
@@ -479,6 +496,7 @@ class Flow(ReverseKL):
                     data,
                     options,
                     seed=seed,
+                    support=self._spec.support,
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
                     watch=self._watch(calls, names) if calls else None,
@@ -576,6 +594,8 @@ class Flow(ReverseKL):
     def reset(self, rng: Rng = None) -> Self:
         """Forget all training: fresh parameters, no standardisation, no names of columns. Random splits and permutations stay.
 
+        Where columns have supports, their names stay too, since they say which is which.
+
         Parameters
         ----------
         rng : seed or numpy Generator, optional
@@ -596,7 +616,8 @@ class Flow(ReverseKL):
         False
         """
         self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
-        self._columns = self._context_columns = ()
+        self._columns = self._columns if self._spec.support else ()
+        self._context_columns = ()
         self.history = History()
         return self
 

@@ -18,7 +18,8 @@ layer and are less than ``dim``. An entry of ``W`` whose input has a higher degr
 no engine reads it.
 
 The embedding is a network between the context and all conditioners, whose parameters come after those of the steps: where
-there is one, conditioners read its output instead. Buffers are ``loc`` (dim) and ``scale`` (dim), then those of the context.
+there is one, conditioners read its output instead. Buffers are ``loc`` (dim) and ``scale`` (dim), then those of the context,
+then ``s`` of each column whose support is a half-line.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from penstock._typing import Array
 from penstock.conditioners import MLP
 from penstock.plan_table import NONE, Record, Table
 from penstock.spec import FlowSpec
+from penstock.support import Interval, Support, check_dtype
 from penstock.transforms import TRANSFORMS, Transform
 
 Degrees = tuple[tuple[int, ...], ...]
@@ -211,7 +213,7 @@ class PlanBuilder:
         self._add_step("columns", self.n_params)
         self._rename(self._slots)
 
-    def table(self, dtype: np.dtype[Any], base: str) -> Array:
+    def table(self, dtype: np.dtype[Any], base: str, support: Sequence[Support] = ()) -> Array:
         """The finished table, with the embedding, columns and base."""
         table, embedding = self._table, NONE
         if self.embedding is not None:
@@ -223,6 +225,10 @@ class PlanBuilder:
                     {"side": side, "lo": NONE, "hi": NONE, "lattice": NONE, "group": NONE, "loc": first + i,
                      "scale": first + n + i}
                 )  # fmt: skip
+        n_buffers = 2 * (self.dim + self.context_dim)
+        for column, own in zip(table.columns, support, strict=False):
+            if isinstance(own, Interval):
+                n_buffers += self._support(column, own, n_buffers)
         table.base.append(
             {"kind": plan_table.BASES.index(base), "dims": table.put(range(self.dim)), "n_dims": self.dim,
              "source": plan_table.SOURCES.index("fixed"), "network": NONE}
@@ -233,10 +239,22 @@ class PlanBuilder:
         number_type = plan_table.DTYPES.index(dtype.name)
         table.flow = {
             "dim": self.dim, "context_dim": self.context_dim, "n_params": self.n_params,
-            "n_buffers": 2 * (self.dim + self.context_dim), "dtype": number_type, "conditioner_dtype": number_type,
+            "n_buffers": n_buffers, "dtype": number_type, "conditioner_dtype": number_type,
             "embedding": embedding,
         }  # fmt: skip
         return table.write()
+
+    def _support(self, column: Record, support: Interval, buffers: int) -> int:
+        """The map and the ends of a column; how many buffers of its own it has, from ``buffers`` on."""
+        assert support.map is not None
+        column["map"] = plan_table.COLUMN_MAPS.index(support.map)
+        for field, end, bit in (("lo", support.lo, plan_table.LOWER), ("hi", support.hi, plan_table.UPPER)):
+            if end is not None:
+                column |= {"ends": column.get("ends", 0) | bit, field: self._table.put_reals([end])}
+        scales = int(support.map == "positive")
+        if scales:
+            column |= {"buffers": buffers, "n_buffers": scales}
+        return scales
 
     def _add_step(self, kind: str, params: int, network: int = NONE, **fields: int) -> None:
         """Append a step with all parameters claimed since ``params``."""
@@ -313,6 +331,11 @@ class Plan:
         return (shapes[0][0], *(n_out for _, n_out in shapes))
 
     @property
+    def n_scales(self) -> int:
+        """How many columns have a half-line as support: the last buffers are their ``s``."""
+        return self.n_buffers - 2 * (self.dim + self.context_dim)
+
+    @property
     def n_free(self) -> int:
         """How many parameters there are but for those that masks hide."""
         return sum(t.size if t.mask is None else int(t.mask.sum()) for t in self.tensors)
@@ -331,7 +354,8 @@ def compile_plan(spec: FlowSpec) -> Plan:
     builder = PlanBuilder(spec.base.dim, spec.context_dim, spec.embedding, spec.embedding_dim)
     for builder.layer, layer in enumerate(spec.layers):
         layer.compile(builder)
-    return _finish(builder, np.dtype(spec.dtype), spec.base.name)
+    check_dtype(spec.support, np.dtype(spec.dtype))
+    return _finish(builder, np.dtype(spec.dtype), spec.base.name, spec.support)
 
 
 def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
@@ -341,9 +365,10 @@ def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
     return _finish(builder, dtype, "standard_normal")
 
 
-def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str) -> Plan:
+def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str, support: Sequence[Support] = ()) -> Plan:
     builder.columns_step()
+    scales = sum(isinstance(own, Interval) and own.map == "positive" for own in support)
     return Plan(
-        builder.table(dtype, base), tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params,
-        2 * (builder.dim + builder.context_dim), builder.n_steps,
+        builder.table(dtype, base, support), tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params,
+        2 * (builder.dim + builder.context_dim) + scales, builder.n_steps,
     )  # fmt: skip

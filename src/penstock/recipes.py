@@ -11,6 +11,7 @@ from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, Layer, LULinear, Permutation
+from penstock.support import SupportLike
 from penstock.transforms import Additive, Affine, RationalQuadratic, Transform
 
 MIXINGS = ("none", "reverse", "random", "lu")
@@ -30,6 +31,7 @@ def realnvp(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
+    support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -66,6 +68,8 @@ def realnvp(
         A network between the context and all conditioners, trained with the flow.
     embedding_dim : int, optional
         How many numbers it gives them; by default the width of its last hidden layer.
+    support : str, support, sequence or mapping, optional
+        Where the columns lie, as for :class:`Flow`: ``"positive"``, ``ps.interval(lo, hi)``, a list, or by name or position.
     dtype : {"float32", "float64"}, default "float32"
     rng : seed or numpy Generator, optional
     backend : {"auto", "cpp", "numba"}, default "auto"
@@ -96,7 +100,7 @@ def realnvp(
     else:
         stack = _couplings(n_layers, affine, conditioner, mixing)
     stack = [*_base_layers(base_context, context_dim, activation), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
 def nice(
@@ -113,6 +117,7 @@ def nice(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
+    support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -127,7 +132,7 @@ def nice(
         Largest absolute log-scale of the scaling layer.
     context_dim, layers, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim
         As for :func:`realnvp`.
-    dtype, rng, backend
+    support, dtype, rng, backend
         As for :func:`realnvp`.
 
     Returns
@@ -155,7 +160,7 @@ def nice(
     else:
         stack += _couplings(n_layers, Additive(), conditioner, mixing)
     stack = [*_base_layers(base_context, context_dim, activation), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
 def glow(
@@ -172,6 +177,7 @@ def glow(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
+    support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -187,7 +193,8 @@ def glow(
     mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
         What mixes the dimensions in each step: an :class:`LULinear` that starts as a random permutation, a fixed
         permutation, a reversal, or nothing.
-    context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
+    context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, support, dtype, rng,
+    backend
         As for :func:`realnvp`.
 
     Returns
@@ -226,7 +233,7 @@ def glow(
             split = "half_swapped" if mixing == "none" and i % 2 else "half"
             stack += [Coupling(affine, conditioner, split), *mixers[mixing], ActNorm()]
     stack = [*_base_layers(base_context, context_dim, activation), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
 def nsf(
@@ -244,6 +251,7 @@ def nsf(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
+    support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -261,7 +269,8 @@ def nsf(
         Intervals of each spline, 2 to 64.
     bound : float, default 5.0
         Half the width of the box in which splines act, in units of the standardised data.
-    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
+    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, support, dtype, rng,
+    backend
         As for :func:`realnvp`.
 
     Returns
@@ -288,7 +297,7 @@ def nsf(
     else:
         stack = _couplings(n_layers, spline, conditioner, mixing)
     stack = [*_base_layers(base_context, context_dim, activation), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
 def maf(
@@ -305,6 +314,7 @@ def maf(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
+    support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -325,7 +335,8 @@ def maf(
         order is permuted at random in each but the first, reversed in every second one, or the same in all.
     residual : bool, default False
         Conditioners with skip connections.
-    context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, dtype, rng, backend
+    context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, support, dtype, rng,
+    backend
         As for :func:`realnvp`.
 
     Returns
@@ -353,7 +364,7 @@ def maf(
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_latent")
     stack = [*_base_layers(base_context, context_dim, activation), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
 def iaf(
@@ -370,6 +381,7 @@ def iaf(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
+    support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -383,8 +395,8 @@ def iaf(
     ----------
     dim : int
         Number of dimensions. With one there is nothing to come before: the flow is then a Gaussian, and a warning says so.
-    context_dim, layers, hidden, activation, mixing, scale_bound, residual, base, base_context, embedding, embedding_dim, dtype
-    rng, backend
+    context_dim, layers, hidden, activation, mixing, scale_bound, residual, base, base_context, embedding, embedding_dim
+    support, dtype, rng, backend
         As for :func:`maf`.
 
     Returns
@@ -412,7 +424,7 @@ def iaf(
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_data")
     stack = [*_base_layers(base_context, context_dim, activation), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
 def nsf_ar(
@@ -430,6 +442,7 @@ def nsf_ar(
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
+    support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -447,7 +460,8 @@ def nsf_ar(
         Intervals of each spline, 2 to 64.
     bound : float, default 5.0
         Half the width of the box in which splines act, in units of the standardised data.
-    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, dtype, rng, backend
+    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, support, dtype, rng,
+    backend
         As for :func:`maf`.
 
     Returns
@@ -474,7 +488,7 @@ def nsf_ar(
     else:
         stack = _autoregressions(n_layers, spline, conditioner, mixing, "to_latent")
     stack = [*_base_layers(base_context, context_dim, activation), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
 # What ``penstock fit --recipe`` offers.

@@ -113,8 +113,8 @@ class ReverseKL(MonteCarlo):
             When a gradient or parameter is NaN or infinite, when the target is for a whole batch, or when the pilot finds
             nothing.
         ValueError, TypeError
-            When an argument does not fit, when ``log_density`` returns what it must not, for a flow with a context, and for
-            ``init`` at a later fit.
+            When an argument does not fit, when ``log_density`` returns what it must not, for a flow with a context or a
+            support, and for ``init`` at a later fit.
         RuntimeError
             When another fit of this flow is running.
 
@@ -158,6 +158,11 @@ class ReverseKL(MonteCarlo):
         try:
             if self.context_dim:
                 raise ValueError("a target goes with a flow without a context (context_dim=0)")
+            if self._spec.support:
+                raise ValueError(
+                    "a target goes with a flow on the whole line for now: give no support, and map such parameters to the line "
+                    "in log_density, with the logarithm of the Jacobian"
+                )
             _validate.function(log_density, name="log_density")
             options = TargetOptions(
                 fit=Options(

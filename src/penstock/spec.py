@@ -12,6 +12,7 @@ from penstock import _validate
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.layers import LAYERS, Elementwise, Layer
+from penstock.support import Support
 from penstock.transforms import TRANSFORMS, CircularRationalQuadratic
 
 
@@ -29,6 +30,8 @@ class FlowSpec:
     embedding : MLP or None
     embedding_dim : int
         0 without an embedding.
+    support : tuple of Real and Interval
+        One for each column; empty where all are real.
 
     Examples
     --------
@@ -45,13 +48,15 @@ class FlowSpec:
     dtype: str = "float32"
     embedding: MLP | None = None
     embedding_dim: int = 0
+    support: tuple[Support, ...] = ()
 
     def __str__(self) -> str:
         lines = "".join(f"\n    {layer}," for layer in self.layers)
         embedding = f"\n  embedding={self.embedding}, embedding_dim={self.embedding_dim}," if self.embedding else ""
+        support = f"\n  support=({', '.join(map(str, self.support))},)," if self.support else ""
         return (
             f"FlowSpec(\n  base={self.base},\n  layers=({lines}\n  ),\n"
-            f"  context_dim={self.context_dim}, dtype={self.dtype!r},{embedding}\n)"
+            f"  context_dim={self.context_dim}, dtype={self.dtype!r},{embedding}{support}\n)"
         )
 
 
@@ -70,6 +75,7 @@ def resolved_spec(
     embedding: MLP | None,
     embedding_dim: int | None,
     rng: np.random.Generator,
+    support: tuple[Support, ...] = (),
 ) -> FlowSpec:
     """The spec of a flow as ``ps.Flow`` takes its parts, each checked, with every random choice made by ``rng``."""
     _validate.instance(base, (StandardNormal,), name="base")
@@ -82,7 +88,7 @@ def resolved_spec(
     width = _embedding_width(embedding, embedding_dim, context_dim)
     number_type = _validate.float_dtype(dtype)
     settled = tuple(layer.resolve(base.dim, rng) for layer in given)
-    spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width)
+    spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width, support)
     circular = circular_layers(spec)
     if circular:
         raise ValueError(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from penstock import _validate
 from penstock._typing import Array, ArrayLike
 
-LogDensity = Callable[[Array], ArrayLike | tuple[ArrayLike, ArrayLike]]
+LogDensity: TypeAlias = "Callable[[Array], ArrayLike | tuple[ArrayLike, ArrayLike]]"
 """A function of rows, a float64 array of shape (rows, dim), that returns log p of shape (rows,), or that and its gradient."""
 
 

@@ -77,8 +77,8 @@ class Verbs:
         Returns
         -------
         scalar, or array of shape (rows,), (m, n) or (m,), in the dtype of the flow
-            A row that holds NaN, or whose context does, has log-density NaN. One that is infinite, or so far out that the
-            arithmetic overflows, has -inf.
+            A row that holds NaN, or whose context does, has log-density NaN. One that is infinite, outside the
+            support of a column, or so far out that the arithmetic overflows, has -inf.
 
         Raises
         ------
@@ -156,6 +156,7 @@ class Verbs:
         Returns
         -------
         z : array of the shape of X, (m, dim) for one row with m contexts
+            A row outside the support of a column has no latent: NaN.
         log_det : scalar, or array of the shape of log_prob(X)
             ``log |det dz/dx|``.
 

@@ -16,10 +16,10 @@ constexpr Wide pi = 3.14159265358979323846264338327950288L;
 
 // What math.hpp states: in ulp, for float and double; the last is an absolute error.
 struct Stated {
-  double exp, exp2, log, tanh, sigmoid, normal_cdf, density, sincos;
+  double exp, exp2, log, expm1, log1p, tanh, sigmoid, normal_cdf, density, sincos;
 };
-constexpr Stated stated_float{1.1, 3.1, 1.0, 6, 2.5, 7, 4, 1.3e-7},
-    stated_double{1.0, 1.0, 1.0, 7.5, 2.5, 7.5, 4, 2e-16};
+constexpr Stated stated_float{1.1, 3.1, 1.0, 1.2, 1.6, 6, 2.5, 7, 4, 1.3e-7},
+    stated_double{1.0, 1.0, 1.0, 1.2, 1.5, 7.5, 2.5, 7.5, 4, 2e-16};
 
 int64_t samples = 1 << 16;
 bool report = false;
@@ -216,6 +216,19 @@ void test() {
     x.push_back(std::max(static_cast<T>(random.uniform(0, 1)), std::numeric_limits<T>::min()));
   }
   compare<T>("log", x, agreed<T>(&M::log, x, second), [](Wide v) { return std::log(v); }, stated.log);
+
+  x = inputs<T>(single ? -106 : -748, 0);
+  for (int64_t i = 0; i < samples; i++) {
+    x.push_back(static_cast<T>(random.uniform(-3, 0)));
+  }
+  compare<T>("expm1", x, agreed<T>(&M::expm1, x, second), [](Wide v) { return std::expm1(v); }, stated.expm1);
+  limits<T>(&M::expm1, -1, 0);
+
+  x = inputs<T>(0, 1);
+  for (T &v : x) {
+    v = std::fabs(v);
+  }
+  compare<T>("log1p", x, agreed<T>(&M::log1p, x, second), [](Wide v) { return std::log1p(v); }, stated.log1p);
 
   x = inputs<T>(-20, 20);
   for (int64_t i = 0; i < samples; i++) {

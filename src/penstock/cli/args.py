@@ -89,6 +89,12 @@ def _fit_parser(commands: Any) -> None:
     )
     _common_options(fit)
     group = fit.add_argument_group("the flow")
+    group.add_argument(
+        "--positive",
+        type=_words,
+        metavar="A,B,...",
+        help="data columns whose values are above 0, by name or by index from 0; no sample will be below",
+    )
     group.add_argument("--recipe", choices=list(RECIPES), default="nsf_ar", help="(default: %(default)s)")
     _add(group, RECIPE_OPTIONS, {})
     group = fit.add_argument_group("training, as Flow.fit describes it")

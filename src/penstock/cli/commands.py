@@ -20,7 +20,15 @@ import numpy as np
 import penstock as ps
 from penstock._files import check_writable
 from penstock._typing import Array
-from penstock.cli.columns import chosen_or_rest, header, indices, keep_names, missing_cells, score_columns
+from penstock.cli.columns import (
+    chosen_or_rest,
+    header,
+    indices,
+    keep_names,
+    missing_cells,
+    positive_columns,
+    score_columns,
+)
 from penstock.cli.draws import Draws, given_contexts
 from penstock.cli.sinks import check_library, table_file
 from penstock.cli.tables import READ, TEXT, Table, ahead, chunk_rows, is_stream, read_table, suffix
@@ -44,7 +52,7 @@ def fit(arguments: argparse.Namespace) -> int:
     columns, place, weights = _fit_columns(arguments, table, given)
     rows, context, column = table.arrays(columns, given, place)
     weight = weights.array([0])[:, 0] if weights else column[:, 0] if place else None
-    flow = _new_flow(arguments, len(columns), len(given))
+    flow = _new_flow(arguments, len(columns), len(given), positive_columns(arguments, table, columns))
     keep_names(flow, table, columns, given)
     weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
     conditional = f", given {table.describe(given)}" if given else ""
@@ -89,15 +97,16 @@ def _log_lines(*, shown: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int) -> ps.Flow:
+def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int, positive: Sequence[int]) -> ps.Flow:
     recipe = RECIPES[arguments.recipe]
     known = inspect.signature(recipe).parameters
     for name in arguments.recipe_options:
         if name not in known:
             raise ValueError(f"--{name}: the recipe {arguments.recipe} has no such option")
     return recipe(
-        dim, context_dim=context_dim, rng=arguments.seed, backend=arguments.backend, **arguments.recipe_options
-    )
+        dim, context_dim=context_dim, support=dict.fromkeys(positive, "positive"), rng=arguments.seed,
+        backend=arguments.backend, **arguments.recipe_options,
+    )  # fmt: skip
 
 
 def _fit_columns(

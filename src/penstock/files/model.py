@@ -158,7 +158,8 @@ def _without_nan(value: Any) -> Any:
 def _buffers(plan: Plan) -> list[tuple[str, tuple[int]]]:
     """Names and shapes of the buffers, in their order."""
     parts = [("standardize", plan.dim)] + ([("context", plan.context_dim)] if plan.context_dim else [])
-    return [(f"{name}.{part}", (n,)) for name, n in parts for part in ("loc", "scale")]
+    buffers = [(f"{name}.{part}", (n,)) for name, n in parts for part in ("loc", "scale")]
+    return buffers + [("support.scale", (plan.n_scales,))] * (plan.n_scales > 0)
 
 
 def _encoded(names: tuple[str, ...]) -> Array:

@@ -17,13 +17,14 @@ from penstock.conditioners import MLP
 from penstock.files.safetensors import need, some, whole
 from penstock.layers import LAYERS
 from penstock.spec import FlowSpec
+from penstock.support import SUPPORTS, Real, Support
 from penstock.transforms import TRANSFORMS
 
 BASE_TYPES: dict[str, type] = {StandardNormal.name: StandardNormal}
 CONDITIONER_TYPES: dict[str, type] = {"MLP": MLP}
 # The fields of a layer that hold a spec of their own.
 NESTED: dict[str, dict[str, type]] = {"transform": TRANSFORMS, "conditioner": CONDITIONER_TYPES}
-KEYS = {"dtype", "conditioner_dtype", "context_dim", "base", "layers", "embedding", "embedding_dim"}
+KEYS = {"dtype", "conditioner_dtype", "context_dim", "base", "layers", "embedding", "embedding_dim", "support"}
 
 
 def encode(spec: FlowSpec) -> dict[str, Any]:
@@ -36,6 +37,8 @@ def encode(spec: FlowSpec) -> dict[str, Any]:
     }
     if spec.embedding is not None:
         record |= {"embedding": _encode(spec.embedding, "MLP"), "embedding_dim": spec.embedding_dim}
+    if spec.support:
+        record["support"] = [_encode(support, support.name) for support in spec.support]
     return record
 
 
@@ -44,11 +47,11 @@ def _encode(spec: Any, name: str) -> dict[str, Any]:
     record: dict[str, Any] = {"type": name}
     for field in fields(spec):
         value = getattr(spec, field.name)
+        if value is None:
+            continue
         if isinstance(value, np.generic):
             value = value.item()
         if field.name in NESTED:
-            if value is None:
-                continue
             kinds = NESTED[field.name]
             value = _encode(value, next(key for key, cls in kinds.items() if cls is type(value)))
         elif isinstance(value, tuple):
@@ -94,7 +97,16 @@ def decode(record: Mapping[str, Any], table_size: int, size: int) -> FlowSpec:
         settled = layer.resolve(base.dim, np.random.default_rng(0))
         need(settled == layer, f"layers[{number}] is not resolved")
         layers.append(layer)
-    return FlowSpec(base, tuple(layers), context_dim, dtype, embedding, embedding_dim)
+    support = _support(reader, record["support"], base.dim) if "support" in record else ()
+    return FlowSpec(base, tuple(layers), context_dim, dtype, embedding, embedding_dim, support)
+
+
+def _support(reader: _Reader, records: Any, dim: int) -> tuple[Support, ...]:
+    """The supports of the columns, where not all are real."""
+    need(isinstance(records, list) and len(records) == dim, f"support must be a list of {dim}")
+    support = tuple(reader.read(record, f"support[{i}]", SUPPORTS) for i, record in enumerate(records))
+    need(not all(isinstance(own, Real) for own in support), "support is that of every flow, which is not written")
+    return support
 
 
 class _Reader:

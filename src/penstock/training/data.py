@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 from penstock import _validate
 from penstock._typing import Array
 from penstock.columns import Names, called, matched
+from penstock.support import Support
 from penstock.training.rows import Part, Rows
+from penstock.training.supports import check_inside
 
 # For a table whose columns are not those of an earlier fit.
 WARM = "; a later fit goes on from the earlier one, and flow.reset() first begins anew"
@@ -54,6 +57,12 @@ class Data:
                     check_finite(
                         rows.context, rows, self.context_columns, name=context, library=self.library, rows_of=x
                     )
+
+    def check_inside(self, support: Sequence[Support]) -> None:
+        """Raise if a row that counts lies outside the support of a column."""
+        for rows, name in ((self.rows, "X"), (self.held_out, "validation")):
+            if rows is not None:
+                check_inside(rows, support, self.columns, name=name)
 
 
 @np.errstate(all="ignore")  # sums of scaled weights may underflow

@@ -12,8 +12,9 @@ from penstock.columns import Names, called
 from penstock.history import History
 from penstock.plan import Plan
 from penstock.training.outliers import EXTREME
-from penstock.training.rows import Part, Rows
+from penstock.training.rows import Part, Rows, sides
 from penstock.training.schedule import Schedule
+from penstock.training.supports import Line
 
 HEAVY = 1e4  # mean weights, beyond which a weight is
 ROWS_PER_PARAMETER = 0.1  # fewer training rows a parameter are warned about
@@ -86,7 +87,7 @@ def blown_up(what: str, epoch: int, schedule: Schedule) -> str:
 def extreme(rows: Rows, batch: Array, buffers: Array, names: tuple[Names, Names] = ((), ())) -> tuple[float, str]:
     """How many scales out the farthest number of some rows lies, infinite for NaN too, and which it is."""
     worst = (0.0, "")
-    data, given = np.split(buffers, [2 * rows.x.shape[1]])
+    data, given = sides(rows.x, rows.context, buffers)
     for name, columns, array, loc_and_scale in (
         ("X", names[0], rows.x, data), ("context", names[1], rows.context, given),
     ):  # fmt: skip
@@ -97,7 +98,8 @@ def extreme(rows: Rows, batch: Array, buffers: Array, names: tuple[Names, Names]
         u[np.isnan(u)] = np.inf
         i, j = np.unravel_index(int(np.argmax(u)), u.shape)
         if u[i, j] > worst[0]:
-            worst = float(u[i, j]), f"{name}[{batch[i]}, {called(int(j), columns)}] = {array[batch[i], j]}"
+            value = array.given(int(batch[i]), int(j)) if isinstance(array, Line) else array[batch[i], j]
+            worst = float(u[i, j]), f"{name}[{batch[i]}, {called(int(j), columns)}] = {value}"
     return worst
 
 

@@ -14,6 +14,7 @@ from penstock._warn import TrainingWarning, warn
 from penstock.history import Epoch, History
 from penstock.runner import Runner
 from penstock.state import Snapshot
+from penstock.support import Support
 from penstock.training import checks, diagnosis, outliers
 from penstock.training.checkpoint import Checkpoint
 from penstock.training.data import Data, check_sum
@@ -26,6 +27,7 @@ from penstock.training.progress import Progress
 from penstock.training.rows import Part, Rows
 from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
 from penstock.training.state import Best, Moment, State
+from penstock.training.supports import measured_scales, on_line
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -41,11 +43,12 @@ class Training:
     """One training run: what is fixed, and the state, which goes from one consistent state to the next at once."""
 
     def __init__(
-        self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int, checkpoint: Checkpoint | None
-    ) -> None:
+        self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int, checkpoint: Checkpoint | None,
+        support: Sequence[Support] = (),
+    ) -> None:  # fmt: skip
         self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
         self.n_train, self.names = data.n_train, (data.columns, data.context_columns)
-        self.options, self.checkpoint = options, checkpoint
+        self.options, self.checkpoint, self.support = options, checkpoint, support
         self.budget = options.budget(data.n_train, validated=data.validated)
         self.frozen = frozen_ranges(runner.plan.tensors, options.freeze)
         self.params, self.buffers = snapshot.params.copy(), snapshot.buffers
@@ -93,10 +96,14 @@ class Training:
     def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
         """Measure standardisation and ActNorm on the training rows, unless an earlier fit did; make the trainer."""
         if self.before.initialised:
-            warn_moved(self.sample(MOVED_ROWS), self.buffers, *self.names)
+            warn_moved(self.on_line(self.sample(MOVED_ROWS)), self.buffers, *self.names)
         else:
             sample = self.sample(SAMPLE_ROWS)
-            self.buffers = standardisation(self.rows, standardize, sample, *self.names)
+            scales = self.buffers[len(self.buffers) - self.runner.plan.n_scales :]
+            if standardize is not False:
+                scales = measured_scales(sample, self.support)
+            rows, some = (on_line(part, self.support, scales) for part in (self.rows, sample))
+            self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), scales])
             checks.warn_of_rows(sample, self.n_train, *self.names)
             if standardize is True and self.leave_out():
                 sample = self.sample(SAMPLE_ROWS)
@@ -123,8 +130,8 @@ class Training:
         same.
         """
         rows, held_out = self.rows, self.data.held_out
-        far = outliers.far_rows(rows, self.buffers)
-        far_held_out = far[:0] if held_out is None else outliers.far_rows(held_out, self.buffers)
+        far = outliers.far_rows(self.on_line(rows), self.buffers)
+        far_held_out = far[:0] if held_out is None else outliers.far_rows(self.on_line(held_out), self.buffers)
         if held_out is not None and len(far_held_out) > max(1, outliers.PART * len(held_out)):
             far_held_out = far[:0]  # they are meant
         if held_out is not None and len(far_held_out):
@@ -142,6 +149,10 @@ class Training:
             self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
+
+    def on_line(self, rows: Rows) -> Rows:
+        """Rows as the standardisation sees them."""
+        return on_line(rows, self.support, self.buffers)
 
     def sample(self, most: int) -> Rows:
         """Some of the training rows, at random."""
@@ -233,7 +244,7 @@ class Training:
         if done < count:
             what = diagnosis.quantity(losses[done], norms[done])
             cause = diagnosis.cause(
-                self.rows, self.batch_rows(state.epoch, first + done), self.buffers, self.weight_scale, rates[done],
+                self.on_line(self.rows), self.batch_rows(state.epoch, first + done), self.buffers, self.weight_scale, rates[done],
                 self.names,
             )  # fmt: skip
             where = f"step {self.state.step + 1} (epoch {state.epoch})"

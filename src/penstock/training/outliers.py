@@ -8,7 +8,8 @@ from penstock._typing import Array
 from penstock._warn import OutlierWarning, warn
 from penstock.columns import Names, called
 from penstock.training.moments import quantiles
-from penstock.training.rows import Rows
+from penstock.training.rows import Rows, sides
+from penstock.training.supports import Line
 
 EXTREME = 1e3  # scales from the location, beyond which a value cannot be meant
 PART = 1e-3  # of the rows: where more of them are so far, they are meant, or a code for what is missing
@@ -30,7 +31,8 @@ def survive(rows: Rows, sample: Rows, loc: Array, scale: Array, ends: Array, nam
     left_out, kept = [], []
     for j in spoilt:
         far = far_rows(Rows(rows.x[:, j : j + 1], None, rows.weight), np.array([middle[j], robust[j]]))
-        words = f"column {called(j, names)}: {_described(rows.x[far, j], far, counted, middle[j], robust[j])}"
+        mapped = " (as its support maps it)" if isinstance(rows.x, Line) and rows.x.maps(int(j)) else ""
+        words = f"column {called(j, names)}{mapped}: {_described(rows.x[far, j], far, counted, middle[j], robust[j])}"
         if len(far) <= max(1, PART * counted):
             loc[j], scale[j] = middle[j], robust[j]
             left_out.append(words)
@@ -58,7 +60,7 @@ def far_rows(rows: Rows, buffers: Array) -> Array:
     found = []
     for part in rows.chunks(rows.x.shape[1]):
         far = np.zeros(part.stop - part.start, bool)
-        data, given = np.split(buffers, [2 * rows.x.shape[1]])
+        data, given = sides(rows.x, rows.context, buffers)
         for array, loc_and_scale in ((rows.x, data), (rows.context, given)):
             if array is not None:
                 loc, scale = np.split(loc_and_scale, 2)

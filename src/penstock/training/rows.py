@@ -65,6 +65,12 @@ class Rows:
         return scaled
 
 
+def sides(x: Array, context: Array | None, buffers: Array) -> tuple[Array, Array]:
+    """The buffers ``[loc, scale]`` of the data, and of the context, without those behind them."""
+    dim, context_dim = x.shape[1], 0 if context is None else context.shape[1]
+    return buffers[: 2 * dim], buffers[2 * dim : 2 * (dim + context_dim)]
+
+
 @dataclass(frozen=True)
 class Part:
     """Some rows of a table: those at positions ``first`` to ``last - 1`` of an order.

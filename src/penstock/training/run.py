@@ -13,6 +13,7 @@ from penstock.files import model
 from penstock.history import History
 from penstock.runner import Runner
 from penstock.state import Snapshot
+from penstock.support import Support
 from penstock.training.checkpoint import Checkpoint
 from penstock.training.data import Data
 from penstock.training.loop import Training, Watch
@@ -26,6 +27,7 @@ def run(
     options: Options,
     *,
     seed: int | None,
+    support: Sequence[Support] = (),
     actnorms: Sequence[int] = (),
     progress: bool | None = None,
     watch: Watch | None = None,
@@ -44,6 +46,8 @@ def run(
     options : Options
     seed : int or None
         Decides the split and the order of rows. None takes that of the run that is resumed, or a new one.
+    support : sequence of Support
+        Of the columns, or none where all are real.
     actnorms : sequence of int
         Numbers of the ActNorm layers.
     progress : bool, optional
@@ -73,7 +77,7 @@ def run(
         found = None if checkpoint is None else checkpoint.find()
         if seed is None:
             seed = _validate.seed(None) if found is None else found.seed
-        training = Training(runner, snapshot, data, options, seed, checkpoint)
+        training = Training(runner, snapshot, data, options, seed, checkpoint, support)
         try:
             if checkpoint is not None and contents is not None:
                 checkpoint.begin(found, contents, runner, data, options, training.budget, seed)

@@ -16,7 +16,7 @@ from penstock.columns import Names, called
 from penstock.runner import Runner
 from penstock.training.moments import QUARTILES, extremes, moments, quantiles
 from penstock.training.outliers import survive, warn_kept
-from penstock.training.rows import Rows
+from penstock.training.rows import Rows, sides
 
 SCALE_MIN = 1e-300  # what is below has no reciprocal
 FAR = 1e4  # standard deviations from zero: beyond them float32 becomes coarse
@@ -96,9 +96,9 @@ def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_column
     """Warn of columns of a later fit that lie elsewhere than those of the first, whose standardisation is kept."""
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
-    own = 2 * sample.x.shape[1]
+    data, given = sides(sample.x, sample.context, buffers)
     for name, names, array, loc_and_scale in (
-        ("X", columns, sample.x, buffers[:own]), ("context", context_columns, sample.context, buffers[own:]),
+        ("X", columns, sample.x, data), ("context", context_columns, sample.context, given),
     ):  # fmt: skip
         half = len(loc_and_scale) // 2
         loc, scale = loc_and_scale[:half], loc_and_scale[half:]

@@ -31,6 +31,9 @@ STEP_SIZE = 31
     N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE, GRADIENT, IN_START, OUT_START,
 ) = range(12)  # fmt: skip
 LINEAR_SIZE = 12
+# Rows of Plan.mapped: column, map, whether it is a half-line below its end; of Packed.mapped: the ends, infinite where there is
+# none; s of a half-line or hi - lo; the least and the largest number of the plan's type within.
+MAPPED_SIZE, NUMBERS_SIZE = 3, 5
 
 
 class Plan(NamedTuple):
@@ -48,6 +51,8 @@ class Plan(NamedTuple):
     boundary: Any  # (n_steps + 1, dim): slot of each dimension
     slots: Any  # the slots that A and B of the steps point to; orders and signs; starts of degrees
     options: Any  # of the transforms, in the dtype of the plan
+    n_mapped: int  # columns of the data whose support is not the whole line: see isa/supports.py
+    mapped: Any  # (n_mapped, MAPPED_SIZE)
 
 
 @jit

@@ -35,9 +35,10 @@ class Packed(NamedTuple):
     loc: Any  # standardisation in float64, its scale, and 1 / scale
     scale: Any
     inverse: Any
-    log_scale: float  # sum of log scale
+    log_scale: float  # sum of log scale, those of mapped columns included
     context_loc: Any  # of the context in float64, and 1 / scale
     context_inverse: Any
+    mapped: Any  # (n_mapped, NUMBERS_SIZE)
 
 
 class Pass(NamedTuple):
@@ -102,9 +103,9 @@ def _kernel_types(number: Any) -> KernelTypes:
     def tuple_type(kind: Any, **fields: Any) -> Any:
         return types.BaseTuple.from_types([fields.get(field, numbers) for field in kind._fields], kind)
 
-    counts = dict.fromkeys(("dim", "context_dim", "n_steps", "n_external", "n_context"), integer)
-    plan = tuple_type(Plan, **counts, **dict.fromkeys(("steps", "linear", "boundary", "slots"), integers))
-    floats = dict.fromkeys(("loc", "scale", "inverse", "context_loc", "context_inverse"), doubles)
+    counts = dict.fromkeys(("dim", "context_dim", "n_steps", "n_external", "n_context", "n_mapped"), integer)
+    plan = tuple_type(Plan, **counts, **dict.fromkeys(("steps", "linear", "boundary", "slots", "mapped"), integers))
+    floats = dict.fromkeys(("loc", "scale", "inverse", "context_loc", "context_inverse", "mapped"), doubles)
     packed = tuple_type(Packed, log_scale=types.float64, **floats)
     tile = tuple_type(Tile, rows=integer, stop=integers, log_det=doubles, context_kind=integer)
     gradient = tuple_type(TileGradient, hidden_half=integer, of_params=integer, of_context=integer)

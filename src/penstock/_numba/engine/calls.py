@@ -134,7 +134,7 @@ class Calls:
             prepare(steps, layout.dtype, training)
             self._plans[training] = Plan(
                 self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, linear,
-                layout.boundary, layout.slots, layout.options,
+                layout.boundary, layout.slots, layout.options, len(layout.mapped), layout.mapped,
             )  # fmt: skip
         return self._plans[training]
 

@@ -126,6 +126,7 @@ class Checker:
                 column.within(field, NONE, self.n_buffers - 1)
             column.need((column["loc"] == NONE) == (column["scale"] == NONE), "scale", "must be there with loc alone")
             own = column.within("n_buffers", 0, self.n_buffers)
+            self.map(column)
             starts += [column["loc"], column["scale"], column.span("buffers", own, self.n_buffers, "the buffers")]
             counts += [int(column["loc"] != NONE), int(column["scale"] != NONE), own]
         if not covers(starts, counts, self.n_buffers):
@@ -134,6 +135,23 @@ class Checker:
         self.n_context = self.n_features
         if self.embedding != NONE:
             self.n_context = self.networks[self.embedding].within("n_out", 1, WIDTH_MAX)
+
+    def map(self, column: Record) -> None:
+        """A half-line has one end and a scale, an interval both ends and no buffer."""
+        kind, ends, both = codes.COLUMN_MAPS[column["map"]], column["ends"], codes.LOWER | codes.UPPER
+        if kind in ("positive", "logit"):
+            column.within("kind", LINE, LINE)
+            fine = ends == both if kind == "logit" else ends in (codes.LOWER, codes.UPPER)
+            column.need(fine, "ends", "are not those of its map")
+            column.within("n_buffers", *[int(kind == "positive")] * 2)
+        found = [-1.0, 1.0]
+        for i, (field, bit) in enumerate((("lo", codes.LOWER), ("hi", codes.UPPER))):
+            if ends & bit:
+                found[i] = float(self.reals[column[field]])
+                column.need(bool(np.isfinite(found[i])), field, "is not finite")
+        with np.errstate(over="ignore"):
+            fine = found[0] < found[1] and bool(np.isfinite(np.float64(found[1]) - found[0]))
+        column.need(ends != both or fine, "hi", "is not above lo")
 
     def step(self, step: Record, last: bool) -> None:
         """STEPS: what a step reads, changes, and owns."""

@@ -13,6 +13,7 @@ from penstock._numba.engine.calls import Calls
 from penstock._numba.engine.far_rows import mend_values
 from penstock._numba.engine.walk import walk_forward
 from penstock._numba.isa.ends import columns_out
+from penstock._numba.isa.supports import mapped_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,10 @@ DRAWS_MAX, CONTEXT_ROWS_MAX = 2**56, 2**40  # numbers that have counters of thei
 def evaluate_rows(
     plan: Any, packed: Any, through: Any, source: Any, rows: int, out: Any, log_det: Any, space: Any
 ) -> None:
-    """Rows of a source into out and log_det (float64), or log p with a base."""
+    """Rows of a source into out and log_det (float64), or log p with a base.
+
+    That of a row outside a support is -inf, and it has no image; that of a draw which rounding moves is NaN, to be found again.
+    """
     plan, packed, source, space = pointers(plan), pointers(packed), pointers(source), pointers(space)
     out, log_det = pointer(out), pointer(log_det)
     dim = plan.dim
@@ -40,8 +44,18 @@ def evaluate_rows(
             space.index[r] = first + r
         tile = walk_forward(plan, packed, through, source, n, space)
         columns_out(dim, slots, packed, through.columns and through.to_data, tile.state, space.index, n, out)
+        if through.columns and through.to_data:
+            mapped_out(
+                dim, slots, plan, packed, tile.state, space.index, n, out, space.coarse, space.squares, space.double_partial
+            )  # fmt: skip
         for r in range(n):
             log_det[first + r] = tile.log_det[r]
+            if through.base and source.sampling and through.columns and plan.n_mapped > 0 and space.coarse[r] != 0:
+                log_det[first + r] = np.nan
+            if space.outside[r] != 0 and not through.base:
+                log_det[first + r] = np.nan
+                for d in range(dim):
+                    out[(first + r) * dim + d] = np.nan
 
 
 def evaluate(
@@ -117,3 +131,10 @@ def sample(
                 log_prob[begin:end] = space.log_det[: end - begin]
 
     engine.chunks(rows, chunk)
+    if log_prob is not None and len(engine.layout.mapped):
+        # where rounding has moved a row within its support, the density is that of the row as it is stored
+        again = np.flatnonzero(np.isnan(log_prob))
+        if len(again):
+            found = np.zeros(len(again), log_prob.dtype)
+            evaluate(engine, packed, False, 0, engine.n_steps, out, again, context, None, True, None, found)
+            log_prob[again] = found

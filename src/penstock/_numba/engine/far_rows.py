@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock import plan_table as codes
+
 if TYPE_CHECKING:
     from penstock._numba.core.tile import Pass
     from penstock._numba.engine.calls import Context
@@ -20,6 +22,7 @@ Array = np.ndarray[Any, Any]
 # Cotangents (of out, of log_det) of some rows to gradients (of x, of the rows' own context).
 Again = Callable[[Array, "Array | None", "Array | None"], "tuple[Array, Array | None]"]
 
+LOGIT = codes.COLUMN_MAPS.index("logit")
 # Below it, squares of numbers, times weights as training gives them, are numbers too.
 FAR = {4: 2.0**50, 8: 2.0**400}
 # Cotangents of order one that are scaled down by so many powers of two are still normal numbers, with some room below.
@@ -34,13 +37,25 @@ def exponents(packed: Packed, through: Pass, given: Context, x: Array, numbers: 
     view = packed.view
     u = x[numbers].astype(np.float64)
     if through.columns and not through.to_data:
-        u = (u - view.loc) * view.inverse
+        u = (on_line(packed, u) - view.loc) * view.inverse
     largest = np.abs(u).max(axis=1)
     if given.rows.size:
         largest[np.isnan(given.rows[numbers // given.block]).any(axis=1)] = np.nan
     limit = np.finfo(view.params.dtype)
     exponent = np.where(largest <= limit.max, np.frexp(largest)[1] - 1, limit.maxexp)
     return np.where(largest >= FAR[limit.dtype.itemsize], exponent, 0)
+
+
+def on_line(packed: Packed, x: Array) -> Array:
+    """About the images of rows under the bijections of their columns; only a half-line has some that are far out."""
+    u = x.copy()
+    for (column, kind, mirrored), numbers in zip(packed.mapped, packed.view.mapped, strict=True):
+        lo, hi, scale = numbers[:3]
+        if kind == LOGIT:
+            u[:, column] = np.where(np.isnan(x[:, column]), np.nan, packed.view.loc[column])
+        else:
+            u[:, column] = (x[:, column] - (hi if mirrored else lo)) / scale
+    return u
 
 
 def mend_values(packed: Packed, through: Pass, given: Context, x: Array, index: Array | None, log_p: Array) -> None:

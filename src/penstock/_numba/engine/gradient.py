@@ -86,14 +86,15 @@ def vjp_rows(
             continue
         tile = walk_forward(plan, packed, through, source, n, space)
         for r in range(n):
-            log_det[index[r]] = tile.log_det[r]
+            no_image = space.outside[r] != 0 and not through.base
+            log_det[index[r]] = np.nan if no_image else tile.log_det[r]
         for r in range(TILE):
             i = index[min(r, n - 1)]
             space.d_value[r] = -weight[i] if loss else d_log_det[i]
         if loss:
             add_loss(weight, tile, index, space.numbers, space.double_partial, sums)
         walk_backward(
-            plan, packed, through, tile, gradient, not loss, d_out, space.d_value, out, want_context, d_context, index
+            plan, packed, through, source, tile, gradient, not loss, d_out, out, want_context, d_context, space
         )  # fmt: skip
         features_out(plan.n_external, space.d_external, index, n, d_theta)
         for i in range(plan.n_external):

@@ -115,19 +115,31 @@ class Layout:
 
     def ends(self) -> None:
         """Columns and base: where each column has its standardisation among the buffers."""
-        for column in self.table.columns:
+        mapped: list[tuple[int, int, int]] = []
+        numbers: list[tuple[float, ...]] = []
+        scales: list[int] = []
+        for i, column in enumerate(self.table.columns):
+            known = column["side"] == 0 and codes.COLUMN_MAPS[column["map"]] in ("positive", "logit")
             for field, names in (
                 ("kind", codes.COLUMN_KINDS),
                 ("map", codes.COLUMN_MAPS),
                 ("features", codes.FEATURES),
             ):
                 how = "of kind" if field == "kind" else f"with {field}"
-                refuse(column[field] == 0, f"columns {how} {names[column[field]]}")
-            refuse(column["ends"] == 0, "columns with ends")
+                refuse(column[field] == 0 or (field == "map" and known), f"columns {how} {names[column[field]]}")
+            refuse(column["ends"] == 0 or known, "columns with ends")
+            refuse(column["closed"] == 0, "columns with closed ends")
             refuse(column["lattice"] == NONE, "columns on a lattice")
             refuse(column["group"] == NONE, "columns in groups")
             refuse(column["loc"] != NONE, "columns without a standardisation")
-            refuse(column["n_buffers"] == 0, "columns with buffers of their own")
+            refuse(column["n_buffers"] == 0 or known, "columns with buffers of their own")
+            if known:
+                mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER)))
+                numbers.append(self._between(column))
+                scales.append(column["buffers"] if column["n_buffers"] else NONE)
+        self.mapped = np.array(mapped, np.int64).reshape(-1, columns.MAPPED_SIZE)
+        self.mapped_numbers = np.array(numbers, np.float64).reshape(-1, columns.NUMBERS_SIZE)
+        self.mapped_scale = np.array(scales, np.int64)
         places = np.array([(column["loc"], column["scale"]) for column in self.table.columns], np.int64)
         self.loc, self.scale = places[: self.dim].T.copy()
         self.context_loc, self.context_scale = places[self.dim :].T.copy()
@@ -136,6 +148,23 @@ class Layout:
             kind = codes.BASES[block["kind"]]
             refuse(kind == "standard_normal", f"a base of kind {kind}")
         refuse(len(self.table.base) == 1, "a base in several blocks")
+
+    def _between(self, column: Record) -> tuple[float, ...]:
+        """One row of Packed.mapped: what is stored lies between the numbers next to the ends, within.
+
+        An end counts as the type of the flow rounds it.
+        """
+        lo = self.table.reals[column["lo"]] if column["ends"] & codes.LOWER else -np.inf
+        hi = self.table.reals[column["hi"]] if column["ends"] & codes.UPPER else np.inf
+        most = np.finfo(self.dtype).max
+
+        def within(end: float, towards: Any) -> float:
+            with np.errstate(over="ignore"):
+                return float(-towards if np.isinf(end) else np.nextafter(self.dtype.type(end), towards))
+
+        least, largest = within(lo, most), within(hi, -most)
+        refuse(lo < least <= largest < hi, "columns between whose ends there is no number")
+        return lo, hi, hi - lo if codes.COLUMN_MAPS[column["map"]] == "logit" else 1.0, least, largest
 
     def _step(self, k: int, record: Record) -> tuple[list[int], int]:
         """One row of Plan.steps, and the numbers that it takes of the kept store; positions count from its own start."""

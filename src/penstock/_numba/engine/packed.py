@@ -19,11 +19,15 @@ class Packed:
         """The arrays are not copied: they must not change."""
         loc, scale = buffers[layout.loc], buffers[layout.scale]
         context_loc, context_scale = buffers[layout.context_loc], buffers[layout.context_scale]
+        mapped = layout.mapped_numbers.copy()
+        own = layout.mapped_scale >= 0
+        mapped[own, 2] = buffers[layout.mapped_scale[own]]
         with np.errstate(all="ignore"):
+            log_scale = float(np.sum(np.log(scale))) + float(np.sum(np.log(mapped[:, 2])))
             self.view = views.Packed(
-                params, loc, scale, 1.0 / scale, float(np.sum(np.log(scale))), context_loc, 1.0 / context_scale
+                params, loc, scale, 1.0 / scale, log_scale, context_loc, 1.0 / context_scale, mapped
             )  # fmt: skip
-        self.digest = layout.digest
+        self.digest, self.mapped = layout.digest, layout.mapped
         self.given: Any = None  # the one context that all calls with these numbers have
 
     @property
@@ -35,11 +39,12 @@ class Packed:
     def with_params(self, params: Array) -> Packed:
         """The same standardisation with other parameters."""
         other = object.__new__(Packed)
-        other.view, other.digest, other.given = self.view._replace(params=params), self.digest, None
+        other.view, other.digest, other.mapped = self.view._replace(params=params), self.digest, self.mapped
+        other.given = None
         return other
 
     def with_context(self, given: Any) -> Packed:
         """The same numbers for calls that all have one context."""
         other = object.__new__(Packed)
-        other.view, other.digest, other.given = self.view, self.digest, given
+        other.view, other.digest, other.mapped, other.given = self.view, self.digest, self.mapped, given
         return other

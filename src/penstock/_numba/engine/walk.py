@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from penstock._numba.core.jit import jit
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.pointers import beyond
@@ -20,8 +22,15 @@ from penstock._numba.isa.ends import (
     cotangents_out,
     features_in,
     fill,
+    pad_rows,
 )
 from penstock._numba.isa.kernels import backward, context_backward, context_in, forward
+from penstock._numba.isa.supports import (
+    mapped_cotangents_in,
+    mapped_cotangents_out,
+    mapped_in,
+    mapped_log_det,
+)
 
 
 class Source(NamedTuple):
@@ -62,6 +71,8 @@ class Space(NamedTuple):
     double_partial: Any
     words: Any
     index: Any  # of the tile's rows in the chunk
+    outside: Any  # (tile): whether a row lies outside the support of a column,
+    coarse: Any  # (tile): and whether rounding has moved one that was written (isa/supports.py)
     d_hidden_half: int
 
 
@@ -95,6 +106,11 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
     else:
         slots = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
         columns_in(dim, slots, packed, through.columns and not through.to_data, source.x, index, rows, state)
+        if through.columns and not through.to_data:
+            mapped_in(dim, slots, plan, packed, source.x, index, rows, state, log_det, space.squares)
+            pad_rows(dim, rows, state)
+    for r in range(rows):
+        space.outside[r] = log_det[r] == -np.inf
     features_in(plan.n_external, source.external, source.external_shared, index, rows, space.theta)
     tile = cut_tile(space, source.stop, rows, source.context_kind, space.context, source.context_part)
     if has_rows(source.context_kind):
@@ -105,6 +121,9 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
         fill(log_p, rows, 0.0)
         base_log_density(dim, state, rows, log_p, space.squares)
     forward(plan, packed, through, tile)
+    if through.columns and through.to_data:
+        slots = beyond(plan.boundary, dim * through.last)
+        mapped_log_det(slots, plan, packed, state, rows, log_det, space.squares)
     if through.base and through.to_data:
         for r in range(rows):
             log_det[r] = log_p[r] - log_det[r]
@@ -115,23 +134,36 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
 
 @jit
 def walk_backward(
-    plan: Any, packed: Any, through: Any, tile: Any, gradient: Any, with_out: bool, d_out: Any, d_value: Any, d_x: Any,
-    want_context: bool, d_context: Any, index: Any,
+    plan: Any, packed: Any, through: Any, source: Any, tile: Any, gradient: Any, with_out: bool, d_out: Any, d_x: Any,
+    want_context: bool, d_context: Any, space: Any,
 ) -> None:  # fmt: skip
     """The way back, from cotangents of what walk_forward left in the state, zero unless ``with_out``, and in tile.log_det.
 
-    Overwrites d_x and, if wanted, d_context; gradients of parameters and the context as the intents of ``gradient`` say.
+    The latter, ``space.d_value``, become zero where a row lies outside a support. Overwrites d_x and, if wanted, d_context;
+    gradients of parameters and the context as the intents of ``gradient`` say.
     """
+    index, d_value = space.index, space.d_value
     dim, rows, before, after = plan.dim, tile.rows, through.last, through.first
     if through.to_data:
         before, after = after, before
     for r in range(TILE):
+        if space.outside[min(r, rows - 1)] != 0:
+            d_value[r] = 0
         gradient.log_det[r] = -d_value[r] if through.base and through.to_data else d_value[r]
+    slots = beyond(plan.boundary, dim * after)
     if with_out:
-        slots = beyond(plan.boundary, dim * after)
         cotangents_in(dim, slots, packed, through.columns and through.to_data, d_out, index, rows, gradient.state)
     else:
         fill(gradient.state, dim * TILE, 0)
+    if through.columns and through.to_data:
+        mapped_cotangents_in(
+            dim, slots, plan, packed, with_out, d_out, tile.state, gradient.log_det, index, rows, gradient.state,
+            space.squares, space.double_partial,
+        )  # fmt: skip
+    for r in range(TILE):
+        if space.outside[min(r, rows - 1)] != 0:
+            for d in range(dim):
+                gradient.state[d * TILE + r] = 0
     if gradient.of_context != IGNORE:
         fill(gradient.context, plan.n_context * TILE, 0)
     fill(gradient.external, plan.n_external * TILE, 0)
@@ -144,3 +176,8 @@ def walk_backward(
         base_backward(dim, tile.state, d_value, rows, gradient.state)
     slots = beyond(plan.boundary, dim * before)
     cotangents_out(dim, slots, packed, through.columns and not through.to_data, gradient.state, index, rows, d_x)
+    if through.columns and not through.to_data:
+        mapped_cotangents_out(
+            dim, slots, plan, packed, source.x, gradient.state, gradient.log_det, index, rows, d_x, space.squares,
+            space.double_partial,
+        )  # fmt: skip

@@ -41,7 +41,8 @@ class Workspace:
         areas = {name: work[ends[i] : ends[i + 1]] for i, name in enumerate(sizes)}
         doubles = [np.zeros(TILE) for _ in range(4)]
         self.space = Space(
-            *areas.values(), *doubles, np.zeros(4 * TILE, np.uint32), np.zeros(TILE, np.int64), areas["d_hidden"].size // 2
+            *areas.values(), *doubles, np.zeros(4 * TILE, np.uint32), np.zeros(TILE, np.int64), np.zeros(TILE),
+            np.zeros(TILE), areas["d_hidden"].size // 2,
         )  # fmt: skip
         self.stop = NEVER.flag  # of the call that it is lent to
         self.x = np.zeros((chunk, dim))

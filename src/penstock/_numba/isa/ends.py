@@ -4,24 +4,23 @@
     columns, out    x = loc + scale u          log_det =  sum log scale      dx = du / scale
     base            log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
 
-Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins. At an end
-within a flow columns are copied.
+Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins. Where the
+support of a column is not the whole line, a bijection (supports.py) stands between the data and x, and adds what depends on the
+row. At an end within a flow columns are copied.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import BYTES, accumulate_product, lanes, load, store
+from penstock._numba.core.lanes import accumulate_product, lanes, load, store
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.philox import normals
 from penstock._numba.core.pointers import beyond
+from penstock._numba.isa.supports import limit
 
 HALF_LOG_2PI = 0.91893853320467274178
-SINGLES = BYTES // 4  # lanes of float32
 
 
 @jit
@@ -43,15 +42,6 @@ def pad_rows(features: int, rows: int, tile: Any) -> None:
     for f in range(features):
         for r in range(rows, vectors(rows, tile) * lanes(tile)):
             tile[f * TILE + r] = tile[f * TILE + rows - 1]
-
-
-@jit
-def limit(v: float, tile: Any) -> float:
-    """v within the range of the tile's numbers; what is finite stays so when it is rounded to them."""
-    most = 3.4028234663852886e38
-    if lanes(tile) == SINGLES and abs(v) > most and abs(v) < np.inf:
-        return most if v > 0 else -most
-    return v
 
 
 @jit

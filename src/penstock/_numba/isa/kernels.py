@@ -34,7 +34,8 @@ from penstock._numba.core.plan import (
 )
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.tile import KERNEL_TYPES
-from penstock._numba.isa.ends import limit, pad_rows, vectors
+from penstock._numba.isa.ends import pad_rows, vectors
+from penstock._numba.isa.supports import limit
 from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward
 from penstock._numba.layers.elementwise import (

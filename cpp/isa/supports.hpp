@@ -1,0 +1,225 @@
+// Bijections of columns whose support is not the whole line, in float64, and what each row adds to log_det through them.
+// What every row adds, log s or log h, is where log_det begins (ends.hpp).
+//   half-line   t = (x - lo) / s,  w = 1 - e^-t       u = t + log w = log(e^t - 1)    log_det = -log w
+//               x = lo + s log(1 + e^u)                                               log_det = log sigmoid(u)
+//               below hi: the same of -x and -u
+//   interval    r = (x - lo) / h,  q = (hi - x) / h   u = log r - log q               log_det = -log r - log q
+//               x = lo + h sigmoid(u)                                                 log_det = log sigmoid(u) sigmoid(-u)
+// Outside a support, its ends included, the density is zero: log_det is -inf, and the image the middle of the line.
+#pragma once
+
+#include "core/math.hpp"
+#include "isa/rows.hpp"
+
+namespace penstock::PENSTOCK_ISA {
+
+// The numbers of a tile's rows that a vector of float64 goes with.
+template <class D, class T>
+using Along = Lanes<T, lanes<D>>;
+
+template <class D, class T>
+PENSTOCK_INLINE D widened(const T *p) {
+  return convert<D>(load<Along<D, T>>(p));
+}
+template <class T, class D>
+PENSTOCK_INLINE void narrow(T *p, D v) {
+  store(p, convert<Along<D, T>>(limit<T>(v)));
+}
+
+inline constexpr double smallest_normal = 2.2250738585072014e-308;
+
+// At least the smallest normal number, as the logarithm needs it; NaN passes.
+template <class D>
+PENSTOCK_INLINE D normal(D x) {
+  const D least = splat<D>(smallest_normal);
+  return select(x < least, least, x);
+}
+
+// The part of a half-line or an interval that lies below x, and above, in its scale.
+template <class D>
+PENSTOCK_INLINE D below(const MappedColumn &c, D x) {
+  return normal<D>((x - splat<D>(c.lo)) / splat<D>(c.scale));
+}
+template <class D>
+PENSTOCK_INLINE D above(const MappedColumn &c, D x) {
+  return normal<D>((splat<D>(c.hi) - x) / splat<D>(c.scale));
+}
+
+// u(x), and what the row adds to log_det; `middle` is the image of what lies outside.
+template <class D>
+PENSTOCK_INLINE void to_line(const MappedColumn &c, D x, D middle, D &u, D &log_slope) {
+  if (c.map == map_logit) {
+    const D log_r = log<D>(below(c, x)), log_q = log<D>(above(c, x));
+    u = log_r - log_q;
+    log_slope = -(log_r + log_q);
+  } else {
+    const D t = c.mirrored ? above(c, x) : below(c, x);
+    const D log_w = log<D>(-expm1<D>(-t));
+    u = c.mirrored ? -(t + log_w) : t + log_w;
+    log_slope = -log_w;
+  }
+  const D lo = splat<D>(c.lo), hi = splat<D>(c.hi), infinity = splat<D>(__builtin_inf());
+  const auto inside = (x > lo) & (x < hi), outside = (x <= lo) | (x >= hi);  // neither: NaN
+  u = select(outside, middle, select(inside, u, x));
+  log_slope = select(outside, -infinity, select(inside, log_slope, x));
+}
+
+// du/dx, and the derivative of log du/dx; zero outside.
+template <class D>
+PENSTOCK_INLINE void to_line_backward(const MappedColumn &c, D x, D &slope, D &bend) {
+  const D one = splat<D>(1), scale = splat<D>(c.scale);
+  if (c.map == map_logit) {
+    const D r = below(c, x), q = above(c, x);
+    slope = one / (scale * r * q);
+    bend = (one / q - one / r) / scale;
+  } else {
+    const D t = c.mirrored ? above(c, x) : below(c, x);
+    const D w = -expm1<D>(-t);
+    slope = one / (scale * w);
+    bend = (c.mirrored ? one - w : w - one) * slope;
+  }
+  const auto outside = (x <= splat<D>(c.lo)) | (x >= splat<D>(c.hi));
+  slope = select(outside, D{}, slope);
+  bend = select(outside, D{}, bend);
+}
+
+// x(u), its distance from the nearer end, and what the row adds to log_det.
+template <class D>
+PENSTOCK_INLINE void from_line(const MappedColumn &c, D u, D &x, D &distance, D &log_slope) {
+  const D one = splat<D>(1), scale = splat<D>(c.scale), lo = splat<D>(c.lo), hi = splat<D>(c.hi);
+  const D e = exp<D>(-absolute(u)), l = log1p<D>(e);
+  if (c.map == map_logit) {
+    distance = scale * (e / (one + e));
+    x = select(u < D{}, lo + distance, hi - distance);
+    log_slope = -absolute(u) - (l + l);
+  } else {
+    const D v = c.mirrored ? -u : u;
+    distance = scale * (select(v > D{}, v, D{}) + l);
+    x = c.mirrored ? hi - distance : lo + distance;
+    log_slope = select(v < D{}, v, D{}) - l;
+  }
+}
+
+// dx/du, and the derivative of log dx/du.
+template <class D>
+PENSTOCK_INLINE void from_line_backward(const MappedColumn &c, D u, D &slope, D &bend) {
+  const D up = sigmoid<D>(u), down = sigmoid<D>(-u), scale = splat<D>(c.scale);
+  if (c.map == map_logit) {
+    slope = scale * (up * down);
+    bend = down - up;
+  } else {
+    slope = scale * (c.mirrored ? down : up);
+    bend = c.mirrored ? -up : down;
+  }
+}
+
+// One column of a tile's rows, in float64; what goes beyond the last row repeats it.
+PENSTOCK_INLINE void gather(const RowPointers &pointers, int64_t column, int n, double *x) {
+  const int64_t at = column * pointers.in.column_stride;
+  for (int r = 0; r < n; r++) {
+    const char *p = pointers(r) + at;
+    x[r] = pointers.in.item_size == 4 ? static_cast<double>(load<float>(p)) : load<double>(p);
+  }
+}
+
+// The mapped columns of rows into the state, in the place of what stands there; the rows that lie outside.
+template <class D, class T>
+uint64_t mapped_in(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers, int stride, T *state,
+                   double *log_det) {
+  double x[tile_rows];
+  const int n = stride == 1 ? 1 : whole_vectors<T>(pointers.rows);
+  for (int i = 0; i < packed.n_mapped; i++) {
+    const MappedColumn &c = packed.mapped[i];
+    const D loc = splat<D>(packed.loc[c.column]), inverse = splat<D>(packed.inverse[c.column]);
+    T *to = state + slots[c.column] * stride;
+    gather(pointers, c.column, n, x);
+    for (int r = 0; r < n; r += lanes<D>) {
+      D u, log_slope;
+      to_line<D>(c, load<D>(x + r), loc, u, log_slope);
+      narrow<T>(to + r, (u - loc) * inverse);
+      store(log_det + r, load<D>(log_det + r) + log_slope);
+    }
+  }
+  uint64_t outside = 0;
+  for (int r = 0; r < pointers.rows; r++) {
+    outside |= static_cast<uint64_t>(log_det[r] == -__builtin_inf()) << r;
+  }
+  return outside;
+}
+
+// The mapped columns of the state into rows, if they are wanted, strictly inside the supports; the rows whose distance from
+// an end rounding to T has changed by a part that their density shows.
+template <class D, class T>
+uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const T *state, int rows,
+                    int stride, T *out, double *log_det) {
+  constexpr double shown = 64 * (sizeof(T) == 4 ? 0x1p-23 : 0x1p-52);
+  double x[tile_rows], moved[tile_rows];
+  uint64_t coarse = 0;
+  const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
+  for (int i = 0; i < packed.n_mapped; i++) {
+    const MappedColumn &c = packed.mapped[i];
+    const D loc = splat<D>(packed.loc[c.column]), scale = splat<D>(packed.scale[c.column]);
+    const T *from = state + slots[c.column] * stride;
+    for (int r = 0; r < n; r += lanes<D>) {
+      const D u = loc + scale * widened<D>(from + r);
+      D v, distance, log_slope;
+      from_line<D>(c, u, v, distance, log_slope);
+      store(log_det + r, load<D>(log_det + r) + log_slope);
+      v = convert<D>(convert<Along<D, T>>(clamp(v, c.least, c.most)));
+      const D rise = v - splat<D>(c.lo), fall = splat<D>(c.hi) - v;
+      const D stored = c.map == map_logit ? select(u < D{}, rise, fall) : c.mirrored ? fall : rise;
+      store(x + r, v);
+      // distances below normal numbers are themselves rounded
+      store(moved + r, absolute(stored - distance) + splat<D>(smallest_normal) - splat<D>(shown) * distance);
+    }
+    for (int r = 0; out != nullptr && r < rows; r++) {
+      out[r * dim + c.column] = static_cast<T>(x[r]);
+      coarse |= static_cast<uint64_t>(moved[r] > 0) << r;
+    }
+  }
+  return coarse;
+}
+
+// The way back of mapped_out, from cotangents of rows, or none, and of log_det.
+template <class D, class T>
+void mapped_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const T *d_out,
+                          const T *state, const T *d_log_det, int rows, T *d_state) {
+  double d[tile_rows] = {};
+  for (int i = 0; i < packed.n_mapped; i++) {
+    const MappedColumn &c = packed.mapped[i];
+    const D loc = splat<D>(packed.loc[c.column]), scale = splat<D>(packed.scale[c.column]);
+    const int64_t at = slots[c.column] * tile_stride;
+    for (int r = 0; d_out != nullptr && r < whole_vectors<T>(rows); r++) {
+      d[r] = static_cast<double>(d_out[(r < rows ? r : rows - 1) * dim + c.column]);
+    }
+    for (int r = 0; r < whole_vectors<T>(rows); r += lanes<D>) {
+      D slope, bend;
+      from_line_backward<D>(c, loc + scale * widened<D>(state + at + r), slope, bend);
+      narrow<T>(d_state + at + r, (load<D>(d + r) * slope + widened<D>(d_log_det + r) * bend) * scale);
+    }
+  }
+}
+
+// The way back of mapped_in, from cotangents of the state and of log_det; it reads the rows again.
+template <class D, class T>
+void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const RowPointers &pointers,
+                           const T *d_state, const T *d_log_det, T *d_in) {
+  double x[tile_rows], d[tile_rows];
+  const int n = whole_vectors<T>(pointers.rows);
+  for (int i = 0; i < packed.n_mapped; i++) {
+    const MappedColumn &c = packed.mapped[i];
+    const D inverse = splat<D>(packed.inverse[c.column]);
+    gather(pointers, c.column, n, x);
+    for (int r = 0; r < n; r += lanes<D>) {
+      D slope, bend;
+      to_line_backward<D>(c, load<D>(x + r), slope, bend);
+      const D d_u = widened<D>(d_state + slots[c.column] * tile_stride + r) * inverse;
+      store(d + r, limit<T>(d_u * slope + widened<D>(d_log_det + r) * bend));
+    }
+    for (int r = 0; r < pointers.rows; r++) {
+      d_in[r * dim + c.column] = static_cast<T>(d[r]);
+    }
+  }
+}
+
+}  // namespace penstock::PENSTOCK_ISA

@@ -1,0 +1,650 @@
+"""Laws of supports: columns that lie on a half-line or within an interval, alone, mixed and with a context."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import penstock as ps
+import reference
+from cases import ABOVE, BACKENDS, BELOW, LOGIT, SUPPORTED, Case, assign, built, contexts, latents, points, rng
+from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci, inside
+from penstock.training.supports import half_line_scale, to_line
+
+Array = np.ndarray[Any, Any]
+QUICK = ("positive", "mixed_supports")  # whose kernels Numba compiles in the quick suite
+each_supported = pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(
+            case,
+            backend,
+            id=f"{case.name}-{backend}",
+            marks=pytest.mark.slow if backend == "numba" and case.name not in QUICK else (),
+        )
+        for case in SUPPORTED
+        for backend in BACKENDS
+    ],
+)
+ONE_DIM = tuple(case for case in SUPPORTED if case.name in ("positive", "above", "below", "logit"))
+
+
+def spread(flow: Any, x: Array) -> Array:
+    """By how much rounding of a row may move its latent: the row sums of |dz/dx| |x|, by differences, in float64."""
+    twin = (flow.flow if flow.context_dim else flow).astype("float64")
+    context = flow.context if flow.context_dim else None
+    total = np.zeros(x.shape)
+    for j in range(x.shape[1]):
+        step = np.zeros(x.shape)
+        step[:, j] = 1e-6 * np.minimum(np.abs(x[:, j]), gap(flow, x)[:, j])
+        up, down = (twin.to_latent(x + way * step, context)[0] for way in (1, -1))
+        total += np.abs(up - down) / (2 * step[:, j : j + 1]) * np.abs(x[:, j : j + 1])
+    return total
+
+
+def gap(flow: Any, x: Array) -> Array:
+    """The distance of every number from the nearer end of its column; 1 for those that are real."""
+    found = np.ones(x.shape)
+    for j, own in enumerate(flow.spec.support):
+        if own.name == "interval":
+            lo, hi = own.ends
+            found[:, j] = np.minimum(x[:, j] - lo, hi - x[:, j])
+    return found
+
+
+# -- the two directions -------------------------------------------------------------------------
+
+
+@each_supported
+@both_dtypes
+def test_to_latent_undoes_to_data(case: Case, backend: str, dtype: str) -> None:
+    flow = built(case, backend, dtype)
+    z = latents(case, 130, flow.dim, dtype)
+    x, log_det = flow.to_data(z)
+    back, log_det_back = flow.to_latent(x)
+    scale = 1 + np.abs(z) + spread(flow, np.asarray(x, np.float64))
+    assert (np.abs(back - z) <= case.ulps * np.finfo(dtype).eps * scale).all()
+    scale = scale.sum(axis=1) + np.abs(log_det)
+    assert (np.abs(log_det + log_det_back) <= case.ulps * np.finfo(dtype).eps * scale).all()
+
+
+@each_supported
+@both_dtypes
+def test_a_flow_agrees_with_the_reference(case: Case, backend: str, dtype: str) -> None:
+    flow = built(case, backend, dtype)
+    x, z = points(case, 130, flow), latents(case, 130, flow.dim, dtype)
+    ulps = 8 * case.ulps if dtype == "float64" else case.ulps
+    wanted, log_det = reference.to_latent(flow, x)
+    found, log_det_found = flow.to_latent(x)
+    size = np.abs(wanted).max(axis=1, keepdims=True)
+    assert_close(found, wanted, ulps, dtype, scale=size)
+    assert_close(log_det_found, log_det, ulps, dtype, scale=size[:, 0])
+    assert_close(flow.log_prob(x), reference.log_prob(flow, x), ulps, dtype, scale=(wanted**2).sum(axis=1))
+    wanted, log_det = reference.to_data(flow, z)
+    found, log_det_found = flow.to_data(z)
+    inner = np.abs(reference.to_data(flow, z)[0]).max(axis=1, keepdims=True)
+    assert_close(found, wanted, ulps, dtype, scale=inner)
+    assert_close(log_det_found, log_det, ulps, dtype, scale=np.abs(z).max(axis=1))
+
+
+@each_supported
+def test_log_det_is_that_of_a_numerical_jacobian(case: Case, backend: str) -> None:
+    flow = built(case, backend, "float64")
+    x, z = points(case, 5, flow), latents(case, 5, flow.dim, "float64")
+    for function, at, steps in (
+        (flow.to_latent, x, 1e-5 * np.minimum(gap(flow, x), 1)),
+        (flow.to_data, z, np.full(z.shape, 1e-5)),
+    ):
+        jacobian = np.zeros((5, flow.dim, flow.dim))
+        for j in range(flow.dim):
+            unit = np.zeros(at.shape)
+            unit[:, j] = steps[:, j]
+            y = [function(at + k * unit)[0] for k in (-2, -1, 1, 2)]
+            jacobian[:, :, j] = (y[0] - 8 * y[1] + 8 * y[2] - y[3]) / (12 * steps[:, j : j + 1])
+        sign, expected = np.linalg.slogdet(jacobian)
+        assert (sign > 0).all() or any(isinstance(layer, ps.Permutation) for layer in flow.spec.layers)
+        np.testing.assert_allclose(function(at)[1], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name, marks=() if c.name in QUICK else pytest.mark.slow) for c in SUPPORTED]
+)
+@both_dtypes
+def test_backends_agree(case: Case, dtype: str) -> None:
+    if len(BACKENDS) < 2:
+        pytest.skip("one backend alone")
+    one, other = (built(case, backend, dtype) for backend in BACKENDS)
+    x, z = points(case, 130, one), latents(case, 130, one.dim, dtype)
+    cotangent, along = rng("cotangent").standard_normal((130, one.dim)), rng("along").standard_normal(130)
+    for call in (
+        lambda flow: flow.log_prob(x),
+        lambda flow: flow.to_data(z),
+        lambda flow: flow.log_prob_and_grad(x),
+        lambda flow: flow.to_latent_vjp(x, cotangent, along),
+        lambda flow: flow.to_data_vjp(z, cotangent, along),
+        lambda flow: flow.sample_and_log_prob(100, rng=1),
+    ):
+        for a, b in zip(_parts(call(one)), _parts(call(other)), strict=True):
+            size = np.abs(np.asarray(b, np.float64)).max(initial=1.0)
+            assert_close(a, b, 4 * case.ulps, dtype, scale=size)
+
+
+def _parts(result: Any) -> list[Array]:
+    return [part for part in (result if isinstance(result, tuple) else (result,)) if part is not None]
+
+
+@each_supported
+@both_dtypes
+def test_a_row_has_the_same_bits_alone_and_in_a_batch_of_any_size(case: Case, backend: str, dtype: str) -> None:
+    flow = built(case, backend, dtype)
+    x = points(case, 131, flow)
+    x[70, 0] = -100.0 if flow.spec.support[0].ends[0] > -math.inf else 100.0  # outside
+    density, (z, log_det), grad = flow.log_prob(x), flow.to_latent(x), flow.log_prob_and_grad(x)[1]
+    back = flow.to_data(latents(case, 131, flow.dim, dtype))
+    for rows in (1, 2, 7, 63, 64, 65, 130):
+        for some in (slice(rows), slice(131 - rows, None)):
+            assert_same_bits(flow.log_prob(x[some]), density[some])
+            assert_same_bits(flow.to_latent(x[some])[0], z[some])
+            assert_same_bits(flow.to_latent(x[some])[1], log_det[some])
+            assert_same_bits(flow.log_prob_and_grad(x[some])[1], grad[some])
+            again = flow.to_data(latents(case, 131, flow.dim, dtype)[some])
+            assert_same_bits(again[0], back[0][some])
+            assert_same_bits(again[1], back[1][some])
+    for i in (0, 63, 70, 130):
+        assert_same_bits(flow.log_prob(x[i]), density[i])
+        assert_same_bits(flow.to_latent(x[i])[0], z[i])
+    for order in (np.asfortranarray(x), x[::-1].copy()[::-1], x.astype(np.float64)):
+        assert_same_bits(flow.log_prob(order), density)
+
+
+@each_supported
+def test_a_flow_without_supports_goes_as_ever(case: Case, backend: str) -> None:
+    flow = built(case, backend, "float32")
+    layers, context_dim = flow.spec.layers, flow.context_dim
+    bare = ps.Flow(flow.spec.base, layers, context_dim=context_dim, support="real", backend=backend)
+    assert bare.spec.support == ()
+    assert len(bare._snapshot.buffers) == 2 * (bare.dim + bare.context_dim)
+    assert "support" not in repr(bare)
+
+
+# -- densities ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ONE_DIM, ids=lambda case: case.name)
+@each_backend_numba_in_ci
+def test_the_density_integrates_to_one_over_a_support(case: Case, backend: str) -> None:
+    flow = built(case, backend, "float64")
+    x = np.unique(flow.to_data(np.linspace(-9, 9, 200_001)[:, None])[0])
+    total = np.trapezoid(np.exp(flow.log_prob(x[:, None])), x)
+    assert abs(total - 1) < 1e-6
+
+
+@each_backend_numba_in_ci
+def test_the_density_integrates_to_one_over_two_supports(backend: str) -> None:
+    flow = built(next(case for case in SUPPORTED if case.name == "two_supports"), backend, "float64")
+    drawn = flow.to_data(9 * np.stack(np.meshgrid(*[np.linspace(-1, 1, 181)] * 2), -1).reshape(-1, 2))[0]
+    first, second = (_nodes(drawn[:, j], own) for j, own in enumerate(flow.spec.support))
+    grid = np.stack(np.meshgrid(first, second, indexing="ij"), -1)
+    density = np.exp(flow.log_prob(grid.reshape(-1, 2))).reshape(grid.shape[:2])
+    total = np.trapezoid(np.trapezoid(density, second, axis=1), first)
+    assert abs(total - 1) < 1e-4
+
+
+def _nodes(x: Array, support: Any) -> Array:
+    """Nodes that are even on the line, from the least to the largest of some numbers."""
+    u = np.linspace(*np.quantile(to_line(x, support, 1.0), [0, 1]), 1201)
+    return np.logaddexp(0, u) if support.hi is None else support.lo + (support.hi - support.lo) / (1 + np.exp(-u))
+
+
+@each_supported
+@both_dtypes
+def test_samples_lie_within_and_carry_the_density_of_the_row_as_stored(case: Case, backend: str, dtype: str) -> None:
+    flow = built(case, backend, dtype).copy()
+    n, dim = 300, flow.dim
+    before = np.array(flow._snapshot.buffers)
+    for loc, scale in ((0, 1), (-20, 5), (20, 5), (-100, 40), (100, 40), (-700, 300), (700, 300)):
+        buffers = before.copy()
+        mapped = [j for j, own in enumerate(flow.spec.support) if own.name == "interval"]
+        buffers[mapped], buffers[dim + np.array(mapped)] = loc, scale
+        assign(flow.flow if flow.context_dim else flow, buffers=buffers)
+        x, density = flow.sample_and_log_prob(n, rng=3)
+        assert_same_bits(x, flow.sample(n, rng=3))
+        for j, own in enumerate(flow.spec.support):
+            lo, hi = own.ends if own.name == "interval" else (-math.inf, math.inf)
+            assert (x[:, j].astype(np.float64) > lo).all()
+            assert (x[:, j].astype(np.float64) < hi).all()
+        again = flow.log_prob(x)
+        assert np.isfinite(again).all()
+        # 64 spacings of the distance from an end move the latent of every column by so many spacings, of what is near 1 there.
+        z = flow.to_latent(x)[0].astype(np.float64)
+        size = 1 + np.abs(z).sum(axis=1) * (1 + np.abs(z).max(axis=1))
+        assert (np.abs(density - again) <= 256 * case.ulps * np.finfo(dtype).eps * size).all()
+
+
+@each_backend
+@both_dtypes
+@inside("lo", [1.0e6, 0.1, -0.7])
+def test_a_row_that_rounding_has_moved_has_its_own_density(backend: str, dtype: str, lo: float) -> None:
+    """At an end that is far from zero a column has few numbers: rows fall onto them, and onto the end."""
+    flow = ps.Flow(ps.StandardNormal(1), [], support=ps.interval(lo, None), dtype=dtype, backend=backend)
+    assign(flow, buffers=np.array([math.log(abs(np.spacing(np.dtype(dtype).type(lo)))), 1.0, 1.0]))
+    x, density = flow.sample_and_log_prob(1000, rng=0)
+    end = np.dtype(dtype).type(lo)  # an end counts as the dtype rounds it
+    assert (x > end).all()
+    assert (x == np.nextafter(end, np.inf)).sum() > 300
+    assert_same_bits(density, flow.log_prob(x))
+    alone = flow.sample_and_log_prob(1, rng=0)
+    assert_same_bits(alone[0], x[:1])
+    assert_same_bits(alone[1], density[:1])
+
+
+# -- outside ------------------------------------------------------------------------------------
+
+
+@each_supported
+@both_dtypes
+def test_outside_there_is_no_density_and_no_gradient(case: Case, backend: str, dtype: str) -> None:
+    flow = built(case, backend, dtype)
+    clean = points(case, 130, flow)
+    context = {} if not flow.context_dim else {"context": contexts(case, 130, flow)}
+    subject = flow.flow if flow.context_dim else flow
+    ones = np.ones(130, dtype)
+    wanted = subject.log_prob(clean, **context)
+    d_x, d_params, d_context = subject.log_prob_vjp(clean, ones, **context)
+    for j, own in enumerate(flow.spec.support):
+        if own.name == "real":
+            continue
+        lo, hi = own.ends
+        for value in (lo, hi, lo - 1, hi + 1, -math.inf, math.inf):
+            x = clean.copy()
+            bad = [0, 63, 64, 129]
+            x[bad, j] = value
+            keep = np.setdiff1d(np.arange(130), bad)
+            density = subject.log_prob(x, **context)
+            assert (density[bad] == -math.inf).all()
+            assert_same_bits(density[keep], wanted[keep])
+            grad, of_params, of_context = subject.log_prob_vjp(x, ones, **context)
+            assert (grad[bad] == 0).all()
+            assert_same_bits(grad[keep], d_x[keep])
+            some = {key: rows[keep] for key, rows in context.items()}
+            of_others = subject.log_prob_vjp(clean[keep], ones[keep], **some)[1]
+            np.testing.assert_allclose(of_params, of_others, rtol=1e-4, atol=1e-4 * np.abs(d_params).max(initial=1.0))
+            if of_context is not None and d_context is not None:
+                assert (of_context[bad] == 0).all()
+                assert_same_bits(of_context[keep], d_context[keep])
+            z, log_det = subject.to_latent(x, **context)
+            assert np.isnan(z[bad]).all()
+            assert np.isnan(log_det[bad]).all()
+            assert np.isfinite(z[keep]).all()
+            back = subject.to_latent_vjp(x, np.ones((130, flow.dim), dtype), ones, **context)
+            assert (back[0][bad] == 0).all()
+            assert np.isfinite(back[1]).all()
+
+
+@each_supported
+@both_dtypes
+def test_nan_stays_nan_in_its_row(case: Case, backend: str, dtype: str) -> None:
+    flow = built(case, backend, dtype)
+    clean = points(case, 66, flow)
+    for j in range(flow.dim):
+        x = clean.copy()
+        x[[0, 64], j] = np.nan
+        x[64, 0] = np.nan if j == 0 else -math.inf  # outside in another column, or real and infinite
+        density, (z, log_det) = flow.log_prob(x), flow.to_latent(x)
+        assert np.isnan(density[[0, 64]]).all()
+        assert np.isnan(z[[0, 64]]).any(axis=1).all()
+        assert_same_bits(np.delete(density, [0, 64]), np.delete(flow.log_prob(clean), [0, 64]))
+        assert np.isnan(flow.log_prob_and_grad(x)[1][0]).any()
+        assert np.isfinite(np.delete(log_det, [0, 64])).all()
+
+
+# -- gradients ----------------------------------------------------------------------------------
+
+
+@each_supported
+def test_gradients_match_differences(case: Case, backend: str) -> None:
+    flow = built(case, backend, "float64")
+    x, z = points(case, 6, flow, "gradients"), latents(case, 6, flow.dim, "float64", "gradients")
+    over, along = rng("over").standard_normal((6, flow.dim)), rng("along").standard_normal(6)
+
+    def density(at: Array) -> float:
+        return float(along @ flow.log_prob(at))
+
+    def latent(at: Array) -> float:
+        y, log_det = flow.to_latent(at)
+        return float((over * y).sum() + along @ log_det)
+
+    def data(at: Array) -> float:
+        y, log_det = flow.to_data(at)
+        return float((over * y).sum() + along @ log_det)
+
+    steps = 1e-4 * np.minimum(gap(flow, x), 1) if not case.kinks else 1e-6 * np.minimum(gap(flow, x), 1)
+    checks = (
+        (density, x, steps, flow.log_prob_vjp(x, along)[0]),
+        (latent, x, steps, flow.to_latent_vjp(x, over, along)[0]),
+        (data, z, np.full(z.shape, 1e-4 if not case.kinks else 1e-6), flow.to_data_vjp(z, over, along)[0]),
+    )
+    for function, at, step, found in checks:
+        expected = _differences(function, at, step)
+        size = np.abs(expected).max(axis=0, keepdims=True)
+        np.testing.assert_allclose(found / size, expected / size, rtol=1e-5, atol=1e-5)
+    for function, at, vjp in (
+        (density, x, lambda: flow.log_prob_vjp(x, along)),
+        (latent, x, lambda: flow.to_latent_vjp(x, over, along)),
+        (data, z, lambda: flow.to_data_vjp(z, over, along)),
+    ):
+        found, start = vjp()[1], np.array(flow.params)
+        chosen = rng("chosen", case.name).choice(len(start), min(len(start), 12), replace=False)
+        twin = flow.copy()
+        for k in chosen:
+            values = []
+            for way in (-1, 1):
+                moved = start.copy()
+                moved[k] += way * 1e-6
+                twin.params = moved
+                values.append(_with_flow(function, flow, twin, at))
+            expected = (values[1] - values[0]) / 2e-6
+            assert abs(found[k] - expected) <= 1e-5 * (1 + np.abs(found).max())
+
+
+def _differences(function: Any, at: Array, step: Array) -> Array:
+    found = np.zeros(at.shape)
+    for place in np.ndindex(*at.shape):
+        unit = np.zeros(at.shape)
+        unit[place] = step[place]
+        values = [function(at + k * unit) for k in (-2, -1, 1, 2)]
+        found[place] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step[place])
+    return found
+
+
+def _with_flow(function: Any, old: Any, new: Any, at: Array) -> float:
+    """A function of this test, which closes over a flow, of another one."""
+    cells = {name: cell for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True)}
+    cells["flow"].cell_contents = new
+    try:
+        return float(function(at))
+    finally:
+        cells["flow"].cell_contents = old
+
+
+@each_backend_numba_in_ci
+def test_gradients_of_the_context_match_differences(backend: str) -> None:
+    case = next(case for case in SUPPORTED if case.conditional)
+    flow = built(case, backend, "float64").flow
+    x, context = points(case, 6, flow), contexts(case, 6, flow)
+    found = flow.log_prob_and_grad(x, context, wrt="context")[1]
+    expected = _differences(lambda at: float(flow.log_prob(x, at).sum()), context, np.full(context.shape, 1e-4))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+# -- what a user writes -------------------------------------------------------------------------
+
+
+def test_a_support_is_one_for_all_a_list_or_a_mapping() -> None:
+    positive = ps.interval(0, None)
+    real = ps.Real()
+
+    def of(support: Any, dim: int = 3) -> tuple[Any, ...]:
+        return ps.nsf(dim, layers=1, hidden=(4,), support=support, rng=0).spec.support
+
+    assert of("positive") == (positive,) * 3
+    assert of(["real", "positive", LOGIT]) == (real, positive, LOGIT)
+    assert of({1: "positive"}) == (real, positive, real)
+    assert of((0, None)) == (positive,) * 3
+    assert of([(None, 2.5), "real", real]) == (BELOW, real, real)
+    assert of(None) == of("real") == of(["real"] * 3) == of(()) == of({}) == ()
+    assert of(of({1: "positive"})) == of({1: "positive"})
+    flow = ps.nsf(2, layers=1, hidden=(4,), support={"mass": "positive", "age": "real"}, rng=0)
+    assert flow.columns == ("mass", "age")
+    assert flow.reset().columns == ("mass", "age")
+    assert flow.spec.support == (positive, real)
+    assert ps.Interval(-0.0, None) == positive
+    assert str(flow.spec).count("support=") == 1
+
+
+@pytest.mark.parametrize(
+    ("support", "error", "message"),
+    [
+        ("positve", ValueError, "support must be 'real', 'positive', ps.interval"),
+        ("periodic", ValueError, "'periodic' are to come"),
+        ("simplex", ValueError, "'simplex' are to come"),
+        (["real"], ValueError, "2 of them, got 1"),
+        (["real", 3], ValueError, r"support\[1\] must be 'real'"),
+        (3, TypeError, "support"),
+        ((0, 1), ValueError, "map='logit'.*Boxes.*are to come"),
+        ({2: "positive"}, ValueError, "column 2 of a flow whose columns are 0 to 1"),
+        ({"a": "positive"}, ValueError, "must name every column"),
+        ({"a": "positive", 1: "real"}, TypeError, "all names or all positions"),
+        ({"a": "positive", "b": "box"}, ValueError, r"support\['b'\].*'box' are to come"),
+        ([(1, 1 + 2e-16), "real"], ValueError, "map='logit'"),
+        (
+            [ps.Interval(1, 1 + 1e-9, "logit"), "real"],
+            ValueError,
+            r"support\[0\]: there is no float32 strictly between",
+        ),
+    ],
+)
+def test_a_support_that_is_none_is_refused(support: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ps.nsf(2, layers=1, hidden=(4,), support=support, rng=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, None), "whole line"),
+        ((1, 0), "below hi"),
+        ((0, 0), "below hi"),
+        ((0, math.inf), "finite number, or None"),
+        ((math.nan, None), "finite number, or None"),
+        ((True, None), "finite number, or None"),
+        (("a", None), "must be a number or None"),
+        ((-1e308, 1e308, "logit"), "difference finite"),
+        ((0, 1, "probit"), "map='logit'"),
+        ((0, None, "logit"), "map='positive'"),
+    ],
+)
+def test_an_interval_that_is_none_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        ps.interval(*arguments)
+
+
+def test_a_narrow_interval_needs_float64() -> None:
+    flow = ps.Flow(ps.StandardNormal(1), [], support=ps.interval(1, 1 + 1e-9, map="logit"), dtype="float64")
+    assert ((flow.sample(100) > 1) & (flow.sample(100) < 1 + 1e-9)).all()
+    with pytest.raises(ValueError, match="no float32 strictly between"):
+        flow.astype("float32")
+
+
+# -- files and copies ---------------------------------------------------------------------------
+
+
+@each_supported
+@both_dtypes
+def test_a_file_keeps_supports(case: Case, backend: str, dtype: str, tmp_path: Path) -> None:
+    flow = built(case, backend, dtype)
+    bare, context = (flow.flow, flow.context) if flow.context_dim else (flow, None)
+    x = points(case, 20, flow)
+    bare.save(tmp_path / "flow.safetensors")
+    for twin in (
+        ps.load(tmp_path / "flow.safetensors", backend=backend),
+        pickle.loads(pickle.dumps(bare)),
+        bare.copy(),
+        bare.astype("float64").astype(dtype),
+    ):
+        assert twin.spec == bare.spec
+        assert_same_bits(twin.log_prob(x, context), bare.log_prob(x, context))
+        assert twin.to_bytes() == bare.to_bytes()
+    spec, tensors = reference.reader()["read"](tmp_path / "flow.safetensors")
+    assert len(spec["support"]) == bare.dim
+    n_scales = sum(getattr(own, "map", "") == "positive" for own in bare.spec.support)
+    assert len(tensors.get("support.scale", ())) == n_scales
+
+
+def test_a_file_whose_support_is_damaged_is_refused() -> None:
+    from penstock.files import specs
+
+    spec = ps.Flow(ps.StandardNormal(2), [], support=["positive", LOGIT]).spec
+    record = specs.encode(spec)
+    assert specs.decode(record, 10**6, 10**6) == spec
+    for broken, message in (
+        ([{"type": "real"}] * 2, "not written"),
+        ([{"type": "real"}], "list of 2"),
+        ([{"type": "real"}, {"type": "ring"}], "ring"),
+        ([{"type": "real"}, {"type": "interval", "lo": 2.0, "hi": 1.0, "map": "logit"}], "below hi"),
+        ([{"type": "real"}, {"type": "interval", "lo": 2.0, "top": 1.0}], "top"),
+        ("positive", "list of 2"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            specs.decode({**record, "support": broken}, 10**6, 10**6)
+
+
+# -- training -----------------------------------------------------------------------------------
+
+SOURCE = np.random.default_rng(5)
+GAMMA = SOURCE.gamma(2.0, 3.0, 4000)
+
+
+def fit(x: Any, support: Any, backend: str = "auto", dim: int = 1, **options: Any) -> ps.Flow:
+    settings = {"epochs": 20, "rng": 0, "progress": False, **options}
+    return ps.nsf(dim, layers=2, hidden=(16,), support=support, rng=0, backend=backend).fit(x, **settings)
+
+
+@each_backend_numba_in_ci
+def test_a_fit_learns_within_its_support(backend: str) -> None:
+    y = np.stack([GAMMA, np.random.default_rng(1).beta(2, 3, 4000)], axis=1)
+    flow = fit(y, {"size": "positive", "part": ps.interval(0, 1, map="logit")}, backend, dim=2, epochs=30)
+    size, part = (float(np.log(p).mean()) for p in (GAMMA * np.exp(-GAMMA / 3) / 9, 12 * y[:, 1] * (1 - y[:, 1]) ** 2))
+    assert flow.score(y) > size + part - 0.05
+    drawn = flow.sample(20_000, rng=0)
+    assert (drawn > 0).all()
+    assert (drawn[:, 1] < 1).all()
+    assert abs(drawn[:, 0].mean() - 6) < 0.3
+    s = flow._snapshot.buffers[-1]
+    assert f"size positive (s={s:.4g})" in repr(flow)
+    assert "part within (0, 1) (logit)" in repr(flow)
+    u = to_line(GAMMA, ps.interval(0, None), s)
+    # a tenth of the rows validate
+    assert abs(flow.loc[0] - u.mean()) < 0.1 * u.std()
+    assert 0.9 < flow.scale[0] / u.std() < 1.1
+    buffers = flow._snapshot.buffers.copy()
+    flow.fit(y, epochs=1, progress=False, validation=0)  # without a word of columns that have moved
+    assert_same_bits(flow._snapshot.buffers, buffers)
+    with pytest.warns(ps.RefitWarning, match="column 'size'"):
+        flow.fit(np.stack([200 * y[:, 0], y[:, 1]], axis=1), epochs=1, progress=False, validation=0)
+
+
+def test_a_fit_refuses_rows_outside() -> None:
+    x = {"size": GAMMA.copy(), "age": SOURCE.normal(size=4000)}
+    support = {"size": "positive", "age": "real"}
+    for value, end in ((0.0, r" \(an end"), (-2.5, "$")):
+        x["size"][17] = value
+        with pytest.raises(
+            ValueError, match=rf"X must lie .* row 17, column 'size', which is positive, holds {value}{end}"
+        ):
+            fit(x, support, dim=2)
+    weight = np.ones(4000)
+    weight[17] = 0
+    fit(x, support, dim=2, sample_weight=weight, epochs=1)
+    bad = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    x["size"][17] = 1.0
+    with pytest.raises(ValueError, match=r"validation must lie .* row 1, column 'size'"):
+        fit(x, support, dim=2, validation={"size": bad[:, 0], "age": bad[:, 1]})
+    table = np.stack(list(x.values()), axis=1)
+    table[5, 1] = 4.0
+    with pytest.raises(ValueError, match=r"row 5, column 1, which is below 2.5, holds 4.0"):
+        fit(np.where(table > 2.5, 2.0, table) + (table == 4.0) * 2.0, ["real", BELOW], dim=2)
+
+
+def test_the_scale_of_a_half_line_follows_its_tail() -> None:
+    source = np.random.default_rng(0)
+    exponential, wide = source.exponential(size=10_000), np.exp(source.normal(0, 2.3, 10_000))
+    assert 0.25 < half_line_scale(exponential) < 4
+    assert half_line_scale(wide) > 100 * np.median(wide)
+    power = source.pareto(1.5, 10_000)
+    assert half_line_scale(power) > 100 * np.median(power)
+    for factor in (1e-150, 1e-3, 1e150):
+        assert half_line_scale(factor * exponential) == pytest.approx(factor * half_line_scale(exponential))
+    assert half_line_scale(np.full(10, 3.0)) == 3.0
+    for absurd in (1e9, 1e-9):
+        assert half_line_scale(np.append(exponential, absurd)) == pytest.approx(half_line_scale(exponential), rel=1e-3)
+    doubled = half_line_scale(np.concatenate([exponential, wide]))
+    weighted = half_line_scale(np.concatenate([exponential, wide]), np.repeat([1.0, 1e-12], 10_000))
+    assert weighted == pytest.approx(half_line_scale(exponential), rel=0.5)
+    assert doubled > weighted
+
+
+@inside("support", [ps.interval(0, None), ABOVE, BELOW, LOGIT])
+@each_backend
+def test_what_measures_a_column_is_the_map_of_the_engine(support: Any, backend: str) -> None:
+    flow = ps.Flow(ps.StandardNormal(1), [], support=support, dtype="float64", backend=backend)
+    u = np.linspace(-30, 30, 5001)
+    x = flow.to_data(u[:, None])[0]
+    wanted = flow.to_latent(x)[0][:, 0]
+    found = to_line(x[:, 0], support, 1.0)
+    assert_close(found, wanted, 8, "float64", scale=np.abs(wanted))
+    assert np.isnan(to_line(np.array([support.ends[0], support.ends[1], np.nan]), support, 1.0)).all()
+
+
+@each_backend
+def test_an_absurd_value_on_a_half_line_is_left_out(backend: str) -> None:
+    x = np.append(GAMMA, 1e9)[:, None]
+    with pytest.warns(ps.OutlierWarning, match=r"column 0 \(as its support maps it\): 1 of 4001 values.* left out"):
+        flow = fit(x, "positive", backend, epochs=1)
+    assert 0.5 < flow._snapshot.buffers[-1] / half_line_scale(GAMMA) < 2
+    assert flow.scale[0] < 10
+
+
+@each_backend
+def test_standardize_false_leaves_the_scale(backend: str) -> None:
+    flow = fit(GAMMA[:, None], "positive", backend, standardize=False, epochs=1)
+    assert flow._snapshot.buffers.tolist() == [0.0, 1.0, 1.0]
+
+
+@each_backend_numba_in_ci
+def test_a_killed_fit_resumes_with_the_bits_of_a_whole_one(backend: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+
+    class StopError(Exception):
+        pass
+
+    def stop(state: Any) -> None:
+        if state.epoch == 2:
+            raise StopError
+
+    whole = fit(GAMMA[:, None], "positive", backend, epochs=4)
+    with pytest.raises(StopError):
+        fit(GAMMA[:, None], "positive", backend, epochs=4, checkpoint=path, callbacks=stop)
+    with pytest.raises(ValueError, match="support was positive and is above 1e-09"):
+        fit(GAMMA[:, None], ps.interval(1e-9, None), backend, epochs=4, checkpoint=path)
+    resumed = fit(GAMMA[:, None], "positive", backend, epochs=4, checkpoint=path)
+    assert_same_bits(resumed.params, whole.params)
+    assert_same_bits(resumed._snapshot.buffers, whole._snapshot.buffers)
+
+
+# -- proposals ----------------------------------------------------------------------------------
+
+
+def test_infer_support_proposes_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    source = np.random.default_rng(0)
+    x = {
+        "size": GAMMA, "part": source.beta(1, 1, 4000), "age": source.normal(size=4000), "magnitude": source.normal(25, 1, 4000),
+        "count": source.poisson(2.0, 4000).astype(float), "share": np.clip(source.normal(0.5, 1, 4000), 0, 1),
+    }  # fmt: skip
+    proposed = ps.infer_support(x)
+    assert proposed == {
+        "size": "positive", "part": ps.interval(0, 1, map="logit"), "age": "real", "magnitude": "real", "count": "real",
+        "share": "real",
+    }  # fmt: skip
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told] == list(x)
+    assert "are 0, which 'positive' excludes" in told[4]
+    assert "values at an end" in told[5]
+    assert ps.infer_support(np.stack([GAMMA, x["age"]], axis=1)) == ["positive", "real"]
+    assert capsys.readouterr().out.startswith("column 0: positive, since all 4000 values are above 0")
+    assert ps.nsf(6, layers=1, hidden=(4,), support=proposed, rng=0).columns == tuple(x)

@@ -106,7 +106,7 @@ def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_column
             continue
         # By quartiles, since an outlier is no move.
         places = [int(part * (len(array) - 1)) for part in (0.25, 0.5, 0.75)]
-        low, middle, high = np.partition(array.T.astype(np.float64), places)[:, places].T
+        low, middle, high = np.partition(array.astype(np.float64).T, places)[:, places].T
         spread = (high - low) / QUARTILES
         moved = np.flatnonzero((np.abs(middle - loc) > MOVED * scale) | (spread > MOVED * scale))
         if len(moved):

@@ -66,9 +66,6 @@ struct Step {
   const int64_t *order, *signs;
   int64_t bias, grad_bias;  // as params and grad, of b
   int64_t panels, panel_size;
-
-  // Whether it does anything to numbers.
-  bool moves() const { return kind != step_permutation && kind != step_columns; }
 };
 
 struct PlanView {

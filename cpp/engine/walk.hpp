@@ -327,7 +327,10 @@ class Walk {
       return body(pass_, want);
     }
     int first_moving = 0;
-    while (first_moving < pass_.last - pass_.first && !view_.steps[piece(first_moving).first].moves()) {
+    const auto moves = [&](int k) {
+      return view_.steps[k].kind != step_permutation && view_.steps[k].kind != step_columns;
+    };
+    while (first_moving < pass_.last - pass_.first && !moves(piece(first_moving).first)) {
       first_moving++;
     }
     for (int i = pass_.last - pass_.first - 1; i >= first_moving && keep_going(); i--) {

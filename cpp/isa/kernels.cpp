@@ -68,6 +68,9 @@ void context_backward(const PlanView &plan, const PackedView<T> &packed, const T
   }
 }
 
+// Whether a step does anything to numbers (Walk asks the same).
+PENSTOCK_INLINE bool moves(const Step &step) { return step.kind != step_permutation && step.kind != step_columns; }
+
 template <class T>
 PENSTOCK_INLINE T *kept(const Step &step, const Pass &pass, const Tile<T> &tile) {
   return pass.keep != Keep::nothing ? tile.kept + step.kept : nullptr;
@@ -109,7 +112,7 @@ void backward(const PlanView &plan, const PackedView<T> &packed, const Pass &pas
   const int n = vectors<T>(tile.rows), n_steps = pass.last - pass.first;
   const bool recompute = pass.keep == Keep::old_values;
   int first_moving = 0;  // before it there is nothing to do on the way back
-  while (first_moving < n_steps && !step_of(plan, pass, first_moving).moves()) {
+  while (first_moving < n_steps && !moves(step_of(plan, pass, first_moving))) {
     first_moving++;
   }
   for (int i = n_steps - 1; i >= first_moving; i--) {

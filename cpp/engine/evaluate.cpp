@@ -138,12 +138,14 @@ std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &packed, con
   return Walk<T>::make_context_part(plan_, packed.view(), context);
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): T is a type
 #define PENSTOCK_INSTANTIATE(T)                                                                                     \
   template void Engine<T>::refuse_external_theta(const char *) const;                                               \
   template void Engine<T>::evaluate(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, T *, \
                                     RowValues, Poll) const;                                                         \
   template std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &, const RowsView &) const;          \
   template void Engine<T>::sample(const Packed<T> &, const Draws &, const Context &, int64_t, T *, T *, Poll) const;
+// NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)
 PENSTOCK_INSTANTIATE(double)
 #undef PENSTOCK_INSTANTIATE

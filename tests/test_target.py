@@ -558,7 +558,9 @@ def test_a_tail_that_the_flow_lacks_warns() -> None:
 
 def test_a_rate_that_is_too_high_is_an_error() -> None:
     flow = small()
-    with pytest.raises(ps.TrainingError, match="learning rate that is too high"):
+    # draws are infinite by then, and the target's own arithmetic complains of them
+    words = "learning rate that is too high|infinite for all .*, or lower learning_rate"
+    with np.errstate(all="ignore"), pytest.raises(ps.TrainingError, match=words):
         flow.fit_to_target(banana, learning_rate=1e38, warmup=0, rng=0, **SHORT)
     assert not flow.fitted
 

@@ -264,6 +264,11 @@ class TargetTraining:
         runner, dtype = self.runner, self.runner.plan.dtype
         packed = runner.pack(self.params, self.buffers)
         x, log_det = runner.transform(packed, True, z)
+        if not np.isfinite(x).all(axis=1).any():
+            raise TrainingError(
+                f"no draw of step {self.taken + 1} is finite; likely cause: a learning rate that is too high. Lower learning_rate "
+                "or clip_norm. The flow is as it was before"
+            )
         log_p, slope = evaluated(self.target, x, gradient=True)
         assert slope is not None
         path = self.options.estimator == "path"

@@ -342,6 +342,7 @@ def test_score_weighs_rows_as_fit_does() -> None:
     expected = np.average(flow.log_prob(x).astype(np.float64), weights=w)
     assert abs(flow.score(x, sample_weight=w) - expected) < 1e-6
     assert flow.score(x, sample_weight=1e-300 * w) == pytest.approx(expected, abs=1e-6)
+    assert flow.score(x, sample_weight=1e307 * w) == pytest.approx(expected, abs=1e-6)
     assert flow.score(x, sample_weight=np.full(50, 2.0)) == pytest.approx(flow.score(x), abs=1e-12)
     loss, mass, _ = flow.loss_and_grad(x, sample_weight=w)
     assert -loss / mass == pytest.approx(expected, abs=1e-5)

@@ -266,8 +266,8 @@ class TargetTraining:
         x, log_det = runner.transform(packed, True, z)
         if not np.isfinite(x).all(axis=1).any():
             raise TrainingError(
-                f"no draw of step {self.taken + 1} is finite; likely cause: a learning rate that is too high. Lower learning_rate "
-                "or clip_norm. The flow is as it was before"
+                f"no draw of step {self.taken + 1} is finite; likely cause: a learning rate that is too high. Lower "
+                "learning_rate or clip_norm. The flow is as it was before"
             )
         log_p, slope = evaluated(self.target, x, gradient=True)
         assert slope is not None

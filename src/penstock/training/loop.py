@@ -99,7 +99,7 @@ class Training:
             warn_moved(self.on_line(self.sample(MOVED_ROWS)), self.buffers, *self.names)
         else:
             sample = self.sample(SAMPLE_ROWS)
-            scales = self.buffers[len(self.buffers) - self.runner.plan.n_scales :]
+            scales = self.buffers[len(self.buffers) - len(self.runner.plan.support_numbers) :]
             if standardize is not False:
                 scales = measured_scales(sample, self.support)
             rows, some = (on_line(part, self.support, scales) for part in (self.rows, sample))

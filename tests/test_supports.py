@@ -14,7 +14,7 @@ import penstock as ps
 import reference
 from cases import ABOVE, BACKENDS, BELOW, LOGIT, SUPPORTED, Case, assign, built, contexts, latents, points, rng
 from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci, inside
-from penstock.training.supports import half_line_scale, to_line
+from penstock.training.supports import half_line_scale, image
 
 Array = np.ndarray[Any, Any]
 QUICK = ("positive", "mixed_supports")  # whose kernels Numba compiles in the quick suite
@@ -197,7 +197,7 @@ def test_the_density_integrates_to_one_over_two_supports(backend: str) -> None:
 
 def _nodes(x: Array, support: Any) -> Array:
     """Nodes that are even on the line, from the least to the largest of some numbers."""
-    u = np.linspace(*np.quantile(to_line(x, support, 1.0), [0, 1]), 1201)
+    u = np.linspace(*np.quantile(image(x, support, [1.0]), [0, 1]), 1201)
     return np.logaddexp(0, u) if support.hi is None else support.lo + (support.hi - support.lo) / (1 + np.exp(-u))
 
 
@@ -528,7 +528,7 @@ def test_a_fit_learns_within_its_support(backend: str) -> None:
     s = flow._snapshot.buffers[-1]
     assert f"size positive (s={s:.4g})" in repr(flow)
     assert "part within (0, 1) (logit)" in repr(flow)
-    u = to_line(GAMMA, ps.interval(0, None), s)
+    u = image(GAMMA, ps.interval(0, None), [s])
     # a tenth of the rows validate
     assert abs(flow.loc[0] - u.mean()) < 0.1 * u.std()
     assert 0.9 < flow.scale[0] / u.std() < 1.1
@@ -586,9 +586,9 @@ def test_what_measures_a_column_is_the_map_of_the_engine(support: Any, backend: 
     u = np.linspace(-30, 30, 5001)
     x = flow.to_data(u[:, None])[0]
     wanted = flow.to_latent(x)[0][:, 0]
-    found = to_line(x[:, 0], support, 1.0)
+    found = image(x[:, 0], support, [1.0])
     assert_close(found, wanted, 8, "float64", scale=np.abs(wanted))
-    assert np.isnan(to_line(np.array([support.ends[0], support.ends[1], np.nan]), support, 1.0)).all()
+    assert np.isnan(image(np.array([support.ends[0], support.ends[1], np.nan]), support, [1.0])).all()
 
 
 @each_backend

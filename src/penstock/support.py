@@ -161,6 +161,13 @@ Support = Real | Interval | Periodic
 SUPPORTS: dict[str, type] = {Real.name: Real, Interval.name: Interval, Periodic.name: Periodic}
 
 
+def ends_of(support: Support) -> tuple[float, float]:
+    """Both ends, infinite where there is none."""
+    return (
+        (support.lo, support.hi) if isinstance(support, Periodic) else getattr(support, "ends", (-math.inf, math.inf))
+    )
+
+
 def kinds(support: Sequence[Support], dim: int) -> tuple[str, ...]:
     """The kind of each column: "line", "circle" or "box"."""
     return tuple(own.kind for own in support) if support else (LINE,) * dim

@@ -411,17 +411,17 @@ def test_a_support_is_one_for_all_a_list_or_a_mapping() -> None:
     ("support", "error", "message"),
     [
         ("positve", ValueError, "support must be 'real', 'positive', ps.interval"),
-        ("periodic", ValueError, "'periodic' are to come"),
+        ("periodic", ValueError, "'periodic' needs its ends"),
         ("simplex", ValueError, "'simplex' are to come"),
         (["real"], ValueError, "2 of them, got 1"),
         (["real", 3], ValueError, r"support\[1\] must be 'real'"),
         (3, TypeError, "support"),
-        ((0, 1), ValueError, "map='logit'.*Boxes.*are to come"),
+        ((1, 0), ValueError, "lo must be below hi"),
         ({2: "positive"}, ValueError, "column 2 of a flow whose columns are 0 to 1"),
         ({"a": "positive"}, ValueError, "must name every column"),
         ({"a": "positive", 1: "real"}, TypeError, "all names or all positions"),
-        ({"a": "positive", "b": "box"}, ValueError, r"support\['b'\].*'box' are to come"),
-        ([(1, 1 + 2e-16), "real"], ValueError, "map='logit'"),
+        ({"a": "positive", "b": "box"}, ValueError, r"support\['b'\].*'box' needs its ends"),
+        ([(1, 1 + 2e-16), "real"], ValueError, "no float32 strictly between"),
         (
             [ps.Interval(1, 1 + 1e-9, "logit"), "real"],
             ValueError,
@@ -445,8 +445,11 @@ def test_a_support_that_is_none_is_refused(support: Any, error: type[Exception],
         ((True, None), "finite number, or None"),
         (("a", None), "must be a number or None"),
         ((-1e308, 1e308, "logit"), "difference finite"),
-        ((0, 1, "probit"), "map='logit'"),
-        ((0, None, "logit"), "map='positive'"),
+        ((0, 1, "probit"), "map 'box' or 'logit', got 'probit'"),
+        ((0, None, "logit"), "map 'positive', got 'logit'"),
+        ((0, 1, "box", "left"), "closed must be one of"),
+        ((0, 1, "logit", "both"), "do not belong to it"),
+        ((0, None, None, "lo"), "do not belong to it"),
     ],
 )
 def test_an_interval_that_is_none_is_refused(arguments: tuple[Any, ...], message: str) -> None:
@@ -635,16 +638,18 @@ def test_infer_support_proposes_and_says_why(capsys: pytest.CaptureFixture[str])
     x = {
         "size": GAMMA, "part": source.beta(1, 1, 4000), "age": source.normal(size=4000), "magnitude": source.normal(25, 1, 4000),
         "count": source.poisson(2.0, 4000).astype(float), "share": np.clip(source.normal(0.5, 1, 4000), 0, 1),
+        "angle": source.uniform(-180, 180, 4000), "phase": source.uniform(0, 2 * math.pi, 4000),
     }  # fmt: skip
     proposed = ps.infer_support(x)
     assert proposed == {
-        "size": "positive", "part": ps.interval(0, 1, map="logit"), "age": "real", "magnitude": "real", "count": "real",
-        "share": "real",
+        "size": "positive", "part": ps.interval(0, 1, closed="neither"), "age": "real", "magnitude": "real", "count": "real",
+        "share": ps.interval(0, 1), "angle": ps.periodic(-180, 180), "phase": ps.periodic(0, 2 * math.pi),
     }  # fmt: skip
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in told] == list(x)
     assert "are 0, which 'positive' excludes" in told[4]
-    assert "values at an end" in told[5]
+    assert "within [0, 1]" in told[5]
+    assert "a turn" in told[6]
     assert ps.infer_support(np.stack([GAMMA, x["age"]], axis=1)) == ["positive", "real"]
     assert capsys.readouterr().out.startswith("column 0: positive, since all 4000 values are above 0")
-    assert ps.nsf(6, layers=1, hidden=(4,), support=proposed, rng=0).columns == tuple(x)
+    assert ps.nsf(8, layers=1, hidden=(4,), support=proposed, rng=0).columns == tuple(x)

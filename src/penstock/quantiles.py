@@ -34,9 +34,9 @@ class Quantiles(Verbs):
         """The distribution function of a flow of one dimension: ``P(X <= x | context) = Phi(f(x))``, or ``Phi(-f(x))`` where
         f falls.
 
-        It is 0 below the support and 1 above. On a circle it begins at the lower end of the period. In one dimension f, the map to the latent side, is monotone, and ``Phi`` is the distribution function of the base.
-        Everything is computed in float64, also for a float32 flow, and the lower tail keeps its relative accuracy down to
-        about 1e-300.
+        It is 0 below the support and 1 above; on a circle it begins at the lower end of the period. In one dimension f, the map
+        to the latent side, is monotone, and ``Phi`` is the distribution function of the base. Everything is computed in
+        float64, also for a float32 flow, and the lower tail keeps its relative accuracy down to about 1e-300.
 
         Parameters
         ----------

@@ -341,6 +341,10 @@ def one(support: Any, name: str) -> Support:
         return Real()
     if support == "positive":
         return Interval(0.0, None)
+    if support in ("periodic", "interval", "box", "circle"):
+        raise ValueError(
+            f"{name}: a support of kind {support!r} needs its ends: ps.interval(lo, hi) or ps.periodic(lo, hi)"
+        )
     if isinstance(support, str) and support in TO_COME:
         raise ValueError(
             f"{name}: supports of kind {support!r} are to come; there are 'real', 'positive', ps.interval and ps.periodic"

@@ -16,14 +16,20 @@ NEAR = 6.0  # robust standard deviations from the median, within which an end ma
 DECADES = 100.0  # the largest value by the least, from which on a column is positive whatever its scale
 BOUNDS = ((0.0, 1.0), (-1.0, 1.0))
 EDGE = 0.1  # part of an interval at each end, in which some values must lie
+TURNS = (
+    (-math.pi, math.pi, "[-pi, pi]"), (0.0, 2 * math.pi, "[0, 2 pi]"), (-180.0, 180.0, "[-180, 180]"),
+    (0.0, 360.0, "[0, 360]"),
+)  # fmt: skip
+TURN_EDGE = 0.05  # the same of a turn
 
 
-def infer_support(X: RowsLike) -> list[str | Interval] | dict[str, str | Interval]:
+def infer_support(X: RowsLike) -> list[str | Interval | Periodic] | dict[str, str | Interval | Periodic]:
     """Propose a support for every column of a table, and print why. Nothing else uses it: whether it is right is yours to say.
 
-    A column is proposed as positive if all its values are above 0, and 0 lies within 6 robust standard deviations of its
-    median or its values span a factor of 100; and as an interval with ``map="logit"`` if it fills (0, 1) or (-1, 1), ends
-    excluded.
+    A column is proposed as periodic if it fills a turn, [-pi, pi], [0, 2 pi], [-180, 180] or [0, 360], to a twentieth at both
+    ends; as an interval if it fills [0, 1] or [-1, 1] to a tenth at both ends, closed where it has values at an end; and as
+    positive if all its values are above 0, and 0 lies within 6 robust standard deviations of its median or its values span a
+    factor of 100.
 
     Parameters
     ----------
@@ -51,7 +57,7 @@ def infer_support(X: RowsLike) -> list[str | Interval] | dict[str, str | Interva
     values = _validate.reals(table.values, name="X")
     if values.ndim != 2:
         raise ValueError(f"X must have shape (rows, dim), got {values.shape}")
-    found: list[str | Interval] = []
+    found: list[str | Interval | Periodic] = []
     for j, column in enumerate(values.T):
         support, reason = _proposal(column[np.isfinite(column)].astype(np.float64))
         found.append(support)
@@ -60,17 +66,23 @@ def infer_support(X: RowsLike) -> list[str | Interval] | dict[str, str | Interva
     return dict(zip(table.names, found, strict=True)) if table.names else found
 
 
-def _proposal(x: Any) -> tuple[str | Interval, str]:
+def _proposal(x: Any) -> tuple[str | Interval | Periodic, str]:
     """The support of one column, and why."""
     if len(x) == 0:
         return "real", "it has no values"
     least, most = float(x.min()), float(x.max())
+    for lo, hi, turn in TURNS:
+        edge = TURN_EDGE * (hi - lo)
+        if lo <= least < lo + edge and hi - edge < most <= hi:
+            return Periodic(lo, hi), f"all {len(x)} values lie within {turn}, a turn, and near both ends"
     for lo, hi in BOUNDS:
         edge = EDGE * (hi - lo)
         if lo <= least < lo + edge and hi - edge < most <= hi:
-            if lo < least and most < hi:
-                return Interval(lo, hi, "logit"), f"all {len(x)} values lie within ({lo:g}, {hi:g}), and near both ends"
-            return "real", f"it fills [{lo:g}, {hi:g}], but has values at an end, which no support has yet"
+            closed = (
+                "both" if lo == least and hi == most else "lo" if lo == least else "hi" if hi == most else "neither"
+            )
+            box = Interval(lo, hi, closed=closed)
+            return box, f"all {len(x)} values lie {box}, and near both ends"
     if least < 0:
         return "real", "it has values on both sides of 0" if most > 0 else "it has values below 0"
     if least == 0:

@@ -76,7 +76,7 @@ def latent_kinds(spec: FlowSpec) -> tuple[str, ...]:
     found = spec.kinds
     for layer in reversed(spec.layers):
         if isinstance(layer, Permutation):
-            order = range(len(found))[::-1] if isinstance(layer.order, str) else layer.order
+            order = tuple(range(len(found)))[::-1] if isinstance(layer.order, str) else layer.order
             before = list(found)
             for i, place in enumerate(order):
                 before[place] = found[i]
@@ -105,7 +105,7 @@ def resolved_spec(
     width = _embedding_width(embedding, embedding_dim, context_dim)
     number_type = _validate.float_dtype(dtype)
     n_lines = kinds(support, base.dim).count("line")
-    given = [layer for layer in given if n_lines or not layer.lines_only]
+    given = tuple(layer for layer in given if n_lines or not layer.lines_only)
     if context_dim and all(layer.conditioner is None for layer in given):
         raise ValueError(f"context_dim={context_dim}, but no layer that acts on circles or boxes reads the context")
     settled = tuple(layer.resolve(base.dim, n_lines, rng) for layer in given)

@@ -161,6 +161,13 @@ Support = Real | Interval | Periodic
 SUPPORTS: dict[str, type] = {Real.name: Real, Interval.name: Interval, Periodic.name: Periodic}
 
 
+def ends_of(support: Support) -> tuple[float, float]:
+    """Both ends, infinite where there is none."""
+    return (
+        (support.lo, support.hi) if isinstance(support, Periodic) else getattr(support, "ends", (-math.inf, math.inf))
+    )
+
+
 def kinds(support: Sequence[Support], dim: int) -> tuple[str, ...]:
     """The kind of each column: "line", "circle" or "box"."""
     return tuple(own.kind for own in support) if support else (LINE,) * dim
@@ -334,6 +341,10 @@ def one(support: Any, name: str) -> Support:
         return Real()
     if support == "positive":
         return Interval(0.0, None)
+    if support in ("periodic", "interval", "box", "circle"):
+        raise ValueError(
+            f"{name}: a support of kind {support!r} needs its ends: ps.interval(lo, hi) or ps.periodic(lo, hi)"
+        )
     if isinstance(support, str) and support in TO_COME:
         raise ValueError(
             f"{name}: supports of kind {support!r} are to come; there are 'real', 'positive', ps.interval and ps.periodic"

@@ -16,8 +16,9 @@ class LULinear:
     """``y = W x + b`` with ``W = P L U``: it mixes all line dimensions, and ``log|det W|`` is a sum over a diagonal.
 
     ``P`` is a fixed permutation, ``L`` unit lower triangular, and ``U`` upper triangular with the diagonal
-    ``sign_i exp(M_ii)``. The parameters are one matrix ``M`` of shape (dim, dim), counting the line dimensions, with ``L`` below its diagonal, ``U`` above it
-    and the logarithms on it, and ``b`` of shape (dim,). All of them start at zero, so that a fresh layer is ``P``.
+    ``sign_i exp(M_ii)``. The parameters are one matrix ``M`` of shape (n, n) for n line dimensions, with ``L`` below its
+    diagonal, ``U`` above it and the logarithms on it, and ``b`` of shape (n,). All of them start at zero, so that a fresh layer
+    is ``P``.
 
     Parameters
     ----------

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from penstock import plan_table as codes
 from penstock._numba.core import tile as views
+from penstock._numba.core.plan import HI, LO, LOWER, MAP, MIDDLE, SCALE, UNIT, UPPER
 from penstock._numba.engine.layout import Layout
 
 Array = np.ndarray[Any, Any]
+
+BOX = codes.COLUMN_MAPS.index("box")
 
 
 class Packed:
@@ -20,10 +24,15 @@ class Packed:
         loc, scale = buffers[layout.loc], buffers[layout.scale]
         context_loc, context_scale = buffers[layout.context_loc], buffers[layout.context_scale]
         mapped = layout.mapped_numbers.copy()
-        own = layout.mapped_scale >= 0
-        mapped[own, 2] = buffers[layout.mapped_scale[own]]
+        own, boxes = layout.mapped_buffers, layout.mapped[:, MAP] == BOX
+        scaled = (own >= 0) & ~boxes
+        mapped[scaled, SCALE] = buffers[own[scaled]]
         with np.errstate(all="ignore"):
-            log_scale = float(np.sum(np.log(scale))) + float(np.sum(np.log(mapped[:, 2])))
+            m, s = mapped[boxes, MIDDLE], mapped[boxes, UNIT] = buffers[own[boxes]], buffers[own[boxes] + 1]
+            lower, upper = np.arcsinh((mapped[boxes, LO] - m) / s), np.arcsinh((mapped[boxes, HI] - m) / s)
+            mapped[boxes, LOWER], mapped[boxes, UPPER] = lower, upper
+            mapped[boxes, SCALE] = 0.5 * s * (upper - lower)
+            log_scale = float(np.sum(np.log(scale))) + float(np.sum(np.log(mapped[:, SCALE])))
             self.view = views.Packed(
                 params, loc, scale, 1.0 / scale, log_scale, context_loc, 1.0 / context_scale, mapped
             )  # fmt: skip

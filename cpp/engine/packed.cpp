@@ -28,10 +28,18 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     log_scale_ += std::log(loc[dim_ + d]);
   }
   for (size_t i = 0; i < mapped_.size(); i++) {
-    if (const int64_t at = plan.mapped_scale()[i]; at != no_index) {
-      mapped_[i].scale = buffers[at];
+    MappedColumn &column = mapped_[i];
+    const int64_t at = plan.mapped_buffers()[i];
+    if (column.map == map_positive) {
+      column.scale = buffers[at];
+    } else if (column.map == map_box) {
+      column.middle = buffers[at];
+      column.unit = buffers[at + 1];
+      column.lower = std::asinh((column.lo - column.middle) / column.unit);
+      column.upper = std::asinh((column.hi - column.middle) / column.unit);
+      column.scale = column.unit * (0.5 * (column.upper - column.lower));
     }
-    log_scale_ += std::log(mapped_[i].scale);
+    log_scale_ += std::log(column.scale);
   }
   for (int64_t i = 0; i < plan.context_dim; i++) {
     const auto column = static_cast<size_t>(dim_ + i);

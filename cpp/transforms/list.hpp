@@ -6,6 +6,7 @@
 #ifdef PENSTOCK_ISA
 #  include "transforms/additive.hpp"
 #  include "transforms/affine.hpp"
+#  include "transforms/box_rational_quadratic.hpp"
 #  include "transforms/circular_rational_quadratic.hpp"
 #  include "transforms/rational_quadratic.hpp"
 #endif
@@ -14,4 +15,5 @@
   X(affine, 2, 0, 1)              \
   X(additive, 1, 0, 0)            \
   X(rational_quadratic, -1, 3, 6) \
-  X(circular_rational_quadratic, 1, 3, 6)
+  X(circular_rational_quadratic, 1, 3, 6) \
+  X(box_rational_quadratic, 1, 3, 6)

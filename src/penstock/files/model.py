@@ -159,7 +159,7 @@ def _buffers(plan: Plan) -> list[tuple[str, tuple[int]]]:
     """Names and shapes of the buffers, in their order."""
     parts = [("standardize", plan.dim)] + ([("context", plan.context_dim)] if plan.context_dim else [])
     buffers = [(f"{name}.{part}", (n,)) for name, n in parts for part in ("loc", "scale")]
-    return buffers + [("support.scale", (plan.n_scales,))] * (plan.n_scales > 0)
+    return buffers + [("support.scale", (len(plan.support_numbers),))] * bool(plan.support_numbers)
 
 
 def _encoded(names: tuple[str, ...]) -> Array:

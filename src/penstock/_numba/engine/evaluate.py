@@ -131,7 +131,7 @@ def sample(
                 log_prob[begin:end] = space.log_det[: end - begin]
 
     engine.chunks(rows, chunk)
-    if log_prob is not None and len(engine.layout.mapped):
+    if log_prob is not None and len(engine.layout.ends.mapped):
         # where rounding has moved a row within its support, the density is that of the row as it is stored
         again = np.flatnonzero(np.isnan(log_prob))
         if len(again):

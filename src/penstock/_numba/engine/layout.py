@@ -38,36 +38,17 @@ from penstock._numba.core.plan import (
     STEP_SIZE,
     THETA,
 )
+from penstock._numba.engine.layout_ends import BOX, CIRCLE, LINE, Ends, refuse
 from penstock._numba.engine.table import decode
 from penstock._numba.transforms import TRANSFORMS
 from penstock.plan_table import NONE, Record
 
 Array = np.ndarray[Any, Any]
 
-LINE, CIRCLE, BOX = range(len(codes.COLUMN_KINDS))
 
 # What masks may take: so much, and so much for each word of the table. The bytes of a layer are those of the compiled core.
 MASK_BYTES_MAX, MASK_BYTES_A_WORD = 2**26, 128
 DEGREE_BYTES, INPUT_BYTES, PIECE_BYTES = 16, 4, 32
-
-
-def refuse(fine: bool, what: str) -> None:
-    """What this engine does not compute, unless ``fine``."""
-    if not fine:
-        raise ValueError(f"this engine does not compute {what}")
-
-
-def next_to(dtype: Any, end: float, belongs: bool, may_round: bool, way: int) -> float:
-    """The number of a type next to an end, upwards or (``way`` -1) downwards.
-
-    Itself if it belongs to the support and is no number beyond the end, or may be.
-    """
-    most = np.finfo(dtype).max
-    if np.isinf(end):
-        return float(-way * most)
-    near = dtype.type(np.clip(end, -most, most))
-    beyond = float(near) < end if way > 0 else float(near) > end
-    return float(near) if belongs and (may_round or not beyond) else float(np.nextafter(near, dtype.type(way * most)))
 
 
 class Layout:
@@ -82,9 +63,8 @@ class Layout:
         refuse(conditioner_dtype == self.dtype, f"conditioners in {conditioner_dtype}")
         self.dim, self.context_dim = flow["dim"], flow["context_dim"]
         self.n_params, self.n_buffers, self.n_steps = flow["n_params"], flow["n_buffers"], len(table.steps)
-        self._slots: list[int] = []
-        self.columns()
-        self.blocks()
+        self.ends = Ends(table, self.dtype)
+        self._slots = list(self.ends.slots)
         self.n_context = self.context_dim  # features that conditioners read
         if flow["embedding"] != NONE:
             self.n_context = table.networks[flow["embedding"]]["n_out"]
@@ -131,97 +111,6 @@ class Layout:
                 rows = marks[linear["weight"] : linear["weight"] + linear["n_in"] * linear["n_out"]]
                 rows = rows.reshape(-1, linear["n_out"])
                 refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
-
-    def columns(self) -> None:
-        """Columns: where each has its standardisation among the buffers, and what its map needs."""
-        mapped: list[tuple[int, int, int]] = []
-        numbers: list[list[float]] = []
-        own: list[int] = []
-        for i, column in enumerate(self.table.columns):
-            data, kind, of_map = column["side"] == 0, column["kind"], codes.COLUMN_MAPS[column["map"]]
-            refuse(data or kind == LINE, f"columns of kind {codes.COLUMN_KINDS[kind]}")
-            known = data and (of_map in ("positive", "logit") or kind != LINE)
-            refuse(known or of_map == "identity", f"columns with map {of_map}")
-            refuse(known or column["ends"] == 0, "columns with ends")
-            refuse(kind == BOX or column["closed"] == 0, "columns with closed ends")
-            refuse(column["lattice"] == NONE, "columns on a lattice")
-            refuse(column["group"] == NONE, "columns in groups")
-            refuse(column["loc"] != NONE, "columns without a standardisation")
-            refuse(known or column["n_buffers"] == 0, "columns with buffers of their own")
-            if known:
-                mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER)))
-                numbers.append(self._between(column))
-                own.append(column["buffers"] if column["n_buffers"] else NONE)
-        self.mapped = np.array(mapped, np.int64).reshape(-1, columns.MAPPED_SIZE)
-        self.mapped_numbers = np.array(numbers, np.float64).reshape(-1, columns.NUMBERS_SIZE)
-        self.mapped_buffers = np.array(own, np.int64)
-        places = np.array([(column["loc"], column["scale"]) for column in self.table.columns], np.int64)
-        self.loc, self.scale = places[: self.dim].T.copy()
-        self.context_loc, self.context_scale = places[self.dim :].T.copy()
-        self.kinds = np.zeros(self.dim, np.int64)  # of the slots
-        self.kinds[self.table.boundary[-1]] = [column["kind"] for column in self.table.columns[: self.dim]]
-
-    def _between(self, column: Record) -> list[float]:
-        """One row of Packed.mapped, but for what buffers decide: what is stored lies between the numbers within.
-
-        An end that does not belong to the support counts as the type of the flow rounds it.
-        """
-        of_map, closed = codes.COLUMN_MAPS[column["map"]], column["closed"]
-        lo = self.table.reals[column["lo"]] if column["ends"] & codes.LOWER else -np.inf
-        hi = self.table.reals[column["hi"]] if column["ends"] & codes.UPPER else np.inf
-        belongs = of_map == "wrap" or bool(closed & codes.LOWER), bool(closed & codes.UPPER)
-
-        def ends(dtype: Any, may_round: bool) -> tuple[float, float]:
-            return next_to(dtype, lo, belongs[0], may_round, 1), next_to(dtype, hi, belongs[1], may_round, -1)
-
-        least, most = ends(self.dtype, False)
-        fine = (lo <= least if belongs[0] else lo < least) and (most <= hi if belongs[1] else most < hi)
-        refuse(fine and least <= most, "columns between whose ends there is no number")
-        row = [0.0] * columns.NUMBERS_SIZE
-        row[columns.LO], row[columns.HI], row[columns.LEAST], row[columns.MOST] = lo, hi, least, most
-        row[columns.SCALE] = {"logit": hi - lo, "wrap": (hi - lo) / (2 * math.pi)}.get(of_map, 1.0)
-        row[columns.MIDDLE] = lo + 0.5 * (hi - lo) if of_map == "wrap" else 0.0
-        # which rows count as within: an end of a box belongs to it, or does not, as the type of the rows rounds it
-        for item, dtype in enumerate((np.dtype(np.float32), np.dtype(np.float64))):
-            first, last = ends(dtype if of_map == "box" else np.dtype(np.float64), True)
-            if of_map == "wrap":
-                first, last = -np.inf, np.inf
-            row[columns.FIRST + item], row[columns.LAST + item] = first, last
-        return row
-
-    def blocks(self) -> None:
-        """Blocks of the base."""
-        base, numbers, self.n_normals = [], [], 0
-        for block in self.table.base:
-            refuse(block["network"] == NONE, "a base whose parameters come from a network")
-            name = codes.BASES[block["kind"]]
-            refuse(name in ("standard_normal", "uniform"), f"a base of kind {name}")
-            dims = sorted(self._ints(block["dims"], block["n_dims"]))
-            kind = int(self.kinds[dims[0]])
-            refuse(bool((self.kinds[dims] == kind).all()), "a block of the base on dimensions of several kinds")
-            row = [0.0] * columns.BLOCK_NUMBERS_SIZE
-            if name == "uniform":
-                row = self._uniform(block, kind)
-            else:
-                refuse(kind == LINE, f"a base other than uniform on dimensions of kind {codes.COLUMN_KINDS[kind]}")
-                self.n_normals = max(self.n_normals, dims[-1] + 1)
-            base.append((block["kind"], int(kind == CIRCLE), len(dims), self._put(dims)))
-            numbers.append(row)
-        self.base = np.array(base, np.int64)
-        self.base_numbers = np.array(numbers, np.float64)
-
-    def _uniform(self, block: Record, kind: int) -> list[float]:
-        """One row of Plan.base_numbers."""
-        lo, hi = self.table.reals[block["options"] : block["options"] + 2]
-        side = math.pi if kind == CIRCLE else 1.0
-        fine = kind == LINE or (lo, hi) == (-side, side)
-        refuse(fine, f"a uniform base of another width on dimensions of kind {codes.COLUMN_KINDS[kind]}")
-        with np.errstate(over="ignore"):
-            low, high, width = (self.dtype.type(number) for number in (lo, hi, hi - lo))
-            refuse(bool(np.isfinite([low, high, high - low]).all()), "a uniform base of this width")
-        least, most = (low, high) if kind == CIRCLE else (np.nextafter(low, high), np.nextafter(high, low))
-        refuse(bool(least <= most), "a uniform base between whose ends there is no number")
-        return [-block["n_dims"] * math.log(hi - lo), *map(float, (low, high, width, least, most))]
 
     def _step(self, k: int, record: Record) -> tuple[list[int], int]:
         """One row of Plan.steps, and the numbers that it takes of the kept store; positions count from its own start."""
@@ -286,7 +175,7 @@ class Layout:
 
     def _check_transform(self, part: Record, slot: int) -> None:
         """A circle and a box have the splines that map them to themselves."""
-        kind = int(self.kinds[slot])
+        kind = int(self.ends.kinds[slot])
         if kind == LINE:
             return
         name, wanted, bound, shown = {
@@ -300,7 +189,7 @@ class Layout:
 
     def _features(self, read: list[int]) -> int:
         """Features of the dimensions that a conditioner reads, where there are circles among them; else -1."""
-        features = np.where(self.kinds[read] == CIRCLE, 2, 1)
+        features = np.where(self.ends.kinds[read] == CIRCLE, 2, 1)
         return self._put([0, *np.cumsum(features).tolist()]) if (features > 1).any() else NONE
 
     def _conditioned_step(self, record: Record, fields: dict[str, int]) -> tuple[list[int], int]:
@@ -322,7 +211,7 @@ class Layout:
     def _lu_step(self, record: Record, explicit: int) -> tuple[list[int], int]:
         """The same for an LU layer. Its gradient: M above the diagonal, M below it, (n, stride) each, the diagonal, b."""
         n, params, grad, b = record["n_b"], record["params"], self.n_gradient, len(self._slots)
-        for kind in self.kinds[self._ints(record["b"], n)].tolist():
+        for kind in self.ends.kinds[self._ints(record["b"], n)].tolist():
             refuse(kind == LINE, f"an LU layer on dimensions of kind {codes.COLUMN_KINDS[kind]}")
         for field in ("b", "order", "signs"):
             self._slots += self._ints(record[field], n)

@@ -21,10 +21,10 @@ class Packed:
 
     def __init__(self, layout: Layout, params: Array, buffers: Array) -> None:
         """The arrays are not copied: they must not change."""
-        loc, scale = buffers[layout.loc], buffers[layout.scale]
-        context_loc, context_scale = buffers[layout.context_loc], buffers[layout.context_scale]
-        mapped = layout.mapped_numbers.copy()
-        own, boxes = layout.mapped_buffers, layout.mapped[:, MAP] == BOX
+        loc, scale = buffers[layout.ends.loc], buffers[layout.ends.scale]
+        context_loc, context_scale = buffers[layout.ends.context_loc], buffers[layout.ends.context_scale]
+        mapped = layout.ends.mapped_numbers.copy()
+        own, boxes = layout.ends.mapped_buffers, layout.ends.mapped[:, MAP] == BOX
         scaled = (own >= 0) & ~boxes
         mapped[scaled, SCALE] = buffers[own[scaled]]
         with np.errstate(all="ignore"):
@@ -36,7 +36,7 @@ class Packed:
             self.view = views.Packed(
                 params, loc, scale, 1.0 / scale, log_scale, context_loc, 1.0 / context_scale, mapped
             )  # fmt: skip
-        self.digest, self.mapped = layout.digest, layout.mapped
+        self.digest, self.mapped = layout.digest, layout.ends.mapped
         self.given: Any = None  # the one context that all calls with these numbers have
 
     @property

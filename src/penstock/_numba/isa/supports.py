@@ -7,8 +7,8 @@ To the line, of a circle to angles, and of a box to [-1, 1].
                 below hi: the same of -x and -u
     interval    r = (x - lo) / h,  q = (hi - x) / h   u = log r - log q               log_det = -log r - log q
                 x = lo + h sigmoid(u)                                                 log_det = log sigmoid(u) sigmoid(-u)
-    circle      h = 2 pi / (hi - lo)                  u = h (x - mid) by whole turns into [-pi, pi]
-                x = mid + u / h, in [lo, hi)
+    circle      h = 2 pi / (hi - lo)                  u = h (x - lo) - pi by whole turns into [-pi, pi], at both ends -pi
+                x = mid + u / h by whole turns, in [lo, hi)
     box         t = (x - m) / s,  A = asinh t         u = 2 (A - A_lo) / W - 1        log_det = -log(1 + t^2) / 2
                 v = A_lo + W (u + 1) / 2,  t = sinh v,  x = m + s t                   log_det = log(1 + t^2) / 2
                 A_lo and A_hi of the ends,  W = A_hi - A_lo; of A and u the part from the nearer end
@@ -93,7 +93,7 @@ def hypotenuse(t: Any) -> Any:
 
 @jit
 def rest(c: Any, way: Any) -> Any:
-    """A way from the middle of a circle without its whole turns; of a long one no digit may be left."""
+    """A way along a circle without its whole turns; of a long one no digit may be left."""
     turn = c[HI] - c[LO]
     turns = (way / turn + ROUND[1]) - ROUND[1]
     return clamp(fma(turns, -turn, way), -0.5 * turn, 0.5 * turn)
@@ -101,8 +101,9 @@ def rest(c: Any, way: Any) -> Any:
 
 @jit
 def angle(c: Any, x: Any) -> Any:
-    """u(x) of a circle."""
-    return clamp(rest(c, x - c[MIDDLE]) / c[SCALE], -PI, PI)
+    """u(x) of a circle: counted from lo, so that lo and hi are one place to the last bit."""
+    way = rest(c, x - c[LO])
+    return clamp(way / c[SCALE] + select(way < 0.0, splat(x, PI), -PI), -PI, PI)
 
 
 @jit

@@ -138,8 +138,8 @@ PENSTOCK_FUNCTION void normals(uint64_t seed, const uint64_t *context_row, const
 // The n dimensions of a list, rising, uniform between lo and lo + width, and then clamped; decided as normals are.
 template <class V>
 PENSTOCK_FUNCTION void uniforms(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows, int n,
-                                const int64_t *dims, Element<V> lo, Element<V> width, Element<V> least,
-                                Element<V> most, int stride, Element<V> *state) {
+                                const int64_t *dims, Element<V> lo, Element<V> width, Element<V> least, Element<V> most,
+                                int stride, Element<V> *state) {
   for (int lane = 0; lane < rows; lane += lanes<V>) {
     const Counters<V> counters(draw + lane, context_row + lane);
     Bits<V> words[4];

@@ -61,10 +61,11 @@ struct Step {
   int n_runs;
   const int64_t *a, *b;
   const Linear *linear;
-  const Run *runs;      // that make up B, in order
-  const int *features;  // of each dimension that the conditioner reads the first feature, and their number; null: one each
-  int64_t n_theta;      // numbers of theta a row
-  int64_t params;       // offset of free theta
+  const Run *runs;  // that make up B, in order
+  const int
+      *features;     // of each dimension that the conditioner reads the first feature, and their number; null: one each
+  int64_t n_theta;   // numbers of theta a row
+  int64_t params;    // offset of free theta
   int64_t grad;      // offset of its gradient in a padded gradient
   int64_t kept;      // offset of the old values of B, (n_b, tile), in the kept store
   int64_t area;      // offset of the activations in the kept store

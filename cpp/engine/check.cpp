@@ -383,9 +383,9 @@ class Checker {
       }
       if (kind == base_uniform) {
         const double *ends = table_.reals.data() + block[&BaseRecord::options];
-        block.need(std::isfinite(ends[0]) && std::isfinite(ends[1]) && ends[0] < ends[1] &&
-                       std::isfinite(ends[1] - ends[0]),
-                   &BaseRecord::options, "are not two ends in order");
+        block.need(
+            std::isfinite(ends[0]) && std::isfinite(ends[1]) && ends[0] < ends[1] && std::isfinite(ends[1] - ends[0]),
+            &BaseRecord::options, "are not two ends in order");
       }
       if (source == source_free) {
         block.need(n_params > 0, &BaseRecord::n_params, "is 0");

@@ -139,7 +139,8 @@ void NetworkChecker::check_degrees(const Linear &linear, bool last, Readable &re
     linear.fault(&LinearRecord::out_degrees, "must lie within 0 to " + std::to_string(highest));
   }
   const std::vector<int64_t> &theta = readable.own->outputs;
-  linear.need(!last || outputs == List{theta.data(), size_of(theta)}, &LinearRecord::out_degrees, "are not those of theta");
+  linear.need(!last || outputs == List{theta.data(), size_of(theta)}, &LinearRecord::out_degrees,
+              "are not those of theta");
   const auto enters = [&](int64_t LinearRecord::*field) {
     const List other = degrees_of(linear[field], readable);
     for (int64_t j = 0; j < outputs.size; j++) {

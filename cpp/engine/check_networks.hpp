@@ -54,8 +54,7 @@ class NetworkChecker {
     std::vector<List> degrees;                            // of its layers so far
   };
 
-  void check_network(const Network &network, Role role, int64_t n_read, int64_t n_out,
-                     const Degrees *degrees);
+  void check_network(const Network &network, Role role, int64_t n_read, int64_t n_out, const Degrees *degrees);
   void check_linears(const Network &network, const Degrees *degrees);
   void check_linear(const Linear &linear, int64_t i, bool last, const Network &network, const Readable &readable) const;
   void check_width(const Linear &linear, int64_t LinearRecord::*field, int64_t columns, int64_t i,

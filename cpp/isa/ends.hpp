@@ -121,9 +121,10 @@ void base_draw(const PlanView &plan, uint64_t seed, const uint64_t *context_row,
   for (int i = 0; i < plan.n_base; i++) {
     const BaseBlock &block = plan.base[i];
     if (block.kind == base_uniform) {
-      (stride == 1 ? uniforms<T> : uniforms<Native<T>>)(
-          seed, context_row, draw, rows, block.n, block.dims, static_cast<T>(block.lo),
-          static_cast<T>(block.hi - block.lo), static_cast<T>(block.least), static_cast<T>(block.most), stride, state);
+      (stride == 1 ? uniforms<T> : uniforms<Native<T>>)(seed, context_row, draw, rows, block.n, block.dims,
+                                                        static_cast<T>(block.lo), static_cast<T>(block.hi - block.lo),
+                                                        static_cast<T>(block.least), static_cast<T>(block.most), stride,
+                                                        state);
     }
   }
 }

@@ -5,8 +5,8 @@
 //               below hi: the same of -x and -u
 //   interval    r = (x - lo) / h,  q = (hi - x) / h   u = log r - log q               log_det = -log r - log q
 //               x = lo + h sigmoid(u)                                                 log_det = log sigmoid(u) sigmoid(-u)
-//   circle      h = 2 pi / (hi - lo)                  u = h (x - mid) by whole turns into [-pi, pi]
-//               x = mid + u / h, in [lo, hi)
+//   circle      h = 2 pi / (hi - lo)                  u = h (x - lo) - pi by whole turns into [-pi, pi], at both ends -pi
+//               x = mid + u / h by whole turns, in [lo, hi)
 //   box         t = (x - m) / s,  A = asinh t         u = 2 (A - A_lo) / W - 1        log_det = -log(1 + t^2) / 2
 //               v = A_lo + W (u + 1) / 2,  t = sinh v,  x = m + s t                   log_det = log(1 + t^2) / 2
 //               A_lo and A_hi of the ends,  W = A_hi - A_lo; of A and u the part from the nearer end
@@ -61,14 +61,19 @@ PENSTOCK_INLINE D hypotenuse(D t) {
 
 inline constexpr double pi = 3.14159265358979323846;
 
-// u(x) of a circle.
+// A way along a circle without its whole turns; of a long one no digit may be left.
+template <class D>
+PENSTOCK_INLINE D rest(const MappedColumn &c, D way) {
+  const double turn = c.hi - c.lo;
+  const D round = splat<D>(Constants<double>::round), turns = (way / splat<D>(turn) + round) - round;
+  return clamp(fma<D>(turns, splat<D>(-turn), way), -0.5 * turn, 0.5 * turn);
+}
+
+// u(x) of a circle: counted from lo, so that lo and hi are one place to the last bit.
 template <class D>
 PENSTOCK_INLINE D angle(const MappedColumn &c, D x) {
-  const double turn = c.hi - c.lo;
-  const D from = x - splat<D>(c.middle), round = splat<D>(Constants<double>::round);
-  const D turns = (from / splat<D>(turn) + round) - round;
-  const D rest = clamp(fma<D>(splat<D>(-turn), turns, from), -0.5 * turn, 0.5 * turn);  // of a large x no digit may be left
-  return clamp(rest / splat<D>(c.scale), -pi, pi);
+  const D way = rest(c, x - splat<D>(c.lo));
+  return clamp(way / splat<D>(c.scale) + select(way < D{}, splat<D>(pi), splat<D>(-pi)), -pi, pi);
 }
 
 // u(x) of a box.
@@ -144,7 +149,7 @@ template <class D>
 PENSTOCK_INLINE void from_line(const MappedColumn &c, D u, D &x, D &measure, D &log_slope) {
   const D one = splat<D>(1), scale = splat<D>(c.scale), lo = splat<D>(c.lo), hi = splat<D>(c.hi);
   if (c.map == map_wrap) {
-    x = splat<D>(c.middle) + u * scale;
+    x = splat<D>(c.middle) + rest(c, u * scale);
     measure = log_slope = D{};
     return;
   }
@@ -198,7 +203,8 @@ template <class D, class T>
 PENSTOCK_INLINE D stored(const MappedColumn &c, D x) {
   if (c.map == map_wrap) {
     x = convert<D>(convert<Along<D, T>>(limit<T>(x)));
-    return select((x < splat<D>(c.least)) | (x > splat<D>(c.most)), splat<D>(c.least), x);  // the end of a turn begins one
+    return select((x < splat<D>(c.least)) | (x > splat<D>(c.most)), splat<D>(c.least),
+                  x);  // the end of a turn begins one
   }
   return convert<D>(convert<Along<D, T>>(clamp(x, c.least, c.most)));
 }

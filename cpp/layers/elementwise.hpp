@@ -55,8 +55,7 @@ PENSTOCK_INLINE void each_run(const Step &step, Dimensions dims, Body &&body) {
   }
   for (int i = first; i < step.n_runs && step.runs[i].from < dims.to; i++) {
     const Run &run = step.runs[i];
-    body(run,
-         Dimensions{dims.from > run.from ? dims.from : run.from, dims.to < run.to ? dims.to : run.to});
+    body(run, Dimensions{dims.from > run.from ? dims.from : run.from, dims.to < run.to ? dims.to : run.to});
   }
 }
 
@@ -179,10 +178,10 @@ void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_ve
                        Element<V> *state, double *log_det, Element<V> *kept) {
   each_run(step, dims, [&](const Run &run, Dimensions some) {
     int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                                                  \
-  if (run.transform == code++) {                                                                                  \
-    const auto map = inverse ? transform_forward<name, V, free, true> : transform_forward<name, V, free, false>;  \
-    return map(step, run, some, n_vectors, theta, state, log_det, kept);                                          \
+#define PENSTOCK_CASE(name, ...)                                                                                 \
+  if (run.transform == code++) {                                                                                 \
+    const auto map = inverse ? transform_forward<name, V, free, true> : transform_forward<name, V, free, false>; \
+    return map(step, run, some, n_vectors, theta, state, log_det, kept);                                         \
   }
     PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
@@ -195,10 +194,10 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
                         Element<V> *d_theta) {
   each_run(step, dims, [&](const Run &run, Dimensions some) {
     int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                                                \
-  if (run.transform == code++) {                                                                                \
-    return transform_backward<name, V, free>(step, run, some, inverse, n_vectors, theta, tile, gradient, kept,  \
-                                             d_theta);                                                          \
+#define PENSTOCK_CASE(name, ...)                                                                               \
+  if (run.transform == code++) {                                                                               \
+    return transform_backward<name, V, free>(step, run, some, inverse, n_vectors, theta, tile, gradient, kept, \
+                                             d_theta);                                                         \
   }
     PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE

@@ -431,7 +431,7 @@ def test_a_narrow_column_in_a_wide_box_keeps_its_resolution(backend: str) -> Non
     assert 0.09 < drawn.std() < 0.11
     m, s = flow._snapshot.buffers[-2:]
     assert abs(m - 5000) < 0.02
-    assert 0.05 < s < 0.2
+    assert 0.1 < s < 1
     assert (flow.loc[0], flow.scale[0]) == (0.0, 1.0)
 
 
@@ -442,7 +442,7 @@ def test_the_numbers_of_a_box_follow_the_half_of_the_rows_in_the_middle() -> Non
     narrow = source.normal(0, 1e-3, 10_000)
     m, s = box_numbers(narrow, -1, 1)
     assert abs(m) < 1e-4
-    assert 1e-3 < s < 1e-2
+    assert 1e-3 < s < 8e-3
     for factor in (1e-100, 1e100):
         scaled = box_numbers(factor * narrow, -factor, factor)
         np.testing.assert_allclose(scaled, [factor * m, factor * s], rtol=1e-6)

@@ -16,7 +16,8 @@ struct MappedColumn {
   double least, most;         // of the numbers of the flow's type within
   double first[2], last[2];   // of those that count as within, in rows of float and of double
   double middle;              // of a circle and of a box, there m
-  double unit, lower, upper;  // of a box: s, A_lo, A_hi
+  double unit, lower, upper;  // of a box: s, V_lo, V_hi,
+  double lower_gap, upper_gap;  // 1 - |V_lo|, 1 - |V_hi|
 };
 
 // An immutable snapshot of parameters, packed for the kernels.

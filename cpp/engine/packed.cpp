@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "engine/floating_point.hpp"
 #include "isa/dispatch.hpp"
@@ -35,8 +36,13 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     } else if (column.map == map_box) {
       column.middle = buffers[at];
       column.unit = buffers[at + 1];
-      column.lower = std::asinh((column.lo - column.middle) / column.unit);
-      column.upper = std::asinh((column.hi - column.middle) / column.unit);
+      for (const auto &[x, V, gap] : {std::tie(column.lo, column.lower, column.lower_gap),
+                                      std::tie(column.hi, column.upper, column.upper_gap)}) {
+        const double t = std::clamp((x - column.middle) / column.unit, -0x1p500, 0x1p500);
+        const double root = std::sqrt(1 + t * t);
+        V = t / root;
+        gap = 1 / (root * (root + std::abs(t)));
+      }
       column.scale = column.unit * (0.5 * (column.upper - column.lower));
     }
     log_scale_ += std::log(column.scale);

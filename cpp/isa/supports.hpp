@@ -7,9 +7,9 @@
 //               x = lo + h sigmoid(u)                                                 log_det = log sigmoid(u) sigmoid(-u)
 //   circle      h = 2 pi / (hi - lo)                  u = h (x - lo) - pi by whole turns into [-pi, pi], at both ends -pi
 //               x = mid + u / h by whole turns, in [lo, hi)
-//   box         t = (x - m) / s,  A = asinh t         u = 2 (A - A_lo) / W - 1        log_det = -log(1 + t^2) / 2
-//               v = A_lo + W (u + 1) / 2,  t = sinh v,  x = m + s t                   log_det = log(1 + t^2) / 2
-//               A_lo and A_hi of the ends,  W = A_hi - A_lo; of A and u the part from the nearer end
+//   box         t = (x - m) / s,  V = t / (1 + t^2)^1/2    u = 2 (V - V_lo) / W - 1   log_det = -3/2 log(1 + t^2)
+//               V = V_lo + W (u + 1) / 2,  t = V / (1 - V^2)^1/2,  x = m + s t        log_det = 3/2 log(1 + t^2)
+//               V_lo and V_hi of the ends,  W = V_hi - V_lo; far out 1 - |V| in the place of V
 // What every row adds, log s, log h of an interval, log 1 / h of a circle or log(s W / 2), is where log_det begins (ends.hpp).
 // Outside a support, the ends that do not belong to it included, the density is zero: log_det is -inf, and the image the
 // middle. On a circle any number is an angle.
@@ -79,16 +79,23 @@ PENSTOCK_INLINE D angle(const MappedColumn &c, D x) {
 // u(x) of a box.
 template <class D>
 PENSTOCK_INLINE D within_box(const MappedColumn &c, D t) {
-  const D A = asinh<D>(t), rise = A - splat<D>(c.lower), fall = splat<D>(c.upper) - A;
-  const D a_part = splat<D>(2 / (c.upper - c.lower)), one = splat<D>(1);
-  return clamp(select(rise < fall, rise * a_part - one, one - fall * a_part), -1, 1);
+  const D one = splat<D>(1), part = splat<D>(2 / (c.upper - c.lower)), a = absolute(t), root = hypotenuse(t);
+  const D V = t / root, gap = one / (root * (root + a));  // 1 - |V|
+  const D rise = select(t < -one, gap - splat<D>(c.lower_gap), V - splat<D>(c.lower));
+  const D fall = select(t > one, gap - splat<D>(c.upper_gap), splat<D>(c.upper) - V);
+  return clamp(select(rise < fall, rise * part - one, one - fall * part), -1, 1);
 }
 
 // t(u) of a box.
 template <class D>
 PENSTOCK_INLINE D from_box(const MappedColumn &c, D u) {
   const D w = clamp(u, -1, 1), one = splat<D>(1), half = splat<D>(0.5 * (c.upper - c.lower));
-  return sinh<D>(select(w > D{}, splat<D>(c.upper) - (one - w) * half, splat<D>(c.lower) + (w + one) * half));
+  const D fall = (one - w) * half, rise = (w + one) * half;
+  const auto right = w > D{};
+  const D V = select(right, splat<D>(c.upper) - fall, splat<D>(c.lower) + rise);
+  const D gap = select(right, splat<D>(c.upper_gap) + fall, splat<D>(c.lower_gap) + rise);  // 1 - |V| where it is small
+  const D square = select(absolute(V) > splat<D>(0.5), gap * (one + one - gap), one - V * V);
+  return V / sqrt<D>(square);
 }
 
 // u(x), and what the row adds to log_det, of rows of float or (item 1) of double; `middle` is the image of what lies outside.
@@ -100,7 +107,7 @@ PENSTOCK_INLINE void to_line(const MappedColumn &c, int item, D x, D middle, D &
   } else if (c.map == map_box) {
     const D t = (x - splat<D>(c.middle)) / splat<D>(c.unit);
     u = within_box(c, t);
-    log_slope = -log<D>(hypotenuse(t));
+    log_slope = splat<D>(-3) * log<D>(hypotenuse(t));
   } else if (c.map == map_logit) {
     const D log_r = log<D>(below(c, x)), log_q = log<D>(above(c, x));
     u = log_r - log_q;
@@ -126,8 +133,8 @@ PENSTOCK_INLINE void to_line_backward(const MappedColumn &c, int item, D x, D &s
     bend = D{};
   } else if (c.map == map_box) {
     const D t = (x - splat<D>(c.middle)) / splat<D>(c.unit), root = hypotenuse(t);
-    slope = one / (scale * root);
-    bend = -(t / root) / (splat<D>(c.unit) * root);
+    slope = one / (scale * root * root * root);
+    bend = splat<D>(-3) * (t / root) / (splat<D>(c.unit) * root);
   } else if (c.map == map_logit) {
     const D r = below(c, x), q = above(c, x);
     slope = one / (scale * r * q);
@@ -156,8 +163,8 @@ PENSTOCK_INLINE void from_line(const MappedColumn &c, D u, D &x, D &measure, D &
   if (c.map == map_box) {
     const D t = from_box(c, u), root = hypotenuse(t);
     x = splat<D>(c.middle) + splat<D>(c.unit) * t;
-    measure = scale * root;
-    log_slope = log<D>(root);
+    measure = scale * root * root * root;
+    log_slope = splat<D>(3) * log<D>(root);
     return;
   }
   const D e = exp<D>(-absolute(u)), l = log1p<D>(e);
@@ -184,8 +191,8 @@ PENSTOCK_INLINE void from_line_backward(const MappedColumn &c, D u, D &slope, D 
   }
   if (c.map == map_box) {
     const D t = from_box(c, u), root = hypotenuse(t);
-    slope = scale * root;
-    bend = splat<D>(0.5 * (c.upper - c.lower)) * (t / root);
+    slope = scale * root * root * root;
+    bend = splat<D>(1.5 * (c.upper - c.lower)) * (t * root);
     return;
   }
   const D up = sigmoid<D>(u), down = sigmoid<D>(-u);

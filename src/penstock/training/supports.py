@@ -51,13 +51,9 @@ def one_minus_exp(t: Array) -> Array:
     return result
 
 
-def asinh(t: Array) -> Array:
-    """The inverse of sinh."""
-    size = np.abs(t)
-    v = size + size * size / (1 + np.sqrt(1 + size * size))
-    w = 1 + v  # the factor behind its logarithm puts its rounding right
-    result: Array = np.copysign(np.where(w > 1, log(w) * (v / np.where(w > 1, w - 1, 1)), size), t)
-    return result
+def sigmoid_of(t: Any) -> Any:
+    """The image of a box, before it is brought to [-1, 1]."""
+    return t / np.sqrt(1 + t * t)
 
 
 def inside(x: Array, support: Interval) -> Array:
@@ -79,8 +75,8 @@ def image(x: Array, support: Interval | Periodic, numbers: Sequence[float]) -> A
         x = np.where(inside(x, support), x, np.nan)
         if support.map == "box":
             m, s = numbers
-            low, high = asinh(np.array([(lo - m) / s, (hi - m) / s])).tolist()
-            u: Array = 2 * (asinh((x - m) / s) - low) / (high - low) - 1
+            low, high = (sigmoid_of((end - m) / s) for end in (lo, hi))
+            u: Array = 2 * (sigmoid_of((x - m) / s) - low) / (high - low) - 1
             return u
         if support.map == "logit":
             result: Array = log((x - lo) / (hi - lo)) - log((hi - x) / (hi - lo))
@@ -227,7 +223,7 @@ def box_numbers(x: Array, lo: float, hi: float, weight: Array | None = None) -> 
     s = LINEAR * (hi - lo)
     least = max(spread / QUARTILES, (hi - lo) * 2.0**-50)
     while spread > 0 and s > 2 * least:
-        low, left, right, high = asinh((np.array([lo, m - spread / 2, m + spread / 2, hi]) - m) / s).tolist()
+        low, left, right, high = (sigmoid_of(t / s) for t in (lo - m, -spread / 2, spread / 2, hi - m))
         if right - left >= HALF * (high - low):
             break
         s /= 2

@@ -45,9 +45,10 @@ COLUMN, MAP, MIRRORED = range(3)
 MAPPED_SIZE = 3
 # Columns of Packed.mapped: the ends, infinite where there is none; s of a half-line, hi - lo of an interval, 1 / h of a circle,
 # s W / 2 of a box; the least and the largest number of the plan's type within; the first and last of those that count as
-# within, in rows of float and, one further, of double; the middle of a circle and of a box, there m; of a box s, A_lo, A_hi.
-LO, HI, SCALE, LEAST, MOST, FIRST, _, LAST, _, MIDDLE, UNIT, LOWER, UPPER = range(13)
-NUMBERS_SIZE = 13
+# within, in rows of float and, one further, of double; the middle of a circle and of a box, there m; of a box s, V_lo, V_hi,
+# 1 - |V_lo|, 1 - |V_hi|.
+LO, HI, SCALE, LEAST, MOST, FIRST, _, LAST, _, MIDDLE, UNIT, LOWER, UPPER, LOWER_GAP, UPPER_GAP = range(15)
+NUMBERS_SIZE = 15
 # Columns of Plan.base, one row a block of the base: its kind, whether its numbers are all angles, how many slots it has and
 # where these stand, rising, in Plan.slots; and of Plan.base_numbers: what each row gets of it in log p, and of a uniform one
 # the ends, hi - lo, and the ends of draws.

@@ -8,7 +8,7 @@ import numpy as np
 
 from penstock import plan_table as codes
 from penstock._numba.core import tile as views
-from penstock._numba.core.plan import HI, LO, LOWER, MAP, MIDDLE, SCALE, UNIT, UPPER
+from penstock._numba.core.plan import HI, LO, LOWER, LOWER_GAP, MAP, MIDDLE, SCALE, UNIT, UPPER, UPPER_GAP
 from penstock._numba.engine.layout import Layout
 
 Array = np.ndarray[Any, Any]
@@ -29,9 +29,11 @@ class Packed:
         mapped[scaled, SCALE] = buffers[own[scaled]]
         with np.errstate(all="ignore"):
             m, s = mapped[boxes, MIDDLE], mapped[boxes, UNIT] = buffers[own[boxes]], buffers[own[boxes] + 1]
-            lower, upper = np.arcsinh((mapped[boxes, LO] - m) / s), np.arcsinh((mapped[boxes, HI] - m) / s)
-            mapped[boxes, LOWER], mapped[boxes, UPPER] = lower, upper
-            mapped[boxes, SCALE] = 0.5 * s * (upper - lower)
+            for end, image, gap in ((LO, LOWER, LOWER_GAP), (HI, UPPER, UPPER_GAP)):
+                t = np.clip((mapped[boxes, end] - m) / s, -(2.0**500), 2.0**500)
+                root = np.sqrt(1 + t * t)
+                mapped[boxes, image], mapped[boxes, gap] = t / root, 1 / (root * (root + np.abs(t)))
+            mapped[boxes, SCALE] = s * (0.5 * (mapped[boxes, UPPER] - mapped[boxes, LOWER]))
             log_scale = float(np.sum(np.log(scale))) + float(np.sum(np.log(mapped[:, SCALE])))
             self.view = views.Packed(
                 params, loc, scale, 1.0 / scale, log_scale, context_loc, 1.0 / context_scale, mapped

@@ -9,9 +9,9 @@ To the line, of a circle to angles, and of a box to [-1, 1].
                 x = lo + h sigmoid(u)                                                 log_det = log sigmoid(u) sigmoid(-u)
     circle      h = 2 pi / (hi - lo)                  u = h (x - lo) - pi by whole turns into [-pi, pi], at both ends -pi
                 x = mid + u / h by whole turns, in [lo, hi)
-    box         t = (x - m) / s,  A = asinh t         u = 2 (A - A_lo) / W - 1        log_det = -log(1 + t^2) / 2
-                v = A_lo + W (u + 1) / 2,  t = sinh v,  x = m + s t                   log_det = log(1 + t^2) / 2
-                A_lo and A_hi of the ends,  W = A_hi - A_lo; of A and u the part from the nearer end
+    box         t = (x - m) / s,  V = t / (1 + t^2)^1/2    u = 2 (V - V_lo) / W - 1   log_det = -3/2 log(1 + t^2)
+                V = V_lo + W (u + 1) / 2,  t = V / (1 - V^2)^1/2,  x = m + s t        log_det = 3/2 log(1 + t^2)
+                V_lo and V_hi of the ends,  W = V_hi - V_lo; far out 1 - |V| in the place of V
 
 What every row adds, log s, log h of an interval, log 1 / h of a circle or log(s W / 2), is where log_det begins (ends.py).
 Outside a support, the ends that do not belong to it included, the density is zero: log_det is -inf, and the image the
@@ -28,7 +28,7 @@ from penstock import plan_table as codes
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import BYTES, fma, lanes, load, select, splat, sqrt, store
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.math import FAR, ROUND, absolute, asinh, clamp, exp, expm1, log, log1p, sigmoid, sinh
+from penstock._numba.core.math import FAR, ROUND, absolute, clamp, exp, expm1, log, log1p, sigmoid
 from penstock._numba.core.plan import (
     COLUMN,
     FIRST,
@@ -37,6 +37,7 @@ from penstock._numba.core.plan import (
     LEAST,
     LO,
     LOWER,
+    LOWER_GAP,
     MAP,
     MAPPED_SIZE,
     MIDDLE,
@@ -46,6 +47,7 @@ from penstock._numba.core.plan import (
     SCALE,
     UNIT,
     UPPER,
+    UPPER_GAP,
 )
 from penstock._numba.core.pointers import beyond
 
@@ -109,17 +111,22 @@ def angle(c: Any, x: Any) -> Any:
 @jit
 def within_box(c: Any, t: Any) -> Any:
     """u(x) of a box."""
-    A = asinh(t)
-    rise, fall = A - c[LOWER], c[UPPER] - A
-    a_part = 2.0 / (c[UPPER] - c[LOWER])
-    return clamp(select(rise < fall, rise * a_part - 1.0, 1.0 - fall * a_part), -1.0, 1.0)
+    part, a, root = 2.0 / (c[UPPER] - c[LOWER]), absolute(t), hypotenuse(t)
+    V, gap = t / root, 1.0 / (root * (root + a))  # 1 - |V|
+    rise = select(t < -1.0, gap - c[LOWER_GAP], V - c[LOWER])
+    fall = select(t > 1.0, gap - c[UPPER_GAP], c[UPPER] - V)
+    return clamp(select(rise < fall, rise * part - 1.0, 1.0 - fall * part), -1.0, 1.0)
 
 
 @jit
 def from_box(c: Any, u: Any) -> Any:
     """t(u) of a box."""
     w, half = clamp(u, -1.0, 1.0), 0.5 * (c[UPPER] - c[LOWER])
-    return sinh(select(w > 0.0, c[UPPER] - (1.0 - w) * half, c[LOWER] + (w + 1.0) * half))
+    fall, rise = (1.0 - w) * half, (w + 1.0) * half
+    V = select(w > 0.0, c[UPPER] - fall, c[LOWER] + rise)
+    gap = select(w > 0.0, c[UPPER_GAP] + fall, c[LOWER_GAP] + rise)  # 1 - |V| where it is small
+    square = select(absolute(V) > 0.5, gap * (2.0 - gap), 1.0 - V * V)
+    return V / sqrt(square)
 
 
 @jit
@@ -132,7 +139,7 @@ def to_line(of: Any, c: Any, item: int, x: Any, middle: float) -> Any:
         u, log_slope = angle(c, x), splat(x, 0.0)
     elif of[MAP] == BOX:
         t = (x - c[MIDDLE]) / c[UNIT]
-        u, log_slope = within_box(c, t), -log(hypotenuse(t))
+        u, log_slope = within_box(c, t), -3.0 * log(hypotenuse(t))
     elif of[MAP] == LOGIT:
         log_r, log_q = log(below(c, x)), log(above(c, x))
         u, log_slope = log_r - log_q, -(log_r + log_q)
@@ -157,7 +164,7 @@ def to_line_backward(of: Any, c: Any, item: int, x: Any) -> Any:
     elif of[MAP] == BOX:
         t = (x - c[MIDDLE]) / c[UNIT]
         root = hypotenuse(t)
-        slope, bend = 1.0 / (c[SCALE] * root), -(t / root) / (c[UNIT] * root)
+        slope, bend = 1.0 / (c[SCALE] * root * root * root), -3.0 * (t / root) / (c[UNIT] * root)
     elif of[MAP] == LOGIT:
         r, q = below(c, x), above(c, x)
         slope, bend = 1.0 / (c[SCALE] * r * q), (1.0 / q - 1.0 / r) / c[SCALE]
@@ -183,7 +190,7 @@ def from_line(of: Any, c: Any, u: Any) -> Any:
     if of[MAP] == BOX:
         t = from_box(c, u)
         root = hypotenuse(t)
-        return c[MIDDLE] + c[UNIT] * t, c[SCALE] * root, log(root)
+        return c[MIDDLE] + c[UNIT] * t, c[SCALE] * root * root * root, 3.0 * log(root)
     e = exp(-absolute(u))
     l = log1p(e)  # noqa: E741
     if of[MAP] == LOGIT:
@@ -204,7 +211,7 @@ def from_line_backward(of: Any, c: Any, u: Any) -> Any:
     if of[MAP] == BOX:
         t = from_box(c, u)
         root = hypotenuse(t)
-        return c[SCALE] * root, 0.5 * (c[UPPER] - c[LOWER]) * (t / root)
+        return c[SCALE] * root * root * root, 1.5 * (c[UPPER] - c[LOWER]) * (t * root)
     up, down = sigmoid(u), sigmoid(-u)
     if of[MAP] == LOGIT:
         return c[SCALE] * (up * down), down - up

@@ -101,16 +101,11 @@ class Layout:
         return [n for n in self.external if n]
 
     def flags(self) -> None:
-        """What decays and what is frozen, row by row of a weight matrix."""
+        """What decays and what is frozen."""
         for piece in self.table.ranges:
             numbers = slice(piece["offset"], piece["offset"] + piece["count"])
             self.decay[numbers] = piece["flags"] & codes.DECAYS
             self.frozen[numbers] = piece["flags"] & codes.FROZEN
-        for linear in self.table.linears:
-            for marks in (self.decay, self.frozen):
-                rows = marks[linear["weight"] : linear["weight"] + linear["n_in"] * linear["n_out"]]
-                rows = rows.reshape(-1, linear["n_out"])
-                refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
 
     def _step(self, k: int, record: Record) -> tuple[list[int], int]:
         """One row of Plan.steps, and the numbers that it takes of the kept store; positions count from its own start."""
@@ -252,6 +247,9 @@ class Layout:
         gradient = network["n_in"] * TILE
         for i, linear in enumerate(linears):
             n_in, n_out, last = linear["n_in"], linear["n_out"], i + 1 == len(linears)
+            for marks in (self.decay, self.frozen):
+                rows = marks[linear["weight"] : linear["weight"] + n_in * n_out].reshape(-1, n_out)
+                refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
             grad_weight = self._claim(linear["weight"], n_in, n_out)
             grad_bias = self._claim(linear["bias"], 1, n_out)
             keeps = not last and (conditioner == RESIDUAL_MLP or activation in (SILU, GELU))

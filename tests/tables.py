@@ -667,6 +667,3 @@ FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
     "no context": (lambda: _network(context_dim=2, n_context=0), "conditioners that ignore the context"),
     "bfloat16": (_bfloat16, "conditioners in bfloat16"),
 }
-
-# What one of the engines alone refuses.
-ONLY_CPP = {"flags within a row"}

@@ -52,8 +52,6 @@ def test_what_engines_compute_passes(engines: Any, name: str) -> None:
 @pytest.mark.parametrize("name", list(tables.FUTURE))
 def test_what_is_to_come_passes_the_checker_and_is_refused_by_its_name(engines: Any, name: str) -> None:
     make, part = tables.FUTURE[name]
-    if name in tables.ONLY_CPP and engines.name != "cpp":
-        pytest.skip("this engine computes it")
     engines.check_table(make().write())
     with pytest.raises(ValueError, match=f"^this engine does not compute ({part})"):
         engines.Engine(make().write())
@@ -505,7 +503,7 @@ def test_the_backends_give_the_same_verdicts() -> None:
         if not found:
             passed += 1
             computed, computed_again = verdict(one.Engine, words), verdict(other.Engine, words)
-            assert computed == computed_again or "flags that change within a row" in computed
+            assert computed == computed_again
     assert passed > 20
 
 

@@ -287,6 +287,11 @@ class Layout:
                 code = linear["activation"]
                 refuse(columns.RELU <= code <= LEAKY_RELU, f"activation {codes.ACTIVATIONS[code]}")
                 refuse(code == activation, "networks with several activations")
+            if linear["out_degrees"] != NONE:
+                inputs = self._ints(linear["in_degrees"], linear["n_in"])
+                outputs = self._ints(linear["out_degrees"], linear["n_out"])
+                refuse(outputs == sorted(outputs), "degrees that do not rise")
+                refuse(not skips or outputs == inputs, "degrees of a residual network that differ")
         return RESIDUAL_MLP if residual else MLP, activation
 
     def _degree_starts(self, linears: list[Record], network: Record, n_degrees: int) -> list[int]:
@@ -298,12 +303,7 @@ class Layout:
         layers = [self._ints(linears[0]["in_degrees"], network["n_in"])]
         layers += [self._ints(linear["out_degrees"], linear["n_out"]) for linear in linears]
         starts = []
-        for i, degrees in enumerate(layers):
-            refuse(degrees == sorted(degrees), "degrees that do not rise")
-            equal = not linears[1]["skip"] if len(linears) > 1 else True
-            refuse(
-                equal or not 1 < i < len(linears) or degrees == layers[1], "degrees of a residual network that differ"
-            )
+        for degrees in layers:
             starts.append(len(self._slots))
             self._slots += np.searchsorted(degrees, np.arange(n_degrees + 1)).tolist()
         return starts

@@ -139,7 +139,7 @@ def _model(flow: ps.Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     """The spec of a flow as its file has it, and the tensors, float64."""
     names = ("standardize.loc", "standardize.scale", "context.loc", "context.scale")
     buffers = dict(zip(names, (*data_scale(flow), *context_scale(flow)), strict=True))
-    buffers["support.scale"] = support_scale(flow)
+    buffers["support.numbers"] = support_scale(flow)
     return json.loads(json.dumps(specs.encode(flow.spec))), {**named(flow), **buffers}
 
 

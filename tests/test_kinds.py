@@ -42,7 +42,7 @@ each_kinded = pytest.mark.parametrize(
 
 
 def bare(flow: Any) -> ps.Flow:
-    return flow.flow if flow.context_dim else flow
+    return flow if isinstance(flow, ps.Flow) else flow.flow
 
 
 def supports(flow: Any) -> tuple[Any, ...]:
@@ -423,8 +423,8 @@ def test_outside_a_box_there_is_no_density_and_no_gradient(case: Case, backend: 
 def test_a_narrow_column_in_a_wide_box_keeps_its_resolution(backend: str) -> None:
     source = np.random.default_rng(0)
     x = source.normal(5000, 0.1, (4000, 1))
-    flow = ps.nsf_ar(1, layers=2, support=(0, 1e5), backend=backend, rng=0)
-    flow.fit(x, epochs=60, rng=0, progress=False)
+    flow = ps.nsf_ar(1, support=(0, 1e5), backend=backend, rng=0)
+    flow.fit(x, epochs=100, rng=0, progress=False)
     truth = float(np.mean(-0.5 * ((x - 5000) / 0.1) ** 2 - math.log(0.1 * math.sqrt(2 * math.pi))))
     assert flow.score(x) > truth - 0.05
     drawn = flow.astype("float64").sample(20_000, rng=0)
@@ -510,7 +510,7 @@ def test_a_training_step_has_the_gradient_of_the_loss(case: Case, backend: str) 
     x = points(case, 200, flow)
     context = contexts(case, 200, flow) if flow.context_dim else None
     weight = rng("weights").uniform(0, 2, 200)
-    loss, total, grad = flow.loss_and_grad(x, context, weight)
+    loss, _, grad = flow.loss_and_grad(x, context, weight)
     wanted = flow.log_prob_vjp(x, -weight.astype(np.float32), context)[1]
     assert loss == pytest.approx(float(-(weight * flow.log_prob(x, context)).sum()), rel=1e-5)
     np.testing.assert_allclose(grad, wanted, rtol=0, atol=2e-4 * np.abs(wanted).max())
@@ -565,6 +565,7 @@ def test_layers_that_act_on_lines_leave_others_alone() -> None:
     }  # fmt: skip
     for wrong, support in (
         (ps.CircularRationalQuadratic(), ["real", TURN]),
+        (ps.BoxRationalQuadratic(), ["real", BOX]),
         (ps.CircularRationalQuadratic(), BOX),
         (ps.CircularRationalQuadratic(bound=2.0), TURN),
         (ps.BoxRationalQuadratic(), TURN),
@@ -618,7 +619,7 @@ def test_a_file_keeps_kinds(case: Case, backend: str, dtype: str, tmp_path: Path
         assert other.to_bytes() == subject.to_bytes()
     spec, tensors = reference.reader()["read"](tmp_path / "flow.safetensors")
     assert len(spec["support"]) == subject.dim
-    assert len(tensors.get("support.scale", ())) == len(support_scale(flow))
+    assert len(tensors.get("support.numbers", ())) == len(support_scale(flow))
 
 
 @each_backend_numba_in_ci
@@ -643,7 +644,7 @@ def test_a_fit_learns_on_circles_and_boxes(backend: str) -> None:
     assert flow.score(x) > truth.mean() - 0.2
     assert flow.loc.tolist()[:3] == [0, 0, 0]
     assert flow.scale.tolist()[:3] == [1, 1, 1]
-    drawn = flow.sample_frame(5000, rng=0) if False else flow.sample(5000, rng=0)
+    drawn = flow.sample(5000, rng=0)
     assert np.abs(drawn[:, :2]).max() <= 180
     assert ((drawn[:, 2] >= 0) & (drawn[:, 2] <= 1)).all()
     assert "phi periodic over [-180, 180)" in repr(flow)
@@ -658,7 +659,7 @@ def test_a_fit_refuses_rows_outside_a_box_and_wraps_those_of_a_circle() -> None:
         return ps.nsf(2, layers=1, hidden=(4,), support=[(0, 1), ps.periodic(0, 1)], rng=0)
 
     flow = fresh().fit(x, rng=0, **options)
-    turned = x + [0, 5]
+    turned = x + np.array([0, 5])
     same = fresh().fit(turned, rng=0, **options)
     np.testing.assert_allclose(same.params, flow.params, atol=1e-4)
     x[[3, 4], 0] = 0, 1  # ends
@@ -692,7 +693,7 @@ def test_distribution_function_and_quantiles(name: str, backend: str) -> None:
     x = own.lo + (own.hi - own.lo) * (np.arange(20_001) / 20_000)
     below = flow.cdf(x[:, None])
     density = np.exp(flow.log_prob((0.5 * (x[1:] + x[:-1]))[:, None]))
-    np.testing.assert_allclose(np.diff(below), density * np.diff(x), rtol=0, atol=2e-7)
+    np.testing.assert_allclose(np.diff(below), density * np.diff(x), rtol=2e-2, atol=1e-7)
     assert below[0] == pytest.approx(0, abs=1e-12)
     assert below[-1] == pytest.approx(1, abs=1e-12)
     assert (np.diff(below) >= 0).all()

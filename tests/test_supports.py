@@ -486,7 +486,7 @@ def test_a_file_keeps_supports(case: Case, backend: str, dtype: str, tmp_path: P
     spec, tensors = reference.reader()["read"](tmp_path / "flow.safetensors")
     assert len(spec["support"]) == bare.dim
     n_scales = sum(getattr(own, "map", "") == "positive" for own in bare.spec.support)
-    assert len(tensors.get("support.scale", ())) == n_scales
+    assert len(tensors.get("support.numbers", ())) == n_scales
 
 
 def test_a_file_whose_support_is_damaged_is_refused() -> None:

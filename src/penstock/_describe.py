@@ -9,7 +9,7 @@ from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.plan import EMBEDDING, Plan
 from penstock.spec import FlowSpec
-from penstock.support import NUMBERS, Interval, Real
+from penstock.support import Interval, Real, number_names
 
 SHOWN = 20  # names of columns
 
@@ -46,7 +46,7 @@ def _supports(spec: FlowSpec, plan: Plan, buffers: Array, names: Names) -> str:
             continue
         size = ""
         if isinstance(own, Interval):
-            given = [f"{name}={next(numbers):.4g}" for name in NUMBERS[str(own.map)]]
+            given = [f"{name}={next(numbers):.4g}" for name in number_names(own)]
             size = f" ({', '.join(given or [str(own.map)])})"
         words.append(f"{names[i] if names else i} {own}{size}")
     return _shown(tuple(words))

@@ -67,7 +67,7 @@ class FlowSpec:
 
 def circular_layers(spec: FlowSpec) -> list[int]:
     """Numbers of the layers whose transform wraps around a circle, in a flow of lines alone."""
-    layers = enumerate(() if "circle" in spec.kinds else spec.layers)
+    layers = enumerate(spec.layers if set(spec.kinds) == {"line"} else ())
     return [number for number, layer in layers if isinstance(layer.transform, CircularRationalQuadratic)]
 
 

@@ -21,7 +21,7 @@ TO_COME = ("ordered", "simplex")
 LINE, CIRCLE, BOX = "line", "circle", "box"
 LINEAR = 4096.0  # scales of a box, in which its map is linear up to 1e-8
 # The numbers of its own that a column has, which the first fit sets, by its map.
-NUMBERS = {"positive": ("s",), "box": ("m", "s"), "logit": ()}
+NUMBERS: dict[str, tuple[str, ...]] = {"positive": ("s",), "box": ("m", "s"), "logit": ()}
 CLOSED = {"neither": (False, False), "lo": (True, False), "hi": (False, True), "both": (True, True)}
 
 
@@ -173,11 +173,14 @@ def kinds(support: Sequence[Support], dim: int) -> tuple[str, ...]:
     return tuple(own.kind for own in support) if support else (LINE,) * dim
 
 
+def number_names(support: Support) -> tuple[str, ...]:
+    """Names of the numbers of its own that a column has."""
+    return NUMBERS[str(support.map)] if isinstance(support, Interval) else ()
+
+
 def n_numbers(support: Support) -> int:
-    """How many numbers of its own a column has."""
-    if not isinstance(support, Interval):
-        return 0
-    return len(NUMBERS[str(support.map)])
+    """How many they are."""
+    return len(number_names(support))
 
 
 def default_numbers(support: Sequence[Support]) -> list[float]:

@@ -101,16 +101,11 @@ class Layout:
         return [n for n in self.external if n]
 
     def flags(self) -> None:
-        """What decays and what is frozen, row by row of a weight matrix."""
+        """What decays and what is frozen."""
         for piece in self.table.ranges:
             numbers = slice(piece["offset"], piece["offset"] + piece["count"])
             self.decay[numbers] = piece["flags"] & codes.DECAYS
             self.frozen[numbers] = piece["flags"] & codes.FROZEN
-        for linear in self.table.linears:
-            for marks in (self.decay, self.frozen):
-                rows = marks[linear["weight"] : linear["weight"] + linear["n_in"] * linear["n_out"]]
-                rows = rows.reshape(-1, linear["n_out"])
-                refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
 
     def _step(self, k: int, record: Record) -> tuple[list[int], int]:
         """One row of Plan.steps, and the numbers that it takes of the kept store; positions count from its own start."""
@@ -252,6 +247,9 @@ class Layout:
         gradient = network["n_in"] * TILE
         for i, linear in enumerate(linears):
             n_in, n_out, last = linear["n_in"], linear["n_out"], i + 1 == len(linears)
+            for marks in (self.decay, self.frozen):
+                rows = marks[linear["weight"] : linear["weight"] + n_in * n_out].reshape(-1, n_out)
+                refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
             grad_weight = self._claim(linear["weight"], n_in, n_out)
             grad_bias = self._claim(linear["bias"], 1, n_out)
             keeps = not last and (conditioner == RESIDUAL_MLP or activation in (SILU, GELU))
@@ -289,6 +287,11 @@ class Layout:
                 code = linear["activation"]
                 refuse(columns.RELU <= code <= LEAKY_RELU, f"activation {codes.ACTIVATIONS[code]}")
                 refuse(code == activation, "networks with several activations")
+            if linear["out_degrees"] != NONE:
+                inputs = self._ints(linear["in_degrees"], linear["n_in"])
+                outputs = self._ints(linear["out_degrees"], linear["n_out"])
+                refuse(outputs == sorted(outputs), "degrees that do not rise")
+                refuse(not skips or outputs == inputs, "degrees of a residual network that differ")
         return RESIDUAL_MLP if residual else MLP, activation
 
     def _degree_starts(self, linears: list[Record], network: Record, n_degrees: int) -> list[int]:
@@ -300,12 +303,7 @@ class Layout:
         layers = [self._ints(linears[0]["in_degrees"], network["n_in"])]
         layers += [self._ints(linear["out_degrees"], linear["n_out"]) for linear in linears]
         starts = []
-        for i, degrees in enumerate(layers):
-            refuse(degrees == sorted(degrees), "degrees that do not rise")
-            equal = not linears[1]["skip"] if len(linears) > 1 else True
-            refuse(
-                equal or not 1 < i < len(linears) or degrees == layers[1], "degrees of a residual network that differ"
-            )
+        for degrees in layers:
             starts.append(len(self._slots))
             self._slots += np.searchsorted(degrees, np.arange(n_degrees + 1)).tolist()
         return starts

@@ -162,7 +162,7 @@ PENSTOCK_INLINE void from_line(const MappedColumn &c, D u, D &x, D &measure, D &
   }
   if (c.map == map_box) {
     const D t = from_box(c, u), root = hypotenuse(t);
-    x = splat<D>(c.middle) + splat<D>(c.unit) * t;
+    x = select(u <= -one, lo, select(u >= one, hi, splat<D>(c.middle) + splat<D>(c.unit) * t));
     measure = scale * root * root * root;
     log_slope = splat<D>(3) * log<D>(root);
     return;

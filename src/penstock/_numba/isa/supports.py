@@ -190,7 +190,8 @@ def from_line(of: Any, c: Any, u: Any) -> Any:
     if of[MAP] == BOX:
         t = from_box(c, u)
         root = hypotenuse(t)
-        return c[MIDDLE] + c[UNIT] * t, c[SCALE] * root * root * root, 3.0 * log(root)
+        x = select(u <= -1.0, c[LO], select(u >= 1.0, c[HI], c[MIDDLE] + c[UNIT] * t))
+        return x, c[SCALE] * root * root * root, 3.0 * log(root)
     e = exp(-absolute(u))
     l = log1p(e)  # noqa: E741
     if of[MAP] == LOGIT:

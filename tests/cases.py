@@ -143,10 +143,13 @@ TABLE = (
     Case("additive", "transform", _flow(3, ps.Elementwise(ADDITIVE)), 16, "two sums", ADDITIVE),
     Case("rational_quadratic", "transform", _flow(3, ps.Elementwise(SPLINE)), 512, SPLINED, SPLINE, **BENT),
     Case("rational_quadratic_flat", "options", None, 256, SPLINED, ps.RationalQuadratic(4, 2.5, slope_min=0.1), kinks=True),
-    # Its image of a normal is no density: there is no such flow yet.
+    # These are no flows under a normal base: see KINDED.
     Case("circular_rational_quadratic", "transform", None, 512, SPLINED, CIRCLE, kinks=True),
     Case("circular_rational_quadratic_flat", "options", None, 256, SPLINED,
          ps.CircularRationalQuadratic(3, 9.0, slope_min=0.1), kinks=True),
+    Case("box_rational_quadratic", "transform", None, 512, SPLINED, ps.BoxRationalQuadratic(bins=5, bound=24.0), kinks=True),
+    Case("box_rational_quadratic_flat", "options", None, 256, SPLINED, ps.BoxRationalQuadratic(3, 12.0, slope_min=0.1),
+         kinks=True),
     # layers
     Case("elementwise_to_data", "layer", _flow(3, ps.Elementwise(AFFINE, explicit="to_data")), 32, ONE),
     Case("elementwise_unbounded", "layer", _flow(5, ps.Elementwise(ps.Affine(scale_bound=math.inf))), 32, ONE),
@@ -294,6 +297,49 @@ SUPPORTED = (
     Case("nsf_positive", "recipe", _recipe("nsf", 9, 2, (16,), "tanh", support="positive"), 8192, MAPPED, gain=0.3, **BENT),
 )  # fmt: skip
 
+TURNED = "angles of up to 180 degrees, cosines and sines, splines, and what the layers make of them"
+TURN, PHASE = ps.periodic(-180, 180), ps.periodic(0.5, 2.5)
+BOX, OPEN = ps.interval(-1, 3), ps.interval(10, 11, closed="neither")
+ALL_KINDS: Any = ["real", TURN, BOX, "positive", PHASE]
+# Flows with circles and boxes, which meet laws of their own (test_kinds.py): alone, mixed with each other and with lines, in
+# every layer that acts on them or leaves them alone, free and given, in both directions.
+KINDED = (
+    Case("circle", "layer", _flow(1, ps.Elementwise(SPLINE), support=TURN), 512, TURNED, kinks=True),
+    Case("circle_to_data", "layer", _flow(1, ps.Elementwise(SPLINE, explicit="to_data"), support=PHASE), 512, TURNED, kinks=True),
+    Case("box", "layer", _flow(1, ps.Elementwise(SPLINE), support=BOX), 512, TURNED, kinks=True),
+    Case("box_open", "layer", _flow(1, ps.Elementwise(SPLINE, explicit="to_data"), support=OPEN), 512, TURNED, kinks=True),
+    Case("two_circles", "layer", _flow(2, ps.Coupling(AFFINE, ps.MLP((8,), "tanh")), ps.Permutation(),
+                                       ps.Coupling(AFFINE, ps.MLP((8,), "tanh")), support=[TURN, PHASE]), 2048, TURNED,
+         gain=0.5, kinks=True),
+    Case("circle_and_box", "layer", _flow(2, ps.Autoregressive(AFFINE, ps.MLP((8,), "tanh")), support=[TURN, BOX]), 2048, TURNED,
+         gain=0.5, kinks=True),
+    Case("box_and_line", "layer", _flow(2, ps.Autoregressive(SPLINE, ps.MLP((8,), "tanh"), "reverse"), support=[BOX, "real"]),
+         2048, TURNED, gain=0.5, kinks=True),
+    Case("free_kinds", "layer", _flow(5, ps.Elementwise(SPLINE), ps.Elementwise(AFFINE), support=ALL_KINDS), 512, TURNED,
+         kinks=True),
+    Case("coupling_kinds", "layer",
+         _flow(5, ps.Coupling(SPLINE, ps.MLP((16, 8), "tanh"), (1, 3)), ps.Permutation((4, 2, 0, 3, 1)),
+               ps.Coupling(ADDITIVE, RESIDUAL, (0, 1, 2), explicit="to_data"), ps.LULinear(), ps.ActNorm(), support=ALL_KINDS),
+         8192, TURNED, gain=0.4, kinks=True),
+    Case("autoregressive_kinds", "layer",
+         _flow(5, ps.Autoregressive(SPLINE, ps.MLP((16, 8), "silu"), "random"), ps.LULinear(explicit="to_data"),
+               ps.Permutation("random"), ps.Autoregressive(AFFINE, RESIDUAL, "reverse", "to_data"), support=ALL_KINDS),
+         8192, TURNED, gain=0.3, kinks=True),
+    Case("kinds_given", "layer",
+         _flow(4, ps.Elementwise(SPLINE, ps.MLP((6,), "tanh")), ps.Coupling(AFFINE, ps.MLP((8, 8), "silu")), ps.Permutation(),
+               ps.Autoregressive(SPLINE, ps.MLP((12,), "tanh"), "random"), context_dim=2,
+               support=[PHASE, "real", OPEN, TURN]), 8192, TURNED, gain=0.3, conditional=True, kinks=True),
+    Case("kinds_embedded", "layer",
+         _flow(3, ps.Elementwise(SPLINE, ps.MLP((6,), "tanh"), "to_data"), ps.Autoregressive(AFFINE, ps.MLP((8,), "tanh")),
+               context_dim=3, embedding=ps.MLP((9,), "gelu"), embedding_dim=4, support=[TURN, TURN, BOX]),
+         4096, TURNED, gain=0.4, conditional=True, kinks=True),
+    Case("nsf_circles", "recipe", _recipe("nsf", 9, 3, (16,), "tanh", support=TURN), 8192, TURNED, gain=0.3, kinks=True),
+    Case("nsf_ar_kinds", "recipe", _recipe("nsf_ar", 5, 2, (16, 16), "tanh", support=ALL_KINDS), 8192, TURNED, gain=0.3,
+         kinks=True),
+    Case("glow_kinds", "recipe", _recipe("glow", 5, 2, (16,), "tanh", support=ALL_KINDS), 8192, TURNED, gain=0.3, kinks=True),
+    Case("iaf_boxes", "recipe", _recipe("iaf", 3, 2, (16,), "tanh", support=BOX), 8192, TURNED, gain=0.3, kinks=True),
+)  # fmt: skip
+
 CASES = tuple(case for case in TABLE if case.build)
 KERNELS = tuple(case for case in TABLE if case.transform)
 BY_NAME = {case.name: case for case in TABLE}
@@ -343,12 +389,19 @@ def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -
         params.append((gain * source.standard_normal(value.shape) * math.sqrt(2 / max(fan, 1))).ravel())
     buffers = []
     mapped = [i for i, own in enumerate(flow.spec.support) if own.name != "real"]
+    shut = [i for i, own in enumerate(flow.spec.support) if own.kind != "line"]
     for n in (flow.dim, flow.context_dim):
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     for array in buffers[:2]:
         array[mapped] = 0.3 * array[mapped]  # where bijections bend
-    n_scales = len(flow._snapshot.buffers) - 2 * (flow.dim + flow.context_dim)
-    buffers.append(np.exp(source.normal(0, 1, n_scales)))
+    if shut:
+        buffers[0][shut], buffers[1][shut] = 0.0, 1.0
+    for own in flow.spec.support:
+        if getattr(own, "map", "") == "positive":
+            buffers.append(np.exp(source.normal(0, 1, 1)))
+        elif own.kind == "box":
+            buffers.append(own.lo + (own.hi - own.lo) * np.array([source.uniform(0.2, 0.8), 0.0]))
+            buffers[-1][1] = (own.hi - own.lo) * source.uniform(0.05, 0.5)
     vector = np.concatenate(params) if params else np.zeros(0)
     # NumPy's exp depends in its last bits on the instruction set; rounding to float32 hides them.
     assign(
@@ -388,7 +441,7 @@ def context_scale(flow: Any) -> tuple[Array, Array]:
 
 
 def support_scale(flow: Any) -> Array:
-    """The scale s of every column whose support is a half-line."""
+    """The numbers that supports have of their own: s of a half-line, m and s of a box."""
     return standardisation(flow)[2 * (flow.dim + flow.context_dim) :]
 
 

@@ -34,6 +34,8 @@ def transform_forward(transform: Any, theta: Array, x: Array) -> tuple[Array, Ar
         return x + theta[..., 0], np.zeros_like(x)
     if transform.name == "rational_quadratic":
         return spline(transform, theta, x)
+    if transform.name == "box_rational_quadratic":
+        return spline(transform, theta, np.clip(x, -transform.bound, transform.bound))
     if transform.name == "circular_rational_quadratic":
         y, slope = spline(transform, theta[..., :-1], wrap(transform, x))
         return wrap(transform, y + theta[..., -1]), slope
@@ -49,7 +51,9 @@ def transform_inverse(transform: Any, theta: Array, y: Array) -> tuple[Array, Ar
     if transform.name == "circular_rational_quadratic":
         x = bisect(transform, theta[..., :-1], wrap(transform, y - theta[..., -1]))
         return x, -spline(transform, theta[..., :-1], x)[1]
-    if transform.name == "rational_quadratic":
+    if transform.name in ("rational_quadratic", "box_rational_quadratic"):
+        if transform.name == "box_rational_quadratic":
+            y = np.clip(y, -transform.bound, transform.bound)
         x = bisect(transform, theta, y)
         return x, -spline(transform, theta, x)[1]
     assert transform.name == "affine"
@@ -70,8 +74,8 @@ def knots(transform: ps.RationalQuadratic, theta: Array) -> tuple[Array, Array, 
     raw = theta[..., 2 * bins :] + math.log(math.expm1(1 - transform.slope_min))
     inner = transform.slope_min + np.minimum(np.logaddexp(0, raw), 1e6)
     one = np.ones((*inner.shape[:-1], 1))
-    circle = transform.name == "circular_rational_quadratic"
-    slopes = np.concatenate([inner, inner[..., :1]] if circle else [one, inner, one], axis=-1)
+    ends = {"circular_rational_quadratic": [inner, inner[..., :1]], "box_rational_quadratic": [inner]}
+    slopes = np.concatenate(ends.get(transform.name, [one, inner, one]), axis=-1)
     x, y = (
         along(theta[..., :bins], transform.bin_width_min),
         along(theta[..., bins : 2 * bins], transform.bin_height_min),
@@ -135,7 +139,7 @@ def _model(flow: ps.Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     """The spec of a flow as its file has it, and the tensors, float64."""
     names = ("standardize.loc", "standardize.scale", "context.loc", "context.scale")
     buffers = dict(zip(names, (*data_scale(flow), *context_scale(flow)), strict=True))
-    buffers["support.scale"] = support_scale(flow)
+    buffers["support.numbers"] = support_scale(flow)
     return json.loads(json.dumps(specs.encode(flow.spec))), {**named(flow), **buffers}
 
 

@@ -4,6 +4,7 @@ for the corpus of the fuzzer; nothing here asks an engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ TRANSFORMS: dict[str, tuple[int, int, tuple[float, ...]]] = {
     "affine": (0, 2, (3.0,)),
     "additive": (1, 1, ()),
     "spline": (2, 11, (4.0, 5.0, 1e-3, 1e-3, 1e-3, 0.5408)),
+    "circular": (3, 13, (4.0, math.pi, 1e-3, 1e-3, 1e-3, 0.5408)),
+    "box": (4, 13, (4.0, 1.0, 1e-3, 1e-3, 1e-3, 0.5408)),
+    "short circular": (3, 13, (4.0, 3.0, 1e-3, 1e-3, 1e-3, 0.5408)),
+    "wide box": (4, 13, (4.0, 2.0, 1e-3, 1e-3, 1e-3, 0.5408)),
 }
 
 
@@ -84,6 +89,15 @@ class Maker:
                 **fields,
             }
         )
+
+    def parts(self, transforms: Sequence[str], source: str = "free", **fields: int) -> int:
+        """Parts of the next step from a transform for each member of B, theta in the order of B; how many."""
+        starts = np.cumsum([0, *(TRANSFORMS[name][1] for name in transforms)]).tolist()
+        for name in dict.fromkeys(transforms):
+            members = [j for j, own in enumerate(transforms) if own == name]
+            theta = {} if source == "free" else {"theta": self.table.put([starts[j] for j in members])}
+            self.part(name, members, source, **theta, **fields)
+        return len(set(transforms))
 
     def network(
         self, role: str, n_read: int, linears: Sequence[Record], degrees: Sequence[Sequence[int]] = (), **fields: int
@@ -228,6 +242,101 @@ def everything(dtype: str = "float64") -> Table:
     return maker.finish(embedding=[{"n_out": 6}, {"n_out": 4}])
 
 
+# Of the flow ``kinded``: kinds of columns, the slot of each at the data, and of slots kinds, features, transforms.
+KINDS = ("line", "circle", "box", "line", "circle")
+SLOTS = (0, 2, 1, 4, 3)
+N_FEATURES = (1, 1, 2, 2, 1)
+OWN = ("spline", "box", "circular", "circular", "spline")
+
+
+def kinds_alone(maker: Maker, kinds: Sequence[str] = KINDS) -> None:
+    """Columns of these kinds; what is no line lies within (-1, 1), and boxes have two numbers of their own."""
+    for i, kind in enumerate(kinds):
+        code = plan_table.COLUMN_KINDS.index(kind)
+        if kind == "circle":
+            maker.ends(i, -1.0, 1.0, kind=code, map=plan_table.COLUMN_MAPS.index("wrap"), features=1)
+        elif kind == "box":
+            own = {"buffers": maker.buffers(2), "n_buffers": 2}
+            maker.ends(i, -1.0, 1.0, kind=code, map=plan_table.COLUMN_MAPS.index("box"), closed=LOWER | UPPER, **own)
+
+
+def blocks(maker: Maker, kinds: Sequence[str], slots: Sequence[int]) -> None:
+    """The base of these columns, in these slots."""
+    for kind, name, options in (
+        ("line", "standard_normal", ()),
+        ("circle", "uniform", (-math.pi, math.pi)),
+        ("box", "uniform", (-1.0, 1.0)),
+    ):
+        dims = sorted(slot for slot, own in zip(slots, kinds, strict=True) if own == kind)
+        if dims:
+            maker.block(name, dims, options=options)
+
+
+def kinded(dtype: str = "float64") -> Table:
+    """Circles, boxes and lines in every layer that acts on them or leaves them alone, and a context of two."""
+    maker = Maker(5, 2, dtype)
+    kinds_alone(maker)
+    maker.step("elementwise", range(5), maker.parts(OWN), 0)
+    maker.step("elementwise", (4, 0), maker.parts(("affine", "affine"), "external", external=0))
+    start, b = maker.n_params, (4, 1, 2)
+    own = [OWN[slot] for slot in b]
+    n_out = sum(TRANSFORMS[name][1] for name in own)
+    number = maker.network("conditioner", 3, [{"n_out": 4}, {"n_out": n_out}])
+    maker.step("coupling", b, maker.parts(own, "network"), start, network=number, a=(0, 3), n_a=2)
+    maker.step("permutation")
+    maker.table.boundary[-1] = maker.slots = SLOTS
+    maker.lu((4, 0), (1, 0))
+    start, b = maker.n_params, (3, 1, 0, 2, 4)
+    own = [OWN[slot] for slot in b]
+    inputs = [0, 0, *(i + 1 for i, slot in enumerate(b[:-1]) for _ in range(N_FEATURES[slot]))]
+    theta = [i for i, name in enumerate(own) for _ in range(TRANSFORMS[name][1])]
+    hidden = (0, 1, 2, 3, 4, 4)
+    number = maker.network(
+        "conditioner", len(inputs) - 2, [{"n_out": 6}, {"n_out": len(theta)}], [inputs, hidden, theta]
+    )
+    maker.step("autoregressive", b, maker.parts(own, "network"), start, network=number)
+    maker.step("elementwise", range(5), maker.parts(OWN, "external", external=1))
+    return maker.finish(base=lambda maker: blocks(maker, KINDS, SLOTS))
+
+
+def _kind(
+    kind: str, transform: str, base: Callable[[Maker], None] | None = None, between: Sequence[float] = (-1.0, 1.0),
+    lu: bool = False, dtype: str = "float64",
+) -> Table:  # fmt: skip
+    """A column of a kind between two lines, in a flow of one step."""
+    kinds = ("line", kind, "line")
+    maker = Maker(3, dtype=dtype)
+    kinds_alone(maker, kinds)
+    column = maker.table.columns[1]
+    maker.table.reals[column["lo"] : column["lo"] + 2] = between
+    if lu:
+        maker.lu((1, 0), (0, 1))
+    else:
+        maker.step("elementwise", range(3), maker.parts(("affine", transform, "affine")), 0)
+    return maker.finish(base=base or (lambda maker: blocks(maker, kinds, range(3))))
+
+
+def _uniform(dims: Sequence[int], lo: float, hi: float) -> Callable[[Maker], None]:
+    """A uniform block, and a normal one of all other dimensions of three."""
+
+    def write(maker: Maker) -> None:
+        maker.block("uniform", dims, options=(lo, hi))
+        maker.block("standard_normal", [i for i in range(3) if i not in dims])
+
+    return write
+
+
+def _other_splines() -> Table:
+    maker = Maker()
+    maker.step("elementwise", range(3), maker.parts(("short circular", "wide box", "affine")), 0)
+    return maker.finish()
+
+
+def _normals(maker: Maker) -> None:
+    maker.block("standard_normal", (1,))
+    maker.block("standard_normal", (0, 2))
+
+
 def _two_parts() -> Table:
     maker = Maker()
     maker.part("affine", (0, 2))
@@ -335,8 +444,8 @@ def _column(side: int, **fields: Any) -> Table:
         maker.ends(i, *fields.pop("between"))
     if "lattice" in fields:
         fields["lattice"] = maker.table.put_reals((fields["lattice"],))
-    if fields.pop("own", None):
-        fields |= {"buffers": maker.buffers(3), "n_buffers": 3}
+    if own := fields.pop("own", 0):
+        fields |= {"buffers": maker.buffers(own), "n_buffers": own}
     maker.column(i, **fields)
     # cos_sin gives two features
     maker.n_context += side * fields.get("features", 0)
@@ -420,34 +529,84 @@ PRESENT: dict[str, Callable[[], Table]] = {
     "frozen ranges": _frozen,
     "supports": supported,
     "supports in float32": lambda: supported("float32"),
+    "kinds": kinded,
+    "kinds in float32": lambda: kinded("float32"),
+    "several transforms": _two_parts,
+    "several transforms of a network, in any order": _parts_of_a_network,
+    "LU on a subset": _lu_on_a_subset,
+    "a uniform base of lines": lambda: _base(_uniform((0, 2), -2.0, 3.0)),
+    "two blocks": lambda: _base(_two_normals),
+    "splines of circles and boxes on lines": _other_splines,
 }
 
 KIND, MAP = plan_table.COLUMN_KINDS.index, plan_table.COLUMN_MAPS.index
 ENDS = (-1.0, 1.0)
 # Tables that say what engines do not compute, and how these call it.
 FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
-    "several transforms": (_two_parts, "several transforms in one step"),
-    "several transforms of a network": (_parts_of_a_network, "several transforms in one step"),
-    "several sources of theta": (_parts_of_all_sources, "several transforms in one step"),
-    "several externals in a step": (_externals_of_a_step, "several transforms in one step"),
-    "an external of several steps": (
-        _shared_external,
-        "an external theta that several steps share|theta in another order",
-    ),
+    "several sources of theta": (_parts_of_all_sources, "several sources of theta in one step"),
+    "several externals in a step": (_externals_of_a_step, "several external thetas in one step"),
+    "an external of several steps": (_shared_external, "an external theta that several steps share"),
     "flags within a row": (_frozen_row, "flags that change within a row of weights"),
-    "LU on a subset": (_lu_on_a_subset, "an LU layer on some of the dimensions"),
+    "LU on a circle": (
+        lambda: _kind("circle", "circular", lu=True),
+        "an LU layer on dimensions of kind circle",
+    ),
+    "LU on a box": (lambda: _kind("box", "box", lu=True), "an LU layer on dimensions of kind box"),
+    "another transform on a circle": (lambda: _kind("circle", "affine"), "on a circle transform affine"),
+    "a spline of boxes on a circle": (lambda: _kind("circle", "box"), "on a circle transform box_rational_quadratic"),
+    "another transform on a box": (lambda: _kind("box", "spline"), "on a box transform rational_quadratic"),
+    "a spline of circles on a box": (
+        lambda: _kind("box", "circular"),
+        "on a box transform circular_rational_quadratic",
+    ),
+    "another bound on a circle": (
+        lambda: _kind("circle", "short circular"),
+        "on a circle splines of another bound than pi",
+    ),
+    "another bound on a box": (lambda: _kind("box", "wide box"), "on a box splines of another bound than 1"),
+    "a normal base of a circle": (
+        lambda: _kind("circle", "circular", _normals),
+        "a base other than uniform on dimensions of kind circle",
+    ),
+    "a normal base of a box": (
+        lambda: _kind("box", "box", _normals),
+        "a base other than uniform on dimensions of kind box",
+    ),
+    "another uniform base of a circle": (
+        lambda: _kind("circle", "circular", _uniform((1,), -1.0, 1.0)),
+        "a uniform base of another width on dimensions of kind circle",
+    ),
+    "another uniform base of a box": (
+        lambda: _kind("box", "box", _uniform((1,), -1.0, 2.0)),
+        "a uniform base of another width on dimensions of kind box",
+    ),
+    "a block of lines and a box": (
+        lambda: _kind("box", "box", _uniform((0, 1), -1.0, 1.0)),
+        "a block of the base on dimensions of several kinds",
+    ),
+    "a uniform base wider than numbers": (
+        lambda: _base(_uniform((0, 2), -3e38, 3e38), dtype="float32"),
+        "a uniform base of this width",
+    ),
+    "a uniform base without a number": (
+        lambda: _base(_uniform((0, 2), 1.0, 1.0 + 2.0**-52)),
+        "a uniform base between whose ends there is no number",
+    ),
+    "no number on a circle": (
+        lambda: _kind("circle", "circular", between=(1.0 + 2.0**-40, 1.0 + 2.0**-39), dtype="float32"),
+        "columns between whose ends there is no number",
+    ),
     "autoregressive on a subset": (_autoregressive_on_a_subset, "an autoregressive layer on some of the dimensions"),
     "degrees in any order": (lambda: _autoregressive((1, 0, 1)), "degrees that do not rise"),
-    "circle": (lambda: _column(0, between=ENDS, kind=KIND("circle")), "columns of kind circle"),
     "circle of the context": (
         lambda: _column(1, between=ENDS, kind=KIND("circle"), map=MAP("wrap"), features=1),
         "columns of kind circle",
     ),
-    "cos and sin": (lambda: _column(1, features=1), "columns with features cos_sin"),
-    "box": (lambda: _column(0, between=ENDS, kind=KIND("box"), closed=LOWER), "columns of kind box"),
-    "box of the context": (lambda: _column(1, between=ENDS, kind=KIND("box")), "columns of kind box"),
+    "box of the context": (
+        lambda: _column(1, between=ENDS, kind=KIND("box"), map=MAP("box"), own=2),
+        "columns of kind box",
+    ),
     "logit of the context": (lambda: _column(1, between=ENDS, map=MAP("logit")), "columns with map logit"),
-    "wrap": (lambda: _column(0, between=ENDS, map=MAP("wrap")), "columns with map wrap"),
     "ends": (lambda: _column(0, between=ENDS, closed=UPPER), "columns with ends"),
     "closed ends": (lambda: _column(0, between=ENDS, closed=UPPER, map=MAP("logit")), "columns with closed ends"),
     "no number between ends": (
@@ -458,11 +617,10 @@ FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
     "group": (_group, "columns with map simplex"),
     "group alone": (lambda: _column(0, group=2), "columns in groups"),
     "no standardisation": (_unscaled, "columns without a standardisation"),
-    "own buffers": (lambda: _column(0, own=True), "columns with buffers of their own"),
+    "own buffers": (lambda: _column(0, own=3), "columns with buffers of their own"),
     "student": (lambda: _base(_free_block), "a base of kind student_t"),
     "mixture": (lambda: _base(_mixture), "a base of kind gaussian_mixture"),
     "base of a network": (lambda: _base(_network_block), "a base whose parameters come from a network"),
-    "two blocks": (lambda: _base(_two_normals), "a base in several blocks"),
     "gates": (lambda: _network({"n_out": 4}, {"n_out": 4, "gate": 0}), "gates"),
     "gated linear units": (
         lambda: _network(
@@ -509,6 +667,3 @@ FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
     "no context": (lambda: _network(context_dim=2, n_context=0), "conditioners that ignore the context"),
     "bfloat16": (_bfloat16, "conditioners in bfloat16"),
 }
-
-# What one of the engines alone refuses.
-ONLY_CPP = {"flags within a row"}

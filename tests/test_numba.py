@@ -124,6 +124,8 @@ FUNCTIONS = {
     "log": (1e-30, 1e30),
     "tanh": (-25.0, 25.0),
     "sigmoid": (-80.0, 80.0),
+    "sinh": (-80.0, 80.0),
+    "asinh": (-1e10, 1e10),
 }
 EXACT = {
     "exp": np.exp,
@@ -131,6 +133,8 @@ EXACT = {
     "log": np.log,
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "sinh": np.sinh,
+    "asinh": np.arcsinh,
 }
 
 
@@ -161,6 +165,67 @@ def test_elementary_functions_pass_nan(name: str, dtype: str) -> None:
     out = np.zeros(64, dtype)
     apply(getattr(math, name), np.full(64, np.nan, dtype), out)
     assert np.isnan(out).all()
+
+
+@numba.njit(error_model="numpy")
+def apply_sincos(x: Any, sine: Any, cosine: Any) -> None:
+    """sincos on whole vectors."""
+    n, x, sine, cosine = x.size, pointer(x), pointer(sine), pointer(cosine)
+    for i in range(0, n, lanes.lanes(x)):
+        s, c = math.sincos(lanes.load(x, i))
+        lanes.store(sine, i, s)
+        lanes.store(cosine, i, c)
+
+
+def sincos(x: Array) -> tuple[Array, Array]:
+    """sin and cos of a multiple of 64 numbers."""
+    sine, cosine = np.zeros_like(x), np.zeros_like(x)
+    apply_sincos(x, sine, cosine)
+    return sine, cosine
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sine_and_cosine_keep_the_error_that_they_state(dtype: str) -> None:
+    if dtype == "float64" and np.finfo(np.longdouble).nmant < 63:
+        pytest.skip("nothing here is more exact than float64")
+    stated = re.search(r"absolute error ([\de.-]+) / ([\de.-]+) up to \|x\| = (\d+)", str(math.sincos.__doc__))
+    assert stated
+    most = float(stated[3])
+    # every quarter of a turn, and what lies around its ends
+    quarters = np.arange(-10, 11) * (np.pi / 4)
+    around = (quarters + np.array([[0.0], [1e-3], [-1e-3], [1e-7], [-1e-7]])).ravel()
+    x = np.concatenate([np.random.default_rng(1).uniform(-most, most, (1 << 16) - 105), around[np.abs(around) <= most]])
+    x = np.resize(x, 1 << 16).astype(dtype)
+    for found, exact in zip(sincos(x), (np.sin, np.cos), strict=True):
+        error = np.abs(found.astype(np.longdouble) - exact(x.astype(np.longdouble)))
+        assert error.max() <= float(stated[1 if dtype == "float32" else 2]), x[np.argmax(error)]
+        assert np.abs(found).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sine_and_cosine_of_what_is_no_angle_of_a_circle(dtype: str) -> None:
+    largest = np.finfo(dtype).max
+    x = np.resize(np.array([1e3, -1e6, 1e12, -1e30, largest, -largest, 0.0, -0.0]), 64).astype(dtype)
+    for found in sincos(x):
+        assert np.abs(found).max() <= 1.01
+    assert_same_bits(sincos(np.zeros(64, dtype))[1], np.ones(64, dtype))
+    for found in sincos(np.full(64, np.nan, dtype)):
+        assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["sinh", "asinh"])
+def test_functions_that_are_odd_reach_as_far_as_numbers_do(name: str, dtype: str) -> None:
+    limits = np.finfo(dtype)
+    ends = {"sinh": (float(np.log(limits.max)), 1e-30), "asinh": (float(limits.max), 1e-30)}[name]
+    x = np.resize(np.array([*ends, 0.0, 1.0, float(np.sqrt(limits.max)), 2.0**60, 2.0**62, 0.5]), 64).astype(dtype)
+    x = x if name == "asinh" else np.minimum(x, ends[0]).astype(dtype)
+    out, negative = np.zeros_like(x), np.zeros_like(x)
+    apply(getattr(math, name), x, out)
+    apply(getattr(math, name), -x, negative)
+    np.testing.assert_array_equal(negative, -out)
+    exact = EXACT[name](x.astype(np.longdouble)).astype(np.float64)
+    np.testing.assert_allclose(out.astype(np.float64), exact, rtol=8 * float(limits.eps), atol=0)
 
 
 # -- slices ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import penstock as ps
 import reference
 from cases import ABOVE, BACKENDS, BELOW, LOGIT, SUPPORTED, Case, assign, built, contexts, latents, points, rng
 from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci, inside
-from penstock.training.supports import half_line_scale, to_line
+from penstock.training.supports import half_line_scale, image
 
 Array = np.ndarray[Any, Any]
 QUICK = ("positive", "mixed_supports")  # whose kernels Numba compiles in the quick suite
@@ -197,7 +197,7 @@ def test_the_density_integrates_to_one_over_two_supports(backend: str) -> None:
 
 def _nodes(x: Array, support: Any) -> Array:
     """Nodes that are even on the line, from the least to the largest of some numbers."""
-    u = np.linspace(*np.quantile(to_line(x, support, 1.0), [0, 1]), 1201)
+    u = np.linspace(*np.quantile(image(x, support, [1.0]), [0, 1]), 1201)
     return np.logaddexp(0, u) if support.hi is None else support.lo + (support.hi - support.lo) / (1 + np.exp(-u))
 
 
@@ -411,17 +411,17 @@ def test_a_support_is_one_for_all_a_list_or_a_mapping() -> None:
     ("support", "error", "message"),
     [
         ("positve", ValueError, "support must be 'real', 'positive', ps.interval"),
-        ("periodic", ValueError, "'periodic' are to come"),
+        ("periodic", ValueError, "'periodic' needs its ends"),
         ("simplex", ValueError, "'simplex' are to come"),
         (["real"], ValueError, "2 of them, got 1"),
         (["real", 3], ValueError, r"support\[1\] must be 'real'"),
         (3, TypeError, "support"),
-        ((0, 1), ValueError, "map='logit'.*Boxes.*are to come"),
+        ((1, 0), ValueError, "lo must be below hi"),
         ({2: "positive"}, ValueError, "column 2 of a flow whose columns are 0 to 1"),
         ({"a": "positive"}, ValueError, "must name every column"),
         ({"a": "positive", 1: "real"}, TypeError, "all names or all positions"),
-        ({"a": "positive", "b": "box"}, ValueError, r"support\['b'\].*'box' are to come"),
-        ([(1, 1 + 2e-16), "real"], ValueError, "map='logit'"),
+        ({"a": "positive", "b": "box"}, ValueError, r"support\['b'\].*'box' needs its ends"),
+        ([(1, 1 + 2e-16), "real"], ValueError, "no float32 strictly between"),
         (
             [ps.Interval(1, 1 + 1e-9, "logit"), "real"],
             ValueError,
@@ -445,8 +445,11 @@ def test_a_support_that_is_none_is_refused(support: Any, error: type[Exception],
         ((True, None), "finite number, or None"),
         (("a", None), "must be a number or None"),
         ((-1e308, 1e308, "logit"), "difference finite"),
-        ((0, 1, "probit"), "map='logit'"),
-        ((0, None, "logit"), "map='positive'"),
+        ((0, 1, "probit"), "map 'box' or 'logit', got 'probit'"),
+        ((0, None, "logit"), "map 'positive', got 'logit'"),
+        ((0, 1, "box", "left"), "closed must be one of"),
+        ((0, 1, "logit", "both"), "do not belong to it"),
+        ((0, None, None, "lo"), "do not belong to it"),
     ],
 )
 def test_an_interval_that_is_none_is_refused(arguments: tuple[Any, ...], message: str) -> None:
@@ -483,7 +486,7 @@ def test_a_file_keeps_supports(case: Case, backend: str, dtype: str, tmp_path: P
     spec, tensors = reference.reader()["read"](tmp_path / "flow.safetensors")
     assert len(spec["support"]) == bare.dim
     n_scales = sum(getattr(own, "map", "") == "positive" for own in bare.spec.support)
-    assert len(tensors.get("support.scale", ())) == n_scales
+    assert len(tensors.get("support.numbers", ())) == n_scales
 
 
 def test_a_file_whose_support_is_damaged_is_refused() -> None:
@@ -528,7 +531,7 @@ def test_a_fit_learns_within_its_support(backend: str) -> None:
     s = flow._snapshot.buffers[-1]
     assert f"size positive (s={s:.4g})" in repr(flow)
     assert "part within (0, 1) (logit)" in repr(flow)
-    u = to_line(GAMMA, ps.interval(0, None), s)
+    u = image(GAMMA, ps.interval(0, None), [s])
     # a tenth of the rows validate
     assert abs(flow.loc[0] - u.mean()) < 0.1 * u.std()
     assert 0.9 < flow.scale[0] / u.std() < 1.1
@@ -586,9 +589,9 @@ def test_what_measures_a_column_is_the_map_of_the_engine(support: Any, backend: 
     u = np.linspace(-30, 30, 5001)
     x = flow.to_data(u[:, None])[0]
     wanted = flow.to_latent(x)[0][:, 0]
-    found = to_line(x[:, 0], support, 1.0)
+    found = image(x[:, 0], support, [1.0])
     assert_close(found, wanted, 8, "float64", scale=np.abs(wanted))
-    assert np.isnan(to_line(np.array([support.ends[0], support.ends[1], np.nan]), support, 1.0)).all()
+    assert np.isnan(image(np.array([support.ends[0], support.ends[1], np.nan]), support, [1.0])).all()
 
 
 @each_backend
@@ -635,16 +638,18 @@ def test_infer_support_proposes_and_says_why(capsys: pytest.CaptureFixture[str])
     x = {
         "size": GAMMA, "part": source.beta(1, 1, 4000), "age": source.normal(size=4000), "magnitude": source.normal(25, 1, 4000),
         "count": source.poisson(2.0, 4000).astype(float), "share": np.clip(source.normal(0.5, 1, 4000), 0, 1),
+        "angle": source.uniform(-180, 180, 4000), "phase": source.uniform(0, 2 * math.pi, 4000),
     }  # fmt: skip
     proposed = ps.infer_support(x)
     assert proposed == {
-        "size": "positive", "part": ps.interval(0, 1, map="logit"), "age": "real", "magnitude": "real", "count": "real",
-        "share": "real",
+        "size": "positive", "part": ps.interval(0, 1, closed="neither"), "age": "real", "magnitude": "real", "count": "real",
+        "share": ps.interval(0, 1), "angle": ps.periodic(-180, 180), "phase": ps.periodic(0, 2 * math.pi),
     }  # fmt: skip
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in told] == list(x)
     assert "are 0, which 'positive' excludes" in told[4]
-    assert "values at an end" in told[5]
+    assert "within [0, 1]" in told[5]
+    assert "a turn" in told[6]
     assert ps.infer_support(np.stack([GAMMA, x["age"]], axis=1)) == ["positive", "real"]
     assert capsys.readouterr().out.startswith("column 0: positive, since all 4000 values are above 0")
-    assert ps.nsf(6, layers=1, hidden=(4,), support=proposed, rng=0).columns == tuple(x)
+    assert ps.nsf(8, layers=1, hidden=(4,), support=proposed, rng=0).columns == tuple(x)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import penstock as ps
-from cases import BACKENDS, CASES, DTYPES, ENGINE, bare, built, contexts, points, rng
+from cases import BACKENDS, CASES, DTYPES, ENGINE, KINDED, bare, built, contexts, points, rng
 
 
 def digest(*arrays: Any) -> str:
@@ -26,10 +26,10 @@ def main() -> None:
     hashes = {}
     isa = ""
     for dtype in DTYPES:
-        for case in CASES:
+        for case in (*CASES, *KINDED):
             flow = built(case, backend, dtype)
             isa = flow._backend.isa()
-            x = points(case, 333, flow)
+            x = points(case, 333, flow) if case in CASES else flow.sample(333, rng=2)
             source = rng("worker", case.name)
             dy, dl = source.standard_normal(x.shape).astype(dtype), source.standard_normal(len(x)).astype(dtype)
             key = f"{case.name}-{dtype}"

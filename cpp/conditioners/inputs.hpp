@@ -1,5 +1,5 @@
-// What a conditioner reads: the context, then the dimensions of A. Its inputs in a tile and for one row, the part of a
-// context that all rows share, and the way back of gradients.
+// What a conditioner reads: the context, then features of the dimensions of A: x itself, or of a circle cos x and sin x. Its
+// inputs in a tile and for one row, the part of a context that all rows share, and the way back of gradients.
 #pragma once
 
 #include "conditioners/mlp.hpp"
@@ -47,17 +47,63 @@ void add_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> *
   }
 }
 
-// Fills the conditioner's input (n_u, tile): the feature map. Rows are copied so that the product reads one run a
-// feature whatever the slots.
+// The first feature of a dimension that the conditioner reads, and whether there are two, cos and sin.
+PENSTOCK_INLINE int64_t feature_of(const Step &step, int64_t i) {
+  return step.n_context + (step.features != nullptr ? step.features[i] : i);
+}
+PENSTOCK_INLINE bool is_circle(const Step &step, int64_t i) {
+  return step.features != nullptr && step.features[i + 1] - step.features[i] > 1;
+}
+
+// Dimensions [from, to) of those that the conditioner reads, as they are in the state, into its input. Rows are copied so
+// that the product reads one run a feature whatever the slots.
+template <class V>
+void gather_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to, int n_vectors,
+                       const Tile<Element<V>> &tile, Element<V> *area) {
+  for (int64_t i = from; i < to; i++) {
+    const Element<V> *x = tile.state + slots[i] * tile_stride;
+    Element<V> *u = area + step.input + feature_of(step, i) * tile_stride;
+    if (!is_circle(step, i)) {
+      copy_features<V>(1, n_vectors, x, u);
+      continue;
+    }
+    for (int v = 0; v < n_vectors; v++) {
+      V sine, cosine;
+      sincos<V>(load<V>(x + v * lanes<V>), sine, cosine);
+      store(u + v * lanes<V>, cosine);
+      store(u + tile_stride + v * lanes<V>, sine);
+    }
+  }
+}
+
+// The gradients of those dimensions get what comes through the network, du of its input, which is still there.
+template <class V>
+void scatter_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to, int n_vectors,
+                        const Element<V> *du, const Element<V> *area, const TileGradient<Element<V>> &gradient) {
+  for (int64_t i = from; i < to; i++) {
+    const int64_t at = feature_of(step, i) * tile_stride;
+    Element<V> *dx = gradient.state + slots[i] * tile_stride;
+    if (!is_circle(step, i)) {
+      add_features<V>(1, n_vectors, du + at, dx);
+      continue;
+    }
+    const Element<V> *u = area + step.input + at;
+    for (int v = 0; v < n_vectors; v++) {
+      const int lane = v * lanes<V>;
+      const V cosine = load<V>(u + lane), sine = load<V>(u + tile_stride + lane);
+      const V turn = cosine * load<V>(du + at + tile_stride + lane) - sine * load<V>(du + at + lane);
+      store(dx + lane, load<V>(dx + lane) + turn);
+    }
+  }
+}
+
+// Fills the conditioner's input (n_u, tile): the feature map.
 template <class V>
 void gather_features(const Step &step, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area) {
-  Element<V> *u = area + step.input;
   if (has_rows(tile.context.kind)) {
-    copy_features<V>(step.n_context, n_vectors, tile.context.rows, u);
+    copy_features<V>(step.n_context, n_vectors, tile.context.rows, area + step.input);
   }
-  for (int64_t i = 0; i < step.n_a; i++) {
-    copy_features<V>(1, n_vectors, tile.state + step.a[i] * tile_stride, u + (step.n_context + i) * tile_stride);
-  }
+  gather_dimensions<V>(step, step.a, 0, step.n_a, n_vectors, tile, area);
 }
 
 // The first input whose gradient is wanted; n_u if none is.
@@ -71,28 +117,38 @@ PENSTOCK_INLINE int first_wanted(const Step &step, bool want_input, const TileGr
 
 // Adds the gradient of the conditioner's input to those of the context and of the state.
 template <class V>
-void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, const TileGradient<Element<V>> &gradient) {
+void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, const Element<V> *area,
+                      const TileGradient<Element<V>> &gradient) {
   if (du == nullptr) {
     return;
   }
   if (gradient.of_context != Gradient::ignore) {
     add_features<V>(step.n_context, n_vectors, du, gradient.context);
   }
-  for (int64_t i = 0; i < step.n_a; i++) {
-    add_features<V>(1, n_vectors, du + (step.n_context + i) * tile_stride, gradient.state + step.a[i] * tile_stride);
-  }
+  scatter_dimensions<V>(step, step.a, 0, step.n_a, n_vectors, du, area, gradient);
 }
 
 // One row: one number a feature.
+template <class T>
+void gather_row_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to, const T *state, T *area) {
+  T *u = area + step.input / tile_stride;
+  for (int64_t i = from; i < to; i++) {
+    const int64_t at = feature_of(step, i);
+    if (is_circle(step, i)) {
+      sincos<T>(state[slots[i]], u[at + 1], u[at]);
+    } else {
+      u[at] = state[slots[i]];
+    }
+  }
+}
+
 template <class T>
 void gather_row(const Step &step, const TileContext<T> &context, const T *state, T *area) {
   T *u = area + step.input / tile_stride;
   for (int64_t i = 0; has_rows(context.kind) && i < step.n_context; i++) {
     u[i] = context.rows[i];
   }
-  for (int64_t i = 0; i < step.n_a; i++) {
-    u[step.n_context + i] = state[step.a[i]];
-  }
+  gather_row_dimensions(step, step.a, 0, step.n_a, state, area);
 }
 
 // What a context, of one number a feature, contributes to a step: its piece of TileContext::part. The context comes first
@@ -108,7 +164,7 @@ void make_step_part(const Step &step, const PackedView<Element<V>> &packed, cons
   gather_row<Element<V>>(step, context, nullptr, area);
   mlp_row<V>(step, packed.params, nullptr, area);
   const Element<V> *theta = area + step.theta / tile_stride;
-  for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {
+  for (int64_t i = 0; i < step.n_theta; i++) {
     part[step.start + i] = theta[i];
   }
 }

@@ -101,6 +101,20 @@ PENSTOCK_INLINE void normal_pair(Bits<V> w0, Bits<V> w1, V &first, V &second) {
   second = r * sine;
 }
 
+// A number strictly between 0 and 1, of the 53 bits of two words or, in float, of the 24 upper ones of the first.
+template <class V>
+PENSTOCK_INLINE V uniform(Bits<V> w0, Bits<V> w1) {
+  const V half = splat<V>(static_cast<Element<V>>(0.5));
+  V k;
+  if constexpr (sizeof(Element<V>) == 4) {
+    k = number<V>((Bits<V>)(w0 >> 8) & 0xFFFFFF);
+  } else {
+    k = fma<V>(number<V>(w0), splat<V>(0x1p21), number<V>((Bits<V>)(w1 >> 11)));
+  }
+  k = select(k < half, half, k);
+  return k * splat<V>(static_cast<Element<V>>(sizeof(Element<V>) == 4 ? 0x1p-24 : 0x1p-53));
+}
+
 // Fills state (dim, stride) with normals: dimension f of lane i is decided by (seed, context_row[i], draw[i], f) alone.
 // Counters are read up to a whole vector.
 template <class V>
@@ -117,6 +131,27 @@ PENSTOCK_FUNCTION void normals(uint64_t seed, const uint64_t *context_row, const
       for (int i = 0; i < 4 && 4 * block + i < dim; i++) {
         store(state + static_cast<ptrdiff_t>(4 * block + i) * stride + lane, z[i]);
       }
+    }
+  }
+}
+
+// The n dimensions of a list, rising, uniform between lo and lo + width, and then clamped; decided as normals are.
+template <class V>
+PENSTOCK_FUNCTION void uniforms(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows, int n,
+                                const int64_t *dims, Element<V> lo, Element<V> width, Element<V> least, Element<V> most,
+                                int stride, Element<V> *state) {
+  for (int lane = 0; lane < rows; lane += lanes<V>) {
+    const Counters<V> counters(draw + lane, context_row + lane);
+    Bits<V> words[4];
+    int64_t block = -1;
+    for (int i = 0; i < n; i++) {
+      const int64_t f = dims[i];
+      if (f / 2 != block) {
+        block = f / 2;
+        philox<V>(seed, counters, static_cast<uint32_t>(block), stream_pairs, words);
+      }
+      const V u = f % 2 == 0 ? uniform<V>(words[0], words[1]) : uniform<V>(words[2], words[3]);
+      store(state + f * stride + lane, clamp(fma<V>(u, splat<V>(width), splat<V>(lo)), least, most));
     }
   }
 }

@@ -46,19 +46,31 @@ struct Linear {
   int64_t gradient;            // masked: offset in d_hidden[0] of the gradient of its outputs, (n_out, tile)
 };
 
+// Neighbours in B that have the same transform. A step of one kind of dimensions has one run.
+struct Run {
+  int from, to;  // positions in B
+  int32_t transform, n_theta;
+  int64_t theta;  // where theta of the first one begins, in numbers of a row
+  double options[max_options];
+};
+
 struct Step {
-  int32_t kind, explicit_to_data, transform, n_theta, conditioner, activation, n_linear;
+  int32_t kind, explicit_to_data, conditioner, activation, n_linear;
   int n_a, n_b, n_u;  // dimensions read and changed, width of the conditioner's input: the context, then A
   int n_context;      // features of the context among them
+  int n_runs;
   const int64_t *a, *b;
   const Linear *linear;
-  double options[max_options];
+  const Run *runs;  // that make up B, in order
+  const int
+      *features;     // of each dimension that the conditioner reads the first feature, and their number; null: one each
+  int64_t n_theta;   // numbers of theta a row
   int64_t params;    // offset of free theta
   int64_t grad;      // offset of its gradient in a padded gradient
   int64_t kept;      // offset of the old values of B, (n_b, tile), in the kept store
   int64_t area;      // offset of the activations in the kept store
   int64_t input;     // offsets in the area: conditioner input (n_u, tile),
-  int64_t theta;     // theta (n_b n_theta, tile)
+  int64_t theta;     // theta (n_theta, tile)
   int64_t start;     // offset in Tile::starts
   int64_t external;  // offset in Tile::theta and in Tile::external_gradient, -1: theta is not external
   int64_t area_size;
@@ -68,12 +80,26 @@ struct Step {
   int64_t panels, panel_size;
 };
 
+// Dimensions of the latent side that have a base density of one kind.
+struct BaseBlock {
+  int32_t kind;
+  bool circle;  // whose numbers are all angles
+  int n;
+  const int64_t *dims;  // slots, rising
+  double constant;      // what each row gets of it in log p
+  double lo, hi;        // of a uniform one
+  double least, most;   // its draws
+};
+
 struct PlanView {
   int dim, context_dim, n_steps;
   int n_context;  // features of the context that conditioners read
   const Step *steps;
   const Step *embedding;    // the network between the context and those features, or null
   const int64_t *boundary;  // (n_steps + 1, dim): slot of each dimension
+  int n_base;
+  const BaseBlock *base;
+  int n_normals;  // slots up to the last one with a normal base
 };
 
 }  // namespace penstock

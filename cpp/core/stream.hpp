@@ -6,6 +6,14 @@
 
 namespace penstock {
 
-enum Stream : uint32_t { stream_base, stream_mixture, stream_gamma, stream_dequantise, stream_shuffle, stream_init };
+enum Stream : uint32_t {
+  stream_base,
+  stream_mixture,
+  stream_gamma,
+  stream_dequantise,
+  stream_shuffle,
+  stream_init,
+  stream_pairs
+};
 
 }  // namespace penstock

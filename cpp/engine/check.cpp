@@ -138,6 +138,12 @@ class Checker {
     if (!covers(std::move(buffers), n_buffers)) {
       fail("COLUMNS: buffers are claimed twice, or not at all");
     }
+    const int64_t *slots = table_.boundary.data() + size_of(table_.steps) * table_.flow.dim;
+    features_.resize(static_cast<size_t>(table_.flow.dim));
+    for (int64_t i = 0; i < table_.flow.dim; i++) {
+      features_[static_cast<size_t>(slots[i])] =
+          table_.columns[static_cast<size_t>(i)].features == features_cos_sin ? 2 : 1;
+    }
     n_context_ = n_features;
     if (table_.flow.embedding != no_index) {
       n_context_ = Network(table_.networks, table_.flow.embedding).within(&NetworkRecord::n_out, 1, width_most);
@@ -145,14 +151,25 @@ class Checker {
     networks_.set_context(n_features, n_context_);
   }
 
-  // A half-line has one end and a scale, an interval both ends and no buffer.
+  // A half-line has one end and a scale, an interval both ends and no buffer; a circle is wrapped and read by its cosine and
+  // sine, and a box has two numbers of its own.
   void check_map(const Column &column) const {
     const int64_t map = column[&ColumnRecord::map], ends = column[&ColumnRecord::ends], both = end_lower | end_upper;
+    const int64_t kind = column[&ColumnRecord::kind];
     if (map == map_positive || map == map_logit) {
       column.is(&ColumnRecord::kind, column_line);
       column.need(map == map_logit ? ends == both : ends == end_lower || ends == end_upper, &ColumnRecord::ends,
                   "are not those of its map");
       column.is(&ColumnRecord::n_buffers, map == map_positive ? 1 : 0);
+    }
+    column.need((map == map_wrap) == (kind == column_circle) && (map == map_box) == (kind == column_box),
+                &ColumnRecord::map, "is not of its kind");
+    column.is(&ColumnRecord::features, kind == column_circle ? features_cos_sin : features_identity);
+    if (kind != column_line) {
+      column.is(&ColumnRecord::n_buffers, kind == column_box ? 2 : 0);
+    }
+    if (kind == column_circle) {
+      column.is(&ColumnRecord::closed, 0);
     }
     double found[2] = {-1, 1};
     for (const auto &[field, i, bit] :
@@ -243,17 +260,22 @@ class Checker {
     }
     step.need(members.all(), &StepRecord::b, "must be shared out to the parts");
     if (claims.n_outputs > 0) {
-      const int64_t n_read = kind == step_autoregressive ? n_b - 1 : step[&StepRecord::n_a];
+      const bool masked = kind == step_autoregressive;
       if (claims.n_outputs > output_most) {
         step.fault(&StepRecord::network, "has " + std::to_string(claims.n_outputs) + " outputs");
       }
       step.need(covers(claims.outputs, claims.n_outputs), &StepRecord::network, "has an output that parts do not fill");
-      std::vector<int64_t> degrees;
-      if (kind == step_autoregressive) {
-        degrees = degrees_of_theta(first, claims.n_outputs);
+      const List read = masked ? list_of(table_.ints, step, &StepRecord::b, n_b - 1)
+                               : list_of(table_.ints, step, &StepRecord::a, step[&StepRecord::n_a]);
+      Degrees degrees{n_b - 1, {}, {}};
+      for (int64_t i = 0; i < read.size; i++) {
+        degrees.inputs.insert(degrees.inputs.end(), features_[static_cast<size_t>(read[i])], i + 1);
       }
-      const Network network = networks_.check(step, &StepRecord::network, role_conditioner, n_read, claims.n_outputs,
-                                              kind == step_autoregressive ? &degrees : nullptr);
+      if (masked) {
+        degrees.outputs = degrees_of_theta(first, claims.n_outputs);
+      }
+      const Network network = networks_.check(step, &StepRecord::network, role_conditioner, size_of(degrees.inputs),
+                                              claims.n_outputs, masked ? &degrees : nullptr);
       claims.params.push_back({network[&NetworkRecord::params], network[&NetworkRecord::n_params]});
       claims.n_params += network[&NetworkRecord::n_params];
     } else {
@@ -355,9 +377,15 @@ class Checker {
       const int64_t source = block.code(&BaseRecord::source, source_names);
       block.need(source != source_external, &BaseRecord::source, "cannot be external");
       const int64_t n_params = block.within(&BaseRecord::n_params, 0, count_most);
-      if (kind == base_standard_normal) {
+      if (kind == base_standard_normal || kind == base_uniform) {
         block.is(&BaseRecord::source, source_fixed);
-        block.is(&BaseRecord::n_options, 0);
+        block.is(&BaseRecord::n_options, kind == base_uniform ? 2 : 0);
+      }
+      if (kind == base_uniform) {
+        const double *ends = table_.reals.data() + block[&BaseRecord::options];
+        block.need(
+            std::isfinite(ends[0]) && std::isfinite(ends[1]) && ends[0] < ends[1] && std::isfinite(ends[1] - ends[0]),
+            &BaseRecord::options, "are not two ends in order");
       }
       if (source == source_free) {
         block.need(n_params > 0, &BaseRecord::n_params, "is 0");
@@ -397,6 +425,7 @@ class Checker {
   std::vector<FlowRecord> flows_{table_.flow};
   int64_t params_ = 0, n_parts_ = 0;  // claimed so far
   NetworkChecker networks_;
+  std::vector<size_t> features_;               // of each slot
   int64_t n_context_ = 0;                      // features of the context, or of its embedding, as conditioners read it
   std::vector<std::vector<Slice>> externals_;  // what parts claim of each external array
 };

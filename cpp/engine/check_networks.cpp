@@ -8,7 +8,7 @@
 namespace penstock {
 
 void NetworkChecker::check_network(const Network &network, Role role, int64_t n_read, int64_t n_out,
-                                   const std::vector<int64_t> *degrees) {
+                                   const Degrees *degrees) {
   network.is(&NetworkRecord::role, role);
   network.is(&NetworkRecord::masked, degrees != nullptr);
   const int64_t n_context = network[&NetworkRecord::n_context];
@@ -29,28 +29,27 @@ void NetworkChecker::check_network(const Network &network, Role role, int64_t n_
 }
 
 // Linear layers of a network: widths, sources, parameters, and in a masked one degrees.
-void NetworkChecker::check_linears(const Network &network, const std::vector<int64_t> *theta_degrees) {
+void NetworkChecker::check_linears(const Network &network, const Degrees *degrees) {
   const int64_t n = network[&NetworkRecord::n_linears];
   Readable readable{network[&NetworkRecord::n_in],
                     network[&NetworkRecord::n_context],
                     network[&NetworkRecord::linear],
-                    theta_degrees != nullptr,
+                    degrees,
                     {},
                     {},
                     {}};
-  if (readable.masked) {
-    for (int64_t i = 0; i < readable.n_in; i++) {
-      readable.input_degrees.push_back(std::max(int64_t{0}, i + 1 - readable.n_context));
-    }
+  if (degrees != nullptr) {
     readable.context_degrees.resize(static_cast<size_t>(readable.n_context));
+    readable.input_degrees = readable.context_degrees;
+    readable.input_degrees.insert(readable.input_degrees.end(), degrees->inputs.begin(), degrees->inputs.end());
   }
   std::vector<Slice> params;
   int64_t n_params = 0;
   for (int64_t i = 0; i < n; i++) {
     const Linear linear(table_.linears, readable.first + i);
     check_linear(linear, i, i + 1 == n, network, readable);
-    if (readable.masked) {
-      check_degrees(linear, i + 1 == n ? theta_degrees : nullptr, readable);
+    if (degrees != nullptr) {
+      check_degrees(linear, i + 1 == n, readable);
     } else {
       linear.is(&LinearRecord::in_degrees, no_index);
       linear.is(&LinearRecord::out_degrees, no_index);
@@ -130,9 +129,8 @@ void NetworkChecker::check_width(const Linear &linear, int64_t LinearRecord::*fi
 }
 
 // Degrees of a layer of a masked network: no number reads one of a higher degree.
-void NetworkChecker::check_degrees(const Linear &linear, const std::vector<int64_t> *theta_degrees,
-                                   Readable &readable) const {
-  const int64_t highest = readable.n_in - readable.n_context;
+void NetworkChecker::check_degrees(const Linear &linear, bool last, Readable &readable) const {
+  const int64_t highest = readable.own->highest;
   const List inputs = list_of(table_.ints, linear, &LinearRecord::in_degrees, linear[&LinearRecord::n_in]);
   const List outputs = list_of(table_.ints, linear, &LinearRecord::out_degrees, linear[&LinearRecord::n_out]);
   linear.need(inputs == degrees_of(linear[&LinearRecord::source], readable), &LinearRecord::in_degrees,
@@ -140,8 +138,9 @@ void NetworkChecker::check_degrees(const Linear &linear, const std::vector<int64
   if (!outputs.lies_within(0, highest)) {
     linear.fault(&LinearRecord::out_degrees, "must lie within 0 to " + std::to_string(highest));
   }
-  linear.need(theta_degrees == nullptr || outputs == List{theta_degrees->data(), size_of(*theta_degrees)},
-              &LinearRecord::out_degrees, "are not those of theta");
+  const std::vector<int64_t> &theta = readable.own->outputs;
+  linear.need(!last || outputs == List{theta.data(), size_of(theta)}, &LinearRecord::out_degrees,
+              "are not those of theta");
   const auto enters = [&](int64_t LinearRecord::*field) {
     const List other = degrees_of(linear[field], readable);
     for (int64_t j = 0; j < outputs.size; j++) {

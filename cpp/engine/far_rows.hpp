@@ -59,14 +59,15 @@ class FarRows {
   }
 
  private:
-  // About the image of a number in a column; only a half-line has some that are far out.
+  // About the image of a number in a column; of those with a support only a half-line has some that are far out.
   double on_line(int64_t i, double x) const {
     for (int m = 0; m < packed_.n_mapped; m++) {
       if (const MappedColumn &c = packed_.mapped[m]; c.column == i) {
-        return std::isnan(x)        ? x
-               : c.map == map_logit ? packed_.loc[i]
-               : c.mirrored         ? (x - c.hi) / c.scale
-                                    : (x - c.lo) / c.scale;
+        if (c.map == map_positive) {
+          return std::isnan(x) ? x : c.mirrored ? (x - c.hi) / c.scale : (x - c.lo) / c.scale;
+        }
+        const bool none = std::isnan(x) || (c.map == map_wrap && std::isinf(x));  // which is no angle
+        return none ? std::numeric_limits<double>::quiet_NaN() : packed_.loc[i];
       }
     }
     return x;

@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
-#include <stdexcept>
-#include <string>
 #include <utility>
+
+#include "engine/refuse.hpp"
+#include "transforms/list.hpp"
 
 namespace penstock {
 namespace {
@@ -19,11 +19,10 @@ constexpr int64_t segment_numbers = 8192;
 // degrees once may let many layers point to them.
 constexpr int64_t mask_bytes_most = int64_t{64} << 20, mask_bytes_a_word = 128;
 
-void refuse_unless(bool computed, const char *what, const char *name = "") {
-  if (!computed) {
-    throw std::invalid_argument(std::string("this engine does not compute ") + what + name);
-  }
-}
+// Codes of transforms.
+#define PENSTOCK_CODE(name, ...) transform_##name,
+enum TransformCode : int32_t { PENSTOCK_TRANSFORMS(PENSTOCK_CODE) };
+#undef PENSTOCK_CODE
 
 }  // namespace
 
@@ -36,7 +35,8 @@ Plan::Plan(Table table) : table_(std::move(table)) {
   n_params = flow.n_params;
   n_buffers = flow.n_buffers;
   refuse_unless(flow.conditioner_dtype == flow.dtype, "conditioners in ", dtype_names[flow.conditioner_dtype]);
-  check_ends();
+  check_columns();
+  lay_out_base();
   read_ranges();
   embeds = flow.embedding != no_index;
   n_context = embeds ? static_cast<int>(table_.networks[static_cast<size_t>(flow.embedding)].n_out) : context_dim;
@@ -52,65 +52,6 @@ Plan::Plan(Table table) : table_(std::move(table)) {
     lay_out_network(network, evaluation_embedding_);
   }
   place_areas();
-}
-
-// Columns and base.
-void Plan::check_ends() {
-  for (const ColumnRecord &column : table_.columns) {
-    refuse_unless(column.kind == column_line, "columns of kind ", column_kind_names[column.kind]);
-    const bool mapped = column.side == side_data && (column.map == map_positive || column.map == map_logit);
-    refuse_unless(column.map == map_identity || mapped, "columns with map ", column_map_names[column.map]);
-    refuse_unless(column.features == features_identity, "columns with features ", features_names[column.features]);
-    refuse_unless(column.ends == 0 || mapped, "columns with ends");
-    refuse_unless(column.closed == 0, "columns with closed ends");
-    refuse_unless(column.lattice == no_index, "columns on a lattice");
-    refuse_unless(column.group == no_index, "columns in groups");
-    refuse_unless(column.loc != no_index, "columns without a standardisation");
-    refuse_unless(column.n_buffers == 0 || mapped, "columns with buffers of their own");
-    if (mapped) {
-      map_column(column);
-    }
-    loc_.push_back(column.loc);
-    scale_.push_back(column.scale);
-  }
-  for (const BaseRecord &block : table_.base) {
-    refuse_unless(block.network == no_index, "a base whose parameters come from a network");
-    refuse_unless(block.kind == base_standard_normal, "a base of kind ", base_names[block.kind]);
-  }
-  refuse_unless(table_.base.size() == 1, "a base in several blocks");
-}
-
-// The numbers next to the ends, within, in the type of the flow: what is stored lies between them. An end counts as that
-// type rounds it.
-void Plan::map_column(const ColumnRecord &record) {
-  MappedColumn column{};
-  column.column = static_cast<int64_t>(loc_.size());
-  column.map = static_cast<int32_t>(record.map);
-  column.mirrored = (record.ends & end_lower) == 0;
-  constexpr double infinity = std::numeric_limits<double>::infinity();
-  column.lo = column.mirrored ? -infinity : table_.reals[static_cast<size_t>(record.lo)];
-  column.hi = (record.ends & end_upper) == 0 ? infinity : table_.reals[static_cast<size_t>(record.hi)];
-  column.scale = record.map == map_logit ? column.hi - column.lo : 1.0;
-  const auto place = [&](auto zero) {
-    using T = decltype(zero);
-    constexpr T most = std::numeric_limits<T>::max();
-    const auto within = [](double end, T towards) {
-      constexpr auto top = static_cast<double>(most);
-      const T near = static_cast<T>(std::clamp(end, -top, top));
-      return static_cast<double>(std::isinf(end) ? -towards : std::nextafter(near, towards));
-    };
-    column.least = within(column.lo, most);
-    column.most = within(column.hi, -most);
-  };
-  if (item_size == 8) {
-    place(double{});
-  } else {
-    place(float{});
-  }
-  refuse_unless(column.lo < column.least && column.least <= column.most && column.most < column.hi,
-                "columns between whose ends there is no number");
-  mapped_.push_back(column);
-  mapped_scale_.push_back(record.n_buffers > 0 ? record.buffers : no_index);
 }
 
 void Plan::read_ranges() {
@@ -143,14 +84,17 @@ Step Plan::lay_out(const StepRecord &record) {
   if (record.kind == step_lu_linear) {
     lay_out_lu(record, step);
   } else {
-    lay_out_part(record, step);
+    lay_out_parts(record, step);
   }
   evaluation_area = std::max(evaluation_area, step.area_size);
   return step;
 }
 
 void Plan::lay_out_lu(const StepRecord &record, Step &step) {
-  refuse_unless(step.n_b == dim, "an LU layer on some of the dimensions");
+  for (int64_t i = 0; i < step.n_b; i++) {
+    const int32_t kind = kinds_[static_cast<size_t>(step.b[i])];
+    refuse_unless(kind == column_line, "an LU layer on dimensions of kind ", column_kind_names[kind]);
+  }
   const int n = step.n_b, stride = static_cast<int>(padded(n));
   step.order = table_.ints.data() + record.order;
   step.signs = table_.ints.data() + record.signs;
@@ -175,43 +119,85 @@ void Plan::lay_out_lu(const StepRecord &record, Step &step) {
   lu_steps.push_back(static_cast<int>(evaluation_steps_.size()));
 }
 
-// A step with a transform.
-void Plan::lay_out_part(const StepRecord &record, Step &step) {
-  refuse_unless(record.n_parts == 1, "several transforms in one step");
+// A step with transforms.
+void Plan::lay_out_parts(const StepRecord &record, Step &step) {
   refuse_unless(record.kind != step_autoregressive || step.n_b == dim,
                 "an autoregressive layer on some of the dimensions");
-  const PartRecord &part = table_.parts[static_cast<size_t>(record.part)];
-  const int64_t *members = table_.ints.data() + part.members, *theta = table_.ints.data() + part.theta;
-  for (int64_t j = 0; j < step.n_b; j++) {
-    refuse_unless(members[j] == j && theta[j] == j * part.n_theta, "theta in another order");
-  }
-  step.transform = static_cast<int32_t>(part.transform);
-  step.n_theta = static_cast<int32_t>(part.n_theta);
-  std::copy_n(table_.reals.begin() + part.options, part.n_options, step.options);
-  const int64_t n_theta = static_cast<int64_t>(step.n_b) * step.n_theta;
-  theta_widest = std::max(theta_widest, n_theta);
-  flops += std::max(60.0, 20.0 * step.n_theta) * step.n_b;
-  if (part.source == source_network) {
+  lay_out_runs(record, step);
+  theta_widest = std::max(theta_widest, step.n_theta);
+  const PartRecord &first = table_.parts[static_cast<size_t>(record.part)];
+  if (first.source == source_network) {
     return lay_out_conditioner(table_.networks[static_cast<size_t>(record.network)], step);
   }
-  if (part.source == source_external) {
-    refuse_unless(part.external == static_cast<int64_t>(externals.size()),
+  if (first.source == source_external) {
+    refuse_unless(first.external == static_cast<int64_t>(externals.size()),
                   "an external theta that several steps share");
     step.conditioner = conditioner_external;
     step.external = external_features * tile_stride;
-    externals.push_back({static_cast<int>(evaluation_steps_.size()), n_theta, external_features});
-    external_features += n_theta;
+    externals.push_back({static_cast<int>(evaluation_steps_.size()), step.n_theta, external_features});
+    external_features += step.n_theta;
     return;
   }
   step.conditioner = conditioner_free;
   step.grad = padded_size;
   constexpr int64_t longest = int64_t{1} << 30;
-  for (int64_t from = 0; from < n_theta; from += longest) {
-    const auto n = static_cast<int>(std::min(longest, n_theta - from));
+  for (int64_t from = 0; from < step.n_theta; from += longest) {
+    const auto n = static_cast<int>(std::min(longest, step.n_theta - from));
     add_segments(
         {step.params + from, step.grad + from, 1, n, static_cast<int>(padded(n)), false, false, nullptr, 0, 0});
   }
-  padded_size += padded(n_theta);
+  padded_size += padded(step.n_theta);
+}
+
+// Neighbours in B of one part whose theta lies in their order become a run. Theta of a step begins with the parameters that
+// are its own, with the output of its network, or with its external array.
+void Plan::lay_out_runs(const StepRecord &record, Step &step) {
+  struct Member {
+    const PartRecord *part;
+    int64_t theta;
+  };
+  std::vector<Member> members(static_cast<size_t>(step.n_b));
+  const PartRecord *parts = table_.parts.data() + record.part;
+  for (int64_t i = 0; i < record.n_parts; i++) {
+    refuse_unless(parts[i].source == parts[0].source, "several sources of theta in one step");
+    refuse_unless(parts[i].external == parts[0].external, "several external thetas in one step");
+    const int64_t from = parts[i].source == source_free ? parts[i].params - record.params : 0;
+    for (int64_t j = 0; j < parts[i].n_members; j++) {
+      const int64_t member = table_.ints[static_cast<size_t>(parts[i].members + j)];
+      members[static_cast<size_t>(member)] = {parts + i, from + table_.ints[static_cast<size_t>(parts[i].theta + j)]};
+    }
+    step.n_theta += parts[i].n_members * parts[i].n_theta;
+    flops += std::max(60.0, 20.0 * static_cast<double>(parts[i].n_theta)) * static_cast<double>(parts[i].n_members);
+  }
+  std::vector<Run> &runs = runs_.emplace_back();
+  for (int i = 0; i < step.n_b; i++) {
+    const auto &[part, theta] = members[static_cast<size_t>(i)];
+    check_transform(*part, step.b[i]);
+    const bool first = i == 0 || members[static_cast<size_t>(i) - 1].part != part ||
+                       members[static_cast<size_t>(i) - 1].theta + part->n_theta != theta;
+    if (first) {
+      Run run{i, i, static_cast<int32_t>(part->transform), static_cast<int32_t>(part->n_theta), theta, {}};
+      std::copy_n(table_.reals.begin() + part->options, part->n_options, run.options);
+      runs.push_back(run);
+    }
+    runs.back().to = i + 1;
+  }
+  step.runs = runs.data();
+  step.n_runs = static_cast<int>(runs.size());
+}
+
+// A circle and a box have the splines that map them to themselves.
+void Plan::check_transform(const PartRecord &part, int64_t slot) const {
+  const int32_t kind = kinds_[static_cast<size_t>(slot)];
+  if (kind == column_line) {
+    return;
+  }
+  const bool circle = kind == column_circle;
+  refuse_unless(part.transform == (circle ? transform_circular_rational_quadratic : transform_box_rational_quadratic),
+                circle ? "on a circle transform " : "on a box transform ",
+                transform_names()[static_cast<size_t>(part.transform)]);
+  refuse_unless(table_.reals[static_cast<size_t>(part.options) + 1] == (circle ? circle_bound : box_bound),
+                circle ? "on a circle splines of another bound than pi" : "on a box splines of another bound than 1");
 }
 
 // The network of a step. An elementwise step with one is a coupling whose A is empty.
@@ -221,9 +207,24 @@ void Plan::lay_out_conditioner(const NetworkRecord &network, Step &step) {
   step.kind = masked ? step_autoregressive : step_coupling;
   step.n_context = n_context;
   step.n_u = static_cast<int>(network.n_in);
+  lay_out_features(masked ? step.b : step.a, masked ? step.n_b - 1 : step.n_a, step);
   lay_out_network(network, step);
   step.start = starts_size;
   starts_size += padded(masked || step.n_a > 0 ? step.linear[0].n_out : network.n_out);
+}
+
+// Features of the dimensions that a conditioner reads, where there are circles among them.
+void Plan::lay_out_features(const int64_t *slots, int64_t n, Step &step) {
+  const auto circle = [this](int64_t slot) { return kinds_[static_cast<size_t>(slot)] == column_circle; };
+  if (std::none_of(slots, slots + n, circle)) {
+    return;
+  }
+  std::vector<int> &first = features_.emplace_back();
+  first.push_back(0);
+  for (int64_t i = 0; i < n; i++) {
+    first.push_back(first.back() + (circle(slots[i]) ? 2 : 1));
+  }
+  step.features = first.data();
 }
 
 // A network from n_u inputs: its parameters, and its places in the step's area.

@@ -47,9 +47,9 @@ class Plan {
   // Where the columns have their standardisation among the buffers, (dim) of the data and (context_dim) of the context.
   const std::vector<int64_t> &loc() const { return loc_; }
   const std::vector<int64_t> &scale() const { return scale_; }
-  // Columns of the data with a support of their own, and where each has s among the buffers, or no_index.
+  // Columns of the data with a support of their own, and where each has numbers of its own among the buffers, or no_index.
   const std::vector<MappedColumn> &mapped() const { return mapped_; }
-  const std::vector<int64_t> &mapped_scale() const { return mapped_scale_; }
+  const std::vector<int64_t> &mapped_buffers() const { return mapped_buffers_; }
   // A hash of the table.
   uint64_t digest() const { return table_.digest; }
 
@@ -71,15 +71,29 @@ class Plan {
 
  private:
   PlanView view(const std::vector<Step> &steps, const Step &embedding) const {
-    return {dim, context_dim, n_steps, n_context, steps.data(), embeds ? &embedding : nullptr, table_.boundary.data()};
+    return {dim,
+            context_dim,
+            n_steps,
+            n_context,
+            steps.data(),
+            embeds ? &embedding : nullptr,
+            table_.boundary.data(),
+            static_cast<int>(base_.size()),
+            base_.data(),
+            n_normals_};
   }
 
-  void check_ends();
+  void check_columns();
   void map_column(const ColumnRecord &column);
+  void lay_out_base();
+  BaseBlock base_block(const BaseRecord &record);
   void read_ranges();
   Step lay_out(const StepRecord &record);
   void lay_out_lu(const StepRecord &record, Step &step);
-  void lay_out_part(const StepRecord &record, Step &step);
+  void lay_out_parts(const StepRecord &record, Step &step);
+  void lay_out_runs(const StepRecord &record, Step &step);
+  void check_transform(const PartRecord &part, int64_t slot) const;
+  void lay_out_features(const int64_t *slots, int64_t n, Step &step);
   void lay_out_conditioner(const NetworkRecord &network, Step &step);
   void lay_out_network(const NetworkRecord &network, Step &step);
   void classify(const NetworkRecord &network, Step &step) const;
@@ -93,7 +107,13 @@ class Plan {
   Table table_;
   std::vector<int64_t> loc_, scale_;
   std::vector<MappedColumn> mapped_;
-  std::vector<int64_t> mapped_scale_;
+  std::vector<int64_t> mapped_buffers_;
+  std::vector<int32_t> kinds_;  // of each slot
+  std::vector<BaseBlock> base_;
+  std::deque<std::vector<int64_t>> base_dims_;  // which base blocks point into
+  int n_normals_ = 0;
+  std::deque<std::vector<Run>> runs_;  // which steps point into
+  std::deque<std::vector<int>> features_;
   std::vector<RangeRecord> ranges_;  // neighbours with the same flags in one
   int64_t segment_numbers_ = 0;      // of W, at least
   std::vector<Linear> linears_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "engine/floating_point.hpp"
 #include "isa/dispatch.hpp"
@@ -28,10 +29,23 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     log_scale_ += std::log(loc[dim_ + d]);
   }
   for (size_t i = 0; i < mapped_.size(); i++) {
-    if (const int64_t at = plan.mapped_scale()[i]; at != no_index) {
-      mapped_[i].scale = buffers[at];
+    MappedColumn &column = mapped_[i];
+    const int64_t at = plan.mapped_buffers()[i];
+    if (column.map == map_positive) {
+      column.scale = buffers[at];
+    } else if (column.map == map_box) {
+      column.middle = buffers[at];
+      column.unit = buffers[at + 1];
+      for (const auto &[x, V, gap] : {std::tie(column.lo, column.lower, column.lower_gap),
+                                      std::tie(column.hi, column.upper, column.upper_gap)}) {
+        const double t = std::clamp((x - column.middle) / column.unit, -0x1p500, 0x1p500);
+        const double root = std::sqrt(1 + t * t);
+        V = t / root;
+        gap = 1 / (root * (root + std::abs(t)));
+      }
+      column.scale = column.unit * (0.5 * (column.upper - column.lower));
     }
-    log_scale_ += std::log(mapped_[i].scale);
+    log_scale_ += std::log(column.scale);
   }
   for (int64_t i = 0; i < plan.context_dim; i++) {
     const auto column = static_cast<size_t>(dim_ + i);

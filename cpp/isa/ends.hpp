@@ -1,7 +1,8 @@
 // The two ends of a flow: the columns of the data into the state and out of it, and the base density.
 //   columns, in     u = (x - loc) / scale      log_det = -sum log scale      du = scale dx
 //   columns, out    x = loc + scale u          log_det =  sum log scale      dx = du / scale
-//   base            log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
+//   base, normal    log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
+//   base, uniform   log p(z) = -dim log(hi - lo), or -inf outside            dz = 0
 // Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins. Where the
 // support of a column is not the whole line, a bijection (supports.hpp) stands between the data and x, and adds what depends
 // on the row. At an end within a flow columns are copied. The stride of a state is tile_stride, or 1 for one row.
@@ -116,22 +117,30 @@ void features_out(const T *tile, int64_t n, int rows, T *out) {
 template <class T>
 void base_draw(const PlanView &plan, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
                int stride, T *state) {
-  (stride == 1 ? normals<T> : normals<Native<T>>)(seed, context_row, draw, rows, plan.dim, stride, state);
+  (stride == 1 ? normals<T> : normals<Native<T>>)(seed, context_row, draw, rows, plan.n_normals, stride, state);
+  for (int i = 0; i < plan.n_base; i++) {
+    const BaseBlock &block = plan.base[i];
+    if (block.kind == base_uniform) {
+      (stride == 1 ? uniforms<T> : uniforms<Native<T>>)(seed, context_row, draw, rows, block.n, block.dims,
+                                                        static_cast<T>(block.lo), static_cast<T>(block.hi - block.lo),
+                                                        static_cast<T>(block.least), static_cast<T>(block.most), stride,
+                                                        state);
+    }
+  }
 }
 
 inline constexpr double half_log_2pi = 0.91893853320467274178;
 
-// log_p += log p(z), summed over dimensions in order, in float64.
+// log_p += log p(z) of normal dimensions, summed over them in order, in float64.
 template <class T>
-void base_log_density(const PlanView &plan, const T *z, int rows, int stride, double *log_p) {
+void normal_log_density(const BaseBlock &block, const T *z, int n, int stride, double *log_p) {
   using V = Native<T>;
   double sum[tile_rows];
-  const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
   for (int r = 0; r < n; r++) {
     sum[r] = 0;
   }
-  for (int64_t d = 0; d < plan.dim; d++) {
-    const T *row = z + d * stride;
+  for (int64_t d = 0; d < block.n; d++) {
+    const T *row = z + block.dims[d] * stride;
     if (stride == 1) {
       accumulate_product<T>(sum, *row, *row);
       continue;
@@ -142,17 +151,51 @@ void base_log_density(const PlanView &plan, const T *z, int rows, int stride, do
     }
   }
   for (int r = 0; r < n; r++) {
-    log_p[r] = log_p[r] - 0.5 * sum[r] - plan.dim * half_log_2pi;
+    log_p[r] = log_p[r] - 0.5 * sum[r] - block.n * half_log_2pi;
   }
 }
 
-// dz += -z d_log_p.
+// The same of uniform ones, V by V. On a circle nothing lies outside.
+template <class V>
+void uniform_log_density(const BaseBlock &block, const Element<V> *z, int n, int stride, double *log_p) {
+  using T = Element<V>;
+  const V lo = splat<V>(static_cast<T>(block.lo)), hi = splat<V>(static_cast<T>(block.hi));
+  const V outside = splat<V>(static_cast<T>(block.circle ? 0 : -__builtin_inf()));
+  for (int64_t d = 0; d < block.n; d++) {
+    for (int r = 0; r < n; r += lanes<V>) {
+      const V v = load<V>(z + block.dims[d] * stride + r);
+      accumulate<V>(log_p + r, select((v < lo) | (v > hi), outside, v - v));  // NaN passes
+    }
+  }
+  for (int r = 0; r < n; r++) {
+    log_p[r] = log_p[r] + block.constant;
+  }
+}
+
+template <class T>
+void base_log_density(const PlanView &plan, const T *z, int rows, int stride, double *log_p) {
+  const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
+  for (int i = 0; i < plan.n_base; i++) {
+    const BaseBlock &block = plan.base[i];
+    if (block.kind == base_standard_normal) {
+      normal_log_density(block, z, n, stride, log_p);
+    } else {
+      (stride == 1 ? uniform_log_density<T> : uniform_log_density<Native<T>>)(block, z, n, stride, log_p);
+    }
+  }
+}
+
+// dz += -z d_log_p of normal dimensions; the density of the others is flat.
 template <class T>
 void base_backward(const PlanView &plan, const T *z, const T *d_log_p, int rows, T *d_z) {
   const int n = whole_vectors<T>(rows);
-  for (int64_t d = 0; d < plan.dim; d++) {
-    for (int r = 0; r < n; r++) {
-      d_z[d * tile_stride + r] = d_z[d * tile_stride + r] - z[d * tile_stride + r] * d_log_p[r];
+  for (int i = 0; i < plan.n_base; i++) {
+    const BaseBlock &block = plan.base[i];
+    for (int64_t d = 0; block.kind == base_standard_normal && d < block.n; d++) {
+      const int64_t at = block.dims[d] * tile_stride;
+      for (int r = 0; r < n; r++) {
+        d_z[at + r] = d_z[at + r] - z[at + r] * d_log_p[r];
+      }
     }
   }
 }

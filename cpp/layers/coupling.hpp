@@ -36,7 +36,7 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
                                gradient.theta);
   const int from = first_wanted(step, want_input, gradient);
   const Element<V> *du = mlp_backward<V>(step, packed, tile.rows, n_vectors, from, gradient, area);
-  scatter_gradient<V>(step, n_vectors, du, gradient);
+  scatter_gradient<V>(step, n_vectors, du, area, gradient);
 }
 
 template <class V>

@@ -28,9 +28,9 @@ struct TileThetaGradient {
 template <class T>
 struct Options {
   T values[max_options];
-  explicit Options(const Step &step) {
+  explicit Options(const Run &run) {
     for (int i = 0; i < max_options; i++) {
-      values[i] = static_cast<T>(step.options[i]);
+      values[i] = static_cast<T>(run.options[i]);
     }
   }
 };
@@ -40,6 +40,27 @@ struct Dimensions {
   int from, to;
 };
 PENSTOCK_INLINE Dimensions all_of(const Step &step) { return {0, step.n_b}; }
+
+// body(run, those of the dimensions that it has), for every run that has some, in order.
+template <class Body>
+PENSTOCK_INLINE void each_run(const Step &step, Dimensions dims, Body &&body) {
+  int first = 0;  // by bisection: an autoregressive step asks for one dimension after the other
+  for (int end = step.n_runs - 1; first < end;) {
+    const int middle = (first + end) / 2;
+    if (step.runs[middle].to > dims.from) {
+      end = middle;
+    } else {
+      first = middle + 1;
+    }
+  }
+  for (int i = first; i < step.n_runs && step.runs[i].from < dims.to; i++) {
+    const Run &run = step.runs[i];
+    body(run, Dimensions{dims.from > run.from ? dims.from : run.from, dims.to < run.to ? dims.to : run.to});
+  }
+}
+
+// The place of theta of a dimension among those of the step.
+PENSTOCK_INLINE int64_t theta_of(const Run &run, int64_t d) { return run.theta + (d - run.from) * run.n_theta; }
 
 // The numbers x of one dimension from a lane on; theta begins with that of the dimension.
 template <class Transform, class V, bool free, bool inverse>
@@ -66,17 +87,17 @@ PENSTOCK_INLINE void transform_lanes(const Element<V> *options, const Element<V>
   accumulate<V>(log_det + lane, log_slope);
 }
 
-// theta: (n_b n_theta, tile) of the tile, or (n_b, n_theta) free; it overlaps nothing that is written, so that what free
+// theta: (n_theta, tile) of the tile, or (n_theta) free, of the step; it overlaps nothing that is written, so that what free
 // theta alone decides is computed once a dimension. Changes the state, adds to log_det; old values of B go to kept if it is
 // not null.
 template <class Transform, class V, bool free, bool inverse>
-void transform_forward(const Step &step, Dimensions dims, int n_vectors, const Element<V> *__restrict theta,
-                       Element<V> *state, double *log_det, Element<V> *kept) {
+void transform_forward(const Step &step, const Run &run, Dimensions dims, int n_vectors,
+                       const Element<V> *__restrict theta, Element<V> *state, double *log_det, Element<V> *kept) {
   using T = Element<V>;
-  const Options<T> options(step);
+  const Options<T> options(run);
   for (int64_t d = dims.from; d < dims.to; d++) {
     T *x = state + step.b[d] * tile_stride;
-    const T *own = theta + d * step.n_theta * (free ? 1 : tile_stride);
+    const T *own = theta + theta_of(run, d) * (free ? 1 : tile_stride);
     T *keep = kept != nullptr ? kept + d * tile_stride : nullptr;
     int lane = 0;
     for (; lane + lanes<Wide<V>> <= n_vectors * lanes<V>; lane += lanes<Wide<V>>) {
@@ -89,15 +110,15 @@ void transform_forward(const Step &step, Dimensions dims, int n_vectors, const E
 }
 
 // The way back through either direction. tile.state is put back from the output of the step to its input; gradient.state
-// of B and d_theta (n_b n_theta, tile) are overwritten. The gradient of the inverse direction comes from the
+// of B and d_theta (n_theta, tile) are overwritten. The gradient of the inverse direction comes from the
 // pair (x, y), y = g(x):  with upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',
 // dy = v,  dtheta = backward(dy = -v, dlog_det = -l).dtheta.
 template <class Transform, class V, bool free>
-void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
-                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient, const Element<V> *kept,
-                        Element<V> *d_theta) {
+void transform_backward(const Step &step, const Run &run, Dimensions dims, bool inverse, int n_vectors,
+                        const Element<V> *theta, const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
+                        const Element<V> *kept, Element<V> *d_theta) {
   using T = Element<V>;
-  const Options<T> options(step);
+  const Options<T> options(run);
   for (int64_t d = dims.from; d < dims.to; d++) {
     T *state = tile.state + step.b[d] * tile_stride;
     T *d_state = gradient.state + step.b[d] * tile_stride;
@@ -106,7 +127,7 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
       const V old = load<V>(kept + d * tile_stride + lane);
       const V upstream = load<V>(d_state + lane);
       const V bar = load<V>(gradient.log_det + lane);
-      const TileThetaGradient<V> write{d_theta + d * step.n_theta * tile_stride + lane};
+      const TileThetaGradient<V> write{d_theta + theta_of(run, d) * tile_stride + lane};
       V down;
       const auto apply = [&](auto read) __attribute__((always_inline)) {
         if (inverse) {
@@ -122,9 +143,9 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
         }
       };
       if constexpr (free) {
-        apply(FreeTheta<V>{theta + d * step.n_theta});
+        apply(FreeTheta<V>{theta + theta_of(run, d)});
       } else {
-        apply(TileTheta<V>{theta + d * step.n_theta * tile_stride + lane});
+        apply(TileTheta<V>{theta + theta_of(run, d) * tile_stride + lane});
       }
       store(d_state + lane, down);
       store(state + lane, old);
@@ -134,12 +155,13 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
 
 // One row: the state is one number a slot.
 template <class Transform, class T>
-void transform_row(const Step &step, Dimensions dims, bool inverse, const T *theta, T *state, double *log_det) {
-  const Options<T> options(step);
+void transform_row(const Step &step, const Run &run, Dimensions dims, bool inverse, const T *theta, T *state,
+                   double *log_det) {
+  const Options<T> options(run);
   for (int64_t d = dims.from; d < dims.to; d++) {
     T *x = state + step.b[d];
     T now, log_slope, slope;
-    const FreeTheta<T> read{theta + d * step.n_theta};
+    const FreeTheta<T> read{theta + theta_of(run, d)};
     if (inverse) {
       Transform::template inverse<T>(*x, read, options.values, now, log_slope);
     } else {
@@ -150,42 +172,49 @@ void transform_row(const Step &step, Dimensions dims, bool inverse, const T *the
   }
 }
 
-// By the transform's code.
+// By the transforms' codes.
 template <class V, bool free>
 void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
                        Element<V> *state, double *log_det, Element<V> *kept) {
-  int code = 0;
+  each_run(step, dims, [&](const Run &run, Dimensions some) {
+    int code = 0;
 #define PENSTOCK_CASE(name, ...)                                                                                 \
-  if (step.transform == code++) {                                                                                \
-    const auto run = inverse ? transform_forward<name, V, free, true> : transform_forward<name, V, free, false>; \
-    return run(step, dims, n_vectors, theta, state, log_det, kept);                                              \
+  if (run.transform == code++) {                                                                                 \
+    const auto map = inverse ? transform_forward<name, V, free, true> : transform_forward<name, V, free, false>; \
+    return map(step, run, some, n_vectors, theta, state, log_det, kept);                                         \
   }
-  PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
+    PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
+  });
 }
 
 template <class V, bool free>
 void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
                         const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient, const Element<V> *kept,
                         Element<V> *d_theta) {
-  int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                                                    \
-  if (step.transform == code++) {                                                                                   \
-    return transform_backward<name, V, free>(step, dims, inverse, n_vectors, theta, tile, gradient, kept, d_theta); \
+  each_run(step, dims, [&](const Run &run, Dimensions some) {
+    int code = 0;
+#define PENSTOCK_CASE(name, ...)                                                                               \
+  if (run.transform == code++) {                                                                               \
+    return transform_backward<name, V, free>(step, run, some, inverse, n_vectors, theta, tile, gradient, kept, \
+                                             d_theta);                                                         \
   }
-  PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
+    PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
+  });
 }
 
 template <class T>
 void transform_row(const Step &step, Dimensions dims, bool inverse, const T *theta, T *state, double *log_det) {
-  int code = 0;
-#define PENSTOCK_CASE(name, ...)                                               \
-  if (step.transform == code++) {                                              \
-    return transform_row<name, T>(step, dims, inverse, theta, state, log_det); \
+  each_run(step, dims, [&](const Run &run, Dimensions some) {
+    int code = 0;
+#define PENSTOCK_CASE(name, ...)                                                    \
+  if (run.transform == code++) {                                                    \
+    return transform_row<name, T>(step, run, some, inverse, theta, state, log_det); \
   }
-  PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
+    PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
+  });
 }
 
 // The elementwise layer: theta free, or external where the tile brings one.
@@ -213,7 +242,7 @@ void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed
                               gradient.theta);
   if (gradient.of_params != Gradient::ignore) {
     Element<V> *sum = gradient.params + step.grad;
-    for (int64_t i = 0; i < static_cast<int64_t>(step.n_b) * step.n_theta; i++) {
+    for (int64_t i = 0; i < step.n_theta; i++) {
       const Element<V> rows = sum_rows(gradient.theta + i * tile_stride, tile.rows);
       sum[i] = gradient.of_params == Gradient::overwrite ? rows : sum[i] + rows;
     }

@@ -28,7 +28,7 @@ struct circular_rational_quadratic {
                                    spline::Axis<V, Theta> &u, spline::Axis<V, Theta> &v, spline::Bin<V> &bin) {
     spline::axis<V>(theta, 0, options, options[2], u);
     spline::axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
-    spline::search<V>(number, is_y, true, theta, options, u, v, bin);
+    spline::search<V, spline::Ends::circle>(number, is_y, theta, options, u, v, bin);
   }
 
   template <class V, class Theta>

@@ -25,6 +25,9 @@ namespace penstock::PENSTOCK_ISA {
 struct rational_quadratic {
   static constexpr float steepest = 1e6F;
 
+  // What has the two ends of [-B, B]: slopes of 1, one slope that both share, or one each.
+  enum class Ends { line, circle, box };
+
   // Powers e^(u_j - top) of an axis: in an array, or where an accessor of theta that has put() keeps them, over theta for
   // instance: a thread of a device has no room for an array.
   template <class V, class Theta>
@@ -109,23 +112,23 @@ struct rational_quadratic {
   }
 
   // t_j. On a circle the first knot is the last one, too.
-  template <class V, class Theta>
-  PENSTOCK_INLINE static V knot_number(Theta theta, int K, bool circle, int j) {
-    if (circle) {
-      return theta(2 * K + j % K);
+  template <class V, Ends ends, class Theta>
+  PENSTOCK_INLINE static V knot_number(Theta theta, int K, int j) {
+    if constexpr (ends == Ends::line) {
+      return j == 0 || j == K ? V{} : theta(2 * K + j - 1);
     }
-    return j == 0 || j == K ? V{} : theta(2 * K + j - 1);
+    return theta(2 * K + (ends == Ends::circle ? j % K : j));
   }
 
   // Passes every knot and drops what lies left of it; number is an x, or a y.
-  template <class V, class Theta>
-  PENSTOCK_OUTLINE static void search(V number, bool is_y, bool circle, Theta theta, const Element<V> *options,
+  template <class V, Ends ends, class Theta>
+  PENSTOCK_OUTLINE static void search(V number, bool is_y, Theta theta, const Element<V> *options,
                                       const Axis<V, Theta> &u, const Axis<V, Theta> &v, Bin<V> &bin) {
     const int K = static_cast<int>(options[0]);
-    V x = splat<V>(-options[1]), y = x, t = knot_number<V>(theta, K, circle, 1);
+    V x = splat<V>(-options[1]), y = x, t = knot_number<V, ends>(theta, K, 1);
     V w = fma<V>(u.scale, u.e[0], splat<V>(u.least)), h = fma<V>(v.scale, v.e[0], splat<V>(v.least));
     // not in bin, which might be theta for all that the compiler knows, and would be written in every turn
-    V k{}, x_k = x, w_k = w, y_k = y, h_k = h, t_d = knot_number<V>(theta, K, circle, 0), t_e = t;
+    V k{}, x_k = x, w_k = w, y_k = y, h_k = h, t_d = knot_number<V, ends>(theta, K, 0), t_e = t;
     for (int j = 1; j < K; j++) {
       x = x + w;
       y = y + h;
@@ -138,7 +141,7 @@ struct rational_quadratic {
       y_k = select(passed, y, y_k);
       h_k = select(passed, h, h_k);
       t_d = select(passed, t, t_d);
-      t = knot_number<V>(theta, K, circle, j + 1);
+      t = knot_number<V, ends>(theta, K, j + 1);
       t_e = select(passed, t, t_e);
     }
     t_d = t_d + splat<V>(options[5]);
@@ -210,7 +213,7 @@ struct rational_quadratic {
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     Bin<V> bin;
-    search<V>(inner, false, false, theta, options, u, v, bin);
+    search<V, Ends::line>(inner, false, theta, options, u, v, bin);
     Place<V> at;
     measure<V>(bin, (inner - bin.x) / bin.w, at);
     const auto inside = absolute(x) <= splat<V>(B);
@@ -228,7 +231,7 @@ struct rational_quadratic {
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, static_cast<int>(options[0]), options, options[3], v);
     Bin<V> bin;
-    search<V>(inner, true, false, theta, options, u, v, bin);
+    search<V, Ends::line>(inner, true, theta, options, u, v, bin);
     Place<V> at;
     measure<V>(bin, root<V>(bin, inner), at);
     const auto inside = absolute(y) <= splat<V>(B);
@@ -247,7 +250,7 @@ struct rational_quadratic {
     axis<V>(theta, 0, options, options[2], u);
     axis<V>(theta, K, options, options[3], v);
     Bin<V> bin;
-    search<V>(inner, false, false, theta, options, u, v, bin);
+    search<V, Ends::line>(inner, false, theta, options, u, v, bin);
     Place<V> at;
     measure<V>(bin, (inner - bin.x) / bin.w, at);
     const auto inside = absolute(x) <= splat<V>(B);

@@ -30,12 +30,13 @@ from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULi
 from penstock.montecarlo import importance
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
-from penstock.support import Interval, Real, infer_support, interval
-from penstock.transforms import Additive, Affine, CircularRationalQuadratic, RationalQuadratic
+from penstock.support import Interval, Periodic, Real, interval, periodic
+from penstock.transforms import Additive, Affine, BoxRationalQuadratic, CircularRationalQuadratic, RationalQuadratic
 from penstock.verbs import key
 
 if TYPE_CHECKING:
     from penstock.files.model import FileFormatError
+    from penstock.infer import infer_support
     from penstock.training.diagnosis import TrainingError
     from penstock.training.optim import Adam, AdamW
 
@@ -49,6 +50,7 @@ __all__ = [
     "Additive",
     "Affine",
     "Autoregressive",
+    "BoxRationalQuadratic",
     "CircularRationalQuadratic",
     "Coupling",
     "DataWarning",
@@ -64,6 +66,7 @@ __all__ = [
     "ModelWarning",
     "OutlierWarning",
     "PenstockWarning",
+    "Periodic",
     "Permutation",
     "RationalQuadratic",
     "Real",
@@ -89,6 +92,7 @@ __all__ = [
     "nsf_ar",
     "num_threads",
     "ops",
+    "periodic",
     "realnvp",
     "save",
     "set_num_threads",
@@ -101,6 +105,7 @@ _LAZY = {
     "AdamW": "penstock.training.optim",
     "FileFormatError": "penstock.files.model",
     "TrainingError": "penstock.training.diagnosis",
+    "infer_support": "penstock.infer",
 }
 # Modules that are imported when somebody asks for them.
 _MODULES = ("cli", "demo", "training")

@@ -9,7 +9,7 @@ from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.plan import EMBEDDING, Plan
 from penstock.spec import FlowSpec
-from penstock.support import Interval
+from penstock.support import Interval, Real, number_names
 
 SHOWN = 20  # names of columns
 
@@ -38,13 +38,17 @@ def _shown(names: Names) -> str:
 
 
 def _supports(spec: FlowSpec, plan: Plan, buffers: Array, names: Names) -> str:
-    """The supports of the columns that are not real, with the scale s of each half-line."""
-    scales = iter(buffers[len(buffers) - plan.n_scales :].tolist())
+    """The supports of the columns that are not real, with the numbers of their own."""
+    numbers = iter(buffers[len(buffers) - len(plan.support_numbers) :].tolist())
     words = []
     for i, own in enumerate(spec.support):
+        if isinstance(own, Real):
+            continue
+        size = ""
         if isinstance(own, Interval):
-            size = f" (s={next(scales):.4g})" if own.map == "positive" else f" ({own.map})"
-            words.append(f"{names[i] if names else i} {own}{size}")
+            given = [f"{name}={next(numbers):.4g}" for name in number_names(own)]
+            size = f" ({', '.join(given or [str(own.map)])})"
+        words.append(f"{names[i] if names else i} {own}{size}")
     return _shown(tuple(words))
 
 

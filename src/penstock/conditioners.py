@@ -55,17 +55,19 @@ class MLP:
 
     gain: ClassVar[dict[str, float]] = {"relu": 2.0, "leaky_relu": 2.0, "gelu": 2.0, "silu": 2.0}
 
-    def degrees(self, n_context: int, dim: int, n_theta: int) -> tuple[tuple[int, ...], ...]:
-        """The degrees of inputs, hidden units and outputs, each rising, of a masked network over ``dim`` ordered dimensions.
+    def degrees(self, n_context: int, features: Sequence[int], thetas: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """The degrees of inputs, hidden units and outputs, each rising, of a masked network over ordered dimensions.
 
-        A unit reads those below it whose degree is not above its own. The context has degree 0, dimension ``i`` of the
-        order, as an input, ``i + 1``, and its theta ``i``. Hidden units share the degrees between evenly, the last
-        dimension's excluded, since nobody reads it; without context nobody needs degree 0 either.
+        ``features`` and ``thetas`` count the inputs that each dimension has and the numbers of its theta. A unit reads those
+        below it whose degree is not above its own. The context has degree 0, dimension ``i`` of the order, as an input,
+        ``i + 1``, and its theta ``i``. Hidden units share the degrees between evenly, the last dimension's excluded, since
+        nobody reads it; without context nobody needs degree 0 either.
         """
+        dim = len(thetas)
         low = 0 if n_context or dim == 1 else 1
-        inputs = (0,) * n_context + tuple(range(1, dim))
+        inputs = (0,) * n_context + tuple(i + 1 for i in range(dim - 1) for _ in range(features[i]))
         hidden = (tuple(low + (2 * j + 1) * (dim - low) // (2 * n) for j in range(n)) for n in self.hidden)
-        return (inputs, *hidden, tuple(i for i in range(dim) for _ in range(n_theta)))
+        return (inputs, *hidden, tuple(i for i in range(dim) for _ in range(thetas[i])))
 
     def initial(
         self,

@@ -432,7 +432,7 @@ def _lu_prepare(x: Any, given: _Map, name: str) -> tuple[Runner, Any, Array, tup
     dtype = np.promote_types(np.promote_types(rows.dtype, matrix.dtype), vector.dtype)
     if isinstance(given.order, str) and given.order == "random":
         raise ValueError("order must be 'identity' or the permutation itself, got 'random'")
-    layer = LULinear(given.order, given.signs, explicit="to_data").resolve(dim, np.random.default_rng(0))
+    layer = LULinear(given.order, given.signs, explicit="to_data").resolve(dim, dim, np.random.default_rng(0))
     runner = _lu_runner(layer, dim, dtype, _backend.choose(given.backend).name)
     numbers = np.concatenate([matrix.ravel(), vector])
     params = _validate.as_params(numbers, runner.plan.n_params, dtype, name="lu and bias")

@@ -6,25 +6,31 @@ A *slot* is where a dimension lives while a tile walks through the flow; it neve
 boundary is the slot of logical dimension ``i`` between steps ``k - 1`` and ``k``; a permutation is a step that does nothing
 but rename the slots of the next boundary. Slots equal dimensions on the latent side.
 
-Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (n_b, n_theta) where it is free; ``M``
-(dim, dim) then ``b`` (dim) of an LU layer, whose B are the slots of its input, and whose outputs are other names for the
-same slots. The conditioner's input is the context, then the dimensions of A; its output is (n_b, n_theta). An elementwise
-step may have a conditioner too, of the context alone. The last step is the columns: a bijection and a standardisation,
-``x = loc + scale u``, of each.
+A slot has the *kind* of the column that it becomes: line, circle or box. On a line a step applies the transform of its layer,
+on a circle or a box the spline of that kind; the dimensions of a step that share a transform are a *part* of it.
+
+Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (members, n_theta) of each part where it is
+free; ``M`` (n, n) then ``b`` (n) of an LU layer, whose B are the n line slots of its input, and whose outputs are other names
+for the same slots. The conditioner's input is the context, then the dimensions of A, of a circle the cosine and the sine; its
+output is theta of each dimension of B in turn. An elementwise step may have a conditioner too, of the context alone. The last
+step is the columns: a bijection and a standardisation, ``x = loc + scale u``, of each.
 
 An autoregressive step has no A; its B are all dimensions, in its order, of which the conditioner reads all but the last. The
-degree of the context is 0, of dimension ``i`` as an input ``i + 1``, of its theta ``i``; those of hidden units rise within a
+degree of the context is 0, of dimension ``i`` as an input, or two, ``i + 1``, of its theta ``i``; those of hidden units rise in a
 layer and are less than ``dim``. An entry of ``W`` whose input has a higher degree than its output is masked: it is zero, and
 no engine reads it.
 
 The embedding is a network between the context and all conditioners, whose parameters come after those of the steps: where
 there is one, conditioners read its output instead. Buffers are ``loc`` (dim) and ``scale`` (dim), then those of the context,
-then ``s`` of each column whose support is a half-line.
+then the numbers that supports have of their own: ``s`` of a half-line, ``m`` and ``s`` of a box.
+
+The base is a block of normals on the line slots, and uniform blocks on circles, [-pi, pi], and boxes, [-1, 1].
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,9 +41,21 @@ from penstock import plan_table
 from penstock._typing import Array
 from penstock.conditioners import MLP
 from penstock.plan_table import NONE, Record, Table
-from penstock.spec import FlowSpec
-from penstock.support import Interval, Support, check_dtype
-from penstock.transforms import TRANSFORMS, Transform
+from penstock.spec import FlowSpec, latent_kinds
+from penstock.support import (
+    BOX,
+    CIRCLE,
+    CLOSED,
+    LINE,
+    Interval,
+    Periodic,
+    Real,
+    Support,
+    check_dtype,
+    default_numbers,
+    n_numbers,
+)
+from penstock.transforms import TRANSFORMS, Transform, of_kind
 
 Degrees = tuple[tuple[int, ...], ...]
 # In the place of the number of a layer: the tensor belongs to the embedding.
@@ -60,6 +78,8 @@ class Tensor:
         Weight decay touches the weights, which are those of networks, and nothing else.
     degrees : pair of tuples of int, or None
         Degrees of the inputs and outputs of a masked weight.
+    dims : tuple of int
+        Of free theta, the dimensions that it transforms.
     """
 
     name: str
@@ -68,6 +88,7 @@ class Tensor:
     layer: int
     role: str
     degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    dims: tuple[int, ...] = ()
 
     @property
     def mask(self) -> Array | None:
@@ -92,8 +113,16 @@ class Tensor:
 class PlanBuilder:
     """Collects steps from the layers, from latent to data, and writes the table."""
 
-    def __init__(self, dim: int, context_dim: int, embedding: MLP | None = None, embedding_dim: int = 0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        embedding: MLP | None = None,
+        embedding_dim: int = 0,
+        kinds: Sequence[str] | None = None,
+    ) -> None:
         self.dim = dim
+        self.slot_kinds = (LINE,) * dim if kinds is None else tuple(kinds)
         self.context_dim = context_dim
         self.n_context = context_dim if embedding is None else embedding_dim  # what conditioners read of the context
         self.embedding = embedding
@@ -110,16 +139,22 @@ class PlanBuilder:
         """Steps so far."""
         return len(self._table.steps)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each dimension at the present boundary."""
+        return tuple(self.slot_kinds[slot] for slot in self._slots)
+
     def add_tensor(
         self,
         name: str,
         shape: tuple[int, ...],
         role: str,
         degrees: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        dims: tuple[int, ...] = (),
     ) -> int:
         """Claim the next numbers of the flat vector for the layer being compiled; where they begin."""
         prefix = "embedding" if self.layer == EMBEDDING else f"layers.{self.layer}"
-        tensor = Tensor(f"{prefix}.{name}", shape, self.n_params, self.layer, role, degrees)
+        tensor = Tensor(f"{prefix}.{name}", shape, self.n_params, self.layer, role, degrees, dims)
         self.tensors.append(tensor)
         self.n_params = tensor.stop
         return tensor.offset
@@ -144,34 +179,22 @@ class PlanBuilder:
 
         In an autoregressive step it is a function of those before each in ``b``.
         """
-        start, n_theta = self.n_params, len(transform.theta_names)
-        size = len(b) * n_theta
-        part: Record = {
-            "transform": list(TRANSFORMS).index(transform.name),
-            "n_theta": n_theta,
-            "options": self._table.put_reals(transform.options),
-            "n_options": len(transform.options),
-            "members": self._table.put(range(len(b))),
-            "n_members": len(b),
-            "theta": self._table.put(range(0, size, n_theta)),
-            "external": NONE,
-        }
+        start, kinds = self.n_params, self.kinds
+        own = [self._transform(transform, kinds[i]) for i in b]
+        thetas = [len(each.theta_names) for each in own]
+        source = "network" if conditioner is not None else "external" if external else "free"
+        first = len(self._table.parts)
+        starts = list(itertools.accumulate(thetas, initial=0))
+        for each in dict.fromkeys(own):
+            members = [j for j, other in enumerate(own) if other == each]
+            self._add_part(each, source, members, [starts[j] for j in members], [b[j] for j in members])
         network = NONE
-        source = "free"
         if conditioner is not None:
-            source = "network"
             masked = kind == "autoregressive"
-            degrees = conditioner.degrees(self.n_context, len(b), n_theta) if masked else ()
-            n_read = len(b) - 1 if masked else len(a)
-            network = self._add_network("conditioner", conditioner, n_read, size, degrees)
-        elif external:
-            source = "external"
-            part["external"] = self._n_external
-            self._n_external += 1
-        else:
-            part |= {"params": self.add_tensor("theta", (len(b), n_theta), "theta"), "n_params": size}
-        part["source"] = plan_table.SOURCES.index(source)
-        self._table.parts.append(part)
+            features = [2 if kinds[i] == CIRCLE else 1 for i in (b if masked else a)]
+            degrees = conditioner.degrees(self.n_context, features, thetas) if masked else ()
+            n_read = sum(features[:-1] if masked else features)
+            network = self._add_network("conditioner", conditioner, n_read, sum(thetas), degrees)
         self._add_step(
             kind,
             start,
@@ -180,18 +203,47 @@ class PlanBuilder:
             n_a=len(a),
             b=self._table.put([self._slots[i] for i in b]),
             n_b=len(b),
-            part=len(self._table.parts) - 1,
-            n_parts=1,
+            part=first,
+            n_parts=len(self._table.parts) - first,
             network=network,
         )
+        self._n_external += source == "external"
         self._rename(self._slots)
 
+    def _transform(self, transform: Transform, kind: str) -> Transform:
+        """That of a dimension. Flows of lines alone may have any: penstock.ops and old files do."""
+        return transform if set(self.slot_kinds) == {LINE} else of_kind(transform, kind)
+
+    def _add_part(
+        self, transform: Transform, source: str, members: Sequence[int], starts: Sequence[int], dims: Sequence[int]
+    ) -> None:
+        """The dimensions of a step that share a transform: their positions in B, where theta of each starts, and themselves."""
+        n_theta = len(transform.theta_names)
+        part: Record = {
+            "transform": list(TRANSFORMS).index(transform.name), "n_theta": n_theta,
+            "options": self._table.put_reals(transform.options), "n_options": len(transform.options),
+            "members": self._table.put(members), "n_members": len(members),
+            "source": plan_table.SOURCES.index(source), "external": self._n_external if source == "external" else NONE,
+        }  # fmt: skip
+        if source == "free":
+            kind = "" if not self._has_free_theta() else f"_{transform.name}"
+            part["params"] = self.add_tensor(f"theta{kind}", (len(members), n_theta), "theta", dims=tuple(dims))
+            part["n_params"] = len(members) * n_theta
+            starts = range(0, len(members) * n_theta, n_theta)
+        part["theta"] = self._table.put(starts)
+        self._table.parts.append(part)
+
+    def _has_free_theta(self) -> bool:
+        """Whether the layer being compiled has some already, which has the plain name."""
+        return any(tensor.layer == self.layer and tensor.role == "theta" for tensor in self.tensors)
+
     def lu_step(self, order: Sequence[int], signs: Sequence[int], explicit: str) -> None:
-        """``y = P L U x + b``: the triangles work slot by slot, and ``P`` renames the slots of the next boundary."""
-        before, start = self._slots, self.n_params
-        self.add_tensor("lu", (self.dim, self.dim), "lu")
-        self.add_tensor("bias", (self.dim,), "bias")
-        after = [0] * self.dim
+        """``y = P L U x + b`` of the lines: the triangles work slot by slot, and ``P`` renames the slots of the next boundary."""
+        lines, start = [i for i, kind in enumerate(self.kinds) if kind == LINE], self.n_params
+        before, n = [self._slots[i] for i in lines], len(lines)
+        self.add_tensor("lu", (n, n), "lu")
+        self.add_tensor("bias", (n,), "bias")
+        after = [0] * n
         for j, i in enumerate(order):
             if explicit == "to_data":
                 after[j] = before[i]
@@ -202,11 +254,14 @@ class PlanBuilder:
             start,
             explicit=plan_table.DIRECTIONS.index(explicit),
             b=self._table.put(before if explicit == "to_data" else after),
-            n_b=self.dim,
+            n_b=n,
             order=self._table.put(order),
             signs=self._table.put(signs),
         )
-        self._rename(tuple(after))
+        slots = list(self._slots)
+        for i, slot in zip(lines, after, strict=True):
+            slots[i] = slot
+        self._rename(tuple(slots))
 
     def columns_step(self) -> None:
         """The ends of the flow, applied in float64 where rows are loaded and stored."""
@@ -227,12 +282,9 @@ class PlanBuilder:
                 )  # fmt: skip
         n_buffers = 2 * (self.dim + self.context_dim)
         for column, own in zip(table.columns, support, strict=False):
-            if isinstance(own, Interval):
+            if not isinstance(own, Real):
                 n_buffers += self._support(column, own, n_buffers)
-        table.base.append(
-            {"kind": plan_table.BASES.index(base), "dims": table.put(range(self.dim)), "n_dims": self.dim,
-             "source": plan_table.SOURCES.index("fixed"), "network": NONE}
-        )  # fmt: skip
+        self._add_base(base)
         for tensor in self.tensors:
             flags = plan_table.DECAYS if tensor.role == "weight" else 0
             table.ranges.append({"offset": tensor.offset, "count": tensor.size, "flags": flags})
@@ -244,17 +296,38 @@ class PlanBuilder:
         }  # fmt: skip
         return table.write()
 
-    def _support(self, column: Record, support: Interval, buffers: int) -> int:
-        """The map and the ends of a column; how many buffers of its own it has, from ``buffers`` on."""
-        assert support.map is not None
-        column["map"] = plan_table.COLUMN_MAPS.index(support.map)
-        for field, end, bit in (("lo", support.lo, plan_table.LOWER), ("hi", support.hi, plan_table.UPPER)):
+    def _support(self, column: Record, support: Interval | Periodic, buffers: int) -> int:
+        """The kind, the map and the ends of a column; how many buffers of its own it has, from ``buffers`` on."""
+        column["kind"] = plan_table.COLUMN_KINDS.index(support.kind)
+        circle = isinstance(support, Periodic)
+        column["map"] = plan_table.COLUMN_MAPS.index("wrap" if isinstance(support, Periodic) else str(support.map))
+        column["features"] = plan_table.FEATURES.index("cos_sin" if circle else "identity")
+        closed = (False, False) if isinstance(support, Periodic) else CLOSED[str(support.closed)]
+        for field, end, bit, holds in (
+            ("lo", support.lo, plan_table.LOWER, closed[0]), ("hi", support.hi, plan_table.UPPER, closed[1]),
+        ):  # fmt: skip
             if end is not None:
                 column |= {"ends": column.get("ends", 0) | bit, field: self._table.put_reals([end])}
-        scales = int(support.map == "positive")
-        if scales:
-            column |= {"buffers": buffers, "n_buffers": scales}
-        return scales
+                column["closed"] = column.get("closed", 0) | bit * holds
+        numbers = n_numbers(support)
+        if numbers:
+            column |= {"buffers": buffers, "n_buffers": numbers}
+        return numbers
+
+    def _add_base(self, base: str) -> None:
+        """Its blocks: the given density on the lines, uniform ones on circles and boxes."""
+        for kind, name, options in (
+            (LINE, base, ()),
+            (CIRCLE, "uniform", (-math.pi, math.pi)),
+            (BOX, "uniform", (-1.0, 1.0)),
+        ):
+            slots = [slot for slot, own in enumerate(self.slot_kinds) if own == kind]
+            if slots:
+                block = {"kind": plan_table.BASES.index(name), "dims": self._table.put(slots), "n_dims": len(slots),
+                         "source": plan_table.SOURCES.index("fixed"), "network": NONE}  # fmt: skip
+                if options:
+                    block |= {"options": self._table.put_reals(options), "n_options": len(options)}
+                self._table.base.append(block)
 
     def _add_step(self, kind: str, params: int, network: int = NONE, **fields: int) -> None:
         """Append a step with all parameters claimed since ``params``."""
@@ -310,7 +383,10 @@ class PlanBuilder:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled spec: the table, and the names and sizes of its numbers. Step ``k`` is layer ``k``; the last is the columns."""
+    """A compiled spec: the table, and the names and sizes of its numbers. Step ``k`` is layer ``k``; the last is the columns.
+
+    ``support_numbers`` are those that the supports of the columns have of their own, before any fit: the last buffers.
+    """
 
     table: Array
     tensors: tuple[Tensor, ...]
@@ -318,8 +394,8 @@ class Plan:
     dim: int
     context_dim: int
     n_params: int
-    n_buffers: int
     n_steps: int
+    support_numbers: tuple[float, ...]
 
     def tensors_of(self, layer: int) -> list[Tensor]:
         """The tensors of a layer, or of the ``EMBEDDING``, in their order."""
@@ -331,9 +407,9 @@ class Plan:
         return (shapes[0][0], *(n_out for _, n_out in shapes))
 
     @property
-    def n_scales(self) -> int:
-        """How many columns have a half-line as support: the last buffers are their ``s``."""
-        return self.n_buffers - 2 * (self.dim + self.context_dim)
+    def n_buffers(self) -> int:
+        """How many numbers there are beside the parameters."""
+        return 2 * (self.dim + self.context_dim) + len(self.support_numbers)
 
     @property
     def n_free(self) -> int:
@@ -351,7 +427,7 @@ class Plan:
 
 def compile_plan(spec: FlowSpec) -> Plan:
     """Compile layers, latent to data, and the ends of the flow. Step ``k`` is layer ``k``."""
-    builder = PlanBuilder(spec.base.dim, spec.context_dim, spec.embedding, spec.embedding_dim)
+    builder = PlanBuilder(spec.base.dim, spec.context_dim, spec.embedding, spec.embedding_dim, latent_kinds(spec))
     for builder.layer, layer in enumerate(spec.layers):
         layer.compile(builder)
     check_dtype(spec.support, np.dtype(spec.dtype))
@@ -367,8 +443,7 @@ def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
 
 def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str, support: Sequence[Support] = ()) -> Plan:
     builder.columns_step()
-    scales = sum(isinstance(own, Interval) and own.map == "positive" for own in support)
     return Plan(
         builder.table(dtype, base, support), tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params,
-        2 * (builder.dim + builder.context_dim) + scales, builder.n_steps,
+        builder.n_steps, tuple(default_numbers(support)),
     )  # fmt: skip

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from penstock import _validate
+from penstock import _validate, latent
 from penstock._typing import Array, ArrayLike, RowsLike
 from penstock.layers import LULinear
 from penstock.runner import Runner
 from penstock.spec import FlowSpec
+from penstock.support import ends_of
 from penstock.verbs import Verbs, _shaped
 
 # Half of the step of uniform numbers of 53 bits: what a number in the outermost half step is taken for.
 CUBE_END = 2.0**-54
+TURN = 2 * np.pi
 # The shortest interval: lower ends looked at first, and then around the best, so many times.
 GRID, FINER, ROUNDS = 257, 17, 4
 BLOCK = 256  # contexts together
@@ -32,9 +34,9 @@ class Quantiles(Verbs):
         """The distribution function of a flow of one dimension: ``P(X <= x | context) = Phi(f(x))``, or ``Phi(-f(x))`` where
         f falls.
 
-        In one dimension f, the map to the latent side, is monotone, and ``Phi`` is the distribution function of the base.
-        Everything is computed in float64, also for a float32 flow, and the lower tail keeps its relative accuracy down to
-        about 1e-300.
+        It is 0 below the support and 1 above; on a circle it begins at the lower end of the period. In one dimension f, the map
+        to the latent side, is monotone, and ``Phi`` is the distribution function of the base. Everything is computed in
+        float64, also for a float32 flow, and the lower tail keeps its relative accuracy down to about 1e-300.
 
         Parameters
         ----------
@@ -62,7 +64,19 @@ class Quantiles(Verbs):
         batch = self._batch(x, context, "x")
         runner, packed = self._in_double()
         z, _ = runner.transform(packed, False, batch.x, batch.context)
-        return _shaped(self._spec.base.cdf(z, upper=not self._rises())[:, 0], batch.shape)
+        if not self._spec.support:
+            below = latent.cdf(self._spec, z, upper=not self._rises())
+            return _shaped(below[:, 0], batch.shape)
+        lo, hi = ends_of(self._spec.support[0])
+        if self._spec.kinds == ("circle",):
+            below = (z - self._seam(len(z), batch.context)) % TURN / TURN
+            outside = ~np.isnan(below) & ((batch.x < lo) | (batch.x >= hi))
+        else:
+            below = latent.cdf(self._spec, z, upper=not self._rises())
+            outside = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
+            outside &= np.isnan(below)
+        below[outside] = batch.x[outside] >= hi
+        return _shaped(below[:, 0], batch.shape)
 
     def quantile(self, u: ArrayLike, context: RowsLike | None = None) -> Array:
         """The inverse of :meth:`cdf`: the rows below which a share ``u`` of the mass lies.
@@ -171,8 +185,8 @@ class Quantiles(Verbs):
         _validate.as_batch(cube, self.dim, name="u")
         # The upper end has no such number: it is reached from the other side.
         lower = cube <= 0.5
-        z = self._spec.base.quantile(np.maximum(np.where(lower, cube, 0.5), CUBE_END))
-        high = self._spec.base.quantile(np.maximum(np.where(lower, 0.5, 1.0 - cube), CUBE_END), upper=True)
+        z = latent.quantile(self._spec, np.maximum(np.where(lower, cube, 0.5), CUBE_END))
+        high = latent.quantile(self._spec, np.maximum(np.where(lower, 0.5, 1.0 - cube), CUBE_END), upper=True)
         return self._map(True, np.where(lower, z, high), context, "z")[0]
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -185,6 +199,13 @@ class Quantiles(Verbs):
         if self.dim != 1:
             raise ValueError(f"{verb} needs a flow of one dimension, and this one has {self.dim}")
 
+    def _seam(self, rows: int, context: Any) -> Array:
+        """Latents of the lower end of a circle, where its distribution function begins, for each row of a batch."""
+        runner, packed = self._in_double()
+        lo, _ = ends_of(self._spec.support[0])
+        z, _ = runner.transform(packed, False, np.full((rows, 1), lo), context)
+        return z
+
     def _rises(self) -> bool:
         """Whether the map of one dimension to its latent rises: only an LU layer can turn it around."""
         falls = [layer.signs == (-1,) for layer in self._spec.layers if isinstance(layer, LULinear)]
@@ -192,9 +213,12 @@ class Quantiles(Verbs):
 
     def _rows_below(self, u: Array, context: Any) -> Array:
         """Rows below which shares of the mass lie."""
-        latent = self._spec.base.quantile(u[..., None], upper=not self._rises())
-        batch = self._batch(latent, context, "z")
+        z = latent.quantile(self._spec, u[..., None], upper=not self._rises())
+        batch = self._batch(z, context, "z")
         runner, packed = self._in_double()
+        if self._spec.kinds == ("circle",):
+            turned = batch.x + (np.pi + self._seam(len(batch.x), batch.context))
+            batch = batch._replace(x=(turned + np.pi) % TURN - np.pi)
         x, _ = runner.transform(packed, True, batch.x, batch.context)
         return x.reshape(*batch.shape, 1)
 

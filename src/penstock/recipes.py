@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from penstock import _validate
+from penstock import support as supports
 from penstock._typing import DTypeLike, Rng
 from penstock._warn import ModelWarning, warn
 from penstock.base import StandardNormal
@@ -12,7 +13,7 @@ from penstock.conditioners import MLP
 from penstock.flow import Flow
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, Layer, LULinear, Permutation
 from penstock.support import SupportLike
-from penstock.transforms import Additive, Affine, RationalQuadratic, Transform
+from penstock.transforms import Additive, Affine, RationalQuadratic, Transform, of_kind
 
 MIXINGS = ("none", "reverse", "random", "lu")
 
@@ -93,13 +94,14 @@ def realnvp(
     n_layers = _validate.positive_int(layers, name="layers")
     affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
     density = _base(dim, base)
+    kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
-        stack = [Elementwise(affine, conditioner if context_dim else None)]
-        _warn_gaussian("realnvp", context_dim)
+        stack = [Elementwise(_one(affine, kinds), conditioner if context_dim else None)]
+        _warn_gaussian("realnvp", context_dim, kinds)
     else:
-        stack = _couplings(n_layers, affine, conditioner, mixing)
-    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+        stack = _couplings(n_layers, affine, conditioner, mixing, kinds)
+    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -152,14 +154,15 @@ def nice(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     density = _base(dim, base)
+    kinds = _kinds(support, density.dim)
     conditioner = MLP(_hidden(hidden), activation, residual)
     stack: list[Layer] = [Elementwise(Affine(scale_bound))]
     if density.dim == 1:
-        stack = [Elementwise(Affine(scale_bound), conditioner if context_dim else None)]
-        _warn_gaussian("nice", context_dim)
+        stack = [Elementwise(_one(Affine(scale_bound), kinds), conditioner if context_dim else None)]
+        _warn_gaussian("nice", context_dim, kinds)
     else:
-        stack += _couplings(n_layers, Additive(), conditioner, mixing)
-    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+        stack += _couplings(n_layers, Additive(), conditioner, mixing, kinds)
+    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -215,6 +218,7 @@ def glow(
     n_layers = _validate.positive_int(layers, name="layers")
     affine = Affine(scale_bound)
     density = _base(dim, base)
+    kinds = _kinds(support, density.dim)
     mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
     mixers: dict[str, list[Layer]] = {
         "none": [],
@@ -223,16 +227,17 @@ def glow(
         "lu": [LULinear()],
     }
     conditioner = MLP(_hidden(hidden), activation, residual)
+    turn = _turns(mixing, kinds)
     stack: list[Layer] = []
     if density.dim == 1:
-        stack = [ActNorm(), Elementwise(affine, conditioner if context_dim else None)]
-        _warn_gaussian("glow", context_dim)
+        stack = [ActNorm(), Elementwise(_one(affine, kinds), conditioner if context_dim else None)]
+        _warn_gaussian("glow", context_dim, kinds)
     else:
         for i in range(n_layers):
             # Without mixing, and with a reversal, which brings the other half forward by itself, the halves take turns.
             split = "half_swapped" if mixing == "none" and i % 2 else "half"
-            stack += [Coupling(affine, conditioner, split), *mixers[mixing], ActNorm()]
-    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+            stack += [Coupling(affine, conditioner, split), *turn, *mixers[mixing], ActNorm()]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -291,12 +296,13 @@ def nsf(
     n_layers = _validate.positive_int(layers, name="layers")
     spline, conditioner = RationalQuadratic(bins, bound), MLP(_hidden(hidden), activation, residual)
     density = _base(dim, base)
+    kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
         stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
     else:
-        stack = _couplings(n_layers, spline, conditioner, mixing)
-    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+        stack = _couplings(n_layers, spline, conditioner, mixing, kinds)
+    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -357,13 +363,14 @@ def maf(
     n_layers = _validate.positive_int(layers, name="layers")
     affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
     density = _base(dim, base)
+    kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
-        stack = [Elementwise(affine, conditioner if context_dim else None)]
-        _warn_gaussian("maf", context_dim)
+        stack = [Elementwise(_one(affine, kinds), conditioner if context_dim else None)]
+        _warn_gaussian("maf", context_dim, kinds)
     else:
-        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_latent")
-    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_latent", kinds)
+    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -417,13 +424,14 @@ def iaf(
     n_layers = _validate.positive_int(layers, name="layers")
     affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
     density = _base(dim, base)
+    kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
-        stack = [Elementwise(affine, conditioner if context_dim else None, "to_data")]
-        _warn_gaussian("iaf", context_dim)
+        stack = [Elementwise(_one(affine, kinds), conditioner if context_dim else None, "to_data")]
+        _warn_gaussian("iaf", context_dim, kinds)
     else:
-        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_data")
-    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_data", kinds)
+    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -482,12 +490,13 @@ def nsf_ar(
     n_layers = _validate.positive_int(layers, name="layers")
     spline, conditioner = RationalQuadratic(bins, bound), MLP(_hidden(hidden), activation, residual)
     density = _base(dim, base)
+    kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
         stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
     else:
-        stack = _autoregressions(n_layers, spline, conditioner, mixing, "to_latent")
-    stack = [*_base_layers(base_context, context_dim, activation), *stack]
+        stack = _autoregressions(n_layers, spline, conditioner, mixing, "to_latent", kinds)
+    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -516,13 +525,13 @@ def _hidden(hidden: int | Sequence[int]) -> tuple[int, ...]:
     return _validate.widths(hidden, name="hidden")
 
 
-def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | None) -> list[Layer]:
+def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | None, kinds: Sequence[str]) -> list[Layer]:
     """``n`` couplings, with what mixes their dimensions between them."""
     mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
     layers: list[Layer] = []
     for i in range(n):
         if mixing in ("random", "lu") and i and i % 2 == 0:
-            layers.append(Permutation("random") if mixing == "random" else LULinear())
+            layers += [Permutation("random")] if mixing == "random" else [*_turns(mixing, kinds), LULinear()]
         if mixing == "reverse" and i:
             layers.append(Permutation("reverse"))
         # A reversal exchanges the halves itself: with a split that did so too, one half would never be transformed.
@@ -530,27 +539,49 @@ def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | Non
     return layers
 
 
-def _autoregressions(n: int, transform: Transform, conditioner: MLP, mixing: str | None, explicit: str) -> list[Layer]:
+def _autoregressions(
+    n: int, transform: Transform, conditioner: MLP, mixing: str | None, explicit: str, kinds: Sequence[str]
+) -> list[Layer]:
     """``n`` autoregressive layers, each with another order of the dimensions or with what mixes them in front of it."""
     mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
     layers: list[Layer] = []
     for i in range(n):
         order = {"reverse": "reverse" if i % 2 else "identity", "random": "random" if i else "identity"}
         if mixing == "lu" and i:
-            layers.append(LULinear())
+            layers += [*_turns(mixing, kinds), LULinear()]
         layers.append(Autoregressive(transform, conditioner, order.get(mixing, "identity"), explicit))
     return layers
 
 
-def _base_layers(hidden: int | Sequence[int] | None, context_dim: int, activation: str) -> list[Layer]:
+def _kinds(support: SupportLike | None, dim: int) -> tuple[str, ...]:
+    return supports.kinds(supports.resolved(support, dim)[0], dim)
+
+
+def _one(transform: Transform, kinds: Sequence[str]) -> Transform:
+    """The transform of a flow of one dimension: on a circle or a box, a spline in the place of an affine map."""
+    return transform if kinds == ("line",) else of_kind(transform, kinds[0])
+
+
+def _turns(mixing: str | None, kinds: Sequence[str]) -> list[Layer]:
+    """What mixes dimensions of several kinds beside an LU layer, which acts on lines alone: a permutation of all."""
+    return [Permutation("random")] if mixing == "lu" and set(kinds) != {"line"} else []
+
+
+def _base_layers(
+    hidden: int | Sequence[int] | None, context_dim: int, activation: str, kinds: Sequence[str]
+) -> list[Layer]:
     """What lets the base depend on the context: an affine map of the latents that the context chooses."""
     if hidden is None:
         return []
+    if "line" not in kinds:
+        raise ValueError("base_context moves and scales the base of lines, and all columns are circles or boxes")
     if not context_dim:
         raise ValueError("base_context needs a context, and context_dim is 0")
     return [Elementwise(Affine(), MLP(_validate.widths(hidden, name="base_context"), activation))]
 
 
-def _warn_gaussian(recipe: str, context_dim: int) -> None:
+def _warn_gaussian(recipe: str, context_dim: int, kinds: Sequence[str]) -> None:
+    if kinds != ("line",):
+        return
     what = "a Gaussian for each context" if context_dim else "a Gaussian"
     warn(f"{recipe} at dim=1 has nothing to couple: one affine map of a normal, so the flow is {what}", ModelWarning)

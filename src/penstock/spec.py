@@ -11,8 +11,8 @@ import numpy as np
 from penstock import _validate
 from penstock.base import StandardNormal
 from penstock.conditioners import MLP
-from penstock.layers import LAYERS, Elementwise, Layer
-from penstock.support import Support
+from penstock.layers import LAYERS, Elementwise, Layer, Permutation
+from penstock.support import Support, kinds
 from penstock.transforms import TRANSFORMS, CircularRationalQuadratic
 
 
@@ -30,7 +30,7 @@ class FlowSpec:
     embedding : MLP or None
     embedding_dim : int
         0 without an embedding.
-    support : tuple of Real and Interval
+    support : tuple of Real, Interval and Periodic
         One for each column; empty where all are real.
 
     Examples
@@ -50,6 +50,11 @@ class FlowSpec:
     embedding_dim: int = 0
     support: tuple[Support, ...] = ()
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each column: "line", "circle" or "box"."""
+        return kinds(self.support, self.base.dim)
+
     def __str__(self) -> str:
         lines = "".join(f"\n    {layer}," for layer in self.layers)
         embedding = f"\n  embedding={self.embedding}, embedding_dim={self.embedding_dim}," if self.embedding else ""
@@ -61,10 +66,22 @@ class FlowSpec:
 
 
 def circular_layers(spec: FlowSpec) -> list[int]:
-    """Numbers of the layers whose transform wraps around a circle."""
-    return [
-        number for number, layer in enumerate(spec.layers) if isinstance(layer.transform, CircularRationalQuadratic)
-    ]
+    """Numbers of the layers whose transform wraps around a circle, in a flow of lines alone."""
+    layers = enumerate(spec.layers if set(spec.kinds) == {"line"} else ())
+    return [number for number, layer in layers if isinstance(layer.transform, CircularRationalQuadratic)]
+
+
+def latent_kinds(spec: FlowSpec) -> tuple[str, ...]:
+    """The kinds of the dimensions on the latent side. Permutations alone move them: an LU layer mixes lines among each other."""
+    found = spec.kinds
+    for layer in reversed(spec.layers):
+        if isinstance(layer, Permutation):
+            order = tuple(range(len(found)))[::-1] if isinstance(layer.order, str) else layer.order
+            before = list(found)
+            for i, place in enumerate(order):
+                before[place] = found[i]
+            found = tuple(before)
+    return found
 
 
 def resolved_spec(
@@ -87,7 +104,11 @@ def resolved_spec(
         raise ValueError(f"context_dim={context_dim}, but no layer has a conditioner, which would read the context")
     width = _embedding_width(embedding, embedding_dim, context_dim)
     number_type = _validate.float_dtype(dtype)
-    settled = tuple(layer.resolve(base.dim, rng) for layer in given)
+    n_lines = kinds(support, base.dim).count("line")
+    given = tuple(layer for layer in given if n_lines or not layer.lines_only)
+    if context_dim and all(layer.conditioner is None for layer in given):
+        raise ValueError(f"context_dim={context_dim}, but no layer that acts on circles or boxes reads the context")
+    settled = tuple(layer.resolve(base.dim, n_lines, rng) for layer in given)
     spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width, support)
     circular = circular_layers(spec)
     if circular:

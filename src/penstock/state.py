@@ -27,7 +27,7 @@ class Snapshot:
     ----------
     params : array of shape (n_params,), read-only
     buffers : float64 array of shape (n_buffers,), read-only
-        ``loc`` and ``scale`` of the standardisation, then those of the context, then ``s`` of each half-line.
+        ``loc`` and ``scale`` of the standardisation, then those of the context, then the numbers that supports have of their own.
     initialised : bool
         Whether the data-dependent parts were set by a ``fit``.
     packed : object or None
@@ -75,7 +75,7 @@ def _draw(params: Array, plan: Plan, layer: int, network: MLP, rng: np.random.Ge
 def identity(plan: Plan) -> Array:
     """Buffers of a standardisation that does nothing, of rows and of context."""
     ends = [end(n) for n in (plan.dim, plan.context_dim) for end in (np.zeros, np.ones)]
-    return np.concatenate([*ends, np.ones(plan.n_scales)])
+    return np.concatenate([*ends, plan.support_numbers])
 
 
 def named(plan: Plan, params: Array) -> dict[str, Array]:

@@ -1,4 +1,8 @@
-"""Specs of supports: where the numbers of a column may lie. Every column that is not real has a bijection to the line."""
+"""Specs of supports: where the numbers of a column may lie.
+
+A column is of one of three kinds. That of a *line* has a bijection to the real line, which is the identity where its support is
+the line itself. A *circle* and a *box* stay what they are: the base is uniform on them, and every layer maps them to themselves.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from penstock import _validate, columns
-from penstock._typing import RowsLike
-from penstock.columns import Names, called, checked
+from penstock.columns import Names, checked
 
 # What is to come, by the words with which somebody may ask for it.
-TO_COME = ("box", "circle", "ordered", "periodic", "simplex")
+TO_COME = ("ordered", "simplex")
+LINE, CIRCLE, BOX = "line", "circle", "box"
+LINEAR = 4096.0  # scales of a box, in which its map is linear up to 1e-8
+# The numbers of its own that a column has, which the first fit sets, by its map.
+NUMBERS: dict[str, tuple[str, ...]] = {"positive": ("s",), "box": ("m", "s"), "logit": ()}
+CLOSED = {"neither": (False, False), "lo": (True, False), "hi": (False, True), "both": (True, True)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Real:
     """
 
     name: ClassVar[str] = "real"
+    kind: ClassVar[str] = LINE
 
     def __str__(self) -> str:
         return "real"
@@ -36,31 +45,35 @@ class Real:
 
 @dataclass(frozen=True)
 class Interval:
-    """An open interval, of which either end may be absent: what :func:`interval` and ``"positive"`` make.
+    """An interval, of which either end may be absent: what :func:`interval` and ``"positive"`` make.
 
     Parameters
     ----------
     lo, hi : float or None
         The ends. None: there is none on that side.
-    map : {"positive", "logit"}, optional
-        The bijection to the line. A half-line has ``"positive"``, ``u = log(exp(y / s) - 1)`` of the distance ``y`` from its
-        end; one with two ends has ``"logit"``, ``u = log((x - lo) / (hi - x))``, which has to be asked for.
+    map : {"positive", "logit", "box"}, optional
+        A half-line has ``"positive"``, the bijection ``u = log(exp(y / s) - 1)`` of the distance ``y`` from its end to the
+        line. One with two ends has ``"box"``, and stays an interval, or on request ``"logit"``, the bijection
+        ``u = log((x - lo) / (hi - x))`` to the line.
+    closed : {"both", "neither", "lo", "hi"}, optional
+        Which ends of a box belong to it, by default both. Those of the others never do: their density is zero there.
 
     Raises
     ------
     ValueError
-        If there are no ends, they are not in order, or the map does not fit them.
+        If there are no ends, they are not in order, or map or closed does not fit them.
 
     Examples
     --------
     >>> import penstock as ps
     >>> ps.Interval(0, None)
-    Interval(lo=0.0, hi=None, map='positive')
+    Interval(lo=0.0, hi=None, map='positive', closed='neither')
     """
 
     lo: float | None = None
     hi: float | None = None
     map: str | None = None
+    closed: str | None = None
 
     name: ClassVar[str] = "interval"
 
@@ -70,35 +83,121 @@ class Interval:
             object.__setattr__(self, end, None if value is None else _end(value, end))
         if self.lo is None and self.hi is None:
             raise ValueError('an interval without ends is the whole line: write support="real"')
-        if self.lo is None or self.hi is None:
-            if self.map not in (None, "positive"):
-                raise ValueError(f"an interval with one end has map='positive', got {self.map!r}")
-            object.__setattr__(self, "map", "positive")
-            return
-        if not (self.lo < self.hi and math.isfinite(self.hi - self.lo)):
-            raise ValueError(f"lo must be below hi, and their difference finite, got lo={self.lo:g} and hi={self.hi:g}")
+        two = self.lo is not None and self.hi is not None
+        maps = ("box", "logit") if two else ("positive",)
         if self.map is None:
+            object.__setattr__(self, "map", maps[0])
+        elif self.map not in maps:
+            ends = "two ends" if two else "one end"
+            raise ValueError(f"an interval with {ends} has map {' or '.join(map(repr, maps))}, got {self.map!r}")
+        if self.lo is not None and self.hi is not None:
+            _check_order(self.lo, self.hi)
+        if self.closed is None:
+            object.__setattr__(self, "closed", "both" if self.map == "box" else "neither")
+        _validate.choice(self.closed, tuple(CLOSED), name="closed")
+        if self.closed != "neither" and self.map != "box":
             raise ValueError(
-                f"an interval with two ends needs map='logit', whose density is zero at both ends. Boxes, whose density may "
-                f"be anything there, are to come; got lo={self.lo:g} and hi={self.hi:g}"
+                f"the ends of an interval with map={self.map!r} do not belong to it, as their density is zero; "
+                f"got closed={self.closed!r}"
             )
-        if self.map != "logit":
-            raise ValueError(f"an interval with two ends has map='logit', got {self.map!r}")
 
     def __str__(self) -> str:
         if self.lo == 0 and self.hi is None:
             return "positive"
         lo, hi = ("" if end is None else f"{end:g}" for end in (self.lo, self.hi))
-        return f"above {lo}" if self.hi is None else f"below {hi}" if self.lo is None else f"within ({lo}, {hi})"
+        if self.hi is None or self.lo is None:
+            return f"above {lo}" if self.hi is None else f"below {hi}"
+        left, right = CLOSED[str(self.closed)]
+        return f"within {'[' if left else '('}{lo}, {hi}{']' if right else ')'}"
 
     @property
     def ends(self) -> tuple[float, float]:
         """Both ends, infinite where there is none."""
         return -math.inf if self.lo is None else self.lo, math.inf if self.hi is None else self.hi
 
+    @property
+    def kind(self) -> str:
+        """``"box"`` where the column stays an interval, ``"line"`` where it is mapped to one."""
+        return BOX if self.map == "box" else LINE
 
-Support = Real | Interval
-SUPPORTS: dict[str, type] = {Real.name: Real, Interval.name: Interval}
+
+@dataclass(frozen=True)
+class Periodic:
+    """A circle: numbers that differ by the period ``hi - lo`` are the same. What :func:`periodic` makes.
+
+    Parameters
+    ----------
+    lo, hi : float
+        Where a turn begins and ends: what a flow returns lies within ``[lo, hi)``, what it is given may lie anywhere.
+
+    Raises
+    ------
+    ValueError
+        If they are not finite and in order.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> str(ps.Periodic(-180, 180))
+    'periodic over [-180, 180)'
+    """
+
+    lo: float
+    hi: float
+
+    name: ClassVar[str] = "periodic"
+    kind: ClassVar[str] = CIRCLE
+
+    def __post_init__(self) -> None:
+        for end in ("lo", "hi"):
+            object.__setattr__(self, end, _end(getattr(self, end), end))
+        _check_order(self.lo, self.hi)
+
+    def __str__(self) -> str:
+        return f"periodic over [{self.lo:g}, {self.hi:g})"
+
+
+Support = Real | Interval | Periodic
+SUPPORTS: dict[str, type] = {Real.name: Real, Interval.name: Interval, Periodic.name: Periodic}
+
+
+def ends_of(support: Support) -> tuple[float, float]:
+    """Both ends, infinite where there is none."""
+    return (
+        (support.lo, support.hi) if isinstance(support, Periodic) else getattr(support, "ends", (-math.inf, math.inf))
+    )
+
+
+def kinds(support: Sequence[Support], dim: int) -> tuple[str, ...]:
+    """The kind of each column: "line", "circle" or "box"."""
+    return tuple(own.kind for own in support) if support else (LINE,) * dim
+
+
+def number_names(support: Support) -> tuple[str, ...]:
+    """Names of the numbers of its own that a column has."""
+    return NUMBERS[str(support.map)] if isinstance(support, Interval) else ()
+
+
+def n_numbers(support: Support) -> int:
+    """How many they are."""
+    return len(number_names(support))
+
+
+def default_numbers(support: Sequence[Support]) -> list[float]:
+    """What they are before any fit: a half-line in the unit of the data, a box as good as linear."""
+    numbers: list[float] = []
+    for own in support:
+        if isinstance(own, Interval) and own.map == "box":
+            lo, hi = own.ends
+            numbers += [0.5 * lo + 0.5 * hi, LINEAR * (hi - lo)]
+        else:
+            numbers += [1.0] * n_numbers(own)
+    return numbers
+
+
+def _check_order(lo: float, hi: float) -> None:
+    if not (lo < hi and math.isfinite(LINEAR * (hi - lo)) and math.isfinite(lo + hi)):
+        raise ValueError(f"lo must be below hi, and their difference finite, got lo={lo:g} and hi={hi:g}")
 
 
 def _end(value: Any, name: str) -> float:
@@ -111,15 +210,20 @@ def _end(value: Any, name: str) -> float:
     return number + 0.0  # without the sign of zero
 
 
-def interval(lo: float | None, hi: float | None, map: str | None = None) -> Interval:
-    """The support of a column that lies strictly between two ends, or on one side of one.
+def interval(lo: float | None, hi: float | None, map: str | None = None, closed: str | None = None) -> Interval:
+    """The support of a column that lies between two ends, or on one side of one.
+
+    With two ends the column is a box: the base is uniform on it, splines map it to itself, and its density may be anything
+    at the ends. With one end it is mapped to the line, and so it is on request with two: the density is then zero there.
 
     Parameters
     ----------
     lo, hi : float or None
-        The ends, which belong to it no more than infinity does; their density is zero. None: no end on that side.
-    map : {"positive", "logit"}, optional
-        The bijection to the line. With one end it is always ``"positive"``; with two it has to be ``"logit"``.
+        The ends. None: no end on that side.
+    map : {"positive", "box", "logit"}, optional
+        With one end it is always ``"positive"``; with two it is ``"box"``, or ``"logit"`` on request.
+    closed : {"both", "neither", "lo", "hi"}, optional
+        Which ends belong to a box, by default both; what is stored lies strictly within the others.
 
     Returns
     -------
@@ -128,18 +232,52 @@ def interval(lo: float | None, hi: float | None, map: str | None = None) -> Inte
     Raises
     ------
     ValueError
-        If there are no ends, they are not in order, or the map does not fit them.
+        If there are no ends, they are not in order, or map or closed does not fit them.
 
     Examples
     --------
     >>> import penstock as ps
-    >>> ps.interval(0, 1, map="logit")
-    Interval(lo=0.0, hi=1.0, map='logit')
+    >>> ps.interval(0, 1)
+    Interval(lo=0.0, hi=1.0, map='box', closed='both')
     >>> flow = ps.nsf(2, support={0: ps.interval(None, 3.5)}, rng=0)
     >>> bool((flow.sample(1000, rng=0)[:, 0] < 3.5).all())
     True
     """
-    return Interval(lo, hi, map)
+    return Interval(lo, hi, map, closed)
+
+
+def periodic(lo: float, hi: float) -> Periodic:
+    """The support of a column that is an angle, a phase or a time of the day: ``hi`` is ``lo``.
+
+    The base is uniform on the circle, circular splines map it to itself, and conditioners see the cosine and the sine of the
+    angle, so that nothing in the flow knows where the seam is.
+
+    Parameters
+    ----------
+    lo, hi : float
+        Where a turn begins and ends: what a flow returns lies within ``[lo, hi)``, what it is given may lie anywhere.
+
+    Returns
+    -------
+    Periodic
+
+    Raises
+    ------
+    ValueError
+        If they are not finite and in order.
+
+    References
+    ----------
+    Rezende, Papamakarios, Racaniere et al., "Normalizing Flows on Tori and Spheres" (2020).
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> flow = ps.nsf_ar(2, support=ps.periodic(-180, 180), rng=0)
+    >>> bool(flow.log_prob([10.0, 170.0]) == flow.log_prob([370.0, -190.0]))
+    True
+    """
+    return Periodic(lo, hi)
 
 
 # --- what a user gives --------------------------------------------------------------------------------------------
@@ -189,7 +327,7 @@ def _mapped(support: Mapping[Any, Any], dim: int) -> tuple[list[Support], Names]
 def _is_one(support: Any) -> bool:
     """Whether this is one support, for all columns; a tuple of two ends is."""
     ends = isinstance(support, tuple) and len(support) == 2 and all(_is_end(end) for end in support)
-    return isinstance(support, (str, Real, Interval)) or ends
+    return isinstance(support, (str, Real, Interval, Periodic)) or ends
 
 
 def _is_end(value: Any) -> bool:
@@ -198,7 +336,7 @@ def _is_end(value: Any) -> bool:
 
 def one(support: Any, name: str) -> Support:
     """The support of one column."""
-    if isinstance(support, (Real, Interval)):
+    if isinstance(support, (Real, Interval, Periodic)):
         return support
     if isinstance(support, tuple) and len(support) == 2 and all(_is_end(end) for end in support):
         return Interval(*support)
@@ -206,92 +344,26 @@ def one(support: Any, name: str) -> Support:
         return Real()
     if support == "positive":
         return Interval(0.0, None)
+    if support in ("periodic", "interval", "box", "circle"):
+        raise ValueError(
+            f"{name}: a support of kind {support!r} needs its ends: ps.interval(lo, hi) or ps.periodic(lo, hi)"
+        )
     if isinstance(support, str) and support in TO_COME:
         raise ValueError(
-            f"{name}: supports of kind {support!r} are to come; there are 'real', 'positive' and ps.interval"
+            f"{name}: supports of kind {support!r} are to come; there are 'real', 'positive', ps.interval and ps.periodic"
         )
-    raise ValueError(f"{name} must be 'real', 'positive', ps.interval(lo, hi) or (lo, hi), got {support!r}")
+    raise ValueError(
+        f"{name} must be 'real', 'positive', ps.interval(lo, hi) or (lo, hi), or ps.periodic(lo, hi), got {support!r}"
+    )
 
 
 def check_dtype(support: Sequence[Support], dtype: np.dtype[Any]) -> None:
     """Raise if there is no number of a type strictly between two ends: a flow could store no row."""
     for i, own in enumerate(support):
-        if isinstance(own, Interval) and own.lo is not None and own.hi is not None:
+        if not isinstance(own, Real) and own.lo is not None and own.hi is not None:
             lo, hi = dtype.type(own.lo), dtype.type(own.hi)
             if not np.nextafter(lo, hi) < hi:
                 raise ValueError(f"support[{i}]: there is no {dtype.name} strictly between {own.lo!r} and {own.hi!r}")
-
-
-# --- proposals ----------------------------------------------------------------------------------------------------
-
-NEAR = 6.0  # robust standard deviations from the median, within which an end matters
-DECADES = 100.0  # the largest value by the least, from which on a column is positive whatever its scale
-BOUNDS = ((0.0, 1.0), (-1.0, 1.0))
-EDGE = 0.1  # part of an interval at each end, in which some values must lie
-
-
-def infer_support(X: RowsLike) -> list[str | Interval] | dict[str, str | Interval]:
-    """Propose a support for every column of a table, and print why. Nothing else uses it: whether it is right is yours to say.
-
-    A column is proposed as positive if all its values are above 0, and 0 lies within 6 robust standard deviations of its
-    median or its values span a factor of 100; and as an interval with ``map="logit"`` if it fills (0, 1) or (-1, 1), ends
-    excluded.
-
-    Parameters
-    ----------
-    X : array of shape (rows, dim), or a table
-        Missing values are ignored.
-
-    Returns
-    -------
-    list or dict
-        What ``support=`` takes: in the order of the columns, by name if they have names.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import penstock as ps
-    >>> source = np.random.default_rng(0)
-    >>> X = {"mass": source.gamma(2.0, size=500), "age": source.normal(size=500)}
-    >>> support = ps.infer_support(X)
-    mass: positive, since all 500 values are above 0, the least 0.106
-    age: real, since it has values on both sides of 0
-    >>> support
-    {'mass': 'positive', 'age': 'real'}
-    """
-    table = columns.read(X, (), 0, name="X")
-    values = _validate.reals(table.values, name="X")
-    if values.ndim != 2:
-        raise ValueError(f"X must have shape (rows, dim), got {values.shape}")
-    found: list[str | Interval] = []
-    for j, column in enumerate(values.T):
-        support, reason = _proposal(column[np.isfinite(column)].astype(np.float64))
-        found.append(support)
-        label = table.names[j] if table.names else f"column {called(j, ())}"
-        print(f"{label}: {support}, since {reason}")
-    return dict(zip(table.names, found, strict=True)) if table.names else found
-
-
-def _proposal(x: Any) -> tuple[str | Interval, str]:
-    """The support of one column, and why."""
-    if len(x) == 0:
-        return "real", "it has no values"
-    least, most = float(x.min()), float(x.max())
-    for lo, hi in BOUNDS:
-        edge = EDGE * (hi - lo)
-        if lo <= least < lo + edge and hi - edge < most <= hi:
-            if lo < least and most < hi:
-                return Interval(lo, hi, "logit"), f"all {len(x)} values lie within ({lo:g}, {hi:g}), and near both ends"
-            return "real", f"it fills [{lo:g}, {hi:g}], but has values at an end, which no support has yet"
-    if least < 0:
-        return "real", "it has values on both sides of 0" if most > 0 else "it has values below 0"
-    if least == 0:
-        count = int((x == 0).sum())
-        return "real", f"no value is below 0, but {count} of {len(x)} are 0, which 'positive' excludes"
-    q25, median, q75 = np.quantile(x, [0.25, 0.5, 0.75])
-    if median <= NEAR * (q75 - q25) / 1.349 or most >= DECADES * least:
-        return "positive", f"all {len(x)} values are above 0, the least {least:.3g}"
-    return "real", f"0 lies far below its values, {least:.3g} to {most:.3g}"
 
 
 SupportLike = str | Support | tuple[float | None, float | None] | Iterable[Any] | Mapping[Any, Any]

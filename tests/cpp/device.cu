@@ -52,10 +52,12 @@ __global__ void backward(const T *in, const T *options, const T *d_out, const T 
 template <class T>
 __global__ void elementary(const T *in, T *out) {
   const T x = in[threadIdx.x];
-  T density;
+  T density, sine, cosine;
   const T y = normal_cdf<T>(x, density);
+  sincos<T>(x, sine, cosine);
   T sums[16] = {};
-  sums[0] = exp<T>(x) + exp2<T>(x) + log<T>(x) + tanh<T>(x) + sigmoid<T>(x) + y + density;
+  sums[0] = exp<T>(x) + exp2<T>(x) + log<T>(x) + tanh<T>(x) + sigmoid<T>(x) + y + density + sinh<T>(x) +
+            asinh<T>(x) + sine + cosine;
   out[threadIdx.x] = sum_partials(sums);
 }
 
@@ -64,6 +66,8 @@ __global__ void draw(uint64_t seed, const uint64_t *context_row, const uint64_t 
   const int row = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x),
             rows = static_cast<int>(gridDim.x * blockDim.x);
   normals<T>(seed, context_row + row, draws + row, 1, dim, rows, out + row);
+  const int64_t dims[] = {0};
+  uniforms<T>(seed, context_row + row, draws + row, 1, 1, dims, T{-1}, T{2}, T{-1}, T{1}, rows, out + row);
 }
 
 #define TRANSFORM(name, fixed, per_bin, n_options)                                                                    \

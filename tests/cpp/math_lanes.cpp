@@ -34,6 +34,14 @@ void run_log1p(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
   each<V>(x, out, n, [](V v) { return log1p<V>(v); });
 }
 template <class V>
+void run_sinh(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
+  each<V>(x, out, n, [](V v) { return sinh<V>(v); });
+}
+template <class V>
+void run_asinh(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
+  each<V>(x, out, n, [](V v) { return asinh<V>(v); });
+}
+template <class V>
 void run_tanh(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
   each<V>(x, out, n, [](V v) { return tanh<V>(v); });
 }
@@ -51,10 +59,19 @@ void run_normal_cdf(const Element<V> *x, Element<V> *out, Element<V> *density, i
 }
 // The bits of x hold the words, in their low half where they are 64 bits wide.
 template <class V>
-void run_sincos(const Element<V> *x, Element<V> *out, Element<V> *cosine, int64_t n) {
+void run_sincos_turn(const Element<V> *x, Element<V> *out, Element<V> *cosine, int64_t n) {
   for (int64_t i = 0; i < n; i += lanes<V>) {
     V s, c;
     sincos_turn<V>(bits<V>(load<V>(x + i)), s, c);
+    store(out + i, s);
+    store(cosine + i, c);
+  }
+}
+template <class V>
+void run_sincos(const Element<V> *x, Element<V> *out, Element<V> *cosine, int64_t n) {
+  for (int64_t i = 0; i < n; i += lanes<V>) {
+    V s, c;
+    sincos<V>(load<V>(x + i), s, c);
     store(out + i, s);
     store(cosine + i, c);
   }
@@ -69,6 +86,19 @@ void run_normals(const Element<V> *, Element<V> *out, Element<V> *, int64_t n) {
   }
   penstock::PENSTOCK_ISA::normals<V>(0x123456789ABCDEFu, context_row, draw, static_cast<int>(n), 6, static_cast<int>(n),
                                      out);
+}
+// Of dimensions 1, 2, 3 and 5 of six.
+template <class V>
+void run_uniforms(const Element<V> *, Element<V> *out, Element<V> *, int64_t n) {
+  uint64_t context_row[4096], draw[4096];
+  for (uint64_t i = 0; i < 4096; i++) {
+    context_row[i] = 3;
+    draw[i] = 1000 + i;
+  }
+  const int64_t dims[] = {1, 2, 3, 5};
+  using T = Element<V>;
+  uniforms<V>(0x123456789ABCDEFu, context_row, draw, static_cast<int>(n), 4, dims, T{-1}, T{2}, T{-1}, T{1},
+              static_cast<int>(n), out);
 }
 template <class V>
 void run_words(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, uint32_t block, uint32_t stream,
@@ -90,8 +120,9 @@ void run_words(uint64_t seed, const uint64_t *context_row, const uint64_t *draw,
 
 template <class V>
 constexpr MathTable<Element<V>> table() {
-  return {run_exp<V>,     run_exp2<V>,       run_log<V>,    run_expm1<V>,   run_log1p<V>, run_tanh<V>,
-          run_sigmoid<V>, run_normal_cdf<V>, run_sincos<V>, run_normals<V>, run_words<V>};
+  return {run_exp<V>,         run_exp2<V>,   run_log<V>,     run_expm1<V>,    run_log1p<V>,
+          run_sinh<V>,        run_asinh<V>,  run_tanh<V>,    run_sigmoid<V>,  run_normal_cdf<V>,
+          run_sincos_turn<V>, run_sincos<V>, run_normals<V>, run_uniforms<V>, run_words<V>};
 }
 
 }  // namespace

@@ -16,10 +16,10 @@ constexpr Wide pi = 3.14159265358979323846264338327950288L;
 
 // What math.hpp states: in ulp, for float and double; the last is an absolute error.
 struct Stated {
-  double exp, exp2, log, expm1, log1p, tanh, sigmoid, normal_cdf, density, sincos;
+  double exp, exp2, log, expm1, log1p, sinh, asinh, tanh, sigmoid, normal_cdf, density, sincos;
 };
-constexpr Stated stated_float{1.1, 3.1, 1.0, 1.2, 1.6, 6, 2.5, 7, 4, 1.3e-7},
-    stated_double{1.0, 1.0, 1.0, 1.2, 1.5, 7.5, 2.5, 7.5, 4, 2e-16};
+constexpr Stated stated_float{1.1, 3.1, 1.0, 1.2, 1.6, 2.5, 2.5, 6, 2.5, 7, 4, 1.3e-7},
+    stated_double{1.0, 1.0, 1.0, 1.2, 1.5, 2.5, 2.5, 7.5, 2.5, 7.5, 4, 2e-16};
 
 int64_t samples = 1 << 16;
 bool report = false;
@@ -230,6 +230,21 @@ void test() {
   }
   compare<T>("log1p", x, agreed<T>(&M::log1p, x, second), [](Wide v) { return std::log1p(v); }, stated.log1p);
 
+  x = inputs<T>(single ? -89 : -710, single ? 89 : 710);
+  for (int64_t i = 0; i < samples; i++) {
+    x.push_back(static_cast<T>(random.uniform(-3, 3)));
+  }
+  compare<T>("sinh", x, agreed<T>(&M::sinh, x, second), [](Wide v) { return std::sinh(v); }, stated.sinh);
+  const auto most_sinh = static_cast<Wide>(agreed<T>(&M::sinh, std::vector<T>(16, T{single ? 89 : 710}), second)[0]);
+  limits<T>(&M::sinh, -most_sinh, most_sinh);
+
+  x = inputs<T>(-20, 20);
+  for (int64_t i = 0; i < samples; i++) {
+    const double e = random.uniform(-20, std::numeric_limits<T>::max_exponent - 0.01);
+    x.push_back(static_cast<T>(i % 2 == 0 ? std::exp2(e) : -std::exp2(e)));
+  }
+  compare<T>("asinh", x, agreed<T>(&M::asinh, x, second), [](Wide v) { return std::asinh(v); }, stated.asinh);
+
   x = inputs<T>(-20, 20);
   for (int64_t i = 0; i < samples; i++) {
     x.push_back(static_cast<T>(random.uniform(-1, 1)));
@@ -271,7 +286,7 @@ void test() {
     }
     x.push_back(number);
   }
-  const std::vector<T> sine = agreed<T>(&M::sincos, x, second);
+  const std::vector<T> sine = agreed<T>(&M::sincos_turn, x, second);
   Wide worst = 0;
   double at = 0;
   for (size_t i = 0; i < words.size(); i++) {
@@ -283,7 +298,35 @@ void test() {
     }
   }
   const double unit = single ? 1e-7 : 1e-16;
+  within<T>("turn/unit", worst / unit, stated.sincos / unit, at);
+
+  // angles, and the places where the nearest quarter turn changes
+  x = inputs<T>(-8, 8);
+  for (int64_t i = 0; i < samples; i++) {
+    x.push_back(static_cast<T>(random.uniform(-3.2, 3.2)));
+    x.push_back(static_cast<T>(static_cast<double>(random() % 9) * 0.78539816339744831 - 3.1415926535897932));
+    x.back() = std::nextafter(x.back(), static_cast<T>(random() % 2 == 0 ? -9 : 9));
+  }
+  const std::vector<T> sines = agreed<T>(&M::sincos, x, second);
+  worst = 0;
+  for (size_t i = 0; i < x.size(); i++) {
+    const Wide angle = static_cast<Wide>(x[i]);
+    const Wide error = std::max(std::fabs(sines[i] - std::sin(angle)), std::fabs(second[i] - std::cos(angle)));
+    if (!(error <= worst)) {
+      worst = error;
+      at = static_cast<double>(x[i]);
+    }
+  }
   within<T>("sincos/unit", worst / unit, stated.sincos / unit, at);
+  x.clear();
+  for (int64_t i = 0; i < samples; i++) {
+    const double e = random.uniform(0, std::numeric_limits<T>::max_exponent - 0.01);
+    x.push_back(static_cast<T>(i % 2 == 0 ? std::exp2(e) : -std::exp2(e)));
+  }
+  const std::vector<T> far = agreed<T>(&M::sincos, x, second);
+  for (size_t i = 0; i < x.size(); i++) {
+    CHECK(std::fabs(far[i]) <= 1 && std::fabs(second[i]) <= 1);
+  }
 
   // draws do not depend on the width either, and look like draws
   constexpr int64_t n = 4096;
@@ -295,6 +338,22 @@ void test() {
     CHECK(i == 0 || hash(draws) == wanted);
     wanted = hash(draws);
   }
+  std::vector<T> even(6 * n);
+  for (int i = 0; i < 6; i++) {
+    std::fill(even.begin(), even.end(), T{2});
+    tables.all[i].uniforms(zero.data(), even.data(), none.data(), n);
+    CHECK(i == 0 || hash(even) == wanted);
+    wanted = hash(even);
+  }
+  double mean = 0, power = 0;
+  for (size_t i = 0; i < even.size(); i++) {
+    const double u = static_cast<double>(even[i]);
+    const bool drawn = i / n != 0 && i / n != 4;
+    CHECK(drawn ? u > -1 && u < 1 : u == 2);
+    mean += drawn ? u : 0;
+    power += drawn ? u * u : 0;
+  }
+  CHECK(std::fabs(mean / (4 * n)) < 0.02 && std::fabs(power / (4 * n) - 1.0 / 3) < 0.01);
   words_of_counters<T>();
 
   double sum = 0, square = 0;

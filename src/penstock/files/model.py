@@ -26,6 +26,7 @@ from penstock.history import History
 from penstock.plan import Plan, compile_plan
 from penstock.spec import FlowSpec
 from penstock.state import Snapshot, named
+from penstock.support import Interval, number_names
 
 FORMAT = "penstock"
 FORMAT_VERSION = 2
@@ -159,7 +160,7 @@ def _buffers(plan: Plan) -> list[tuple[str, tuple[int]]]:
     """Names and shapes of the buffers, in their order."""
     parts = [("standardize", plan.dim)] + ([("context", plan.context_dim)] if plan.context_dim else [])
     buffers = [(f"{name}.{part}", (n,)) for name, n in parts for part in ("loc", "scale")]
-    return buffers + [("support.scale", (plan.n_scales,))] * (plan.n_scales > 0)
+    return buffers + [("support.numbers", (len(plan.support_numbers),))] * bool(plan.support_numbers)
 
 
 def _encoded(names: tuple[str, ...]) -> Array:
@@ -215,11 +216,13 @@ def _read(file: BinaryIO, size: int) -> Contents:
     plan = compile_plan(spec)
     _check_table(container, plan)
     _check_tensors(container, plan, version)
+    snapshot = _snapshot(container, plan)
+    _check_supports(spec, snapshot.buffers[len(snapshot.buffers) - len(plan.support_numbers) :].tolist())
     columns, context_columns = (
         _names(container, name, n) for name, n in (("columns", plan.dim), ("context_columns", plan.context_dim))
     )
     return Contents(
-        spec, plan, _snapshot(container, plan), columns, context_columns, _history(container),
+        spec, plan, snapshot, columns, context_columns, _history(container),
         {
             name.removeprefix(TRAINING): container.tensor(name) for name in container.entries if name.startswith(TRAINING)
         },
@@ -280,6 +283,15 @@ def _check_tensors(container: Container, plan: Plan, version: int) -> None:
     if version >= 2:
         head = ["plan", *expected][: len(expected)]  # all but initialised
         need(list(container.entries)[: len(head)] == head, "its tensors are not in the order of the format")
+
+
+def _check_supports(spec: FlowSpec, numbers: list[float]) -> None:
+    """The numbers that supports have of their own are ones that a fit may have set."""
+    rest = iter(numbers)
+    for i, own in enumerate(spec.support):
+        for name, value in zip(number_names(own), rest, strict=False):
+            fits = value > 0 if name == "s" else isinstance(own, Interval) and own.ends[0] <= value <= own.ends[1]
+            need(fits, f"tensor support.numbers: {name} of column {i} cannot be {value}")
 
 
 def _snapshot(container: Container, plan: Plan) -> Snapshot:

@@ -17,7 +17,7 @@ from penstock.conditioners import MLP
 from penstock.files.safetensors import need, some, whole
 from penstock.layers import LAYERS
 from penstock.spec import FlowSpec
-from penstock.support import SUPPORTS, Real, Support
+from penstock.support import SUPPORTS, Real, Support, kinds
 from penstock.transforms import TRANSFORMS
 
 BASE_TYPES: dict[str, type] = {StandardNormal.name: StandardNormal}
@@ -90,14 +90,16 @@ def decode(record: Mapping[str, Any], table_size: int, size: int) -> FlowSpec:
     # The plan has at least one entry a dimension for each step and the two ends; more is not worth compiling.
     fits = (len(records) + 2) * base.dim <= table_size
     need(fits, f"{len(records)} layers of {base.dim} dimensions do not fit its plan of {table_size} numbers")
+    support = _support(reader, record["support"], base.dim) if "support" in record else ()
+    n_lines = kinds(support, base.dim).count("line")
     layers = []
     for number, layer_record in enumerate(records):
         layer = reader.read(layer_record, f"layers[{number}]", LAYERS)
         # Everything random was resolved before the file was written.
-        settled = layer.resolve(base.dim, np.random.default_rng(0))
+        settled = layer.resolve(base.dim, n_lines, np.random.default_rng(0))
         need(settled == layer, f"layers[{number}] is not resolved")
+        need(n_lines > 0 or not layer.lines_only, f"layers[{number}] has no line to act on")
         layers.append(layer)
-    support = _support(reader, record["support"], base.dim) if "support" in record else ()
     return FlowSpec(base, tuple(layers), context_dim, dtype, embedding, embedding_dim, support)
 
 

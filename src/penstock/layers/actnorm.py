@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from penstock.layers.protocol import Builder
+from penstock.layers.protocol import Builder, lines
 from penstock.transforms import Affine
 
 AFFINE = Affine(scale_bound=float("inf"))
@@ -15,7 +15,7 @@ AFFINE = Affine(scale_bound=float("inf"))
 
 @dataclass(frozen=True)
 class ActNorm:
-    """``z = exp(s) x + t`` a dimension, with ``s, t`` set at the first ``fit`` so that ``z`` has mean 0, std 1.
+    """``z = exp(s) x + t`` of each line dimension, with ``s, t`` set at the first ``fit`` so that ``z`` has mean 0, std 1.
 
     It is the elementwise affine layer with a free log-scale and a data-dependent start; constant
     columns keep ``s = 0``.
@@ -34,11 +34,12 @@ class ActNorm:
 
     transform: ClassVar[None] = None  # it is not the user's to choose
     conditioner: ClassVar[None] = None
+    lines_only: ClassVar[bool] = True
 
-    def resolve(self, dim: int, rng: np.random.Generator) -> ActNorm:
+    def resolve(self, dim: int, n_lines: int, rng: np.random.Generator) -> ActNorm:
         """The same layer: it has nothing random and fits any width."""
         return self
 
     def compile(self, builder: Builder) -> None:
         """Add this layer's step to a plan."""
-        builder.transform_step("elementwise", (), tuple(range(builder.dim)), AFFINE, None, "to_latent")
+        builder.transform_step("elementwise", (), lines(builder.kinds), AFFINE, None, "to_latent")

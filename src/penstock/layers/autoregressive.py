@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Autoregressive:
     Parameters
     ----------
     transform : Transform, default Affine()
-        The elementwise bijection ``g``.
+        The elementwise bijection ``g``; on circles and boxes it is the spline of their kind.
     conditioner : MLP, default MLP()
         The network ``h``, to be masked. Hidden layers may be wider or narrower than the number of dimensions; one narrower
         leaves some dimensions without units of their own degree. With ``hidden=()`` theta is linear in the dimensions before.
@@ -54,6 +55,8 @@ class Autoregressive:
     order: str | tuple[int, ...] = "identity"
     explicit: str = "to_latent"
 
+    lines_only: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         choice(self.explicit, ("to_latent", "to_data"), name="explicit")
         if isinstance(self.order, str):
@@ -61,7 +64,7 @@ class Autoregressive:
         else:
             object.__setattr__(self, "order", index_list(self.order, name="order"))
 
-    def resolve(self, dim: int, rng: np.random.Generator) -> Autoregressive:
+    def resolve(self, dim: int, n_lines: int, rng: np.random.Generator) -> Autoregressive:
         """The same layer for a given width, with every random choice made and every index checked."""
         if self.order == "random":
             return replace(self, order=tuple(int(i) for i in rng.permutation(dim)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class Coupling:
     Parameters
     ----------
     transform : Transform, default Affine()
-        The elementwise bijection of the dimensions in ``B``.
+        The elementwise bijection of the dimensions in ``B``; on circles and boxes it is the spline of their kind.
     conditioner : MLP, default MLP()
         The network that maps the context, if the flow has one, and ``x_A`` to the parameters of the transform.
     split : str or sequence of int, default "half"
@@ -50,6 +51,8 @@ class Coupling:
     split: str | tuple[int, ...] = "half"
     explicit: str = "to_latent"
 
+    lines_only: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         choice(self.explicit, ("to_latent", "to_data"), name="explicit")
         if isinstance(self.split, str):
@@ -57,7 +60,7 @@ class Coupling:
         else:
             object.__setattr__(self, "split", index_list(self.split, name="split"))
 
-    def resolve(self, dim: int, rng: np.random.Generator) -> Coupling:
+    def resolve(self, dim: int, n_lines: int, rng: np.random.Generator) -> Coupling:
         """The same layer for a given width, with every random choice made and every index checked."""
         if dim < 2:
             raise ValueError(f"a coupling splits its dimensions and needs dim >= 2, got dim={dim}; use Elementwise")

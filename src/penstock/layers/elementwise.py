@@ -8,8 +8,8 @@ import numpy as np
 
 from penstock._validate import choice
 from penstock.conditioners import MLP
-from penstock.layers.protocol import Builder
-from penstock.transforms import Affine, Transform
+from penstock.layers.protocol import Builder, lines
+from penstock.transforms import Additive, Affine, Transform
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Elementwise:
     Parameters
     ----------
     transform : Transform, default Affine()
-        The elementwise bijection.
+        The elementwise bijection. A spline acts on every dimension as that of its kind, an affine or additive map on the line
+        dimensions alone.
     conditioner : MLP, optional
         The network that maps the context to the parameters of the transform; the flow then needs a context.
         Without one the parameters are trained directly.
@@ -43,7 +44,12 @@ class Elementwise:
     def __post_init__(self) -> None:
         choice(self.explicit, ("to_latent", "to_data"), name="explicit")
 
-    def resolve(self, dim: int, rng: np.random.Generator) -> Elementwise:
+    @property
+    def lines_only(self) -> bool:
+        """Whether it acts on the line dimensions alone."""
+        return isinstance(self.transform, (Affine, Additive))
+
+    def resolve(self, dim: int, n_lines: int, rng: np.random.Generator) -> Elementwise:
         """The same layer: it has nothing random and fits any width."""
         return self
 
@@ -51,5 +57,5 @@ class Elementwise:
         """Add this layer's step to a plan."""
         if self.conditioner is not None and builder.context_dim == 0:
             raise ValueError("an Elementwise layer with a conditioner reads the context, and context_dim is 0")
-        everything = tuple(range(builder.dim))
-        builder.transform_step("elementwise", (), everything, self.transform, self.conditioner, self.explicit)
+        some = lines(builder.kinds) if self.lines_only else tuple(range(builder.dim))
+        builder.transform_step("elementwise", (), some, self.transform, self.conditioner, self.explicit)

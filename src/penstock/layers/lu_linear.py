@@ -8,16 +8,17 @@ from typing import ClassVar
 import numpy as np
 
 from penstock._validate import choice, index_list, sequence
-from penstock.layers.protocol import Builder
+from penstock.layers.protocol import Builder, lines
 
 
 @dataclass(frozen=True)
 class LULinear:
-    """``y = W x + b`` with ``W = P L U``: it mixes all dimensions, and ``log|det W|`` is a sum over a diagonal.
+    """``y = W x + b`` with ``W = P L U``: it mixes all line dimensions, and ``log|det W|`` is a sum over a diagonal.
 
     ``P`` is a fixed permutation, ``L`` unit lower triangular, and ``U`` upper triangular with the diagonal
-    ``sign_i exp(M_ii)``. The parameters are one matrix ``M`` of shape (dim, dim), with ``L`` below its diagonal, ``U`` above it
-    and the logarithms on it, and ``b`` of shape (dim,). All of them start at zero, so that a fresh layer is ``P``.
+    ``sign_i exp(M_ii)``. The parameters are one matrix ``M`` of shape (n, n) for n line dimensions, with ``L`` below its
+    diagonal, ``U`` above it and the logarithms on it, and ``b`` of shape (n,). All of them start at zero, so that a fresh layer
+    is ``P``.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ class LULinear:
 
     transform: ClassVar[None] = None
     conditioner: ClassVar[None] = None
+    lines_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         choice(self.explicit, ("to_latent", "to_data"), name="explicit")
@@ -61,17 +63,18 @@ class LULinear:
                 raise ValueError(f"signs must hold 1 and -1 only, got {signs}")
             object.__setattr__(self, "signs", tuple(int(sign) for sign in signs))
 
-    def resolve(self, dim: int, rng: np.random.Generator) -> LULinear:
-        """The same layer with its order spelt out, checked against the width."""
-        order = tuple(int(i) for i in rng.permutation(dim)) if self.order == "random" else self.order
-        if not isinstance(order, str) and sorted(order) != list(range(dim)):
-            raise ValueError(f"order must hold each of 0..{dim - 1} once, got {order}")
-        if not isinstance(self.signs, str) and len(self.signs) != dim:
-            raise ValueError(f"signs must hold one sign for each of {dim} dimensions, got {len(self.signs)}")
+    def resolve(self, dim: int, n_lines: int, rng: np.random.Generator) -> LULinear:
+        """The same layer with its order spelt out, checked against the number of line dimensions."""
+        order = tuple(int(i) for i in rng.permutation(n_lines)) if self.order == "random" else self.order
+        if not isinstance(order, str) and sorted(order) != list(range(n_lines)):
+            raise ValueError(f"order must hold each of 0..{n_lines - 1} once, got {order}")
+        if not isinstance(self.signs, str) and len(self.signs) != n_lines:
+            raise ValueError(f"signs must hold one sign for each of {n_lines} dimensions, got {len(self.signs)}")
         return LULinear(order, self.signs, self.explicit)
 
     def compile(self, builder: Builder) -> None:
         """Add this layer's step to a plan."""
-        order = tuple(range(builder.dim)) if isinstance(self.order, str) else self.order
-        signs = (1,) * builder.dim if isinstance(self.signs, str) else self.signs
+        n_lines = len(lines(builder.kinds))
+        order = tuple(range(n_lines)) if isinstance(self.order, str) else self.order
+        signs = (1,) * n_lines if isinstance(self.signs, str) else self.signs
         builder.lu_step(order, signs, self.explicit)

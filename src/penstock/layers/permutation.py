@@ -32,6 +32,7 @@ class Permutation:
 
     transform: ClassVar[None] = None
     conditioner: ClassVar[None] = None
+    lines_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.order, str):
@@ -39,7 +40,7 @@ class Permutation:
         else:
             object.__setattr__(self, "order", index_list(self.order, name="order"))
 
-    def resolve(self, dim: int, rng: np.random.Generator) -> Permutation:
+    def resolve(self, dim: int, n_lines: int, rng: np.random.Generator) -> Permutation:
         """The same layer with its order spelt out and checked."""
         if self.order == "reverse":
             return self

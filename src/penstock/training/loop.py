@@ -27,7 +27,7 @@ from penstock.training.progress import Progress
 from penstock.training.rows import Part, Rows
 from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
 from penstock.training.state import Best, Moment, State
-from penstock.training.supports import measured_scales, on_line
+from penstock.training.supports import lines_alone, measured, on_line
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -99,11 +99,12 @@ class Training:
             warn_moved(self.on_line(self.sample(MOVED_ROWS)), self.buffers, *self.names)
         else:
             sample = self.sample(SAMPLE_ROWS)
-            scales = self.buffers[len(self.buffers) - self.runner.plan.n_scales :]
+            numbers = self.buffers[len(self.buffers) - len(self.runner.plan.support_numbers) :]
             if standardize is not False:
-                scales = measured_scales(sample, self.support)
-            rows, some = (on_line(part, self.support, scales) for part in (self.rows, sample))
-            self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), scales])
+                numbers = measured(sample, self.support)
+            rows, some = (on_line(part, self.support, numbers) for part in (self.rows, sample))
+            self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), numbers])
+            self.buffers = lines_alone(self.buffers, self.support)
             checks.warn_of_rows(sample, self.n_train, *self.names)
             if standardize is True and self.leave_out():
                 sample = self.sample(SAMPLE_ROWS)

@@ -17,6 +17,7 @@ from penstock.runner import Runner
 from penstock.training.moments import QUARTILES, extremes, moments, quantiles
 from penstock.training.outliers import survive, warn_kept
 from penstock.training.rows import Rows, sides
+from penstock.training.supports import Line
 
 SCALE_MIN = 1e-300  # what is below has no reciprocal
 FAR = 1e4  # standard deviations from zero: beyond them float32 becomes coarse
@@ -108,7 +109,8 @@ def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_column
         places = [int(part * (len(array) - 1)) for part in (0.25, 0.5, 0.75)]
         low, middle, high = np.partition(array.astype(np.float64).T, places)[:, places].T
         spread = (high - low) / QUARTILES
-        moved = np.flatnonzero((np.abs(middle - loc) > MOVED * scale) | (spread > MOVED * scale))
+        has_moved = (np.abs(middle - loc) > MOVED * scale) | (spread > MOVED * scale)
+        moved = np.flatnonzero(has_moved & (array.standardised if isinstance(array, Line) else True))
         if len(moved):
             j = moved[0]
             listed = _listed(moved, names)
@@ -145,7 +147,7 @@ def start_actnorms(
         packed = runner.pack(params, buffers)
         x, _ = runner.transform(packed, False, x, sample.context, first=k + 1, last=last)
         last = k + 1
-        mean, std = moments(Rows(x, None, sample.weight))
+        mean, std = moments(Rows(x[:, list(tensor.dims)], None, sample.weight))
         # A spread whose reciprocal may overflow in the flow's dtype counts as none.
         tiny = float(np.finfo(plan.dtype).tiny)
         # Number by number: NumPy's logarithm has other last bits on processors with wider vectors.

@@ -1,4 +1,5 @@
-"""Columns with a support: whether rows lie within, the scale s of a half-line, and the coordinate in which columns are measured.
+"""Columns with a support: whether rows lie within, the numbers of its own that a support has, and the coordinate in which columns
+are measured.
 
 Logarithms and exponentials here are made of operations that round alike on every processor, as NumPy's own are not: the numbers
 that a fit begins with decide all of its bits.
@@ -14,12 +15,14 @@ import numpy as np
 
 from penstock._typing import Array
 from penstock.columns import Names, called
-from penstock.support import Interval, Support
+from penstock.support import CLOSED, LINE, LINEAR, Interval, Periodic, Real, Support, kinds, n_numbers
+from penstock.training.moments import QUARTILES
 from penstock.training.rows import Rows
 
 TERMS = 14  # of the series below
 QUANTILES = 300  # of a column, from which s is found
 TIE = 2e-3  # nats a row, by which a candidate may be less likely than the best and yet be taken for its larger s
+HALF = 0.125  # of a box, the part that the half of the rows around the median takes at least
 DOUBLINGS = range(-10, 31)  # exponents of two of the candidates for s, in units of the median
 
 
@@ -48,15 +51,37 @@ def one_minus_exp(t: Array) -> Array:
     return result
 
 
-def to_line(x: Array, support: Interval, s: float) -> Array:
-    """The image of a column in float64, NaN where it is outside."""
+def sigmoid_of(t: Any) -> Any:
+    """The image of a box, before it is brought to [-1, 1]."""
+    return t / np.sqrt(1 + t * t)
+
+
+def inside(x: Array, support: Interval) -> Array:
+    """Whether numbers lie within; NaN does not."""
+    lo, hi = support.ends
+    left, right = CLOSED[str(support.closed)]
+    result: Array = (x >= lo if left else x > lo) & (x <= hi if right else x < hi)
+    return result
+
+
+def image(x: Array, support: Interval | Periodic, numbers: Sequence[float]) -> Array:
+    """The image of a column in float64, by the numbers of its support; NaN where it is outside."""
+    if isinstance(support, Periodic):
+        turns = (x - (0.5 * support.lo + 0.5 * support.hi)) / (support.hi - support.lo)
+        angle: Array = 2 * math.pi * (turns - np.round(turns))
+        return angle
     lo, hi = support.ends
     with np.errstate(all="ignore"):
-        x = np.where((x > lo) & (x < hi), x, np.nan)
+        x = np.where(inside(x, support), x, np.nan)
+        if support.map == "box":
+            m, s = numbers
+            low, high = (sigmoid_of((end - m) / s) for end in (lo, hi))
+            u: Array = 2 * (sigmoid_of((x - m) / s) - low) / (high - low) - 1
+            return u
         if support.map == "logit":
             result: Array = log((x - lo) / (hi - lo)) - log((hi - x) / (hi - lo))
             return result
-        t = (x - lo if support.hi is None else hi - x) / s
+        t = (x - lo if support.hi is None else hi - x) / numbers[0]
         u = t + log(one_minus_exp(t))
         return u if support.hi is None else -u
 
@@ -67,8 +92,8 @@ class Line:
     It is indexed as an array of shape (rows, dim) is: rows by an index, and then columns by a slice or a number.
     """
 
-    def __init__(self, x: Array, support: Sequence[Support], scales: Sequence[float]) -> None:
-        self._x, self._support, self._scales = x, support, scales
+    def __init__(self, x: Array, support: Sequence[Support], numbers: Sequence[Sequence[float]]) -> None:
+        self._x, self._support, self._numbers = x, support, numbers
         self.shape = x.shape
 
     def __len__(self) -> int:
@@ -85,7 +110,12 @@ class Line:
 
     def maps(self, column: int) -> bool:
         """Whether a column has a coordinate of its own."""
-        return isinstance(self._support[column], Interval)
+        return not isinstance(self._support[column], Real)
+
+    @property
+    def standardised(self) -> Array:
+        """Whether each column is a line, whose location and scale are measured."""
+        return np.array([own.kind == LINE for own in self._support])
 
     def __getitem__(self, index: Any) -> Any:
         rows, some = index if isinstance(index, tuple) else (index, slice(None))
@@ -94,24 +124,32 @@ class Line:
         numbers = range(self.shape[1])[some] if isinstance(some, slice) else (some,)
         for place, j in enumerate(numbers):
             own = self._support[j]
-            if isinstance(own, Interval):
-                x[..., place] = to_line(x[..., place], own, self._scales[j])
+            if not isinstance(own, Real):
+                x[..., place] = image(x[..., place], own, self._numbers[j])
         return x if isinstance(some, slice) else x[..., 0]
 
 
 def on_line(rows: Rows, support: Sequence[Support], buffers: Array) -> Rows:
-    """Rows as the standardisation sees them; the context stays as it is. The last of ``buffers`` are ``s`` of each half-line."""
+    """Rows as the standardisation sees them; the context stays as it is. The last of ``buffers`` are the numbers of supports."""
     if not support:
         return rows
-    line: Any = Line(rows.x, support, scales_of(support, buffers))
+    line: Any = Line(rows.x, support, numbers_of(support, buffers))
     return Rows(line, rows.context, rows.weight)
 
 
-def scales_of(support: Sequence[Support], buffers: Array) -> list[float]:
-    """``s`` of every column, 1 for those that have none, from the buffers of a flow or from their end."""
-    halves = [isinstance(own, Interval) and own.map == "positive" for own in support]
-    last = iter(buffers[len(buffers) - sum(halves) :].tolist())
-    return [next(last) if half else 1.0 for half in halves]
+def numbers_of(support: Sequence[Support], buffers: Array) -> list[list[float]]:
+    """The numbers that the support of each column has of its own, from the buffers of a flow or from their end."""
+    counts = [n_numbers(own) for own in support]
+    last = iter(buffers[len(buffers) - sum(counts) :].tolist())
+    return [[next(last) for _ in range(count)] for count in counts]
+
+
+def lines_alone(buffers: Array, support: Sequence[Support]) -> Array:
+    """``[loc, scale, ...]`` with 0 and 1 for columns that are circles or boxes, which no data standardise."""
+    for j, kind in enumerate(kinds(support, len(support))):
+        if kind != LINE:
+            buffers[j], buffers[len(support) + j] = 0.0, 1.0
+    return buffers
 
 
 def check_inside(rows: Rows, support: Sequence[Support], names: Names, *, name: str) -> None:
@@ -119,10 +157,9 @@ def check_inside(rows: Rows, support: Sequence[Support], names: Names, *, name: 
     for j, own in enumerate(support):
         if not isinstance(own, Interval):
             continue
-        lo, hi = own.ends
         for part in rows.chunks(1):
             column = rows.x[part, j]
-            outside = (column <= lo) | (column >= hi)
+            outside = ~inside(column, own) & ~np.isnan(column)
             if not outside.any():
                 continue
             if rows.weight is not None:
@@ -131,44 +168,71 @@ def check_inside(rows: Rows, support: Sequence[Support], names: Names, *, name: 
             if len(found):
                 i = int(found[0])
                 value = column[i]
-                ends = " (an end does not belong to its support)" if value in (lo, hi) else ""
+                ends = " (an end does not belong to its support)" if value in own.ends else ""
                 raise ValueError(
                     f"{name} must lie within the supports of the flow, but row {part.start + i}, column {called(j, names)}, "
                     f"which is {own}, holds {value}{ends}"
                 )
 
 
-def measured_scales(sample: Rows, support: Sequence[Support]) -> Array:
-    """``s`` of every half-line, from a sample of the rows.
+def measured(sample: Rows, support: Sequence[Support]) -> Array:
+    """The numbers of all supports, in the order of the columns, from a sample of the rows: ``s`` of every half-line, ``m`` and
+    ``s`` of every box.
 
-    Of powers of two times the median of the distances from the end, it is the one under which the image of the sample is
-    likeliest as a normal (Box, Cox, "An analysis of transformations", 1964): the coordinate that is closest to what the flow
-    begins with. Of those that are as likely, up to TIE, it is the largest. Exponential tails give an s about the size of the
-    data, where the map is linear and keeps them; heavier ones give one far beyond the data, where the map is a logarithm, so
-    that rows farther out than any of the sample meet no exponential tail.
+    ``s`` of a half-line, of powers of two times the median of the distances from the end, is the one under which the image
+    of the sample is likeliest as a normal (Box, Cox, "An analysis of transformations", 1964): the coordinate that is closest to
+    what the flow begins with. Of those that are as likely, up to TIE, it is the largest. Exponential tails give an s about the
+    size of the data, where the map is linear and keeps them; heavier ones give one far beyond the data, where the map is a
+    logarithm, so that rows farther out than any of the sample meet no exponential tail.
 
     Tried with `nsf(1)` on 8000 rows against s of 1/16, 1/2, 1, 2, 16 and 10^6 medians, by the loss of log-likelihood to the
     truth: within 1e-3 nats of the best of these for exponential, gamma, chi-square, half-normal, lognormal (over 6 decades) and
     Pareto columns, where the worst of them lose from 0.02 nats to hundreds.
+
+    A box has the median as ``m``. Its ``s`` is so large that it stays as it is, as long as the half of the rows around the
+    median takes an eighth of it; if they take less it is halved until they do, or until it is the robust standard deviation,
+    so that a narrow column in a wide box has most of the room.
     """
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
     found = []
     for j, own in enumerate(support):
-        if isinstance(own, Interval) and own.map == "positive":
-            x = sample.x[:, j].astype(np.float64)
-            w = None if sample.weight is None else np.abs(sample.scaled_weights())
+        if not n_numbers(own) or not isinstance(own, Interval):
+            continue
+        w = None if sample.weight is None else np.abs(sample.scaled_weights())
+        x = sample.x[:, j].astype(np.float64)
+        if own.map == "box":
+            found += box_numbers(x, *own.ends, w)
+        else:
             found.append(half_line_scale(x - own.lo if own.lo is not None else own.ends[1] - x, w))
     return np.array(found, np.float64)
 
 
+def quantiles(x: Array, weight: Array | None) -> Array:
+    """Quantiles of a column that are rows, none of them between others: a few absurd values count for nothing."""
+    order = np.argsort(x, kind="stable")
+    mass = np.cumsum(np.ones(len(x)) if weight is None else weight[order])
+    found: Array = x[order][np.searchsorted(mass, (np.arange(QUANTILES) + 0.5) / QUANTILES * mass[-1])]
+    return found
+
+
+def box_numbers(x: Array, lo: float, hi: float, weight: Array | None = None) -> list[float]:
+    """Median and scale of a box: see ``measured``."""
+    x = quantiles(x, weight)
+    m, spread = float(x[QUANTILES // 2]), float(x[3 * QUANTILES // 4] - x[QUANTILES // 4])
+    s = LINEAR * (hi - lo)
+    least = max(spread / QUARTILES, (hi - lo) * 2.0**-50)
+    while spread > 0 and s > 2 * least:
+        low, left, right, high = (sigmoid_of(t / s) for t in (lo - m, -spread / 2, spread / 2, hi - m))
+        if right - left >= HALF * (high - low):
+            break
+        s /= 2
+    return [m, s]
+
+
 def half_line_scale(y: Array, weight: Array | None = None) -> float:
-    """The scale of the distances of rows from their end: see ``measured_scales``."""
-    order = np.argsort(y, kind="stable")
-    mass = np.cumsum(np.ones(len(y)) if weight is None else weight[order])
-    # Rows that are among the data, none of them between others: a few absurd values count for nothing.
-    places = np.searchsorted(mass, (np.arange(QUANTILES) + 0.5) / QUANTILES * mass[-1])
-    y = y[order][places]
+    """The scale of the distances of rows from their end: see ``measured``."""
+    y = quantiles(y, weight)
     median = float(y[QUANTILES // 2])
     if not (0 < median < math.inf) or y[0] == y[-1]:
         return median if 0 < median < math.inf else 1.0

@@ -15,7 +15,8 @@ class CircularRationalQuadratic(RationalQuadratic):
 
     ``g`` is the spline of :class:`RationalQuadratic`, but its slopes at the two ends of the box are one trained
     number, so that it is smooth across the seam; ``r`` turns the circle. ``wrap`` takes whole turns
-    of ``2 bound`` away. Theta zero is the identity.
+    of ``2 bound`` away. Theta zero is the identity. In a flow it is the transform of columns with the support
+    :func:`periodic`, whose angles lie in ``[-pi, pi]``, and of no others.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Philox4x32-10 over rows, and standard normals from its words.
+"""Philox4x32-10 over rows, and standard normals and uniform numbers from its words.
 
 Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
 key = (seed low, seed high). Of draw d < 2^56, context row c < 2^40, block b < 2^24 and stream s < 2^8 the counter is
@@ -13,12 +13,23 @@ from typing import Any
 import numpy as np
 
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import bits_of_words, lanes, number, sign_extended, sqrt, store
+from penstock._numba.core.lanes import (
+    BYTES,
+    bits_of_words,
+    constant,
+    fma,
+    lanes,
+    number,
+    select,
+    sign_extended,
+    sqrt,
+    store,
+)
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.math import log, sincos_turn
+from penstock._numba.core.math import clamp, log, sincos_turn
 
-STREAM_BASE, STREAM_MIXTURE, STREAM_GAMMA, STREAM_DEQUANTISE, STREAM_SHUFFLE, STREAM_INIT = (
-    np.uint64(i) for i in range(6)
+STREAM_BASE, STREAM_MIXTURE, STREAM_GAMMA, STREAM_DEQUANTISE, STREAM_SHUFFLE, STREAM_INIT, STREAM_PAIRS = (
+    np.uint64(i) for i in range(7)
 )
 LOW, HALF, BLOCK_BITS, STREAM_BITS = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(24), np.uint64(8)
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -74,3 +85,33 @@ def normals(seed: Any, context_row: Any, draw: Any, rows: int, dim: int, words: 
                     store(state, f * TILE + lane, even)
                 if f + 1 < dim:
                     store(state, (f + 1) * TILE + lane, odd)
+
+
+@jit
+def uniform(like: Any, words: Any, w0: int, w1: int) -> Any:
+    """A number strictly between 0 and 1, of the 53 bits of two words or, in float, of the 24 upper ones of the first."""
+    if lanes(like) == BYTES // 4:
+        k = number((bits_of_words(like, words, w0) >> 8) & 0xFFFFFF)
+    else:
+        k = fma(number(bits_of_words(like, words, w0)), 2097152.0, number(bits_of_words(like, words, w1) >> 11))
+    return select(k < 0.5, 0.5, k) * constant(k, (2.0**-24, 2.0**-53))
+
+
+@jit
+def uniforms(
+    seed: Any, context_row: Any, draw: Any, rows: int, n: int, dims: Any, lo: float, width: float, least: float,
+    most: float, words: Any, state: Any,
+) -> None:  # fmt: skip
+    """The n dimensions of a list, rising, uniform between lo and lo + width, and then clamped; decided as normals are."""
+    vector, block = lanes(state), -1
+    for i in range(n):
+        f = dims[i]
+        if f // 2 != block:
+            block = f // 2
+            for r in range((rows + vector - 1) // vector * vector):
+                w = philox(seed, draw[r], context_row[r], np.uint64(block), STREAM_PAIRS)
+                words[r], words[TILE + r], words[2 * TILE + r], words[3 * TILE + r] = w
+        first = 2 * (f % 2) * TILE
+        for lane in range(0, rows, vector):
+            u = uniform(state, words, first + lane, first + TILE + lane)
+            store(state, f * TILE + lane, clamp(fma(u, width, lo), least, most))

@@ -13,16 +13,25 @@ FREE, MLP, RESIDUAL_MLP, EXTERNAL = range(4)  # where theta comes from
 RELU, TANH, SILU, GELU, LEAKY_RELU = range(1, 6)  # activations that are computed
 
 # Columns of Plan.steps. Positions in the kept store: KEPT of the old values of B, (n_b, tile); INPUT of the conditioner's
-# input, (n_u, tile); THETA of theta, (n_b n_theta, tile); in an LU layer, of x and of v, (n_b, tile), before c. ORDER and
+# input, (n_u, tile); THETA of theta, (n_theta, tile); in an LU layer, of x and of v, (n_b, tile), before c. ORDER and
 # SIGNS, of an LU layer, point into Plan.slots. N_CONTEXT of the N_U inputs are features of the context, START is a position
-# in Tile.context_part. EXTERNAL_AT is the position of external theta, (n_b n_theta, tile), in Tile.theta and its gradient.
-# The last six are addresses of kernels, 0 where there is nothing to do: of the layer, its transform, its activation.
+# in Tile.context_part. FEATURES points into Plan.slots, where the first feature of each dimension that the conditioner reads
+# stands, and their number; below zero: one each. EXTERNAL_AT is the position of external
+# theta, (n_theta, tile), in Tile.theta and its gradient. RUNS is the first of N_RUNS rows of Plan.runs. The last four are
+# addresses of kernels, 0 where there is nothing to do: of the layer, and of its activation.
 (
-    KIND, EXPLICIT_TO_DATA, TRANSFORM, N_THETA, CONDITIONER, ACTIVATION, N_LINEAR, N_A, N_B, N_U, A, B, LINEAR,
-    OPTIONS, N_OPTIONS, PARAMS, GRAD, KEPT, INPUT, THETA, ORDER, SIGNS, N_CONTEXT, START, EXTERNAL_AT,
-    FORWARD, BACKWARD, TRANSFORM_FORWARD, TRANSFORM_BACKWARD, ACTIVATE, SCALE_BY_DERIVATIVE,
-) = range(31)  # fmt: skip
-STEP_SIZE = 31
+    KIND, EXPLICIT_TO_DATA, N_THETA, CONDITIONER, ACTIVATION, N_LINEAR, N_A, N_B, N_U, A, B, LINEAR, RUNS, N_RUNS,
+    FEATURES, PARAMS, GRAD, KEPT, INPUT, THETA, ORDER, SIGNS, N_CONTEXT, START, EXTERNAL_AT,
+    FORWARD, BACKWARD, ACTIVATE, SCALE_BY_DERIVATIVE,
+) = range(29)  # fmt: skip
+STEP_SIZE = 29
+# Columns of Plan.runs, one row for each run of members of B that one part transforms: [FROM, TO) of B, the transform, the
+# numbers of theta of a member, its options in Plan.options, where theta of the first member begins in that of the step, which
+# lies as its source does; addresses of the transform's kernels.
+(
+    RUN_FROM, RUN_TO, RUN_TRANSFORM, RUN_N_THETA, RUN_OPTIONS, RUN_THETA, RUN_FORWARD, RUN_BACKWARD,
+) = range(8)  # fmt: skip
+RUN_SIZE = 8
 # Columns of Plan.linear, one row a linear layer: offsets into the parameters, into a padded gradient with rows of
 # GRAD_STRIDE, and of output and derivative, (n_out, tile) each, in the kept store; DERIVATIVE < 0: not kept. Of a masked
 # layer: GRADIENT of its outputs, (n_out, tile), in TileGradient.hidden; IN_START and OUT_START point into Plan.slots, where
@@ -31,9 +40,23 @@ STEP_SIZE = 31
     N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE, GRADIENT, IN_START, OUT_START,
 ) = range(12)  # fmt: skip
 LINEAR_SIZE = 12
-# Rows of Plan.mapped: column, map, whether it is a half-line below its end; of Packed.mapped: the ends, infinite where there is
-# none; s of a half-line or hi - lo; the least and the largest number of the plan's type within.
-MAPPED_SIZE, NUMBERS_SIZE = 3, 5
+# Columns of Plan.mapped: the column, its map, whether it is a half-line below hi.
+COLUMN, MAP, MIRRORED = range(3)
+MAPPED_SIZE = 3
+# Columns of Packed.mapped: the ends, infinite where there is none; s of a half-line, hi - lo of an interval, 1 / h of a circle,
+# s W / 2 of a box; the least and the largest number of the plan's type within; the first and last of those that count as
+# within, in rows of float and, one further, of double; the middle of a circle and of a box, there m; of a box s, V_lo, V_hi,
+# 1 - |V_lo|, 1 - |V_hi|.
+LO, HI, SCALE, LEAST, MOST, FIRST, _, LAST, _, MIDDLE, UNIT, LOWER, UPPER, LOWER_GAP, UPPER_GAP = range(15)
+NUMBERS_SIZE = 15
+# Columns of Plan.base, one row a block of the base: its kind, whether its numbers are all angles, how many slots it has and
+# where these stand, rising, in Plan.slots; and of Plan.base_numbers: what each row gets of it in log p, and of a uniform one
+# the ends, hi - lo, and the ends of draws.
+BLOCK_KIND, BLOCK_CIRCLE, BLOCK_N, BLOCK_DIMS = range(4)
+BLOCK_SIZE = 4
+BLOCK_CONSTANT, BLOCK_LO, BLOCK_HI, BLOCK_WIDTH, BLOCK_LEAST, BLOCK_MOST = range(6)
+BLOCK_NUMBERS_SIZE = 6
+STANDARD_NORMAL = codes.BASES.index("standard_normal")
 
 
 class Plan(NamedTuple):
@@ -47,18 +70,29 @@ class Plan(NamedTuple):
     # (n_steps + 1, STEP_SIZE); the last row is the embedding, between the context and what conditioners read of it:
     # N_LINEAR 0 if there is none, and THETA its output
     steps: Any
+    runs: Any  # (all runs, RUN_SIZE)
     linear: Any  # (layers, LINEAR_SIZE)
     boundary: Any  # (n_steps + 1, dim): slot of each dimension
     slots: Any  # the slots that A and B of the steps point to; orders and signs; starts of degrees
     options: Any  # of the transforms, in the dtype of the plan
     n_mapped: int  # columns of the data whose support is not the whole line: see isa/supports.py
     mapped: Any  # (n_mapped, MAPPED_SIZE)
+    n_base: int
+    base: Any  # (n_base, BLOCK_SIZE)
+    base_numbers: Any  # (n_base, BLOCK_NUMBERS_SIZE)
+    n_normals: int  # slots up to the last one with a normal base
 
 
 @jit
 def step_of(plan: Any, k: int) -> Any:
     """Row k of Plan.steps."""
     return beyond(plan.steps, k * STEP_SIZE)
+
+
+@jit
+def run_of(plan: Any, k: int) -> Any:
+    """Row k of Plan.runs."""
+    return beyond(plan.runs, k * RUN_SIZE)
 
 
 @jit

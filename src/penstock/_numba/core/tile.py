@@ -90,8 +90,8 @@ class KernelTypes(NamedTuple):
 
     forward: Any  # step, plan, packed, inverse, n_vectors, tile, keep
     backward: Any  # step, plan, packed, inverse, n_vectors, tile, gradient
-    transform_forward: Any  # step, plan, first, last, inverse, n_vectors, tile, keep
-    transform_backward: Any  # step, plan, first, last, inverse, n_vectors, tile, gradient
+    transform_forward: Any  # run, step, plan, first, last, inverse, n_vectors, tile, keep
+    transform_backward: Any  # run, step, plan, first, last, inverse, n_vectors, tile, gradient
     activate: Any  # see conditioners/activations.py
     scale: Any
 
@@ -103,8 +103,9 @@ def _kernel_types(number: Any) -> KernelTypes:
     def tuple_type(kind: Any, **fields: Any) -> Any:
         return types.BaseTuple.from_types([fields.get(field, numbers) for field in kind._fields], kind)
 
-    counts = dict.fromkeys(("dim", "context_dim", "n_steps", "n_external", "n_context", "n_mapped"), integer)
-    plan = tuple_type(Plan, **counts, **dict.fromkeys(("steps", "linear", "boundary", "slots", "mapped"), integers))
+    counts = ("dim", "context_dim", "n_steps", "n_external", "n_context", "n_mapped", "n_base", "n_normals")
+    lists = dict.fromkeys(("steps", "runs", "linear", "boundary", "slots", "mapped", "base"), integers)
+    plan = tuple_type(Plan, **dict.fromkeys(counts, integer), **lists, base_numbers=doubles)
     floats = dict.fromkeys(("loc", "scale", "inverse", "context_loc", "context_inverse", "mapped"), doubles)
     packed = tuple_type(Packed, log_scale=types.float64, **floats)
     tile = tuple_type(Tile, rows=integer, stop=integers, log_det=doubles, context_kind=integer)
@@ -112,8 +113,8 @@ def _kernel_types(number: Any) -> KernelTypes:
     return KernelTypes(
         (integers, plan, packed, flag, integer, tile, flag),
         (integers, plan, packed, flag, integer, tile, gradient),
-        (integers, plan, integer, integer, flag, integer, tile, flag),
-        (integers, plan, integer, integer, flag, integer, tile, gradient),
+        (integers, integers, plan, integer, integer, flag, integer, tile, flag),
+        (integers, integers, plan, integer, integer, flag, integer, tile, gradient),
         (integer, numbers, integer, integer, integer),
         (integer, numbers, integer, numbers, integer, numbers, integer),
     )

@@ -129,22 +129,24 @@ class Calls:
         """The plan with the kernels that it needs, which are compiled when they are first asked for."""
         if training not in self._plans:
             layout = self.layout
-            steps = (layout.training_steps if training else layout.steps).copy()
+            steps, runs = (layout.training_steps if training else layout.steps).copy(), layout.runs.copy()
             linear = layout.training_linear if training else layout.linear
-            prepare(steps, layout.dtype, training)
+            prepare(steps, runs, layout.dtype, training)
             self._plans[training] = Plan(
-                self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, linear,
-                layout.boundary, layout.slots, layout.options, len(layout.mapped), layout.mapped,
+                self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, runs, linear,
+                layout.boundary, layout.slots, layout.options, len(layout.ends.mapped), layout.ends.mapped,
+                len(layout.ends.base), layout.ends.base, layout.ends.base_numbers, layout.ends.n_normals,
             )  # fmt: skip
         return self._plans[training]
 
     def source(
-        self, space: Workspace, given: Context, theta: Theta, seed: np.uint64 | None = None, by_row: bool = False
-    ) -> Source:
-        """A chunk as the walk of its tiles reads it."""
+        self, space: Workspace, given: Context, theta: Theta, itemsize: int, seed: np.uint64 | None = None,
+        by_row: bool = False,
+    ) -> Source:  # fmt: skip
+        """A chunk, of rows of numbers of so many bytes, as the walk of its tiles reads it."""
         return Source(
-            space.x, seed is not None, np.uint64(0) if seed is None else seed, space.counters[0], space.counters[1], space.stop,
-            given.seen(by_row), space.context, given.part, space.theta, theta.shared,
+            space.x, int(itemsize > 4), seed is not None, np.uint64(0) if seed is None else seed, space.counters[0],
+            space.counters[1], space.stop, given.seen(by_row), space.context, given.part, space.theta, theta.shared,
         )  # fmt: skip
 
     def chunks(self, rows: int, chunk: Callable[[int, int, Workspace], None]) -> None:

@@ -56,6 +56,11 @@ class Checker:
         self.parts, self.networks = self.records("PARTS"), self.records("NETWORKS")
         self.linears = self.records("LINEARS")
         self.columns()
+        # features of what lies in each slot
+        self.features = np.ones(self.dim, np.int64)
+        self.features[self.found["BOUNDARY"][-1]] = [
+            column["features"] + 1 for column in self.records("COLUMNS")[: self.dim]
+        ]
         steps = self.records("STEPS")
         for step in steps:
             self.step(step, step.number == len(steps) - 1)
@@ -63,7 +68,7 @@ class Checker:
             if not covers(starts, sizes, sum(sizes)):
                 fail(f"PARTS: theta of external array {number} overlaps or leaves a gap")
         if self.embedding != NONE:
-            network = self.network(self.flow_record, "embedding", EMBEDDING, 0, self.n_context)
+            network = self.network(self.flow_record, "embedding", EMBEDDING, np.zeros(0, np.int64), self.n_context)
             self.claim(network, network["n_params"])
         self.base()
         for name, count in (("PARTS", self.n_parts), ("NETWORKS", self.n_networks), ("LINEARS", self.n_linears)):
@@ -137,13 +142,24 @@ class Checker:
             self.n_context = self.networks[self.embedding].within("n_out", 1, WIDTH_MAX)
 
     def map(self, column: Record) -> None:
-        """A half-line has one end and a scale, an interval both ends and no buffer."""
-        kind, ends, both = codes.COLUMN_MAPS[column["map"]], column["ends"], codes.LOWER | codes.UPPER
-        if kind in ("positive", "logit"):
+        """A half-line has one end and a scale, an interval both ends and no buffer.
+
+        A circle is wrapped and read by its cosine and sine, and a box has two numbers of its own.
+        """
+        of_map, ends, both = codes.COLUMN_MAPS[column["map"]], column["ends"], codes.LOWER | codes.UPPER
+        kind = column["kind"]
+        if of_map in ("positive", "logit"):
             column.within("kind", LINE, LINE)
-            fine = ends == both if kind == "logit" else ends in (codes.LOWER, codes.UPPER)
+            fine = ends == both if of_map == "logit" else ends in (codes.LOWER, codes.UPPER)
             column.need(fine, "ends", "are not those of its map")
-            column.within("n_buffers", *[int(kind == "positive")] * 2)
+            column.within("n_buffers", *[int(of_map == "positive")] * 2)
+        fine = (of_map == "wrap") == (kind == CIRCLE) and (of_map == "box") == (kind == BOX)
+        column.need(fine, "map", "is not of its kind")
+        column.within("features", *[int(kind == CIRCLE)] * 2)
+        if kind != LINE:
+            column.within("n_buffers", *[2 if kind == BOX else 0] * 2)
+        if kind == CIRCLE:
+            column.within("closed", 0, 0)
         found = [-1.0, 1.0]
         for i, (field, bit) in enumerate((("lo", codes.LOWER), ("hi", codes.UPPER))):
             if ends & bit:
@@ -230,7 +246,8 @@ class Checker:
             allowed = kind == ELEMENTWISE or source == NETWORK
             part.need(allowed or kind == COUPLING, "source", "must be the network in an autoregressive step")
         step.need(bool(met.all()), "b", "must be shared out to the parts")
-        n_read = n_b - 1 if kind == AUTOREGRESSIVE else step["n_a"]
+        read = step.ints(self.ints, "b", n_b)[:-1] if kind == AUTOREGRESSIVE else step.ints(self.ints, "a", step["n_a"])
+        features = self.features[read]
         if network_starts:
             starts, size = np.concatenate(network_starts), sum(network_counts)
             step.need(size <= OUTPUT_MAX, "network", f"has {size} outputs")
@@ -243,7 +260,7 @@ class Checker:
                     for member, start in zip(own, part.ints(self.ints, "theta", own.size), strict=True):
                         degrees[start : start + part["n_theta"]] = member
             step.within("network", self.n_networks, self.n_networks)
-            network = self.network(step, "network", CONDITIONER, n_read, size, degrees)
+            network = self.network(step, "network", CONDITIONER, features, size, degrees)
             owned.append((network["params"], network["n_params"]))
         else:
             step.need(kind == ELEMENTWISE, "network", "is missing")
@@ -268,9 +285,9 @@ class Checker:
         return part.within("n_theta", n_theta, n_theta)
 
     def network(
-        self, owner: Record, field: str, role: int, n_read: int, n_out: int, degrees: Array | None = None
+        self, owner: Record, field: str, role: int, read: Array, n_out: int, degrees: Array | None = None
     ) -> Record:
-        """NETWORKS: the next one, which reads the context and ``n_read`` numbers of a row."""
+        """NETWORKS: the next one, which reads the context and dimensions of a row, each with so many features."""
         owner.within(field, self.n_networks, self.n_networks)
         owner.need(self.n_networks < len(self.networks), field, "goes beyond NETWORKS")
         network = self.networks[self.n_networks]
@@ -278,7 +295,7 @@ class Checker:
         network.within("role", role, role)
         network.within("masked", *[int(degrees is not None)] * 2)
         features = self.n_features if role == EMBEDDING else self.n_context
-        n_context = network["n_context"]
+        n_context, n_read = network["n_context"], int(read.sum())
         network.need(n_context in (0, features), "n_context", f"is {n_context}, expected 0 or {features}")
         network.within("n_in", n_context + n_read, n_context + n_read)
         network.need(n_context + n_read > 0 or degrees is not None, "n_in", "is 0")
@@ -289,7 +306,7 @@ class Checker:
         network.need(n_linears <= len(self.linears) - self.n_linears, "n_linears", "goes beyond LINEARS")
         linears = self.linears[self.n_linears : self.n_linears + n_linears]
         self.n_linears += n_linears
-        check_linears(self.ints, network, linears, degrees)
+        check_linears(self.ints, network, linears, read, degrees)
         return network
 
     def base(self) -> None:
@@ -304,9 +321,14 @@ class Checker:
             source = block.code("source", codes.SOURCES)
             block.need(source != EXTERNAL, "source", "cannot be external")
             n_params = block.within("n_params", 0, COUNT_MAX)
-            if codes.BASES[kind] == "standard_normal":
+            uniform = codes.BASES[kind] == "uniform"
+            if uniform or codes.BASES[kind] == "standard_normal":
                 block.within("source", FIXED, FIXED)
-                block.within("n_options", 0, 0)
+                block.within("n_options", *[2 if uniform else 0] * 2)
+            if uniform:
+                lo, hi = self.reals[block["options"] : block["options"] + 2].tolist()
+                fine = bool(np.isfinite([lo, hi, hi - lo]).all()) and lo < hi
+                block.need(fine, "options", "are not two ends in order")
             if source == FREE:
                 block.need(n_params > 0, "n_params", "is 0")
                 self.claim(block, n_params)
@@ -317,7 +339,7 @@ class Checker:
                 n_out = 0
                 if 0 <= block["network"] < len(self.networks):
                     n_out = self.networks[block["network"]].within("n_out", 1, OUTPUT_MAX)
-                network = self.network(block, "network", BASE, 0, n_out)
+                network = self.network(block, "network", BASE, np.zeros(0, np.int64), n_out)
                 self.claim(network, network["n_params"])
             else:
                 block.within("network", NONE, NONE)

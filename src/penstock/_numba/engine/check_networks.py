@@ -17,15 +17,18 @@ OUTPUT_MAX = 2**24  # of a network's output
 COUNT_MAX = 2**40  # no count or offset of a real flow comes near
 
 
-def check_linears(ints: Array, network: Record, linears: list[Record], degrees: Array | None) -> None:
-    """LINEARS of a network: widths, sources, parameters, and of a masked network degrees."""
+def check_linears(ints: Array, network: Record, linears: list[Record], read: Array, degrees: Array | None) -> None:
+    """LINEARS of a network: widths, sources, parameters, and of a masked network degrees.
+
+    ``read`` are the numbers of features of the dimensions that it reads.
+    """
     n_context, n_in = network["n_context"], network["n_in"]
     widths = {INPUT: n_in, codes.CONTEXT: n_context}
-    n_degrees = n_in - n_context + 1
+    n_degrees = len(read) + 1
     known: dict[int, Array] = {}  # degrees of what a layer can read
     if degrees is not None:
         known[codes.CONTEXT] = np.zeros(n_context, np.int64)
-        known[INPUT] = np.concatenate([known[codes.CONTEXT], np.arange(1, n_degrees)])
+        known[INPUT] = np.concatenate([known[codes.CONTEXT], np.repeat(np.arange(1, n_degrees), read)])
     starts, counts = [], []
 
     def source(linear: Record, field: str, i: int) -> int:

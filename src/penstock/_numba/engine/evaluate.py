@@ -81,7 +81,7 @@ def evaluate(
         space.x[: end - begin] = x[chosen]
         theta.fill(begin, end, space)
         given.fill(np.arange(begin, end) if index is None else chosen, space)
-        source = engine.source(space, given, theta)
+        source = engine.source(space, given, theta, x.itemsize)
         evaluate_rows(plan, packed.view, through, source, end - begin, space.out, space.log_det, space.space)
         if out is not None:
             out[begin:end] = space.out[: end - begin]
@@ -123,7 +123,7 @@ def sample(
         given.fill(np.arange(begin, end), space)
         number = np.arange(begin, begin + space.counters.shape[1])
         space.counters[0], space.counters[1] = context_row + number // draws, first_draw + number % draws
-        source = engine.source(space, given, theta, np.uint64(seed))
+        source = engine.source(space, given, theta, out.itemsize, np.uint64(seed))
         evaluate_rows(plan, packed.view, through, source, end - begin, space.out, space.log_det, space.space)
         out[begin:end] = space.out[: end - begin]
         if log_prob is not None:
@@ -131,7 +131,7 @@ def sample(
                 log_prob[begin:end] = space.log_det[: end - begin]
 
     engine.chunks(rows, chunk)
-    if log_prob is not None and len(engine.layout.mapped):
+    if log_prob is not None and len(engine.layout.ends.mapped):
         # where rounding has moved a row within its support, the density is that of the row as it is stored
         again = np.flatnonzero(np.isnan(log_prob))
         if len(again):

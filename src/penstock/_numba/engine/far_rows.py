@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 # Cotangents (of out, of log_det) of some rows to gradients (of x, of the rows' own context).
 Again = Callable[[Array, "Array | None", "Array | None"], "tuple[Array, Array | None]"]
 
-LOGIT = codes.COLUMN_MAPS.index("logit")
+POSITIVE, WRAP = codes.COLUMN_MAPS.index("positive"), codes.COLUMN_MAPS.index("wrap")
 # Below it, squares of numbers, times weights as training gives them, are numbers too.
 FAR = {4: 2.0**50, 8: 2.0**400}
 # Cotangents of order one that are scaled down by so many powers of two are still normal numbers, with some room below.
@@ -51,10 +51,11 @@ def on_line(packed: Packed, x: Array) -> Array:
     u = x.copy()
     for (column, kind, mirrored), numbers in zip(packed.mapped, packed.view.mapped, strict=True):
         lo, hi, scale = numbers[:3]
-        if kind == LOGIT:
-            u[:, column] = np.where(np.isnan(x[:, column]), np.nan, packed.view.loc[column])
-        else:
+        if kind == POSITIVE:
             u[:, column] = (x[:, column] - (hi if mirrored else lo)) / scale
+        else:
+            none = ~np.isfinite(x[:, column]) if kind == WRAP else np.isnan(x[:, column])
+            u[:, column] = np.where(none, np.nan, packed.view.loc[column])
     return u
 
 

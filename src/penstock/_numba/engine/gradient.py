@@ -222,7 +222,7 @@ def vjp(
         space.d_out[:n] = 0 if d_out is None else d_out[begin:end]
         space.d_log_det[:n] = 0 if d_log_det is None else d_log_det[begin:end]
         given.fill(np.arange(begin, end), space)
-        source = engine.source(space, given, theta, by_row=by_row)
+        source = engine.source(space, given, theta, x.itemsize, by_row=by_row)
         vjp_rows(
             plan, packed.view, through, source, n, False, d_params is not None, want_context, space.weight,
             space.d_out, space.d_log_det, space.out, space.log_det, space.d_context, space.d_theta, params_gradient,
@@ -293,7 +293,7 @@ def loss_and_grad(
         given.fill(np.arange(begin, end), space)
         fill_weight(space, None if weight is None else weight[begin:end], end - begin, -exponent)
 
-    gradient, sums = batch_gradient(engine, packed, rows, given, fill)
+    gradient, sums = batch_gradient(engine, packed, x.itemsize, rows, given, fill)
     with np.errstate(all="ignore"):
         d_params += np.ldexp(gradient[engine.layout.index].astype(np.float64), exponent)
         loss, total = np.ldexp(sums, exponent).tolist()
@@ -307,11 +307,12 @@ def fill_weight(space: Workspace, weight: Array | None, rows: int, exponent: int
 
 
 def batch_gradient(
-    engine: Calls, packed: Packed, rows: int, given: Context, fill: Callable[[int, int, Workspace], None]
-) -> tuple[Array, Array]:
+    engine: Calls, packed: Packed, itemsize: int, rows: int, given: Context,
+    fill: Callable[[int, int, Workspace], None],
+) -> tuple[Array, Array]:  # fmt: skip
     """Padded gradient of the loss of a batch, and the sums of -w log p and of w.
 
-    ``fill`` brings rows, their context and their weights.
+    ``fill`` brings rows, of numbers of ``itemsize`` bytes, their context and their weights.
     """
     layout = engine.layout
     through, plan = engine.through(False, 0, engine.n_steps, True, True), engine.plan(True)
@@ -321,7 +322,7 @@ def batch_gradient(
 
     def chunk(s: int, begin: int, end: int, space: Workspace, params_gradient: Array) -> None:
         fill(begin, end, space)
-        source = engine.source(space, given, theta, by_row=True)
+        source = engine.source(space, given, theta, itemsize, by_row=True)
         vjp_rows(
             plan, packed.view, through, source, end - begin, True, True, False, space.weight, space.d_out,
             space.d_log_det, space.out, space.log_det, space.d_context, space.d_theta, params_gradient, theta_sums,

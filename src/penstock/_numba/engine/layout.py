@@ -6,6 +6,7 @@ Whatever the table says and this engine does not compute is refused here, by its
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ from penstock._numba.core.plan import (
     STEP_SIZE,
     THETA,
 )
+from penstock._numba.engine.layout_ends import BOX, CIRCLE, LINE, Ends, refuse
 from penstock._numba.engine.table import decode
+from penstock._numba.transforms import TRANSFORMS
 from penstock.plan_table import NONE, Record
 
 Array = np.ndarray[Any, Any]
@@ -46,12 +49,6 @@ Array = np.ndarray[Any, Any]
 # What masks may take: so much, and so much for each word of the table. The bytes of a layer are those of the compiled core.
 MASK_BYTES_MAX, MASK_BYTES_A_WORD = 2**26, 128
 DEGREE_BYTES, INPUT_BYTES, PIECE_BYTES = 16, 4, 32
-
-
-def refuse(fine: bool, what: str) -> None:
-    """What this engine does not compute, unless ``fine``."""
-    if not fine:
-        raise ValueError(f"this engine does not compute {what}")
 
 
 class Layout:
@@ -66,7 +63,8 @@ class Layout:
         refuse(conditioner_dtype == self.dtype, f"conditioners in {conditioner_dtype}")
         self.dim, self.context_dim = flow["dim"], flow["context_dim"]
         self.n_params, self.n_buffers, self.n_steps = flow["n_params"], flow["n_buffers"], len(table.steps)
-        self.ends()
+        self.ends = Ends(table, self.dtype)
+        self._slots = list(self.ends.slots)
         self.n_context = self.context_dim  # features that conditioners read
         if flow["embedding"] != NONE:
             self.n_context = table.networks[flow["embedding"]]["n_out"]
@@ -83,7 +81,7 @@ class Layout:
         self.index = np.zeros(self.n_params, np.int64)  # of each parameter in a padded gradient
         self.n_gradient = 0
         self._linear: list[list[int]] = []
-        self._slots: list[int] = []
+        self._run_rows: list[list[int]] = []
         steps, sizes = [], []
         for k, record in enumerate(table.steps):
             step, size = self._step(k, record)
@@ -94,6 +92,7 @@ class Layout:
         self._place(np.array(steps, np.int64), sizes, embedding_size)
         self.boundary = np.array(table.boundary, np.int64).reshape(-1, self.dim)
         self.slots = np.array([*self._slots, 0], np.int64)
+        self.runs = np.array(self._run_rows, np.int64).reshape(-1, columns.RUN_SIZE)
         self.options = np.array([*table.reals, 0.0]).astype(self.dtype)
 
     @property
@@ -102,69 +101,11 @@ class Layout:
         return [n for n in self.external if n]
 
     def flags(self) -> None:
-        """What decays and what is frozen, row by row of a weight matrix."""
+        """What decays and what is frozen."""
         for piece in self.table.ranges:
             numbers = slice(piece["offset"], piece["offset"] + piece["count"])
             self.decay[numbers] = piece["flags"] & codes.DECAYS
             self.frozen[numbers] = piece["flags"] & codes.FROZEN
-        for linear in self.table.linears:
-            for marks in (self.decay, self.frozen):
-                rows = marks[linear["weight"] : linear["weight"] + linear["n_in"] * linear["n_out"]]
-                rows = rows.reshape(-1, linear["n_out"])
-                refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
-
-    def ends(self) -> None:
-        """Columns and base: where each column has its standardisation among the buffers."""
-        mapped: list[tuple[int, int, int]] = []
-        numbers: list[tuple[float, ...]] = []
-        scales: list[int] = []
-        for i, column in enumerate(self.table.columns):
-            known = column["side"] == 0 and codes.COLUMN_MAPS[column["map"]] in ("positive", "logit")
-            for field, names in (
-                ("kind", codes.COLUMN_KINDS),
-                ("map", codes.COLUMN_MAPS),
-                ("features", codes.FEATURES),
-            ):
-                how = "of kind" if field == "kind" else f"with {field}"
-                refuse(column[field] == 0 or (field == "map" and known), f"columns {how} {names[column[field]]}")
-            refuse(column["ends"] == 0 or known, "columns with ends")
-            refuse(column["closed"] == 0, "columns with closed ends")
-            refuse(column["lattice"] == NONE, "columns on a lattice")
-            refuse(column["group"] == NONE, "columns in groups")
-            refuse(column["loc"] != NONE, "columns without a standardisation")
-            refuse(column["n_buffers"] == 0 or known, "columns with buffers of their own")
-            if known:
-                mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER)))
-                numbers.append(self._between(column))
-                scales.append(column["buffers"] if column["n_buffers"] else NONE)
-        self.mapped = np.array(mapped, np.int64).reshape(-1, columns.MAPPED_SIZE)
-        self.mapped_numbers = np.array(numbers, np.float64).reshape(-1, columns.NUMBERS_SIZE)
-        self.mapped_scale = np.array(scales, np.int64)
-        places = np.array([(column["loc"], column["scale"]) for column in self.table.columns], np.int64)
-        self.loc, self.scale = places[: self.dim].T.copy()
-        self.context_loc, self.context_scale = places[self.dim :].T.copy()
-        for block in self.table.base:
-            refuse(block["network"] == NONE, "a base whose parameters come from a network")
-            kind = codes.BASES[block["kind"]]
-            refuse(kind == "standard_normal", f"a base of kind {kind}")
-        refuse(len(self.table.base) == 1, "a base in several blocks")
-
-    def _between(self, column: Record) -> tuple[float, ...]:
-        """One row of Packed.mapped: what is stored lies between the numbers next to the ends, within.
-
-        An end counts as the type of the flow rounds it.
-        """
-        lo = self.table.reals[column["lo"]] if column["ends"] & codes.LOWER else -np.inf
-        hi = self.table.reals[column["hi"]] if column["ends"] & codes.UPPER else np.inf
-        most = np.finfo(self.dtype).max
-
-        def within(end: float, towards: Any) -> float:
-            with np.errstate(over="ignore"):
-                return float(-towards if np.isinf(end) else np.nextafter(self.dtype.type(end), towards))
-
-        least, largest = within(lo, most), within(hi, -most)
-        refuse(lo < least <= largest < hi, "columns between whose ends there is no number")
-        return lo, hi, hi - lo if codes.COLUMN_MAPS[column["map"]] == "logit" else 1.0, least, largest
 
     def _step(self, k: int, record: Record) -> tuple[list[int], int]:
         """One row of Plan.steps, and the numbers that it takes of the kept store; positions count from its own start."""
@@ -175,34 +116,76 @@ class Layout:
         if kind == LU_LINEAR:
             return self._lu_step(record, explicit)
         n_a, n_b = record["n_a"], record["n_b"]
-        refuse(record["n_parts"] == 1, "several transforms in one step")
         refuse(kind != AUTOREGRESSIVE or n_b == self.dim, "an autoregressive layer on some of the dimensions")
-        part = table.parts[record["part"]]
-        n_theta = part["n_theta"]
-        n_values = n_b * n_theta
-        fine = self._ints(part["members"], n_b) == list(range(n_b))
-        refuse(fine and self._ints(part["theta"], n_b) == list(range(0, n_values, n_theta)), "theta in another order")
-        a, b = len(self._slots), len(self._slots) + n_a
-        self._slots += self._ints(record["a"], n_a) + self._ints(record["b"], n_b)
+        parts = table.parts[record["part"] : record["part"] + record["n_parts"]]
+        slots_a, slots_b = self._ints(record["a"], n_a), self._ints(record["b"], n_b)
+        a, b = self._put(slots_a), self._put(slots_b)
+        runs = self._runs(parts, n_b, slots_b, record["params"])
+        n_values = sum(part["n_theta"] * part["n_members"] for part in parts)
         self.widest_theta = max(self.widest_theta, n_values)
         self.widest = max(self.widest, n_values)
         self.flops += 32 * n_b
         fields = {
-            "EXPLICIT_TO_DATA": explicit, "TRANSFORM": part["transform"], "N_THETA": n_theta, "N_A": n_a, "N_B": n_b,
-            "A": a, "B": b, "LINEAR": len(self._linear), "OPTIONS": part["options"], "N_OPTIONS": part["n_options"],
-            "PARAMS": part["params"], "INPUT": n_b * TILE,
+            "EXPLICIT_TO_DATA": explicit, "N_THETA": n_values, "N_A": n_a, "N_B": n_b, "A": a, "B": b,
+            "LINEAR": len(self._linear), "RUNS": len(self._run_rows), "N_RUNS": len(runs), "PARAMS": record["params"],
+            "INPUT": n_b * TILE, "FEATURES": self._features(slots_b[:-1] if kind == AUTOREGRESSIVE else slots_a),
         }  # fmt: skip
+        self._run_rows += runs
         if record["network"] != NONE:
             return self._conditioned_step(record, fields)
-        if part["external"] != NONE:
-            refuse(part["external"] == len(self.externals), "an external theta that several steps share")
+        external = parts[0]["external"]
+        if external != NONE:
+            refuse(external == len(self.externals), "an external theta that several steps share")
             self.external[k] = n_values
             fields |= {"CONDITIONER": EXTERNAL, "EXTERNAL_AT": self.n_external * TILE}
             self.n_external += n_values
         else:
             fields |= {"CONDITIONER": FREE, "GRAD": self.n_gradient}
-            self._claim(part["params"], 1, n_values)
+            self._claim(record["params"], 1, n_values)
         return self._row(KIND=ELEMENTWISE, THETA=n_b * TILE, **fields), (n_b + n_values) * TILE
+
+    def _runs(self, parts: list[Record], n_b: int, slots: list[int], params: int) -> list[list[int]]:
+        """Rows of Plan.runs: members of B that follow each other and belong to one part."""
+        part_of, place_of = np.zeros(n_b, np.int64), np.zeros(n_b, np.int64)  # and where theta of each member begins
+        for p, part in enumerate(parts):
+            refuse(part["source"] == parts[0]["source"], "several sources of theta in one step")
+            refuse(part["external"] == parts[0]["external"], "several external thetas in one step")
+            start = part["params"] - params if codes.SOURCES[part["source"]] == "free" else 0
+            members = self._ints(part["members"], part["n_members"])
+            part_of[members] = p
+            place_of[members] = np.array(self._ints(part["theta"], part["n_members"])) + start
+        runs: list[list[int]] = []
+        for j, (p, place) in enumerate(zip(part_of.tolist(), place_of.tolist(), strict=True)):
+            part = parts[p]
+            self._check_transform(part, slots[j])
+            if j and part_of[j - 1] == p and place == place_of[j - 1] + part["n_theta"]:
+                runs[-1][columns.RUN_TO] = j + 1
+                continue
+            run = [0] * columns.RUN_SIZE
+            run[columns.RUN_FROM], run[columns.RUN_TO], run[columns.RUN_TRANSFORM] = j, j + 1, part["transform"]
+            run[columns.RUN_N_THETA], run[columns.RUN_OPTIONS] = part["n_theta"], part["options"]
+            run[columns.RUN_THETA] = place
+            runs.append(run)
+        return runs
+
+    def _check_transform(self, part: Record, slot: int) -> None:
+        """A circle and a box have the splines that map them to themselves."""
+        kind = int(self.ends.kinds[slot])
+        if kind == LINE:
+            return
+        name, wanted, bound, shown = {
+            CIRCLE: ("circle", "circular_rational_quadratic", math.pi, "pi"),
+            BOX: ("box", "box_rational_quadratic", 1.0, "1"),
+        }[kind]
+        known = TRANSFORMS[part["transform"]].name
+        refuse(known == wanted, f"on a {name} transform {known}")
+        fine = self.table.reals[part["options"] + 1] == bound
+        refuse(fine, f"on a {name} splines of another bound than {shown}")
+
+    def _features(self, read: list[int]) -> int:
+        """Features of the dimensions that a conditioner reads, where there are circles among them; else -1."""
+        features = np.where(self.ends.kinds[read] == CIRCLE, 2, 1)
+        return self._put([0, *np.cumsum(features).tolist()]) if (features > 1).any() else NONE
 
     def _conditioned_step(self, record: Record, fields: dict[str, int]) -> tuple[list[int], int]:
         """The same of a step with a network. An elementwise one is a coupling whose A is empty."""
@@ -210,7 +193,7 @@ class Layout:
         masked = network["masked"]
         refuse(network["n_context"] == self.n_context, "conditioners that ignore the context")
         n_u, first = network["n_in"], len(self._linear)
-        conditioner, activation, size = self._network(network, (n_b + n_u) * TILE)
+        conditioner, activation, size = self._network(network, (n_b + n_u) * TILE, n_b)
         start = self.context_part_size
         self.context_part_size += self._linear[first][N_OUT] if n_a or masked else network["n_out"]
         row = self._row(
@@ -223,7 +206,8 @@ class Layout:
     def _lu_step(self, record: Record, explicit: int) -> tuple[list[int], int]:
         """The same for an LU layer. Its gradient: M above the diagonal, M below it, (n, stride) each, the diagonal, b."""
         n, params, grad, b = record["n_b"], record["params"], self.n_gradient, len(self._slots)
-        refuse(n == self.dim, "an LU layer on some of the dimensions")
+        for kind in self.ends.kinds[self._ints(record["b"], n)].tolist():
+            refuse(kind == LINE, f"an LU layer on dimensions of kind {codes.COLUMN_KINDS[kind]}")
         for field in ("b", "order", "signs"):
             self._slots += self._ints(record[field], n)
         stride = padded(n)
@@ -247,7 +231,7 @@ class Layout:
         if number == NONE:
             return self._row(KIND=PERMUTATION, N_U=self.context_dim, LINEAR=first), 0
         network = self.table.networks[number]
-        conditioner, activation, size = self._network(network, self.context_dim * TILE)
+        conditioner, activation, size = self._network(network, self.context_dim * TILE, 0)
         row = self._row(
             KIND=PERMUTATION, N_THETA=self.n_context, CONDITIONER=conditioner, ACTIVATION=activation,
             N_LINEAR=network["n_linears"], N_U=self.context_dim, LINEAR=first, PARAMS=network["params"],
@@ -255,14 +239,17 @@ class Layout:
         )  # fmt: skip
         return row, size
 
-    def _network(self, network: Record, at: int) -> tuple[int, int, int]:
+    def _network(self, network: Record, at: int, n_degrees: int) -> tuple[int, int, int]:
         """Rows of Plan.linear, with places from ``at`` on; kind and activation, and the end of the places."""
         linears = self.table.linears[network["linear"] : network["linear"] + network["n_linears"]]
         conditioner, activation = self._kind(linears)
-        starts = self._degree_starts(linears, network) if network["masked"] else []
+        starts = self._degree_starts(linears, network, n_degrees) if network["masked"] else []
         gradient = network["n_in"] * TILE
         for i, linear in enumerate(linears):
             n_in, n_out, last = linear["n_in"], linear["n_out"], i + 1 == len(linears)
+            for marks in (self.decay, self.frozen):
+                rows = marks[linear["weight"] : linear["weight"] + n_in * n_out].reshape(-1, n_out)
+                refuse(bool((rows == rows[:, :1]).all()), "flags that change within a row of weights")
             grad_weight = self._claim(linear["weight"], n_in, n_out)
             grad_bias = self._claim(linear["bias"], 1, n_out)
             keeps = not last and (conditioner == RESIDUAL_MLP or activation in (SILU, GELU))
@@ -300,11 +287,15 @@ class Layout:
                 code = linear["activation"]
                 refuse(columns.RELU <= code <= LEAKY_RELU, f"activation {codes.ACTIVATIONS[code]}")
                 refuse(code == activation, "networks with several activations")
+            if linear["out_degrees"] != NONE:
+                inputs = self._ints(linear["in_degrees"], linear["n_in"])
+                outputs = self._ints(linear["out_degrees"], linear["n_out"])
+                refuse(outputs == sorted(outputs), "degrees that do not rise")
+                refuse(not skips or outputs == inputs, "degrees of a residual network that differ")
         return RESIDUAL_MLP if residual else MLP, activation
 
-    def _degree_starts(self, linears: list[Record], network: Record) -> list[int]:
+    def _degree_starts(self, linears: list[Record], network: Record, n_degrees: int) -> list[int]:
         """Where in the slots stand the numbers of the first feature of each degree: of the input, hidden layers, theta."""
-        n_degrees = network["n_in"] - network["n_context"] + 1
         for linear in linears:
             numbers = INPUT_BYTES * linear["n_in"] + PIECE_BYTES * (linear["n_in"] + linear["n_out"])
             self.mask_bytes += DEGREE_BYTES * (n_degrees + 1) + numbers
@@ -312,12 +303,7 @@ class Layout:
         layers = [self._ints(linears[0]["in_degrees"], network["n_in"])]
         layers += [self._ints(linear["out_degrees"], linear["n_out"]) for linear in linears]
         starts = []
-        for i, degrees in enumerate(layers):
-            refuse(degrees == sorted(degrees), "degrees that do not rise")
-            equal = not linears[1]["skip"] if len(linears) > 1 else True
-            refuse(
-                equal or not 1 < i < len(linears) or degrees == layers[1], "degrees of a residual network that differ"
-            )
+        for degrees in layers:
             starts.append(len(self._slots))
             self._slots += np.searchsorted(degrees, np.arange(n_degrees + 1)).tolist()
         return starts
@@ -329,11 +315,17 @@ class Layout:
         self.n_gradient += rows * stride
         return at
 
+    def _put(self, values: list[int]) -> int:
+        """Integers into the slots; where they begin."""
+        self._slots += values
+        return len(self._slots) - len(values)
+
     def _ints(self, at: int, n: int) -> list[int]:
         return self.table.ints[at : at + n]
 
     def _row(self, **fields: int) -> list[int]:
         row = [0] * STEP_SIZE
+        row[columns.FEATURES] = NONE
         for name, value in fields.items():
             row[getattr(columns, name)] = value
         return row

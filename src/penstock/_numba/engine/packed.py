@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from penstock import plan_table as codes
 from penstock._numba.core import tile as views
+from penstock._numba.core.plan import HI, LO, LOWER, LOWER_GAP, MAP, MIDDLE, SCALE, UNIT, UPPER, UPPER_GAP
 from penstock._numba.engine.layout import Layout
 
 Array = np.ndarray[Any, Any]
+
+BOX = codes.COLUMN_MAPS.index("box")
 
 
 class Packed:
@@ -17,17 +21,24 @@ class Packed:
 
     def __init__(self, layout: Layout, params: Array, buffers: Array) -> None:
         """The arrays are not copied: they must not change."""
-        loc, scale = buffers[layout.loc], buffers[layout.scale]
-        context_loc, context_scale = buffers[layout.context_loc], buffers[layout.context_scale]
-        mapped = layout.mapped_numbers.copy()
-        own = layout.mapped_scale >= 0
-        mapped[own, 2] = buffers[layout.mapped_scale[own]]
+        loc, scale = buffers[layout.ends.loc], buffers[layout.ends.scale]
+        context_loc, context_scale = buffers[layout.ends.context_loc], buffers[layout.ends.context_scale]
+        mapped = layout.ends.mapped_numbers.copy()
+        own, boxes = layout.ends.mapped_buffers, layout.ends.mapped[:, MAP] == BOX
+        scaled = (own >= 0) & ~boxes
+        mapped[scaled, SCALE] = buffers[own[scaled]]
         with np.errstate(all="ignore"):
-            log_scale = float(np.sum(np.log(scale))) + float(np.sum(np.log(mapped[:, 2])))
+            m, s = mapped[boxes, MIDDLE], mapped[boxes, UNIT] = buffers[own[boxes]], buffers[own[boxes] + 1]
+            for end, image, gap in ((LO, LOWER, LOWER_GAP), (HI, UPPER, UPPER_GAP)):
+                t = np.clip((mapped[boxes, end] - m) / s, -(2.0**500), 2.0**500)
+                root = np.sqrt(1 + t * t)
+                mapped[boxes, image], mapped[boxes, gap] = t / root, 1 / (root * (root + np.abs(t)))
+            mapped[boxes, SCALE] = s * (0.5 * (mapped[boxes, UPPER] - mapped[boxes, LOWER]))
+            log_scale = float(np.sum(np.log(scale))) + float(np.sum(np.log(mapped[:, SCALE])))
             self.view = views.Packed(
                 params, loc, scale, 1.0 / scale, log_scale, context_loc, 1.0 / context_scale, mapped
             )  # fmt: skip
-        self.digest, self.mapped = layout.digest, layout.mapped
+        self.digest, self.mapped = layout.digest, layout.ends.mapped
         self.given: Any = None  # the one context that all calls with these numbers have
 
     @property

@@ -135,7 +135,7 @@ class Trainer:
                     given.fill(index, space)
                     fill_weight(space, None if weight is None else weight[index], last - first, int(weight_exponent))
 
-                gradient, sums = batch_gradient(engine, self._state[0], rows, given, fill)
+                gradient, sums = batch_gradient(engine, self._state[0], x.itemsize, rows, given, fill)
                 loss, weights = sums.tolist()
                 if weights == 0:
                     losses[i], norms[i] = math.nan, 0.0

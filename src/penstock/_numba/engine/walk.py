@@ -37,6 +37,7 @@ class Source(NamedTuple):
     """Where a tile gets its rows: a chunk of an array, or draws by their numbers."""
 
     x: Any  # (rows, dim) float64
+    item: int  # 0 if they were float32, and 1
     sampling: bool
     seed: Any
     context_row: Any  # numbers of the rows' contexts and draws
@@ -102,12 +103,12 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
     dim, index, state, log_det, log_p = plan.dim, space.index, space.state, space.log_det, space.numbers
     begin_log_det(packed, through, log_det)
     if source.sampling:
-        base_draw(source.seed, source.context_row, source.draw, index[0], rows, dim, space.words, state)
+        base_draw(plan, source.seed, source.context_row, source.draw, index[0], rows, space.words, state)
     else:
         slots = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
         columns_in(dim, slots, packed, through.columns and not through.to_data, source.x, index, rows, state)
         if through.columns and not through.to_data:
-            mapped_in(dim, slots, plan, packed, source.x, index, rows, state, log_det, space.squares)
+            mapped_in(dim, slots, plan, packed, source.item, source.x, index, rows, state, log_det, space.squares)
             pad_rows(dim, rows, state)
     for r in range(rows):
         space.outside[r] = log_det[r] == -np.inf
@@ -119,7 +120,7 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
         tile = cut_tile(space, source.stop, rows, source.context_kind, context, source.context_part)
     if through.base and through.to_data:
         fill(log_p, rows, 0.0)
-        base_log_density(dim, state, rows, log_p, space.squares)
+        base_log_density(plan, state, rows, log_p, space.squares)
     forward(plan, packed, through, tile)
     if through.columns and through.to_data:
         slots = beyond(plan.boundary, dim * through.last)
@@ -128,7 +129,7 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
         for r in range(rows):
             log_det[r] = log_p[r] - log_det[r]
     elif through.base:
-        base_log_density(dim, state, rows, log_det, space.squares)
+        base_log_density(plan, state, rows, log_det, space.squares)
     return tile
 
 
@@ -168,16 +169,16 @@ def walk_backward(
         fill(gradient.context, plan.n_context * TILE, 0)
     fill(gradient.external, plan.n_external * TILE, 0)
     if through.base and not through.to_data:
-        base_backward(dim, tile.state, d_value, rows, gradient.state)
+        base_backward(plan, tile.state, d_value, rows, gradient.state)
     backward(plan, packed, through, tile, gradient)
     if gradient.of_context != IGNORE:
         context_backward(plan, packed, tile, gradient, want_context, index, d_context)
     if through.base and through.to_data:
-        base_backward(dim, tile.state, d_value, rows, gradient.state)
+        base_backward(plan, tile.state, d_value, rows, gradient.state)
     slots = beyond(plan.boundary, dim * before)
     cotangents_out(dim, slots, packed, through.columns and not through.to_data, gradient.state, index, rows, d_x)
     if through.columns and not through.to_data:
         mapped_cotangents_out(
-            dim, slots, plan, packed, source.x, gradient.state, gradient.log_det, index, rows, d_x, space.squares,
+            dim, slots, plan, packed, source.item, source.x, gradient.state, gradient.log_det, index, rows, d_x, space.squares,
             space.double_partial,
         )  # fmt: skip

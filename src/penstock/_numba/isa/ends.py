@@ -2,7 +2,8 @@
 
     columns, in     u = (x - loc) / scale      log_det = -sum log scale      du = scale dx
     columns, out    x = loc + scale u          log_det =  sum log scale      dx = du / scale
-    base            log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
+    base, normal    log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
+    base, uniform   log p(z) = -dim log(hi - lo), or -inf outside            dz = 0
 
 Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins. Where the
 support of a column is not the whole line, a bijection (supports.py) stands between the data and x, and adds what depends on the
@@ -13,10 +14,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import accumulate_product, lanes, load, store
+from penstock._numba.core.lanes import accumulate, accumulate_product, lanes, load, select, store
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.philox import normals
+from penstock._numba.core.philox import normals, uniforms
+from penstock._numba.core.plan import (
+    BLOCK_CIRCLE,
+    BLOCK_CONSTANT,
+    BLOCK_DIMS,
+    BLOCK_HI,
+    BLOCK_KIND,
+    BLOCK_LEAST,
+    BLOCK_LO,
+    BLOCK_MOST,
+    BLOCK_N,
+    BLOCK_NUMBERS_SIZE,
+    BLOCK_SIZE,
+    BLOCK_WIDTH,
+    STANDARD_NORMAL,
+)
 from penstock._numba.core.pointers import beyond
 from penstock._numba.isa.supports import limit
 
@@ -116,27 +134,70 @@ def features_out(n: int, tile: Any, index: Any, rows: int, array: Any) -> None:
 
 
 @jit
-def base_draw(seed: Any, context_row: Any, draw: Any, first: int, rows: int, dim: int, words: Any, state: Any) -> None:
-    """Draws from the base, each of a context row and a number of its own; ``words`` is scratch."""
-    normals(seed, beyond(context_row, first), beyond(draw, first), rows, dim, words, state)
+def block_of(plan: Any, i: int) -> Any:
+    """Block i of the base: its row, its numbers, its slots."""
+    block = beyond(plan.base, i * BLOCK_SIZE)
+    return block, beyond(plan.base_numbers, i * BLOCK_NUMBERS_SIZE), beyond(plan.slots, block[BLOCK_DIMS])
 
 
 @jit
-def base_log_density(dim: int, z: Any, rows: int, log_p: Any, squares: Any) -> None:
-    """log_p += log p(z), summed over dimensions in order, in float64."""
+def base_draw(plan: Any, seed: Any, context_row: Any, draw: Any, first: int, rows: int, words: Any, state: Any) -> None:
+    """Draws from the base, each of a context row and a number of its own; ``words`` is scratch."""
+    context_row, draw = beyond(context_row, first), beyond(draw, first)
+    normals(seed, context_row, draw, rows, plan.n_normals, words, state)
+    for i in range(plan.n_base):
+        block, numbers, dims = block_of(plan, i)
+        if block[BLOCK_KIND] != STANDARD_NORMAL:
+            uniforms(
+                seed, context_row, draw, rows, block[BLOCK_N], dims, numbers[BLOCK_LO], numbers[BLOCK_WIDTH],
+                numbers[BLOCK_LEAST], numbers[BLOCK_MOST], words, state,
+            )  # fmt: skip
+
+
+@jit
+def normal_log_density(n: int, dims: Any, z: Any, rows: int, log_p: Any, squares: Any) -> None:
+    """log_p += log p(z) of normal dimensions, summed over them in order, in float64."""
     fill(squares, TILE, 0.0)
-    for d in range(dim):
+    for d in range(n):
         for lane in range(0, vectors(rows, z) * lanes(z), lanes(z)):
-            v = load(z, d * TILE + lane)
+            v = load(z, dims[d] * TILE + lane)
             accumulate_product(squares, lane, v, v)
     for r in range(rows):
-        log_p[r] = log_p[r] - 0.5 * squares[r] - dim * HALF_LOG_2PI
+        log_p[r] = log_p[r] - 0.5 * squares[r] - n * HALF_LOG_2PI
 
 
 @jit
-def base_backward(dim: int, z: Any, d_log_p: Any, rows: int, d_z: Any) -> None:
-    """dz += -z d_log_p."""
-    for d in range(dim):
+def uniform_log_density(block: Any, numbers: Any, dims: Any, z: Any, rows: int, log_p: Any) -> None:
+    """The same of uniform ones. On a circle nothing lies outside."""
+    outside = 0.0 if block[BLOCK_CIRCLE] != 0 else -np.inf
+    for d in range(block[BLOCK_N]):
         for lane in range(0, vectors(rows, z) * lanes(z), lanes(z)):
-            at = d * TILE + lane
-            store(d_z, at, load(d_z, at) - load(z, at) * load(d_log_p, lane))
+            v = load(z, dims[d] * TILE + lane)
+            inside = select(v > numbers[BLOCK_HI], outside, v - v)  # NaN passes
+            accumulate(log_p, lane, select(v < numbers[BLOCK_LO], outside, inside))
+    for r in range(rows):
+        log_p[r] = log_p[r] + numbers[BLOCK_CONSTANT]
+
+
+@jit
+def base_log_density(plan: Any, z: Any, rows: int, log_p: Any, squares: Any) -> None:
+    """log_p += log p(z), block after block."""
+    for i in range(plan.n_base):
+        block, numbers, dims = block_of(plan, i)
+        if block[BLOCK_KIND] == STANDARD_NORMAL:
+            normal_log_density(block[BLOCK_N], dims, z, rows, log_p, squares)
+        else:
+            uniform_log_density(block, numbers, dims, z, rows, log_p)
+
+
+@jit
+def base_backward(plan: Any, z: Any, d_log_p: Any, rows: int, d_z: Any) -> None:
+    """dz += -z d_log_p of normal dimensions; the density of the others is flat."""
+    for i in range(plan.n_base):
+        block, _, dims = block_of(plan, i)
+        if block[BLOCK_KIND] != STANDARD_NORMAL:
+            continue
+        for d in range(block[BLOCK_N]):
+            for lane in range(0, vectors(rows, z) * lanes(z), lanes(z)):
+                at = dims[d] * TILE + lane
+                store(d_z, at, load(d_z, at) - load(z, at) * load(d_log_p, lane))

@@ -25,11 +25,11 @@ from penstock._numba.core.plan import (
     N_LINEAR,
     N_THETA,
     N_U,
+    RUN_BACKWARD,
+    RUN_FORWARD,
+    RUN_TRANSFORM,
     SCALE_BY_DERIVATIVE,
     THETA,
-    TRANSFORM,
-    TRANSFORM_BACKWARD,
-    TRANSFORM_FORWARD,
     step_of,
 )
 from penstock._numba.core.pointers import beyond
@@ -69,8 +69,8 @@ LAYERS = {
 }
 
 
-def prepare(steps: Any, dtype: Any, backwards: bool) -> None:
-    """Put the addresses of the kernels that a plan needs into its steps."""
+def prepare(steps: Any, runs: Any, dtype: Any, backwards: bool) -> None:
+    """Put the addresses of the kernels that a plan needs into its steps and runs."""
     kinds = KERNEL_TYPES[dtype.name]
     for row in steps:
         if row[KIND] in LAYERS:
@@ -87,10 +87,10 @@ def prepare(steps: Any, dtype: Any, backwards: bool) -> None:
             row[ACTIVATE] = kernel(activate_all, kinds.activate)
             if backwards:
                 row[SCALE_BY_DERIVATIVE] = kernel(scale_by_derivative, kinds.scale)
-        if row[KIND] in LAYERS and row[KIND] != LU_LINEAR:
-            row[TRANSFORM_FORWARD] = kernel(TRANSFORM_FORWARDS[row[TRANSFORM]], kinds.transform_forward)
-            if backwards:
-                row[TRANSFORM_BACKWARD] = kernel(TRANSFORM_BACKWARDS[row[TRANSFORM]], kinds.transform_backward)
+    for run in runs:
+        run[RUN_FORWARD] = kernel(TRANSFORM_FORWARDS[run[RUN_TRANSFORM]], kinds.transform_forward)
+        if backwards:
+            run[RUN_BACKWARD] = kernel(TRANSFORM_BACKWARDS[run[RUN_TRANSFORM]], kinds.transform_backward)
 
 
 @jit

@@ -1,14 +1,21 @@
 """Bijections of columns whose support is not the whole line, in float64, and what each row adds to log_det through them.
 
-What every row adds, log s or log h, is where log_det begins (ends.py).
+To the line, of a circle to angles, and of a box to [-1, 1].
 
     half-line   t = (x - lo) / s,  w = 1 - e^-t       u = t + log w = log(e^t - 1)    log_det = -log w
                 x = lo + s log(1 + e^u)                                               log_det = log sigmoid(u)
                 below hi: the same of -x and -u
     interval    r = (x - lo) / h,  q = (hi - x) / h   u = log r - log q               log_det = -log r - log q
                 x = lo + h sigmoid(u)                                                 log_det = log sigmoid(u) sigmoid(-u)
+    circle      h = 2 pi / (hi - lo)                  u = h (x - lo) - pi by whole turns into [-pi, pi], at both ends -pi
+                x = mid + u / h by whole turns, in [lo, hi)
+    box         t = (x - m) / s,  V = t / (1 + t^2)^1/2    u = 2 (V - V_lo) / W - 1   log_det = -3/2 log(1 + t^2)
+                V = V_lo + W (u + 1) / 2,  t = V / (1 - V^2)^1/2,  x = m + s t        log_det = 3/2 log(1 + t^2)
+                V_lo and V_hi of the ends,  W = V_hi - V_lo; far out 1 - |V| in the place of V
 
-Outside a support, its ends included, the density is zero: log_det is -inf, and the image the middle of the line.
+What every row adds, log s, log h of an interval, log 1 / h of a circle or log(s W / 2), is where log_det begins (ends.py).
+Outside a support, the ends that do not belong to it included, the density is zero: log_det is -inf, and the image the
+middle. On a circle any number is an angle.
 """
 
 from __future__ import annotations
@@ -19,14 +26,34 @@ import numpy as np
 
 from penstock import plan_table as codes
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import BYTES, lanes, load, select, store
+from penstock._numba.core.lanes import BYTES, fma, lanes, load, select, splat, sqrt, store
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.math import absolute, clamp, exp, expm1, log, log1p, sigmoid
-from penstock._numba.core.plan import MAPPED_SIZE, NUMBERS_SIZE
+from penstock._numba.core.math import FAR, ROUND, absolute, clamp, exp, expm1, log, log1p, sigmoid
+from penstock._numba.core.plan import (
+    COLUMN,
+    FIRST,
+    HI,
+    LAST,
+    LEAST,
+    LO,
+    LOWER,
+    LOWER_GAP,
+    MAP,
+    MAPPED_SIZE,
+    MIDDLE,
+    MIRRORED,
+    MOST,
+    NUMBERS_SIZE,
+    SCALE,
+    UNIT,
+    UPPER,
+    UPPER_GAP,
+)
 from penstock._numba.core.pointers import beyond
 
-LOGIT = codes.COLUMN_MAPS.index("logit")
+LOGIT, BOX, WRAP = (codes.COLUMN_MAPS.index(name) for name in ("logit", "box", "wrap"))
 SMALLEST_NORMAL = 2.2250738585072014e-308
+PI = 3.14159265358979323846
 SINGLES = BYTES // 4  # lanes of float32
 SHOWN = (64 * 2.0**-23, 64 * 2.0**-52)  # parts of a distance from an end, above which rounding shows in the density
 
@@ -49,85 +76,178 @@ def normal(x: Any) -> Any:
 @jit
 def below(c: Any, x: Any) -> Any:
     """The part of a half-line or an interval that lies below x, in its scale."""
-    return normal((x - c[0]) / c[2])
+    return normal((x - c[LO]) / c[SCALE])
 
 
 @jit
 def above(c: Any, x: Any) -> Any:
     """And above."""
-    return normal((c[1] - x) / c[2])
+    return normal((c[HI] - x) / c[SCALE])
 
 
 @jit
-def to_line(kind: int, mirrored: bool, c: Any, x: Any, middle: float) -> Any:
-    """u(x), and what the row adds to log_det; ``middle`` is the image of what lies outside."""
-    if kind == LOGIT:
+def hypotenuse(t: Any) -> Any:
+    """sqrt(1 + t^2)."""
+    a = absolute(t)
+    near = select(a > FAR[1], FAR[1], a)
+    return select(a > FAR[1], a, sqrt(fma(near, near, 1.0)))
+
+
+@jit
+def rest(c: Any, way: Any) -> Any:
+    """A way along a circle without its whole turns; of a long one no digit may be left."""
+    turn = c[HI] - c[LO]
+    turns = (way / turn + ROUND[1]) - ROUND[1]
+    return clamp(fma(turns, -turn, way), -0.5 * turn, 0.5 * turn)
+
+
+@jit
+def angle(c: Any, x: Any) -> Any:
+    """u(x) of a circle: counted from lo, so that lo and hi are one place to the last bit."""
+    way = rest(c, x - c[LO])
+    return clamp(way / c[SCALE] + select(way < 0.0, splat(x, PI), -PI), -PI, PI)
+
+
+@jit
+def within_box(c: Any, t: Any) -> Any:
+    """u(x) of a box."""
+    part, a, root = 2.0 / (c[UPPER] - c[LOWER]), absolute(t), hypotenuse(t)
+    V, gap = t / root, 1.0 / (root * (root + a))  # 1 - |V|
+    rise = select(t < -1.0, gap - c[LOWER_GAP], V - c[LOWER])
+    fall = select(t > 1.0, gap - c[UPPER_GAP], c[UPPER] - V)
+    return clamp(select(rise < fall, rise * part - 1.0, 1.0 - fall * part), -1.0, 1.0)
+
+
+@jit
+def from_box(c: Any, u: Any) -> Any:
+    """t(u) of a box."""
+    w, half = clamp(u, -1.0, 1.0), 0.5 * (c[UPPER] - c[LOWER])
+    fall, rise = (1.0 - w) * half, (w + 1.0) * half
+    V = select(w > 0.0, c[UPPER] - fall, c[LOWER] + rise)
+    gap = select(w > 0.0, c[UPPER_GAP] + fall, c[LOWER_GAP] + rise)  # 1 - |V| where it is small
+    square = select(absolute(V) > 0.5, gap * (2.0 - gap), 1.0 - V * V)
+    return V / sqrt(square)
+
+
+@jit
+def to_line(of: Any, c: Any, item: int, x: Any, middle: float) -> Any:
+    """u(x), and what the row adds to log_det, of rows of float or (item 1) of double.
+
+    ``middle`` is the image of what lies outside.
+    """
+    if of[MAP] == WRAP:
+        u, log_slope = angle(c, x), splat(x, 0.0)
+    elif of[MAP] == BOX:
+        t = (x - c[MIDDLE]) / c[UNIT]
+        u, log_slope = within_box(c, t), -3.0 * log(hypotenuse(t))
+    elif of[MAP] == LOGIT:
         log_r, log_q = log(below(c, x)), log(above(c, x))
         u, log_slope = log_r - log_q, -(log_r + log_q)
     else:
+        mirrored = of[MIRRORED] != 0
         t = above(c, x) if mirrored else below(c, x)
         log_w = log(-expm1(-t))
         u, log_slope = -(t + log_w) if mirrored else t + log_w, -log_w
     # a comparison with NaN is false
-    u, log_slope = select(x > c[0], u, x), select(x > c[0], log_slope, x)
-    u, log_slope = select(x < c[1], u, x), select(x < c[1], log_slope, x)
-    u, log_slope = select(x <= c[0], middle, u), select(x <= c[0], -np.inf, log_slope)
-    return select(x >= c[1], middle, u), select(x >= c[1], -np.inf, log_slope)
+    first, last = c[FIRST + item], c[LAST + item]
+    u, log_slope = select(x >= first, u, x), select(x >= first, log_slope, x)
+    u, log_slope = select(x <= last, u, x), select(x <= last, log_slope, x)
+    u, log_slope = select(x < first, middle, u), select(x < first, -np.inf, log_slope)
+    return select(x > last, middle, u), select(x > last, -np.inf, log_slope)
 
 
 @jit
-def to_line_backward(kind: int, mirrored: bool, c: Any, x: Any) -> Any:
+def to_line_backward(of: Any, c: Any, item: int, x: Any) -> Any:
     """du/dx, and the derivative of log du/dx; zero outside."""
-    if kind == LOGIT:
+    if of[MAP] == WRAP:
+        slope, bend = splat(x, 1.0 / c[SCALE]), splat(x, 0.0)
+    elif of[MAP] == BOX:
+        t = (x - c[MIDDLE]) / c[UNIT]
+        root = hypotenuse(t)
+        slope, bend = 1.0 / (c[SCALE] * root * root * root), -3.0 * (t / root) / (c[UNIT] * root)
+    elif of[MAP] == LOGIT:
         r, q = below(c, x), above(c, x)
-        slope, bend = 1.0 / (c[2] * r * q), (1.0 / q - 1.0 / r) / c[2]
+        slope, bend = 1.0 / (c[SCALE] * r * q), (1.0 / q - 1.0 / r) / c[SCALE]
     else:
+        mirrored = of[MIRRORED] != 0
         t = above(c, x) if mirrored else below(c, x)
         w = -expm1(-t)
-        slope = 1.0 / (c[2] * w)
+        slope = 1.0 / (c[SCALE] * w)
         bend = (1.0 - w if mirrored else w - 1.0) * slope
-    slope, bend = select(x <= c[0], 0.0, slope), select(x <= c[0], 0.0, bend)
-    return select(x >= c[1], 0.0, slope), select(x >= c[1], 0.0, bend)
+    first, last = c[FIRST + item], c[LAST + item]
+    slope, bend = select(x < first, 0.0, slope), select(x < first, 0.0, bend)
+    return select(x > last, 0.0, slope), select(x > last, 0.0, bend)
 
 
 @jit
-def from_line(kind: int, mirrored: bool, c: Any, u: Any) -> Any:
-    """x(u), its distance from the nearer end, and what the row adds to log_det."""
+def from_line(of: Any, c: Any, u: Any) -> Any:
+    """x(u), what rounding of x counts against, its distance from the nearer end or in a box dx/du, and what the row adds to
+    log_det.
+    """
+    if of[MAP] == WRAP:
+        nothing = splat(u, 0.0)
+        return c[MIDDLE] + rest(c, u * c[SCALE]), nothing, nothing
+    if of[MAP] == BOX:
+        t = from_box(c, u)
+        root = hypotenuse(t)
+        x = select(u <= -1.0, c[LO], select(u >= 1.0, c[HI], c[MIDDLE] + c[UNIT] * t))
+        return x, c[SCALE] * root * root * root, 3.0 * log(root)
     e = exp(-absolute(u))
     l = log1p(e)  # noqa: E741
-    if kind == LOGIT:
-        distance = c[2] * (e / (1.0 + e))
-        return select(u < 0.0, c[0] + distance, c[1] - distance), distance, -absolute(u) - (l + l)
+    if of[MAP] == LOGIT:
+        distance = c[SCALE] * (e / (1.0 + e))
+        return select(u < 0.0, c[LO] + distance, c[HI] - distance), distance, -absolute(u) - (l + l)
+    mirrored = of[MIRRORED] != 0
     v = -u if mirrored else u
-    distance = c[2] * (select(v > 0.0, v, 0.0) + l)
-    x = c[1] - distance if mirrored else c[0] + distance
+    distance = c[SCALE] * (select(v > 0.0, v, 0.0) + l)
+    x = c[HI] - distance if mirrored else c[LO] + distance
     return x, distance, select(v < 0.0, v, 0.0) - l
 
 
 @jit
-def from_line_backward(kind: int, mirrored: bool, c: Any, u: Any) -> Any:
+def from_line_backward(of: Any, c: Any, u: Any) -> Any:
     """dx/du, and the derivative of log dx/du."""
+    if of[MAP] == WRAP:
+        return splat(u, c[SCALE]), splat(u, 0.0)
+    if of[MAP] == BOX:
+        t = from_box(c, u)
+        root = hypotenuse(t)
+        return c[SCALE] * root * root * root, 1.5 * (c[UPPER] - c[LOWER]) * (t * root)
     up, down = sigmoid(u), sigmoid(-u)
-    if kind == LOGIT:
-        return c[2] * (up * down), down - up
-    return c[2] * (down if mirrored else up), -up if mirrored else down
+    if of[MAP] == LOGIT:
+        return c[SCALE] * (up * down), down - up
+    mirrored = of[MIRRORED] != 0
+    return c[SCALE] * (down if mirrored else up), -up if mirrored else down
+
+
+@jit
+def movement(of: Any, c: Any, x: float, now: float, measure: float, shown: float) -> float:
+    """Above 0 where storing x as ``now`` has moved it by a part, ``shown``, that the density shows."""
+    if of[MAP] == WRAP:
+        return 0.0
+    if of[MAP] == BOX:
+        return abs(now - x) - shown * measure
+    rise, fall = now - c[LO], c[HI] - now
+    nearer = fall if of[MIRRORED] != 0 or (of[MAP] == LOGIT and fall < rise) else rise
+    # distances below normal numbers are themselves rounded
+    return abs(nearer - measure) + SMALLEST_NORMAL - shown * measure
 
 
 @jit
 def mapped_in(
-    dim: int, slots: Any, plan: Any, packed: Any, x: Any, index: Any, rows: int, state: Any, log_det: Any,
+    dim: int, slots: Any, plan: Any, packed: Any, item: int, x: Any, index: Any, rows: int, state: Any, log_det: Any,
     numbers: Any,
 ) -> None:  # fmt: skip
     """The mapped columns of rows into the state, in the place of what stands there; ``numbers`` is scratch of float64."""
     for i in range(plan.n_mapped):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
-        column, kind, mirrored = of[0], of[1], of[2] != 0
+        column = of[COLUMN]
         loc, inverse, at = packed.loc[column], packed.inverse[column], slots[column] * TILE
         padded = (rows + lanes(numbers) - 1) // lanes(numbers) * lanes(numbers)
         for r in range(padded):
             numbers[r] = x[index[min(r, rows - 1)] * dim + column]
         for r in range(0, padded, lanes(numbers)):
-            u, log_slope = to_line(kind, mirrored, c, load(numbers, r), loc)
+            u, log_slope = to_line(of, c, item, load(numbers, r), loc)
             store(numbers, r, (u - loc) * inverse)
             store(log_det, r, load(log_det, r) + log_slope)
         for r in range(rows):
@@ -139,31 +259,33 @@ def mapped_out(
     dim: int, slots: Any, plan: Any, packed: Any, state: Any, index: Any, rows: int, out: Any, coarse: Any, numbers: Any,
     stored: Any,
 ) -> None:  # fmt: skip
-    """The mapped columns of the state into rows, strictly inside the supports.
+    """The mapped columns of the state into rows, inside the supports.
 
-    ``coarse`` is set for rows whose distance from an end rounding has changed by a part that their density shows.
+    ``coarse`` is set for rows that rounding has moved by so much that their density shows it.
     """
+    shown = SHOWN[0] if lanes(state) == SINGLES else SHOWN[1]
     for r in range(rows):
         coarse[r] = 0.0
     for i in range(plan.n_mapped):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
-        column, kind, mirrored = of[0], of[1], of[2] != 0
+        column = of[COLUMN]
         loc, scale, at = packed.loc[column], packed.scale[column], slots[column] * TILE
         padded = (rows + lanes(numbers) - 1) // lanes(numbers) * lanes(numbers)
         for r in range(padded):
             numbers[r] = state[at + min(r, rows - 1)]
         for r in range(0, padded, lanes(numbers)):
-            v, distance, _ = from_line(kind, mirrored, c, loc + scale * load(numbers, r))
-            store(stored, r, clamp(v, c[3], c[4]))
-            store(numbers, r, distance)
+            v, measure, _ = from_line(of, c, loc + scale * load(numbers, r))
+            store(stored, r, v)
+            store(numbers, r, measure)
         for r in range(rows):
-            place = index[r] * dim + column
-            out[place] = stored[r]
-            rise, fall = out[place] - c[0], c[1] - out[place]
-            shown = SHOWN[0] if lanes(state) == SINGLES else SHOWN[1]
-            nearer = fall if mirrored or (kind == LOGIT and fall < rise) else rise
-            # distances below normal numbers are themselves rounded
-            if abs(nearer - numbers[r]) + SMALLEST_NORMAL - shown * numbers[r] > 0:
+            place, x = index[r] * dim + column, stored[r]
+            if of[MAP] == WRAP:
+                out[place] = limit(x, state)
+                if out[place] < c[LEAST] or out[place] > c[MOST]:  # the end of a turn begins one
+                    out[place] = c[LEAST]
+            else:
+                out[place] = c[LEAST] if x < c[LEAST] else c[MOST] if x > c[MOST] else x
+            if movement(of, c, x, out[place], numbers[r], shown) > 0:
                 coarse[r] = 1.0
 
 
@@ -172,13 +294,13 @@ def mapped_log_det(slots: Any, plan: Any, packed: Any, state: Any, rows: int, lo
     """What the rows of the state add to log_det on their way out."""
     for i in range(plan.n_mapped):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
-        column, kind, mirrored = of[0], of[1], of[2] != 0
+        column = of[COLUMN]
         loc, scale, at = packed.loc[column], packed.scale[column], slots[column] * TILE
         padded = (rows + lanes(numbers) - 1) // lanes(numbers) * lanes(numbers)
         for r in range(padded):
             numbers[r] = state[at + min(r, rows - 1)]
         for r in range(0, padded, lanes(numbers)):
-            _, _, log_slope = from_line(kind, mirrored, c, loc + scale * load(numbers, r))
+            _, _, log_slope = from_line(of, c, loc + scale * load(numbers, r))
             store(log_det, r, load(log_det, r) + log_slope)
 
 
@@ -190,13 +312,13 @@ def mapped_cotangents_in(
     """The way back of mapped_out, from cotangents of rows, or none, and of log_det."""
     for i in range(plan.n_mapped):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
-        column, kind, mirrored = of[0], of[1], of[2] != 0
+        column = of[COLUMN]
         loc, scale, at = packed.loc[column], packed.scale[column], slots[column] * TILE
         padded = (rows + lanes(numbers) - 1) // lanes(numbers) * lanes(numbers)
         for r in range(padded):
             numbers[r] = state[at + min(r, rows - 1)]
         for r in range(0, padded, lanes(numbers)):
-            slope, bend = from_line_backward(kind, mirrored, c, loc + scale * load(numbers, r))
+            slope, bend = from_line_backward(of, c, loc + scale * load(numbers, r))
             store(numbers, r, slope)
             store(bends, r, bend)
         for r in range(padded):
@@ -207,19 +329,19 @@ def mapped_cotangents_in(
 
 @jit
 def mapped_cotangents_out(
-    dim: int, slots: Any, plan: Any, packed: Any, x: Any, d_state: Any, d_log_det: Any, index: Any, rows: int,
+    dim: int, slots: Any, plan: Any, packed: Any, item: int, x: Any, d_state: Any, d_log_det: Any, index: Any, rows: int,
     d_in: Any, numbers: Any, bends: Any,
 ) -> None:  # fmt: skip
     """The way back of mapped_in, from cotangents of the state and of log_det; it reads the rows again."""
     for i in range(plan.n_mapped):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
-        column, kind, mirrored = of[0], of[1], of[2] != 0
+        column = of[COLUMN]
         inverse, at = packed.inverse[column], slots[column] * TILE
         padded = (rows + lanes(numbers) - 1) // lanes(numbers) * lanes(numbers)
         for r in range(padded):
             numbers[r] = x[index[min(r, rows - 1)] * dim + column]
         for r in range(0, padded, lanes(numbers)):
-            slope, bend = to_line_backward(kind, mirrored, c, load(numbers, r))
+            slope, bend = to_line_backward(of, c, item, load(numbers, r))
             store(numbers, r, slope)
             store(bends, r, bend)
         for r in range(rows):

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock._numba.conditioners.inputs import add_features, context_part, copy_features, gather_features
+from penstock._numba.conditioners.inputs import (
+    add_features,
+    context_part,
+    gather_dimensions,
+    gather_features,
+    scatter_dimensions,
+)
 from penstock._numba.conditioners.masked_mlp import masked_backward, masked_forward, masked_gradient
-from penstock._numba.core.jit import call, jit
-from penstock._numba.core.layout import TILE
-from penstock._numba.core.plan import INPUT, N_B, N_CONTEXT, TRANSFORM_BACKWARD, TRANSFORM_FORWARD, B
+from penstock._numba.core.plan import N_B, N_CONTEXT, B
+from penstock._numba.core.pointers import beyond
 from penstock._numba.core.tile import IGNORE
-
-
-@jit
-def gather_dimensions(step: Any, slots: Any, first: int, last: int, n_vectors: int, tile: Any) -> None:
-    """Dimensions [first, last) of the order, as they are in the state, become inputs of the conditioner."""
-    u = step[INPUT] + step[N_CONTEXT] * TILE
-    for i in range(first, last):
-        copy_features(1, n_vectors, tile.state, slots[step[B] + i] * TILE, tile.kept, u + i * TILE)
+from penstock._numba.layers.elementwise import transform_backward, transform_forward
 
 
 def autoregressive_forward(
@@ -33,24 +31,16 @@ def autoregressive_forward(
 ) -> None:
     """Changes the state, adds to log_det."""
     n, slots, linears, params = step[N_B], plan.slots, plan.linear, packed.params
-    span = 1 if inverse else n
+    own, span = beyond(slots, step[B]), 1 if inverse else n
     gather_features(step, slots, n_vectors, tile)
     if not inverse:
-        gather_dimensions(step, slots, 0, n - 1, n_vectors, tile)
+        gather_dimensions(step, slots, own, 0, n - 1, n_vectors, tile)
     start = context_part(step, tile)
     for i in range(0, n, span):
         masked_forward(step, linears, slots, i, i + span, params, start, n_vectors, keep, tile)
-        call(step[TRANSFORM_FORWARD], (step, plan, i, i + span, inverse, n_vectors, tile, keep))
+        transform_forward(step, plan, i, i + span, inverse, n_vectors, tile, keep)
         if inverse and i + 1 < n:
-            gather_dimensions(step, slots, i, i + 1, n_vectors, tile)
-
-
-@jit
-def add_input_gradient(step: Any, slots: Any, first: int, last: int, n_vectors: int, gradient: Any) -> None:
-    """The gradients of dimensions [first, last) of the order get what comes through the network."""
-    du = step[N_CONTEXT] * TILE
-    for i in range(first, last):
-        add_features(1, n_vectors, gradient.hidden, du + i * TILE, gradient.state, slots[step[B] + i] * TILE)
+            gather_dimensions(step, slots, own, i, i + 1, n_vectors, tile)
 
 
 def autoregressive_backward(
@@ -62,14 +52,14 @@ def autoregressive_backward(
     read it are done.
     """
     n, slots, linears, params = step[N_B], plan.slots, plan.linear, packed.params
-    span = 1 if inverse else n
+    own, span = beyond(slots, step[B]), 1 if inverse else n
     for i in range(n - span, -1, -span):
         if inverse and i + 1 < n:
-            add_input_gradient(step, slots, i, i + 1, n_vectors, gradient)
-        call(step[TRANSFORM_BACKWARD], (step, plan, i, i + span, inverse, n_vectors, tile, gradient))
+            scatter_dimensions(step, slots, own, i, i + 1, n_vectors, 0, tile, gradient)
+        transform_backward(step, plan, i, i + span, inverse, n_vectors, tile, gradient)
         masked_backward(step, linears, slots, i, i + span, params, n_vectors, tile, gradient)
     if not inverse:
-        add_input_gradient(step, slots, 0, n - 1, n_vectors, gradient)
+        scatter_dimensions(step, slots, own, 0, n - 1, n_vectors, 0, tile, gradient)
     if gradient.of_context != IGNORE:
         add_features(step[N_CONTEXT], n_vectors, gradient.hidden, 0, gradient.context, 0)
     if gradient.of_params != IGNORE:

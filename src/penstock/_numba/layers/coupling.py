@@ -16,8 +16,8 @@ from penstock._numba.conditioners.inputs import (
     shares_theta,
 )
 from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
-from penstock._numba.core.jit import call
-from penstock._numba.core.plan import N_B, N_U, TRANSFORM_BACKWARD, TRANSFORM_FORWARD
+from penstock._numba.core.plan import N_B, N_U
+from penstock._numba.layers.elementwise import transform_backward, transform_forward
 
 
 def coupling_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
@@ -28,17 +28,17 @@ def coupling_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors
         gather_features(step, plan.slots, n_vectors, tile)
         start = context_part(step, tile)
         mlp_forward(step, plan.linear, packed.params, start, n_vectors, keep, tile)
-    call(step[TRANSFORM_FORWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, keep))
+    transform_forward(step, plan, 0, step[N_B], inverse, n_vectors, tile, keep)
 
 
 def coupling_backward(
     step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
     """Puts the state back; gradients of parameters are added to the slice's."""
-    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, gradient))
+    transform_backward(step, plan, 0, step[N_B], inverse, n_vectors, tile, gradient)
     if shares_theta(step, tile):
         return
     first = first_wanted(step, gradient)
     du = mlp_backward(step, plan.linear, packed.params, n_vectors, first, tile, gradient)
     if first < step[N_U]:
-        scatter_gradient(step, plan.slots, n_vectors, du, gradient)
+        scatter_gradient(step, plan.slots, n_vectors, du, tile, gradient)

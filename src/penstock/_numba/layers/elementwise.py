@@ -18,13 +18,20 @@ from penstock._numba.core.plan import (
     GRAD,
     KEPT,
     N_B,
+    N_RUNS,
     N_THETA,
-    OPTIONS,
     PARAMS,
+    RUN_BACKWARD,
+    RUN_FORWARD,
+    RUN_FROM,
+    RUN_N_THETA,
+    RUN_OPTIONS,
+    RUN_THETA,
+    RUN_TO,
+    RUNS,
     THETA,
-    TRANSFORM_BACKWARD,
-    TRANSFORM_FORWARD,
     B,
+    run_of,
 )
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.rowsum import sum_rows
@@ -35,18 +42,24 @@ from penstock._numba.transforms import TRANSFORMS
 forward_of = inverse_of = backward_of = None
 
 
-def transform_forward(
-    step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, keep: bool
+@jit
+def theta_of(run: Any, d: int) -> int:
+    """Where theta of dimension d of B, one of a run, begins in that of the step."""
+    return (run[RUN_THETA] + (d - run[RUN_FROM]) * run[RUN_N_THETA]) * TILE
+
+
+def run_forward(
+    run: Any, step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, keep: bool
 ) -> None:
-    """Dimensions [first, last) of B, with theta from the kept store: changes the state, adds to log_det.
+    """Dimensions [first, last) of B, all of one run, with theta from the kept store: changes the state, adds to log_det.
 
     Old values of B go to the kept store if asked for.
     """
-    options = beyond(plan.options, step[OPTIONS])
+    options = beyond(plan.options, run[RUN_OPTIONS])
     state, log_det, kept = tile.state, tile.log_det, tile.kept
     for d in range(first, last):
         x = plan.slots[step[B] + d] * TILE
-        theta_at = step[THETA] + d * step[N_THETA] * TILE
+        theta_at = step[THETA] + theta_of(run, d)
         for lane in range(0, n_vectors * lanes(state), lanes(state)):
             old = load(state, x + lane)
             if inverse:
@@ -59,21 +72,21 @@ def transform_forward(
             accumulate(log_det, lane, log_slope)
 
 
-def transform_backward(
-    step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, gradient: Any
+def run_backward(
+    run: Any, step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
     """The way back through either direction.
 
     tile.state holds what came out and is put back to what went in; gradient.state is overwritten for B; gradient.theta
-    (n_b n_theta, tile) is overwritten. The gradient of the inverse direction comes from the pair (x, y), y = g(x):  with
+    (n_theta, tile) is overwritten. The gradient of the inverse direction comes from the pair (x, y), y = g(x):  with
     upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',  dy = v,
     dtheta = backward(dy = -v, dlog_det = -l).dtheta.
     """
-    options = beyond(plan.options, step[OPTIONS])
+    options = beyond(plan.options, run[RUN_OPTIONS])
     state, d_state, kept, d_theta = tile.state, gradient.state, tile.kept, gradient.theta
     for d in range(first, last):
         x_at = plan.slots[step[B] + d] * TILE
-        values = d * step[N_THETA] * TILE
+        values = theta_of(run, d)
         for lane in range(0, n_vectors * lanes(state), lanes(state)):
             old = load(kept, step[KEPT] + d * TILE + lane)
             upstream = load(d_state, x_at + lane)
@@ -93,19 +106,58 @@ def transform_backward(
 
 # Kernels by the transform's code.
 TRANSFORM_FORWARDS = [
-    specialise(transform_forward, f"{t.name}_forward", forward_of=t.twin.forward, inverse_of=t.twin.inverse)
+    specialise(run_forward, f"{t.name}_forward", forward_of=t.twin.forward, inverse_of=t.twin.inverse)
     for t in TRANSFORMS
 ]
 TRANSFORM_BACKWARDS = [
-    specialise(transform_backward, f"{t.name}_backward", forward_of=t.twin.forward, backward_of=t.twin.backward)
+    specialise(run_backward, f"{t.name}_backward", forward_of=t.twin.forward, backward_of=t.twin.backward)
     for t in TRANSFORMS
 ]
 
 
 @jit
+def first_run(step: Any, plan: Any, d: int) -> int:
+    """The first run that reaches beyond dimension d of B; by bisection: an autoregressive step asks for one after the other."""
+    first, end = 0, step[N_RUNS] - 1
+    while first < end:
+        middle = (first + end) // 2
+        if run_of(plan, step[RUNS] + middle)[RUN_TO] > d:
+            end = middle
+        else:
+            first = middle + 1
+    return int(first)
+
+
+@jit
+def transform_forward(
+    step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, keep: bool
+) -> None:
+    """Dimensions [first, last) of B, by the transforms of their runs."""
+    for k in range(first_run(step, plan, first), step[N_RUNS]):
+        run = run_of(plan, step[RUNS] + k)
+        start, end = max(first, run[RUN_FROM]), min(last, run[RUN_TO])
+        if start >= end:
+            return
+        call(run[RUN_FORWARD], (run, step, plan, start, end, inverse, n_vectors, tile, keep))
+
+
+@jit
+def transform_backward(
+    step: Any, plan: Any, first: int, last: int, inverse: bool, n_vectors: int, tile: Any, gradient: Any
+) -> None:
+    """Their way back."""
+    for k in range(first_run(step, plan, first), step[N_RUNS]):
+        run = run_of(plan, step[RUNS] + k)
+        start, end = max(first, run[RUN_FROM]), min(last, run[RUN_TO])
+        if start >= end:
+            return
+        call(run[RUN_BACKWARD], (run, step, plan, start, end, inverse, n_vectors, tile, gradient))
+
+
+@jit
 def gather_theta(step: Any, params: Any, n_vectors: int, theta: Any, kept: Any) -> None:
     """Theta into the kept store: external as the tile brings it, or free, the same number for every row."""
-    n = step[N_B] * step[N_THETA]
+    n = step[N_THETA]
     if step[CONDITIONER] == EXTERNAL:
         copy_features(n, n_vectors, theta, step[EXTERNAL_AT], kept, step[THETA])
         return
@@ -119,15 +171,15 @@ def elementwise_forward(
 ) -> None:
     """The elementwise layer: theta free, or external where the tile brings one."""
     gather_theta(step, packed.params, n_vectors, tile.theta, tile.kept)
-    call(step[TRANSFORM_FORWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, keep))
+    transform_forward(step, plan, 0, step[N_B], inverse, n_vectors, tile, keep)
 
 
 def elementwise_backward(
     step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
 ) -> None:
     """Its way back; gradients of free theta are added to the slice's, those of external theta go to the tile's."""
-    call(step[TRANSFORM_BACKWARD], (step, plan, 0, step[N_B], inverse, n_vectors, tile, gradient))
-    n = step[N_B] * step[N_THETA]
+    transform_backward(step, plan, 0, step[N_B], inverse, n_vectors, tile, gradient)
+    n = step[N_THETA]
     if step[CONDITIONER] == EXTERNAL:
         copy_features(n, n_vectors, gradient.theta, 0, gradient.external, step[EXTERNAL_AT])
     elif gradient.of_params != IGNORE:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple
 
-from penstock._numba.transforms import additive, affine, circular_rational_quadratic, rational_quadratic
+from penstock._numba.transforms import (
+    additive,
+    affine,
+    box_rational_quadratic,
+    circular_rational_quadratic,
+    rational_quadratic,
+)
 
 
 class Transform(NamedTuple):
@@ -27,4 +33,5 @@ TRANSFORMS = (
     Transform(additive, 1, 0, 0),
     Transform(rational_quadratic, -1, 3, 6),
     Transform(circular_rational_quadratic, 1, 3, 6),
+    Transform(box_rational_quadratic, 1, 3, 6),
 )

@@ -15,7 +15,7 @@ from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import constant, fma, select, splat
 from penstock._numba.core.math import ROUND, clamp, log
 from penstock._numba.core.theta import read, write
-from penstock._numba.transforms.rational_quadratic import axis, measure, pull, root, search, spread
+from penstock._numba.transforms.rational_quadratic import CIRCLE, axis, measure, pull, root, search, spread
 
 
 @jit
@@ -32,7 +32,7 @@ def find(number: Any, is_y: bool, theta: Any, at: int, options: Any) -> Any:
     """Both axes, and the bin that a number lies in."""
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, int(options[0]), options, options[3])
-    return u, v, search(number, is_y, True, theta, at, options, u, v)
+    return u, v, search(number, is_y, CIRCLE, theta, at, options, u, v)
 
 
 @jit

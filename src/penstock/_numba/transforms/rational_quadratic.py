@@ -25,6 +25,7 @@ from penstock._numba.core.lanes import fma, select, splat, sqrt
 from penstock._numba.core.math import absolute, clamp, exp, exp2, log, sigmoid
 from penstock._numba.core.theta import read, write
 
+LINE, CIRCLE, BOX = range(3)  # what becomes of the ends: slope 1, one slope, two slopes
 STEEPEST = 1e6
 LOG2_E = 1.44269504088896340736
 
@@ -65,27 +66,29 @@ def knot_slope_derivative(t: Any) -> Any:
 
 
 @jit
-def knot_number(theta: Any, at: int, K: int, circle: bool, j: int) -> Any:
+def knot_number(theta: Any, at: int, K: int, ends: int, j: int) -> Any:
     """t_j. On a circle the first knot is the last one, too."""
-    if circle:
+    if ends == CIRCLE:
         return read(theta, at, 2 * K + j % K)
+    if ends == BOX:
+        return read(theta, at, 2 * K + j)
     first = read(theta, at, 0)
     return splat(first, 0.0) if j in (0, K) else read(theta, at, 2 * K + j - 1)
 
 
 @jit
-def search(number: Any, is_y: bool, circle: bool, theta: Any, at: int, options: Any, u: Any, v: Any) -> Any:
+def search(number: Any, is_y: bool, ends: int, theta: Any, at: int, options: Any, u: Any, v: Any) -> Any:
     """The bin that a number lies in: k, x, w, y, h, s, d, e, and the numbers of d and e."""
     K = int(options[0])
     u_top, u_scale, u_least, _ = u
     v_top, v_scale, v_least, _ = v
     x = splat(number, -options[1])
     y = x
-    t = knot_number(theta, at, K, circle, 1)
+    t = knot_number(theta, at, K, ends, 1)
     w = fma(u_scale, power(read(theta, at, 0), u_top), u_least)
     h = fma(v_scale, power(read(theta, at, K), v_top), v_least)
     k, bin_x, bin_w, bin_y, bin_h = splat(number, 0.0), x, w, y, h
-    t_left, t_right = knot_number(theta, at, K, circle, 0), t
+    t_left, t_right = knot_number(theta, at, K, ends, 0), t
     for j in range(1, K):
         x = x + w
         y = y + h
@@ -98,7 +101,7 @@ def search(number: Any, is_y: bool, circle: bool, theta: Any, at: int, options: 
         bin_y = select(passed, y, bin_y)
         bin_h = select(passed, h, bin_h)
         t_left = select(passed, t, t_left)
-        t = knot_number(theta, at, K, circle, j + 1)
+        t = knot_number(theta, at, K, ends, j + 1)
         t_right = select(passed, t, t_right)
     t_left = t_left + options[5]
     t_right = t_right + options[5]
@@ -175,7 +178,7 @@ def forward(x: Any, theta: Any, at: int, options: Any) -> Any:
     inner = clamp(x, -B, B)
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, int(options[0]), options, options[3])
-    bin = search(inner, False, False, theta, at, options, u, v)
+    bin = search(inner, False, LINE, theta, at, options, u, v)
     _, bin_x, bin_w, bin_y, bin_h, _, _, _, _, _ = bin
     _, _, _, _, N, over_D, _, slope = measure(bin, (inner - bin_x) / bin_w)
     inside = absolute(x) <= B
@@ -192,7 +195,7 @@ def inverse(y: Any, theta: Any, at: int, options: Any) -> Any:
     inner = clamp(y, -B, B)
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, int(options[0]), options, options[3])
-    bin = search(inner, True, False, theta, at, options, u, v)
+    bin = search(inner, True, LINE, theta, at, options, u, v)
     _, bin_x, bin_w, _, _, _, _, _, _, _ = bin
     xi, _, _, _, _, over_D, _, slope = measure(bin, root(bin, inner))
     inside = absolute(y) <= B
@@ -209,7 +212,7 @@ def backward(x: Any, theta: Any, at: int, options: Any, dy: Any, dlog_det: Any, 
     inner = clamp(x, -B, B)
     u = axis(theta, at, 0, options, options[2])
     v = axis(theta, at, K, options, options[3])
-    bin = search(inner, False, False, theta, at, options, u, v)
+    bin = search(inner, False, LINE, theta, at, options, u, v)
     k, bin_x, bin_w, bin_y, bin_h, _, _, _, _, _ = bin
     place = measure(bin, (inner - bin_x) / bin_w)
     inside = absolute(x) <= B

@@ -1,0 +1,146 @@
+// Lays out the two ends of a checked table, columns and base: see layout.hpp.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "engine/layout.hpp"
+#include "engine/refuse.hpp"
+
+namespace penstock {
+namespace {
+
+// The number of T next to an end, towards the largest of either sign; itself if it belongs to the support and is no number
+// beyond the end, or may be.
+template <class T>
+double next_to(double end, bool belongs, bool may_round, T towards) {
+  if (std::isinf(end)) {
+    return static_cast<double>(-towards);
+  }
+  constexpr auto top = static_cast<double>(std::numeric_limits<T>::max());
+  const T near = static_cast<T>(std::clamp(end, -top, top));
+  const bool beyond = towards > 0 ? near < end : near > end;
+  return static_cast<double>(belongs && (may_round || !beyond) ? near : std::nextafter(near, towards));
+}
+
+}  // namespace
+
+void Plan::check_columns() {
+  for (const ColumnRecord &column : table_.columns) {
+    const bool data = column.side == side_data;
+    refuse_unless(data || column.kind == column_line, "columns of kind ", column_kind_names[column.kind]);
+    const bool mapped = data && (column.map == map_positive || column.map == map_logit || column.kind != column_line);
+    refuse_unless(column.map == map_identity || mapped, "columns with map ", column_map_names[column.map]);
+    refuse_unless(column.ends == 0 || mapped, "columns with ends");
+    refuse_unless(column.closed == 0 || column.map == map_box, "columns with closed ends");
+    refuse_unless(column.lattice == no_index, "columns on a lattice");
+    refuse_unless(column.group == no_index, "columns in groups");
+    refuse_unless(column.loc != no_index, "columns without a standardisation");
+    refuse_unless(column.n_buffers == 0 || mapped, "columns with buffers of their own");
+    if (mapped) {
+      map_column(column);
+    }
+    loc_.push_back(column.loc);
+    scale_.push_back(column.scale);
+  }
+  kinds_.resize(static_cast<size_t>(dim));
+  for (int64_t i = 0; i < dim; i++) {
+    const auto slot = static_cast<size_t>(boundary(n_steps)[i]);
+    kinds_[slot] = static_cast<int32_t>(table_.columns[static_cast<size_t>(i)].kind);
+  }
+}
+
+// The numbers within, in the type of the flow: what is stored lies between them. An end that does not belong to the support
+// counts as that type rounds it.
+void Plan::map_column(const ColumnRecord &record) {
+  MappedColumn column{};
+  column.column = static_cast<int64_t>(loc_.size());
+  column.map = static_cast<int32_t>(record.map);
+  column.mirrored = (record.ends & end_lower) == 0;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  column.lo = column.mirrored ? -infinity : table_.reals[static_cast<size_t>(record.lo)];
+  column.hi = (record.ends & end_upper) == 0 ? infinity : table_.reals[static_cast<size_t>(record.hi)];
+  column.middle = record.map == map_wrap ? column.lo + 0.5 * (column.hi - column.lo) : 0.0;
+  column.scale = record.map == map_logit  ? column.hi - column.lo
+                 : record.map == map_wrap ? (column.hi - column.lo) / (2 * circle_bound)
+                                          : 1.0;
+  const bool closed[2] = {record.map == map_wrap || (record.closed & end_lower) != 0, (record.closed & end_upper) != 0};
+  const auto ends = [&](auto most, bool may_round, double &least, double &greatest) {
+    least = next_to(column.lo, closed[0], may_round, most);
+    greatest = next_to(column.hi, closed[1], may_round, -most);
+  };
+  constexpr float most_float = std::numeric_limits<float>::max();
+  constexpr double most_double = std::numeric_limits<double>::max();
+  if (item_size == 8) {
+    ends(most_double, false, column.least, column.most);
+  } else {
+    ends(most_float, false, column.least, column.most);
+  }
+  // which rows count as within: an end of a box belongs to it, or does not, as the type of the rows rounds it
+  ends(most_double, true, column.first[1], column.last[1]);
+  column.first[0] = column.first[1];
+  column.last[0] = column.last[1];
+  if (record.map == map_box) {
+    ends(most_float, true, column.first[0], column.last[0]);
+  } else if (record.map == map_wrap) {
+    std::fill_n(column.first, 2, -infinity);
+    std::fill_n(column.last, 2, infinity);
+  }
+  const auto in_order = [](double a, double b, bool belongs) { return belongs ? a <= b : a < b; };
+  refuse_unless(in_order(column.lo, column.least, closed[0]) && column.least <= column.most &&
+                    in_order(column.most, column.hi, closed[1]),
+                "columns between whose ends there is no number");
+  mapped_.push_back(column);
+  mapped_buffers_.push_back(record.n_buffers > 0 ? record.buffers : no_index);
+}
+
+void Plan::lay_out_base() {
+  for (const BaseRecord &record : table_.base) {
+    refuse_unless(record.network == no_index, "a base whose parameters come from a network");
+    refuse_unless(record.kind == base_standard_normal || record.kind == base_uniform, "a base of kind ",
+                  base_names[record.kind]);
+    base_.push_back(base_block(record));
+  }
+}
+
+BaseBlock Plan::base_block(const BaseRecord &record) {
+  std::vector<int64_t> &dims =
+      base_dims_.emplace_back(table_.ints.begin() + record.dims, table_.ints.begin() + record.dims + record.n_dims);
+  std::sort(dims.begin(), dims.end());
+  const int32_t kind = kinds_[static_cast<size_t>(dims[0])];
+  refuse_unless(
+      std::all_of(dims.begin(), dims.end(), [&](int64_t d) { return kinds_[static_cast<size_t>(d)] == kind; }),
+      "a block of the base on dimensions of several kinds");
+  BaseBlock block{};
+  block.kind = static_cast<int32_t>(record.kind);
+  block.circle = kind == column_circle;
+  block.n = static_cast<int>(record.n_dims);
+  block.dims = dims.data();
+  const double bound = kind == column_circle ? circle_bound : box_bound;
+  if (record.kind != base_uniform) {
+    refuse_unless(kind == column_line, "a base other than uniform on dimensions of kind ", column_kind_names[kind]);
+    n_normals_ = std::max(n_normals_, static_cast<int>(dims.back()) + 1);
+    return block;
+  }
+  block.lo = table_.reals[static_cast<size_t>(record.options)];
+  block.hi = table_.reals[static_cast<size_t>(record.options) + 1];
+  refuse_unless(kind == column_line || (block.lo == -bound && block.hi == bound),
+                "a uniform base of another width on dimensions of kind ", column_kind_names[kind]);
+  block.constant = -static_cast<double>(block.n) * std::log(block.hi - block.lo);
+  const auto place = [&](auto zero) {
+    using T = decltype(zero);
+    const auto lo = static_cast<T>(block.lo), hi = static_cast<T>(block.hi);
+    refuse_unless(std::isfinite(lo) && std::isfinite(hi) && std::isfinite(hi - lo), "a uniform base of this width");
+    block.least = static_cast<double>(block.circle ? lo : std::nextafter(lo, hi));
+    block.most = static_cast<double>(block.circle ? hi : std::nextafter(hi, lo));
+  };
+  if (item_size == 8) {
+    place(double{});
+  } else {
+    place(float{});
+  }
+  refuse_unless(block.least <= block.most && block.lo < block.hi,
+                "a uniform base between whose ends there is no number");
+  return block;
+}
+
+}  // namespace penstock

@@ -1,0 +1,141 @@
+"""The two ends of a checked table: its columns and its base.
+
+Whatever the table says of them and this engine does not compute is refused here, by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from penstock import plan_table as codes
+from penstock._numba.core import plan
+from penstock.plan_table import NONE, Record, Table
+
+LINE, CIRCLE, BOX = range(len(codes.COLUMN_KINDS))
+
+
+def refuse(fine: bool, what: str) -> None:
+    """What this engine does not compute, unless ``fine``."""
+    if not fine:
+        raise ValueError(f"this engine does not compute {what}")
+
+
+def next_to(dtype: Any, end: float, belongs: bool, may_round: bool, way: int) -> float:
+    """The number of a type next to an end, upwards or (``way`` -1) downwards.
+
+    Itself if it belongs to the support and is no number beyond the end, or may be.
+    """
+    most = np.finfo(dtype).max
+    if np.isinf(end):
+        return float(-way * most)
+    near = dtype.type(np.clip(end, -most, most))
+    beyond = float(near) < end if way > 0 else float(near) > end
+    return float(near) if belongs and (may_round or not beyond) else float(np.nextafter(near, dtype.type(way * most)))
+
+
+class Ends:
+    """What kernels need of columns and base; ``slots`` are those of the blocks of the base."""
+
+    def __init__(self, table: Table, dtype: Any) -> None:
+        self.table, self.dtype = table, dtype
+        self.slots: list[int] = []
+        self._columns()
+        self._blocks()
+
+    def _columns(self) -> None:
+        """Columns: where each has its standardisation among the buffers, and what its map needs."""
+        table, dim = self.table, self.table.flow["dim"]
+        mapped: list[tuple[int, int, int]] = []
+        numbers: list[list[float]] = []
+        own: list[int] = []
+        for i, column in enumerate(table.columns):
+            data, kind, of_map = column["side"] == 0, column["kind"], codes.COLUMN_MAPS[column["map"]]
+            refuse(data or kind == LINE, f"columns of kind {codes.COLUMN_KINDS[kind]}")
+            known = data and (of_map in ("positive", "logit") or kind != LINE)
+            refuse(known or of_map == "identity", f"columns with map {of_map}")
+            refuse(known or column["ends"] == 0, "columns with ends")
+            refuse(kind == BOX or column["closed"] == 0, "columns with closed ends")
+            refuse(column["lattice"] == NONE, "columns on a lattice")
+            refuse(column["group"] == NONE, "columns in groups")
+            refuse(column["loc"] != NONE, "columns without a standardisation")
+            refuse(known or column["n_buffers"] == 0, "columns with buffers of their own")
+            if known:
+                mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER)))
+                numbers.append(self._between(column))
+                own.append(column["buffers"] if column["n_buffers"] else NONE)
+        self.mapped = np.array(mapped, np.int64).reshape(-1, plan.MAPPED_SIZE)
+        self.mapped_numbers = np.array(numbers, np.float64).reshape(-1, plan.NUMBERS_SIZE)
+        self.mapped_buffers = np.array(own, np.int64)
+        places = np.array([(column["loc"], column["scale"]) for column in table.columns], np.int64)
+        self.loc, self.scale = places[:dim].T.copy()
+        self.context_loc, self.context_scale = places[dim:].T.copy()
+        self.kinds = np.zeros(dim, np.int64)  # of the slots
+        self.kinds[table.boundary[-1]] = [column["kind"] for column in table.columns[:dim]]
+
+    def _between(self, column: Record) -> list[float]:
+        """One row of Packed.mapped, but for what buffers decide: what is stored lies between the numbers within.
+
+        An end that does not belong to the support counts as the type of the flow rounds it.
+        """
+        of_map, closed = codes.COLUMN_MAPS[column["map"]], column["closed"]
+        table = self.table
+        lo = table.reals[column["lo"]] if column["ends"] & codes.LOWER else -np.inf
+        hi = table.reals[column["hi"]] if column["ends"] & codes.UPPER else np.inf
+        belongs = of_map == "wrap" or bool(closed & codes.LOWER), bool(closed & codes.UPPER)
+
+        def ends(dtype: Any, may_round: bool) -> tuple[float, float]:
+            return next_to(dtype, lo, belongs[0], may_round, 1), next_to(dtype, hi, belongs[1], may_round, -1)
+
+        least, most = ends(self.dtype, False)
+        fine = (lo <= least if belongs[0] else lo < least) and (most <= hi if belongs[1] else most < hi)
+        refuse(fine and least <= most, "columns between whose ends there is no number")
+        row = [0.0] * plan.NUMBERS_SIZE
+        row[plan.LO], row[plan.HI], row[plan.LEAST], row[plan.MOST] = lo, hi, least, most
+        row[plan.SCALE] = {"logit": hi - lo, "wrap": (hi - lo) / (2 * math.pi)}.get(of_map, 1.0)
+        row[plan.MIDDLE] = lo + 0.5 * (hi - lo) if of_map == "wrap" else 0.0
+        # which rows count as within: an end of a box belongs to it, or does not, as the type of the rows rounds it
+        for item, dtype in enumerate((np.dtype(np.float32), np.dtype(np.float64))):
+            first, last = ends(dtype if of_map == "box" else np.dtype(np.float64), True)
+            if of_map == "wrap":
+                first, last = -np.inf, np.inf
+            row[plan.FIRST + item], row[plan.LAST + item] = first, last
+        return row
+
+    def _blocks(self) -> None:
+        """Blocks of the base."""
+        base, numbers, self.n_normals = [], [], 0
+        table = self.table
+        for block in table.base:
+            refuse(block["network"] == NONE, "a base whose parameters come from a network")
+            name = codes.BASES[block["kind"]]
+            refuse(name in ("standard_normal", "uniform"), f"a base of kind {name}")
+            dims = sorted(table.ints[block["dims"] : block["dims"] + block["n_dims"]])
+            kind = int(self.kinds[dims[0]])
+            refuse(bool((self.kinds[dims] == kind).all()), "a block of the base on dimensions of several kinds")
+            row = [0.0] * plan.BLOCK_NUMBERS_SIZE
+            if name == "uniform":
+                row = self._uniform(block, kind)
+            else:
+                refuse(kind == LINE, f"a base other than uniform on dimensions of kind {codes.COLUMN_KINDS[kind]}")
+                self.n_normals = max(self.n_normals, dims[-1] + 1)
+            base.append((block["kind"], int(kind == CIRCLE), len(dims), len(self.slots)))
+            numbers.append(row)
+            self.slots += dims
+        self.base = np.array(base, np.int64)
+        self.base_numbers = np.array(numbers, np.float64)
+
+    def _uniform(self, block: Record, kind: int) -> list[float]:
+        """One row of Plan.base_numbers."""
+        lo, hi = self.table.reals[block["options"] : block["options"] + 2]
+        side = math.pi if kind == CIRCLE else 1.0
+        fine = kind == LINE or (lo, hi) == (-side, side)
+        refuse(fine, f"a uniform base of another width on dimensions of kind {codes.COLUMN_KINDS[kind]}")
+        with np.errstate(over="ignore"):
+            low, high, width = (self.dtype.type(number) for number in (lo, hi, hi - lo))
+            refuse(bool(np.isfinite([low, high, high - low]).all()), "a uniform base of this width")
+        least, most = (low, high) if kind == CIRCLE else (np.nextafter(low, high), np.nextafter(high, low))
+        refuse(bool(least <= most), "a uniform base between whose ends there is no number")
+        return [-block["n_dims"] * math.log(hi - lo), *map(float, (low, high, width, least, most))]

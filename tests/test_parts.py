@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import penstock as ps
+import reference
 from cases import BACKENDS, KINDED, Case, bare, built, contexts, fresh, rng
 from helpers import assert_same_bits, both_dtypes, engine_of, inside
 from penstock.plan_table import Table
@@ -212,6 +214,24 @@ def test_draws_of_a_uniform_base(engines: Any, dtype: str) -> None:
 
 
 @both_dtypes
+def test_uniform_draws_are_the_documented_words(engines: Any, dtype: str) -> None:
+    calls = Calls(engines, based(dtype, ("uniform", tuple(range(5)), (-1.0, 1.0))), np.zeros(5), dtype)
+    first = 2**33 + 5
+    found = draws(calls, 40, first)
+    draw = np.arange(first, first + 40, dtype=np.uint64)
+    low, high = draw & np.uint64(0xFFFFFFFF), draw >> np.uint64(32)
+    for f in range(5):
+        counter = low, np.uint64(0), np.uint64(f // 2), np.uint64(6) | high << np.uint64(8)
+        w0, w1 = (word.astype(np.uint64) for word in reference.philox(7, counter)[2 * (f % 2) :][:2])
+        u = (
+            (w0 >> np.uint64(8)) / 2**24
+            if dtype == "float32"
+            else (w0 * np.uint64(2**21) + (w1 >> np.uint64(11))) / 2**53
+        )
+        assert (found[:, f] == 2 * u - 1).all()
+
+
+@both_dtypes
 def test_draws_of_a_uniform_base_of_few_numbers_lie_within(engines: Any, dtype: str) -> None:
     lo, hi = 1.0, 1.0 + 4 * float(np.finfo(dtype).eps)
     calls = Calls(engines, based(dtype, ("uniform", (0, 1), (lo, hi)), dim=2), np.zeros(2), dtype)
@@ -270,3 +290,53 @@ def test_a_context_given_in_any_way_gives_the_same_bits(case: Case, backend: str
         for one_way, other in zip(flow.to_data(z.reshape(shaped.shape), given), flow.to_data(z, each), strict=True):
             assert_same_bits(one_way.ravel(), other.ravel())
         assert_same_bits(flow.log_prob(x[0], context[0]), flow.log_prob(x[:1], context[:1])[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@both_dtypes
+def test_an_end_of_a_box_belongs_to_it_as_the_type_of_the_rows_rounds_it(backend: str, dtype: str) -> None:
+    hi, lo = math.pi / 2, -0.1  # of which float32 is above, and below
+    ends = {rows: (np.array(lo, rows), np.array(hi, rows)) for rows in ("float32", "float64")}
+    assert float(ends["float32"][0]) < lo
+    assert float(ends["float32"][1]) > hi
+    for closed in ("both", "neither", "lo", "hi"):
+        flow = ps.Flow(
+            ps.StandardNormal(1), [ps.Elementwise(ps.RationalQuadratic())], support=[ps.interval(lo, hi, closed=closed)],
+            dtype=dtype, backend=backend, rng=0,
+        )  # fmt: skip
+        for rows, (low, high) in ends.items():
+            beyond = np.array([np.nextafter(low, low - 1), low, high, np.nextafter(high, high + 1)])[:, None]
+            assert beyond.dtype == rows
+            inside = [False, closed in ("both", "lo"), closed in ("both", "hi"), False]
+            assert np.isfinite(flow.log_prob(beyond)).tolist() == inside
+            assert np.isfinite(flow.to_latent(beyond)[1]).tolist() == inside
+            within = np.nextafter(low, high), np.nextafter(high, low)
+            assert np.isfinite(flow.log_prob(np.array(within)[:, None])).all()
+        drawn = flow.sample(2000, rng=0)
+        assert (drawn >= lo).all()
+        assert (drawn <= hi).all()
+        corners = flow.to_data(np.array([[-1.0], [1.0]]))[0].astype(dtype)[:, 0]
+        assert lo <= corners[0] < corners[1] <= hi
+        assert np.isfinite(flow.log_prob(corners[:, None])).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@both_dtypes
+def test_any_latent_number_of_a_circle_is_an_angle(backend: str, dtype: str) -> None:
+    for layer in (
+        ps.Elementwise(ps.Affine()),
+        ps.Elementwise(ps.RationalQuadratic()),
+    ):  # that leave circles alone, and turn them
+        flow = ps.Flow(
+            ps.StandardNormal(2), [layer], support=[ps.periodic(-180, 180), "real"], dtype=dtype, backend=backend, rng=0
+        )
+        z = rng("angles").uniform(-math.pi, math.pi, (70, 2))
+        x = flow.to_data(z)[0]
+        for turns in (-3, 1, 2):
+            moved = z + np.array([2 * math.pi * turns, 0.0])
+            found, log_det = flow.to_data(moved)
+            assert (found[:, 0] >= -180).all()
+            assert (found[:, 0] < 180).all()
+            apart = np.abs(found.astype(np.float64) - x)
+            np.testing.assert_allclose(np.minimum(apart, np.abs(360 - apart))[:, 0], 0, atol=2e4 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(log_det, flow.to_data(z)[1], atol=1e3 * np.finfo(dtype).eps)

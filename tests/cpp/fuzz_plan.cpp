@@ -43,12 +43,35 @@ void check_plan(const Plan &plan) {
   demand(covered == plan.n_params);
   const PlanView views[] = {plan.evaluation(), plan.training(false), plan.training(true)};
   const int64_t sizes[] = {plan.evaluation_area, plan.training_kept, plan.recompute_kept};
+  int n_base = 0;
+  for (int i = 0; i < views[0].n_base; i++) {
+    const BaseBlock &block = views[0].base[i];
+    n_base += block.n;
+    for (int j = 0; j < block.n; j++) {
+      demand(block.dims[j] >= 0 && block.dims[j] < plan.dim && (j == 0 || block.dims[j] > block.dims[j - 1]));
+      demand(block.kind != base_standard_normal || block.dims[j] < views[0].n_normals);
+    }
+  }
+  demand(n_base == plan.dim && views[0].n_normals <= plan.dim);
   for (int v = 0; v < 3; v++) {
     for (int k = 0; k < plan.n_steps; k++) {
       const Step &step = views[v].steps[k];
       demand(step.area >= 0 && step.area + step.area_size <= sizes[v]);
       demand(v == 0 || step.kept + step.n_b * tile_stride <= sizes[v]);
-      demand(step.external == -1 || step.external / tile_stride + step.n_b * step.n_theta <= plan.external_features);
+      demand(step.external == -1 || step.external / tile_stride + step.n_theta <= plan.external_features);
+      demand(step.n_theta <= plan.theta_widest);
+      int at = 0;
+      int64_t n_theta = 0;
+      for (int i = 0; i < step.n_runs; i++) {
+        const Run &run = step.runs[i];
+        demand(run.from == at && run.to > run.from && run.theta >= 0);
+        demand(run.theta + int64_t{run.to - run.from} * run.n_theta <= step.n_theta);
+        at = run.to;
+        n_theta += int64_t{run.to - run.from} * run.n_theta;
+      }
+      demand(step.n_runs == 0 || (at == step.n_b && n_theta == step.n_theta));
+      const int n_read = step.kind == step_autoregressive ? step.n_b - 1 : step.n_a;
+      demand(step.features == nullptr || step.features[n_read] == step.n_u - step.n_context);
     }
   }
 }

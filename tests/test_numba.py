@@ -292,7 +292,10 @@ def test_a_context_that_many_rows_share_takes_no_memory_by_row(monkeypatch: pyte
     np.testing.assert_allclose(d_context, by_row.reshape(4, 5000, 50).sum(axis=1), rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("support", [ps.interval(1, None), ps.interval(None, 1), ps.interval(1, 2, map="logit")])
+@pytest.mark.parametrize(
+    "support",
+    [ps.interval(1, None), ps.interval(None, 1), ps.interval(1, 2, map="logit"), ps.interval(0, 1, map="logit")],
+)
 def test_only_draws_that_rounding_has_moved_are_evaluated_again(support: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those near an end that is far from zero, and not the rows of later tiles beside them."""
     flow = ps.Flow(ps.StandardNormal(1), [], support=support, dtype="float32", backend="numba")

@@ -356,6 +356,18 @@ def test_a_fresh_flow_is_uniform(backend: str, dtype: str) -> None:
     np.testing.assert_allclose(flow.log_prob(x), wanted, rtol=0, atol=2e-5 if dtype == "float32" else 1e-7)
 
 
+@each_backend
+@both_dtypes
+def test_any_latent_of_a_circle_is_an_angle(backend: str, dtype: str) -> None:
+    flow = ps.Flow(ps.StandardNormal(1), [], support=TURN, dtype=dtype, backend=backend)
+    z = np.array([[5.0], [-4.0], [20.0], [1.0]], dtype)
+    x = flow.to_data(z)[0]
+    assert ((x >= TURN.lo) & (x < TURN.hi)).all()
+    turned = np.angle(np.exp(1j * z.astype(np.float64)))
+    wanted = 0.5 * (TURN.lo + TURN.hi) + turned / (2 * math.pi) * (TURN.hi - TURN.lo)
+    assert (apart(flow, x, wanted) <= 2e3 * np.finfo(dtype).eps).all()
+
+
 # -- boxes --------------------------------------------------------------------------------------
 
 
@@ -385,6 +397,32 @@ def test_ends_belong_to_a_box_or_do_not(backend: str, dtype: str) -> None:
         assert (np.isfinite(flow.log_prob(x))).all()
         for end, closes, got in zip((-1.0, 3.0), inside, x[:2, 0], strict=True):
             assert (got == end) == closes
+
+
+@each_backend
+def test_an_end_of_a_box_is_what_the_rows_can_hold_of_it(backend: str) -> None:
+    end = np.array([[math.pi / 2]], np.float32)
+    assert float(end[0, 0]) > math.pi / 2
+    for dtype in ("float32", "float64"):
+        flow = ps.Flow(ps.StandardNormal(1), [], support=(0, math.pi / 2), dtype=dtype, backend=backend)
+        assert np.isfinite(flow.log_prob(end)).all()
+        assert np.isfinite(flow.log_prob([[math.pi / 2]])).all()
+        assert (flow.log_prob(np.nextafter(end, np.float32(2))) == -np.inf).all()
+        assert (flow.log_prob(end.astype(np.float64)) == -np.inf).all()
+        assert np.isfinite(flow.log_prob_and_grad(end)[1]).all()
+
+
+@each_backend
+def test_a_row_of_a_narrow_box_that_rounding_has_moved_has_its_own_density(backend: str) -> None:
+    flow = ps.Flow(ps.StandardNormal(1), [], support=(0, 1e5), dtype="float32", backend=backend)
+    buffers = np.array(flow._snapshot.buffers)
+    buffers[-2:] = 5000.0, 0.01  # where single numbers are 1 / 2048 apart
+    assign(flow, buffers=buffers)
+    x, density = flow.sample_and_log_prob(1000, rng=0)
+    assert len(np.unique(x)) < 900
+    again = flow.log_prob(x)
+    assert (density == again).mean() > 0.98  # but for rows that it has hardly moved
+    assert_close(density, again, 64, "float32", scale=1 + np.abs(again))
 
 
 @each_kinded

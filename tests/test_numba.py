@@ -17,6 +17,7 @@ import pytest
 
 import penstock as ps
 import tables
+from cases import assign
 from helpers import assert_same_bits
 
 pytest.importorskip("numba")
@@ -270,6 +271,34 @@ def test_a_context_that_many_rows_share_takes_no_memory_by_row(monkeypatch: pyte
         None, by_row, None,
     )  # fmt: skip
     np.testing.assert_allclose(d_context, by_row.reshape(4, 5000, 50).sum(axis=1), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "support",
+    [ps.interval(1, None), ps.interval(None, 1), ps.interval(1, 2, map="logit"), ps.interval(0, 1, map="logit")],
+)
+def test_only_draws_that_rounding_has_moved_are_evaluated_again(support: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those near an end that is far from zero, and not the rows of later tiles beside them."""
+    flow = ps.Flow(ps.StandardNormal(1), [], support=support, dtype="float32", backend="numba")
+    buffers = np.array(flow._snapshot.buffers)
+    buffers[0] = 4.0 if support.ends[1] == 1 else -4.0
+    assign(flow, buffers=buffers)
+    twin: Any = sys.modules["penstock._numba.engine.evaluate"]
+    again, evaluate = [], twin.evaluate
+
+    def noted(*arguments: Any) -> None:
+        again.extend(arguments[6])
+        evaluate(*arguments)
+
+    monkeypatch.setattr(twin, "evaluate", noted)
+    flow.sample_and_log_prob(4000, rng=0)
+    real = ps.Flow(ps.StandardNormal(1), [], dtype="float32", backend="numba")
+    exact = flow.astype("float64").to_data(real.sample(4000, rng=0))[0][:, 0]
+    distance = np.abs(exact - 1)
+    moved = np.abs(np.abs(exact.astype(np.float32).astype(np.float64) - 1) - distance)
+    wanted = moved > 64 * np.finfo("float32").eps * distance
+    assert 20 < wanted.sum() < 2000
+    assert abs(len(again) - wanted.sum()) < 0.1 * wanted.sum()
 
 
 # -- interrupts -----------------------------------------------------------------------------------

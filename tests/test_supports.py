@@ -243,6 +243,72 @@ def test_a_row_that_rounding_has_moved_has_its_own_density(backend: str, dtype: 
     assert_same_bits(alone[1], density[:1])
 
 
+@each_backend
+@inside(
+    "support",
+    [ps.interval(None, -1e6), ps.interval(-1e6, -1e6 + 8, map="logit"), ps.interval(1e6 - 8, 1e6, map="logit")],
+)
+def test_rounding_counts_against_the_nearer_end(backend: str, support: Any) -> None:
+    """Rows near an end that is far from zero, where single numbers are 1 / 16 apart, and the other end is not near."""
+    flow = ps.Flow(ps.StandardNormal(1), [], support=support, dtype="float32", backend=backend)
+    for loc in (-5.0, 5.0):
+        buffers = np.array(flow._snapshot.buffers)
+        buffers[0] = loc
+        assign(flow, buffers=buffers)
+        x, density = flow.sample_and_log_prob(1000, rng=0)
+        assert_close(density, flow.log_prob(x), 256, "float32", scale=1 + np.abs(flow.to_latent(x)[0][:, 0]) ** 2)
+
+
+# -- beyond what numbers hold -------------------------------------------------------------------
+
+
+@each_backend
+def test_what_is_beyond_single_numbers_ends_at_the_largest(backend: str) -> None:
+    flow = ps.Flow(ps.StandardNormal(1), [], support="positive", dtype="float32", backend=backend)
+    most = np.finfo("float32").max
+    x = np.array([[1e300], [1e-300]])
+    z = flow.to_latent(x)[0]
+    assert z[0] == most
+    assert abs(z[1] / (-300 * math.log(10)) - 1) < 1e-6
+    density, slope = flow.log_prob_and_grad(x)
+    assert density[0] == -math.inf
+    assert np.isfinite(density[1])
+    assert slope.ravel().tolist() == [-most, most]
+    ones = np.ones((2, 1), np.float32)
+    assert flow.to_latent_vjp(x, ones, np.zeros(2, np.float32))[0].ravel().tolist() == [1.0, most]
+    assign(flow, buffers=np.array([0.0, 1.0, 1e200]))
+    assert (flow.to_data_vjp(ones, ones, np.zeros(2, np.float32))[0] == most).all()
+
+
+@each_backend
+@inside(
+    "support",
+    [ps.interval(0, None), ps.interval(None, 0), ps.interval(0, 1, map="logit"), ps.interval(-1, 0, map="logit")],
+)
+def test_a_distance_below_normal_numbers_counts_as_the_least_normal_one(backend: str, support: Any) -> None:
+    flow = ps.Flow(ps.StandardNormal(1), [], support=support, dtype="float64", backend=backend)
+    way = 1.0 if support.ends[0] == 0 else -1.0
+    least = np.finfo("float64").smallest_normal
+    near, normal = flow.to_latent([[way * 5e-324]]), flow.to_latent([[way * least]])
+    assert near[0] == normal[0]
+    assert near[1] == normal[1]
+    assert abs(way * near[0][0, 0] - math.log(least)) < 1e-9
+    assert np.isfinite(flow.log_prob([[way * 5e-324]])).all()
+
+
+@each_backend
+@inside("support", [ps.interval(0, None), ps.interval(None, 0), ps.interval(0, 1e-4, map="logit")])
+def test_there_is_no_gradient_beyond_an_end_whose_slope_has_no_number(backend: str, support: Any) -> None:
+    flow = ps.Flow(ps.StandardNormal(1), [], support=support, dtype="float64", backend=backend)
+    if flow._snapshot.buffers.size == 3:
+        assign(flow, buffers=np.array([0.0, 1.0, 1e-4]))
+    lo, hi = support.ends
+    x = np.array([[end + step] for end, step in ((lo, -1.0), (lo, 0.0), (hi, 0.0), (hi, 1.0)) if np.isfinite(end)])
+    ones = np.ones((len(x), 1))
+    assert (flow.log_prob_and_grad(x)[1] == 0).all()
+    assert (flow.to_latent_vjp(x, ones, ones[:, 0])[0] == 0).all()
+
+
 # -- outside ------------------------------------------------------------------------------------
 
 
@@ -298,6 +364,7 @@ def test_nan_stays_nan_in_its_row(case: Case, backend: str, dtype: str) -> None:
         density, (z, log_det) = flow.log_prob(x), flow.to_latent(x)
         assert np.isnan(density[[0, 64]]).all()
         assert np.isnan(z[[0, 64]]).any(axis=1).all()
+        assert np.isnan(log_det[0]) or flow.spec.support[j].name == "real"
         assert_same_bits(np.delete(density, [0, 64]), np.delete(flow.log_prob(clean), [0, 64]))
         assert np.isnan(flow.log_prob_and_grad(x)[1][0]).any()
         assert np.isfinite(np.delete(log_det, [0, 64])).all()

@@ -148,10 +148,9 @@ def to_line(of: Any, c: Any, item: int, x: Any, middle: float) -> Any:
         t = above(c, x) if mirrored else below(c, x)
         log_w = log(-expm1(-t))
         u, log_slope = -(t + log_w) if mirrored else t + log_w, -log_w
-    # a comparison with NaN is false
     first, last = c[FIRST + item], c[LAST + item]
+    # a comparison with NaN is false
     u, log_slope = select(x >= first, u, x), select(x >= first, log_slope, x)
-    u, log_slope = select(x <= last, u, x), select(x <= last, log_slope, x)
     u, log_slope = select(x < first, middle, u), select(x < first, -np.inf, log_slope)
     return select(x > last, middle, u), select(x > last, -np.inf, log_slope)
 

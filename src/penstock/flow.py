@@ -71,7 +71,7 @@ KEPT_BYTES = 1 << 24
 # Attributes that every flow has.
 OWN = frozenset(
     ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_library",
-     "_row_shapes", "_context_shape", "_fit_lock", "_doubled", "history")
+     "_missing", "_row_shapes", "_context_shape", "_fit_lock", "_doubled", "history")
 )  # fmt: skip
 
 
@@ -154,6 +154,7 @@ class Flow(ReverseKL):
         self._columns: tuple[str, ...] = ()
         self._context_columns: tuple[str, ...] = ()
         self._library = ""  # of the table that it was fitted on
+        self._missing: tuple[str, ...] | None = None  # what stood for no value there, if the command line has been told
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self._fit_lock = os.getpid(), threading.Lock()
@@ -617,7 +618,7 @@ class Flow(ReverseKL):
         """
         self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
         self._columns = self._columns if self._spec.support else ()
-        self._context_columns = ()
+        self._context_columns, self._missing = (), None
         self.history = History()
         return self
 
@@ -667,7 +668,7 @@ class Flow(ReverseKL):
         """What goes into a file, with the flow's names of columns or others."""
         columns, context_columns = (self._columns, self._context_columns) if names is None else names
         held: model.Contents = _files().Contents(
-            self._spec, self._plan, self._snapshot, columns, context_columns, history
+            self._spec, self._plan, self._snapshot, columns, context_columns, history, missing=self._missing
         )
         return held
 
@@ -724,6 +725,7 @@ class Flow(ReverseKL):
         """A flow of the same class, or of another one, with the same names and attributes."""
         twin: Any = object.__new__(cls or type(self))._setup(spec, plan, snapshot, self._backend, self._asked)
         twin._columns, twin._context_columns, twin._library = self._columns, self._context_columns, self._library
+        twin._missing = self._missing
         vars(twin).update(self._attributes())
         return twin  # type: ignore[no-any-return]
 
@@ -825,6 +827,7 @@ def _from_contents(contents: model.Contents, backend: str) -> Flow:
         contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend
     )
     flow._columns, flow._context_columns = contents.columns, contents.context_columns
+    flow._missing = contents.missing
     if contents.history is not None:
         flow.history = contents.history
     return flow

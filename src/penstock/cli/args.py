@@ -63,6 +63,7 @@ DATA = (
     "names in the first line if there are any), .npy (read where it lies, however large), .npz, .parquet (with pyarrow), .h5 or "
     ".hdf5 (with h5py), .fits (with astropy); - reads text from standard input"
 )
+KEPT = " (default: what fit was told; --missing= for no number and no word)"
 WRITES = "by its ending .csv, .tsv, .npy, .npz, .parquet, .h5 or .fits, or - for .csv on standard output"
 
 
@@ -77,7 +78,7 @@ def _fit_parser(commands: Any) -> None:
     )
     fit.add_argument("data", type=_input, metavar="DATA", help=DATA)
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write, .safetensors")
-    _data_options(fit, "all that have a name, or all", "none", "left out")
+    _data_options(fit, "all that have a name, or all", "none", "left out. The model keeps it for score and sample")
     fit.add_argument(
         "--weights",
         metavar="WEIGHTS",
@@ -155,7 +156,7 @@ def _sample_parser(commands: Any) -> None:
         "FILE no array)",
     )
     group.add_argument("--keep-context", action="store_true", help="further columns: the context of each draw")
-    _reading_options(group, "get no draws")
+    _reading_options(group, f"get no draws{KEPT}")
     _common_options(sample)
     sample.set_defaults(run=_sample)
 
@@ -181,7 +182,13 @@ def _score_parser(commands: Any) -> None:
         score,
         "those with the names that the flow was trained on, or all",
         "those with the names that the flow was trained on",
-        "have the log-density NaN",
+        f"have the log-density NaN{KEPT}",
+    )
+    score.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="weights of the rows in the mean: the name or index of a column of DATA, which then is not a data column, or a file "
+        "with one column. Only their ratios matter; rows of weight 0 do not count",
     )
     _common_options(score)
     score.set_defaults(run=_score)
@@ -233,7 +240,7 @@ def _reading_options(group: Any, missing: str) -> None:
         type=_words,
         metavar="A,B,...",
         help="numbers and words that stand for no value, such as 99 or NA (--missing=-99,NA), as blank cells and NaN then do "
-        f"too; rows where a value is missing are counted, and {missing}. Without this option a blank cell is an error",
+        f"too; rows where a value is missing are counted, and {missing}. Without it a blank cell is an error",
     )
     group.add_argument(
         "--header",

@@ -9,6 +9,7 @@ import penstock as ps
 from penstock._warn import DataWarning, warn
 from penstock.cli.tables import Missing, Table
 from penstock.cli.text import is_number
+from penstock.cli.weights import weight_column
 
 
 def indices(words: Sequence[str], table: Table, option: str) -> list[int]:
@@ -117,8 +118,13 @@ def unused(name: str, taken: Iterable[str]) -> str:
     return name
 
 
-def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) -> tuple[list[int], list[int]]:
-    """The data columns and the context columns of a table whose rows a flow is to judge."""
+def score_columns(
+    arguments: argparse.Namespace, table: Table, flow: ps.Flow
+) -> tuple[list[int], list[int], list[int], Table | None]:
+    """The data columns, the context columns and the column of weights of a table whose rows a flow is to judge.
+
+    Weights may have a table of their own, which then is the last.
+    """
     of = f"the flow in {arguments.model}"
     given = matched(flow._context_columns, arguments.context_columns, table, "--context-columns", of) or []
     if len(given) != flow.context_dim:
@@ -134,11 +140,14 @@ def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) ->
             f"--context-columns names {len(given)} column{'' if len(given) == 1 else 's'}, but {of} has "
             f"context_dim={flow.context_dim}"
         )
-    taken = {"--context-columns": given}
+    place, weights = weight_column(arguments, table, given)
+    taken = {"--context-columns": given, "--weights": place}
     columns = matched(flow._columns, arguments.columns, table, "--columns", of)
     if columns is None and arguments.columns is None and bool(flow._columns) != bool(table.names):
         who = table.path if flow._columns else of
         warn(f"{who} has no names: columns are taken by their position", DataWarning)
+    if place and columns is not None and place[0] in columns:
+        raise ValueError(f"--weights: {arguments.weights!r} is a data column of {of}")
     if columns is None or arguments.columns is not None:
         chosen = chosen_or_rest(arguments.columns, table, taken)
         columns = chosen if columns is None else columns
@@ -148,11 +157,12 @@ def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) ->
             f"{has} {len(columns)} column{'' if len(columns) == 1 else 's'}, but {of} has "
             f"{flow.dim}" + ("; choose with --columns" if len(columns) > flow.dim else "")
         )
-    return columns, given
+    return columns, given, place, weights
 
 
-def missing_cells(words: Sequence[str] | None, *, nan: bool) -> Missing:
-    """What ``--missing`` says."""
+def missing_cells(words: Sequence[str] | None, *, nan: bool, kept: Sequence[str] | None = None) -> Missing:
+    """What ``--missing`` says, or else what it said where the flow was fitted."""
+    words = kept if words is None else words
     if words is None:
         return Missing(nan=nan)
     numbers = [float(word) for word in words if is_number(word)]

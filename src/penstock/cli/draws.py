@@ -68,7 +68,7 @@ def given_contexts(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
 
 
 def _from_table(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
-    path, missing = arguments.context, missing_cells(arguments.missing, nan=False)
+    path, missing = arguments.context, missing_cells(arguments.missing, nan=False, kept=flow._missing)
     table = read_table(
         path, key=arguments.key, missing=missing, header=header(arguments), expected=flow._context_columns
     )

@@ -70,6 +70,8 @@ class Contents:
         State of an optimiser by name, without its prefix; empty but in a checkpoint.
     format_version : int
         Of the file that it was read from.
+    missing : tuple of str, or None
+        Numbers and words that stood for no value in the table of the fit; None where nobody has said.
     """
 
     spec: FlowSpec
@@ -80,6 +82,7 @@ class Contents:
     history: History | None = None
     training: Mapping[str, Array] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    missing: tuple[str, ...] | None = None
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -95,7 +98,10 @@ def to_bytes(contents: Contents) -> bytes:
         noted = asdict(contents.history)
         kept = {key: value for key, value in noted.items() if key not in TIMES and (value or key not in TARGETS)}
         metadata["history"] = _dump(_without_nan(kept))
-    metadata["provenance"] = _dump({"library": "penstock", "version": version})
+    origin: dict[str, Any] = {"library": "penstock", "version": version}
+    if contents.missing is not None:
+        origin["missing"] = list(contents.missing)
+    metadata["provenance"] = _dump(origin)
     buffers = _buffers(plan)
     starts = np.cumsum([shape[0] for _, shape in buffers])[:-1]
     names = {"columns": contents.columns, "context_columns": contents.context_columns}
@@ -223,7 +229,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
         {
             name.removeprefix(TRAINING): container.tensor(name) for name in container.entries if name.startswith(TRAINING)
         },
-        version,
+        version, _missing(container),
     )  # fmt: skip
 
 
@@ -313,6 +319,18 @@ def _names(container: Container, name: str, count: int) -> tuple[str, ...]:
     fits = data.endswith(b"\0") and len(names) == count and len(set(names)) == count and all(names)
     need(fits, f"tensor {name} must hold {count} different names, each with a NUL behind it")
     return names
+
+
+def _missing(container: Container) -> tuple[str, ...] | None:
+    """What stood for no value in the table of the fit, if the file says."""
+    if "provenance" not in container.metadata:
+        return None
+    record = safetensors.parse(container.metadata["provenance"], "the provenance")
+    need(isinstance(record, dict), "the provenance must be a JSON object")
+    words = record.get("missing")
+    fits = words is None or (isinstance(words, list) and all(isinstance(word, str) for word in words))
+    need(fits, "missing of the provenance must be a list of strings")
+    return None if words is None else tuple(words)
 
 
 _HISTORY: dict[str, Callable[[Any], bool]] = {

@@ -588,6 +588,19 @@ def test_what_stands_for_no_value_is_kept_with_the_model(tmp_path: Path, capsys:
     assert ps.load(tmp_path / "reset")._missing is None
 
 
+def test_a_fit_may_drop_rows_with_blank_cells_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = write(tmp_path / "x.csv", rows(), NAMES).read_text().splitlines()
+    lines[5] = ",1,2,3"
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    assert run("fit", tmp_path / "x.csv", "-o", tmp_path / "m", "--columns", "mag,z", *SMALL, "--missing=") == 0
+    assert ps.load(tmp_path / "m")._missing == ()
+    capsys.readouterr()
+    assert run("score", tmp_path / "m", tmp_path / "x.csv") == 0
+    assert "rows with missing values: 1 (--missing=, as in the fit)" in capsys.readouterr().out.splitlines()
+    assert run("info", tmp_path / "m") == 0
+    assert "blank cells and NaN alone" in capsys.readouterr().out
+
+
 def test_a_fit_that_was_told_nothing_leaves_its_model_as_it_was(model: Path, tmp_path: Path) -> None:
     assert b"missing" not in model.read_bytes()
     x = rows()

@@ -387,7 +387,8 @@ class Flow(ReverseKL):
             At the first ``fit``: shift and scale every column by its mean and standard deviation, or
             ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows. Where a few
             values (at most one in 1000) lie more than 1000 robust standard deviations from the median, True measures their
-            columns robustly, too, and leaves their rows out of the fit, with a warning; "robust" keeps every row.
+            columns robustly, too, and leaves their rows out of the fit, with a warning; "robust" keeps every row. A later fit
+            does the same once such rows have made a loss absurd, by the standardisation that it keeps.
         rng : seed or numpy Generator, optional
             What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
         progress : bool, optional
@@ -429,7 +430,7 @@ class Flow(ReverseKL):
             coarse. Its children: :class:`OutlierWarning` of absurd values; :class:`DiscreteWarning` of a column that takes few
             values, or one of them often; :class:`RepeatedRowsWarning` of rows that repeat others. They read a sample of
             10 000 rows. At a later fit, :class:`RefitWarning`, when 256 of the rows show that a column has moved, or spread, by
-            more than three scales since the first.
+            more than three scales since the first, and :class:`OutlierWarning` of rows that have made a loss absurd.
         TrainingWarning
             When training was interrupted; when no epoch validated better than the parameters of an earlier fit. When the flow
             overfits: in the last quarter of the epochs the validation loss lies 0.1 nats or more above the best one, while the

@@ -58,6 +58,7 @@ class Training:
         self.losses = np.zeros(self.budget.steps_per_epoch)
         self.norms = np.full(self.budget.steps_per_epoch, UNTOUCHED)
         self.kept: Array | None = None  # what is left where nothing was validated
+        self.looked = False  # for absurd rows, in a later fit
         self._share_out(data.rows, data.held_out)
         self.mean = running_mean(self.budget.schedule.n_steps) if self.validation is not None else None
 
@@ -105,7 +106,7 @@ class Training:
             rows, some = (on_line(part, self.support, scales) for part in (self.rows, sample))
             self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), scales])
             checks.warn_of_rows(sample, self.n_train, *self.names)
-            if standardize is True and self.leave_out():
+            if standardize is True and self.leave_out("first"):
                 sample = self.sample(SAMPLE_ROWS)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
@@ -115,22 +116,25 @@ class Training:
     def restore(self, moment: Moment, buffers: Array) -> None:
         """Stand where a checkpoint was written."""
         self.params, self.buffers = moment.params, buffers
-        if not self.before.initialised and self.options.standardize is True:
-            self.leave_out()
+        if moment.state.left_out or (not self.before.initialised and self.options.standardize is True):
+            self.leave_out(moment.state.left_out or "first")
         self._make_trainer()
         self.trainer.resume(moment.m, moment.v, moment.state.step)
         self.losses[: len(moment.losses)] = moment.losses
         self.history, self.state = moment.history, moment.state
         self._note_best()
 
-    def leave_out(self) -> bool:
+    def leave_out(self, fit: str) -> bool:
         """Give weight 0 to rows that lie absurdly far out by the present standardisation; whether there are any.
 
-        What a first fit leaves out follows from its standardisation and its rows alone, so that a resumed one leaves out the
-        same.
+        What a first or a later ``fit`` leaves out follows from its standardisation and its rows alone, so that a resumed one
+        leaves out the same.
         """
-        rows, held_out = self.rows, self.data.held_out
-        far = outliers.far_rows(self.on_line(rows), self.buffers)
+        rows, held_out, line = self.rows, self.data.held_out, self.on_line(self.rows)
+        if fit == "first":
+            far = outliers.far_rows(line, self.buffers)
+        else:
+            far = outliers.far_rows_of_later_fit(line, self.buffers, *self.names)
         far_held_out = far[:0] if held_out is None else outliers.far_rows(self.on_line(held_out), self.buffers)
         if held_out is not None and len(far_held_out) > max(1, outliers.PART * len(held_out)):
             far_held_out = far[:0]  # they are meant
@@ -142,6 +146,26 @@ class Training:
             rows.without(far) if len(far) else rows,
             held_out.without(far_held_out) if held_out is not None and len(far_held_out) else held_out,
         )
+        self.state, self.looked = replace(self.state, left_out=fit), True
+        return True
+
+    def _look(self) -> bool:
+        """Once a loss is absurd: leave out the rows of a later fit that have made it so; whether there are any.
+
+        A later fit walks through its rows no earlier. That losses are absurd is asked where steps end for good and at ends of
+        epochs, so that the answer does not depend on how steps are grouped into calls.
+        """
+        later = self.before.initialised and self.options.standardize is True and not self.looked
+        self.looked = True
+        if not later or not self.leave_out("later"):
+            return False
+        best = self.state.best
+        if best is not None:  # is judged by the rows that are left
+            assert self.validation is not None
+            loss = mean_loss(self.runner, self.runner.pack(best.params, self.buffers), self.validation)
+            start, lowest = (self.state.start_loss, loss) if best.epoch else (loss, np.inf)
+            self.state = replace(self.state, start_loss=start, lowest=lowest, best=replace(best, loss=loss))
+            self._note_best()
         return True
 
     def _make_trainer(self) -> None:
@@ -204,6 +228,8 @@ class Training:
         """The parameters that an earlier fit has left take part in the choice of the best."""
         assert self.validation is not None
         loss = mean_loss(self.runner, self.before.pack(self.runner), self.validation)
+        if not loss < outliers.ABSURD and self._look():
+            loss = mean_loss(self.runner, self.before.pack(self.runner), self.validation)
         self.state = replace(self.state, start_loss=loss, best=self._better(loss, self.params, 0))
         self._note_best()
         if self.state.best is not None:
@@ -241,7 +267,7 @@ class Training:
             batch_size=self.budget.batch_size, learning_rates=rates, losses=losses, norms=norms,
         )  # fmt: skip
         self.state = replace(state, first=first + done, step=self.trainer.step)
-        if done < count:
+        if done < count and not self._look():
             what = diagnosis.quantity(losses[done], norms[done])
             cause = diagnosis.cause(
                 self.on_line(self.rows), self.batch_rows(state.epoch, first + done), self.buffers, self.weight_scale, rates[done],
@@ -268,6 +294,9 @@ class Training:
         counted = self.losses[np.isfinite(self.losses)]  # a batch that weighs nothing has no loss
         train_loss = float(counted.sum() / len(counted)) if len(counted) else float("nan")
         loss, candidate = self.validate()
+        if ((counted > outliers.ABSURD).any() or loss > outliers.ABSURD) and self._look():
+            loss, candidate = self.validate()
+        state = self.state
         best = self._better(loss, candidate, state.epoch)
         rate = float(schedule.rates(self.taken - 1, 1, state.patience.factor)[0])
         self.history.add(

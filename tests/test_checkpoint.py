@@ -745,6 +745,7 @@ def test_what_a_later_fit_leaves_out_is_left_out_after_a_resume(
     x, held_out = np.array(table(42, 600, 2)), np.array(table(43, 100, 2))
     start = ps.nsf(2, layers=2, hidden=(8,), rng=0, dtype=dtype, backend=BACKENDS[0]).fit(x, epochs=2, rng=0)
     x[17, 1], held_out[3, 0] = 1e20, 1e15
+    x[:3, 0] = 2e3  # so many are meant, in a later fit
     arguments: dict[str, Any] = {"epochs": 4, "batch_size": 100, "rng": 0, **({"validation": held_out} if own else {})}
 
     def stop(state: ps.TrainingState) -> None:

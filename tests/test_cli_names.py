@@ -710,3 +710,20 @@ def test_weights_of_score_that_are_none_are_named(
     assert "rows with missing values: 1" in told
     expected = ps.load(model).score(np.delete(x, 4, axis=0)[:, :2])
     assert abs(float(told[-1].removeprefix("mean log-density: ")) - expected) < 1e-6
+
+
+def test_fit_takes_negative_weights_when_it_is_told_to(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = rows()
+    x[:, 3] = np.where(np.arange(300) % 10 == 4, -0.5, 1)
+    path = write(tmp_path / "y.csv", x, NAMES)
+    words = ("fit", path, "-o", tmp_path / "m", "--columns", "mag,z", "--weights", "w", *SMALL)
+    assert run(*words) == 1
+    told = capsys.readouterr().err
+    assert "30 of the 300 weights are negative, the first -0.5 in row 4" in told
+    assert "--negative-weights on the command line" in told
+    assert run(*words, "--negative-weights") == 0
+    expected = ps.nsf_ar(2, layers=2, hidden=8, rng=0)
+    expected.fit(x[:, :2], sample_weight=x[:, 3], negative_weights=True, epochs=1, rng=0)
+    assert_same_bits(ps.load(tmp_path / "m").params, expected.params)

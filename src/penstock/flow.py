@@ -309,6 +309,7 @@ class Flow(ReverseKL):
         context: RowsLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
+        negative_weights: bool = False,
         validation: float | RowsLike | None = 0.1,
         validation_context: RowsLike | None = None,
         validation_weight: ArrayLike | None = None,
@@ -348,15 +349,21 @@ class Flow(ReverseKL):
         context : array of shape (rows, context_dim), or a table, optional
             For a flow with a context, a row for each row of ``X``, read, named and standardised in the same way.
         sample_weight : array or Series of shape (rows,), optional
-            Weights of the rows, in any unit and by position; they may be negative. Their sum must be positive, in the
-            training and in the validation part.
+            Weights of the rows, by position, of which only ratios matter: they may spread over any number of decades, in any
+            unit. Rows of weight 0 do not count. The sum must be positive, in the training and in the validation part.
+        negative_weights : bool, default False
+            Whether weights may be negative, as those of simulated events beyond leading order are; otherwise one is an error.
+            Rows of negative weight cancel others nearby. But ``-sum(w log p)`` has then no lower bound: where they outweigh all
+            others, it falls for ever as the density there goes to 0. What guards against that: the sums above;
+            ``clip_norm``; that a loss or gradient which is not finite ends training; and validation, which keeps the best
+            epoch, but whose loss has no lower bound either. Location and scale of columns count absolute weights.
         validation : float, array or table, default 0.1
             A fraction of the rows, drawn at random, or rows of one's own, of shape (rows, dim). 0 or None trains without; the
             last parameters are then kept.
         validation_context : array of shape (rows, context_dim), or a table, optional
             The context of validation rows of one's own.
         validation_weight : array or Series of shape (rows,), optional
-            Their weights.
+            Their weights, to which the same applies.
         epochs : int, optional
             Passes over the training rows. By default as many as make about 16 000 steps, at least 1 and at most 200.
         batch_size : int, optional
@@ -430,13 +437,14 @@ class Flow(ReverseKL):
             coarse. Its children: :class:`OutlierWarning` of absurd values; :class:`DiscreteWarning` of a column that takes few
             values, or one of them often; :class:`RepeatedRowsWarning` of rows that repeat others. They read a sample of
             10 000 rows. At a later fit, :class:`RefitWarning`, when 256 of the rows show that a column has moved, or spread, by
-            more than three scales since the first, and :class:`OutlierWarning` of rows that have made a loss absurd.
+            more than three scales since the first, and :class:`OutlierWarning` of rows that have made a loss absurd. At any
+            fit, when weights make the training or the validation rows worth fewer than 100 of equal weight, and less than half
+            of what they are, by their effective size ``(sum w)^2 / sum w^2``.
         TrainingWarning
             When training was interrupted; when no epoch validated better than the parameters of an earlier fit. When the flow
             overfits: in the last quarter of the epochs the validation loss lies 0.1 nats or more above the best one, while the
             training loss has gone on falling. Without validation rows: when there are fewer training rows than a tenth of the
-            free parameters. When the weights of the validation rows make them worth fewer than 30 rows of equal weight, and
-            less than half of what they are.
+            free parameters.
 
         Each is said once for each line that calls ``fit``.
 
@@ -485,6 +493,7 @@ class Flow(ReverseKL):
             data = training.training_data(
                 X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
                 context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
+                negative_weights=negative_weights,
             )  # fmt: skip
             names = data.columns, data.context_columns
             if kept is not None:

@@ -115,7 +115,8 @@ class Verbs:
         X, context
             As for :meth:`log_prob`.
         sample_weight : array of shape (rows,) or (m, n), optional
-            Weights, by default all 1; only their ratios matter. Rows of weight 0 do not count, whatever they hold.
+            Weights, by default all 1; only their ratios matter. Rows of weight 0 do not count, whatever they hold. They may
+            be negative, if their sum is positive.
 
         Returns
         -------
@@ -143,7 +144,10 @@ class Verbs:
                 return float(log_prob.mean()) if len(log_prob) else float("nan")
             counts = weight != 0
             weight = weight[counts] / np.abs(weight).max(initial=0.0)
-            return float((weight * log_prob[counts]).sum() / weight.sum()) if counts.any() else float("nan")
+            mass = weight.sum()
+            if len(weight) and not mass > 0:
+                raise ValueError("the sum of sample_weight must be positive")
+            return float((weight * log_prob[counts]).sum() / mass) if len(weight) else float("nan")
 
     def to_latent(self, X: RowsLike, context: RowsLike | None = None) -> tuple[Array, Any]:
         """Map rows from the data side to the latent side.
@@ -571,7 +575,8 @@ class Verbs:
         X, context
             As for :meth:`log_prob`.
         sample_weight : array of the shape of log_prob(X), optional
-            (rows,), (m, n), or a number for one row by itself. Rows of weight 0 are left out, NaN or not.
+            (rows,), (m, n), or a number for one row by itself, of any sign: what is added up here needs no lower bound.
+            Rows of weight 0 are left out, NaN or not.
 
         Returns
         -------

@@ -83,7 +83,13 @@ def _fit_parser(commands: Any) -> None:
         "--weights",
         metavar="WEIGHTS",
         help="weights of the rows: the name or index of a column of DATA, which then is not a data column, "
-        "or a file with one column",
+        "or a file with one column. Only their ratios matter",
+    )
+    fit.add_argument(
+        "--negative-weights",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="take negative weights, which otherwise are an error; the loss then has no lower bound",
     )
     fit.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="seed of split, start and order (default: %(default)s)"
@@ -199,7 +205,9 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     given = vars(arguments)
     arguments.recipe_options = {name: given[name] for name in RECIPE_OPTIONS if name in given}
-    arguments.fit_options = {name: given[name] for name in (*FIT_OPTIONS, "resume") if name in given}
+    arguments.fit_options = {
+        name: given[name] for name in (*FIT_OPTIONS, "resume", "negative_weights") if name in given
+    }
     if given.get("resume") or "checkpoint_every" in given:
         arguments.fit_options.setdefault("checkpoint", arguments.output)
     return commands.fit(arguments)

@@ -12,7 +12,7 @@ from penstock import _validate
 from penstock._typing import Array
 from penstock.columns import Names, called, matched
 from penstock.support import Support
-from penstock.training.rows import Part, Rows
+from penstock.training.rows import Rows
 from penstock.training.supports import check_inside
 
 # For a table whose columns are not those of an earlier fit.
@@ -78,11 +78,14 @@ def training_data(
     context_dim: int,
     columns: Names = (),
     context_columns: Names = (),
+    negative_weights: bool = False,
 ) -> Data:
     """Check what a fit was given, as ``Flow.fit`` describes it; that numbers are finite is checked apart.
 
     ``columns`` and ``context_columns`` are those of the flow, if it has names.
     """
+    if not isinstance(negative_weights, (bool, np.bool_)):
+        raise TypeError(f"negative_weights must be True or False, got {negative_weights!r}")
     table = matched(X, columns, dim, name="X", cure=WARM)
     given = matched(context, context_columns, context_dim, name="context", attribute="context_columns", cure=WARM)
     x = _validate.as_rows(table.values, dim, name="X")
@@ -91,11 +94,18 @@ def training_data(
         raise ValueError(f"fit needs rows, got X of shape {x.shape}")
     weight = None if sample_weight is None else _validate.as_weights(sample_weight, len(x), name="sample_weight")
     rows = Rows(x, context, weight)
-    check_weights(rows, name="sample_weight")
+    check_weights(rows, name="sample_weight", negative=negative_weights)
     columns, context_columns = columns or table.names, context_columns or given.names
     if validation is not None and not isinstance(validation, (bool, int, float, np.number)):
         held_out = _held_out(
-            validation, validation_context, validation_weight, dim, context_dim, columns, context_columns
+            validation,
+            validation_context,
+            validation_weight,
+            dim,
+            context_dim,
+            columns,
+            context_columns,
+            negative_weights,
         )
         return Data(rows, len(x), held_out, columns, context_columns, table.library)
     for name, value in (("validation_context", validation_context), ("validation_weight", validation_weight)):
@@ -117,7 +127,14 @@ def _n_train(n_rows: int, validation: Any) -> int:
 
 
 def _held_out(
-    validation: Any, given: Any, weight: Any, dim: int, context_dim: int, columns: Names, context_columns: Names
+    validation: Any,
+    given: Any,
+    weight: Any,
+    dim: int,
+    context_dim: int,
+    columns: Names,
+    context_columns: Names,
+    negative: bool,
 ) -> Rows:
     """Validation rows that were given by themselves."""
     if isinstance(validation, tuple):
@@ -137,14 +154,23 @@ def _held_out(
     if weight is not None:
         weight = _validate.as_weights(weight, len(x), name="validation_weight")
     rows = Rows(x, context, weight)
-    check_weights(rows, name="validation_weight")
+    check_weights(rows, name="validation_weight", negative=negative)
     return rows
 
 
-def check_weights(rows: Rows, *, name: str) -> None:
-    """Raise unless the sum of the weights is above zero."""
-    if rows.weight is not None:
-        check_sum(Part(rows, 0, len(rows)).weight_sum(), rows, name)
+def check_weights(rows: Rows, *, name: str, negative: bool) -> None:
+    """Raise unless the sum of the weights is above zero, and none of them below it where they must not be ``negative``."""
+    weight = rows.weight
+    if weight is None:
+        return
+    if not negative and rows.weight_least < 0:
+        below = np.flatnonzero(weight < 0)
+        n = f"{len(below)} of the {len(weight)} weights {'is' if len(below) == 1 else 'are'} negative"
+        raise ValueError(
+            f"{name} must be at least 0, but {n}, the first {weight[below[0]]:g} in row {below[0]}; negative_weights=True "
+            "(--negative-weights on the command line) takes them, and the loss then has no lower bound"
+        )
+    check_sum(rows.weight_sums[0], rows, name)
 
 
 def check_sum(total: float, rows: Rows, name: str) -> None:

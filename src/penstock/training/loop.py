@@ -82,20 +82,25 @@ class Training:
         elif self.data.validated:
             self.validation = Part(rows, self.n_train, n, split)
         self.weight_scale = 1.0
+        self.worth: dict[str, tuple[float, int]] = {}  # effective sizes, where rows have weights, and numbers of rows
         if rows.weight is not None:
             self.weight_scale = self.n_train / self._weight_sum(self.train_part, "training")
             if self.validation is not None and held_out is None:
                 self._weight_sum(self.validation, "validation")
+        if held_out is not None and held_out.weight is not None:
+            self.worth["validation"] = held_out.weight_sums[1], len(held_out)
 
     def _weight_sum(self, part: Part, name: str) -> float:
-        total = part.weight_sum()
+        total, size = part.weight_sums()
         check_sum(total, self.rows, f"sample_weight over the {name} rows")
+        self.worth[name] = size, len(part)
         return total
 
     # --- before the first step ----------------------------------------------------------------------------------
 
     def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
         """Measure standardisation and ActNorm on the training rows, unless an earlier fit did; make the trainer."""
+        diagnosis.warn_of_weights(self.worth)
         if self.before.initialised:
             warn_moved(self.on_line(self.sample(MOVED_ROWS)), self.buffers, *self.names)
         else:
@@ -116,6 +121,7 @@ class Training:
     def restore(self, moment: Moment, buffers: Array) -> None:
         """Stand where a checkpoint was written."""
         self.params, self.buffers = moment.params, buffers
+        diagnosis.warn_of_weights(self.worth)
         if moment.state.left_out or (not self.before.initialised and self.options.standardize is True):
             self.leave_out(moment.state.left_out or "first")
         self._make_trainer()
@@ -203,7 +209,8 @@ class Training:
             self._interrupted()
         finally:
             bar.close()
-        diagnosis.warn_of_outcome(self.validation, self.history)
+        worth, _ = self.worth.get("validation", (np.inf, 0))
+        diagnosis.warn_of_outcome(self.validation, worth, self.history)
 
     def _epochs(self, bar: Progress, log: Log, watch: Watch | None) -> str:
         """All epochs that are left; why they ended."""

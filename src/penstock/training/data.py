@@ -203,18 +203,18 @@ def check_finite(
     row, column = where
     first = f"the first is row {row}, column {called(column, names)}: {array[where]}"
     drop = _drop(name, rows_of, "" if infinite.any() else library)
+    words = [
+        f"column {called(j, names)}: {number[j]} of {len(array)} values {'is' if number[j] == 1 else 'are'} {what}"
+        for j in range(array.shape[1])
+        for number, what in ((missing, "missing"), (infinite, "infinite"))
+        if number[j]
+    ]
+    listed = "; ".join(words[:5]) + ("; ..." if len(words) > 5 else "")
     if names:
-        words = [
-            f"column {called(j, names)}: {number[j]} of {len(array)} values {'is' if number[j] == 1 else 'are'} {what}"
-            for j in range(len(names))
-            for number, what in ((missing, "missing"), (infinite, "infinite"))
-            if number[j]
-        ]
-        listed = "; ".join(words[:5]) + ("; ..." if len(words) > 5 else "")
         raise ValueError(f"{name} {listed}; {first}. To drop those rows: {drop}")
     n = "1 row" if count == 1 else f"{count} rows"
     raise ValueError(
-        f"{name} must be finite, but {n} of {len(array)} hold NaN or infinity; {first}. To drop them: {drop}"
+        f"{name} must be finite, but {n} of {len(array)} hold NaN or infinity ({listed}); {first}. To drop them: {drop}"
     )
 
 

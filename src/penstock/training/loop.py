@@ -110,7 +110,7 @@ class Training:
                 scales = measured_scales(sample, self.support)
             rows, some = (on_line(part, self.support, scales) for part in (self.rows, sample))
             self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), scales])
-            checks.warn_of_rows(sample, self.n_train, *self.names)
+            checks.warn_of_rows(sample, some, self.n_train, *self.names)
             if standardize is True and self.leave_out("first"):
                 sample = self.sample(SAMPLE_ROWS)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)

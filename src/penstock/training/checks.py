@@ -98,8 +98,8 @@ def _sentinels(array: Array) -> Iterator[tuple[int, str]]:
         rest = values[int(low) : len(values) - int(high)]
         if len(rest) < VALUES:
             continue
-        for repeats, end, away in ((low, 0, rest[0] - values[0]), (high, -1, values[-1] - rest[-1])):
-            if repeats and away > rest[-1] - rest[0]:
+        for end, away in ((0, rest[0] - values[0]), (-1, values[-1] - rest[-1])):  # nothing, where it does not repeat
+            if away > rest[-1] - rest[0]:
                 yield j, f"{values[end]:g} in {100 * counts[end] / len(column):.2g} % of the rows, beyond all others"
 
 

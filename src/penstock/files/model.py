@@ -23,6 +23,7 @@ from penstock._typing import Array
 from penstock.files import safetensors, specs
 from penstock.files.safetensors import CODES, Container, need, some
 from penstock.history import History
+from penstock.lattice import Lattice
 from penstock.plan import Plan, compile_plan
 from penstock.spec import FlowSpec
 from penstock.state import Snapshot, named
@@ -72,6 +73,8 @@ class Contents:
         Of the file that it was read from.
     missing : tuple of str, or None
         Numbers and words that stood for no value in the table of the fit; None where nobody has said.
+    lattice : Lattice or None
+        Of the columns that were trained with noise.
     """
 
     spec: FlowSpec
@@ -83,6 +86,7 @@ class Contents:
     training: Mapping[str, Array] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     missing: tuple[str, ...] | None = None
+    lattice: Lattice | None = None
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -112,6 +116,11 @@ def to_bytes(contents: Contents) -> bytes:
         **named(plan, snapshot.params),
         **{TRAINING + name: array for name, array in contents.training.items()},
         **{name: _encoded(words) for name, words in names.items() if words},
+        **(
+            {}
+            if contents.lattice is None
+            else {"lattice": np.stack([contents.lattice.steps, contents.lattice.origins])}
+        ),
         "initialised": np.array([snapshot.initialised], dtype=np.uint8),
         "hash": np.zeros(HASH_SIZE, dtype=np.uint8),
     }
@@ -229,7 +238,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
         {
             name.removeprefix(TRAINING): container.tensor(name) for name in container.entries if name.startswith(TRAINING)
         },
-        version, _missing(container),
+        version, _missing(container), _lattice(container, plan),
     )  # fmt: skip
 
 
@@ -272,7 +281,7 @@ def _check_tensors(container: Container, plan: Plan, version: int) -> None:
         **{t.name: (number_type, t.shape) for t in plan.tensors},
         "initialised": ("U8", (1,)),
     }
-    optional = {"columns", "context_columns", "hash"} if version >= 2 else set()
+    optional = {"columns", "context_columns", "lattice", "hash"} if version >= 2 else set()
     found = {name for name in container.entries if not name.startswith(TRAINING)} - {"plan"}
     missing, surplus = sorted(expected.keys() - found), sorted(found - expected.keys() - optional)
     need(not missing, f"tensors are missing: {some(missing)}")
@@ -319,6 +328,23 @@ def _names(container: Container, name: str, count: int) -> tuple[str, ...]:
     fits = data.endswith(b"\0") and len(names) == count and len(set(names)) == count and all(names)
     need(fits, f"tensor {name} must hold {count} different names, each with a NUL behind it")
     return names
+
+
+def _lattice(container: Container, plan: Plan) -> Lattice | None:
+    """The lattices of columns, if there are any."""
+    entry = container.entries.get("lattice")
+    if entry is None:
+        return None
+    fits = entry.code == "F64" and entry.shape == (2, plan.dim)
+    need(fits, f"tensor lattice must be F64 of shape (2, {plan.dim}), got {entry.code} of shape {entry.shape}")
+    steps, origins = container.tensor("lattice")
+    need(
+        bool(np.isfinite(steps).all() and (steps >= 0).all() and steps.any()),
+        "tensor lattice must hold steps of at least 0",
+    )
+    within = (origins >= 0) & ((origins < steps) | (origins == 0))
+    need(bool(within.all()), "the origins in tensor lattice must be at least 0 and below the steps")
+    return Lattice(steps, origins)
 
 
 def _missing(container: Container) -> tuple[str, ...] | None:

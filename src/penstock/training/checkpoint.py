@@ -202,6 +202,7 @@ def facts(
         "freeze": repr(sorted(options.freeze)),
         "warmup": f"{schedule.warmup} steps",
         "patience": repr(schedule.patience),
+        **({"dequantize": start.lattice.described(start.columns)} if start.lattice is not None else {}),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from penstock import _validate
 from penstock._typing import Array
 from penstock.columns import Names, called, matched
+from penstock.lattice import Lattice
 from penstock.support import Support
 from penstock.training.rows import Rows
 from penstock.training.supports import check_inside
@@ -58,11 +59,11 @@ class Data:
                         rows.context, rows, self.context_columns, name=context, library=self.library, rows_of=x
                     )
 
-    def check_inside(self, support: Sequence[Support]) -> None:
-        """Raise if a row that counts lies outside the support of a column."""
+    def check_inside(self, support: Sequence[Support], lattice: Lattice | None = None) -> None:
+        """Raise if a row that counts lies outside the support of a column, or its cell where columns have lattices."""
         for rows, name in ((self.rows, "X"), (self.held_out, "validation")):
             if rows is not None:
-                check_inside(rows, support, self.columns, name=name)
+                check_inside(rows, support, self.columns, name=name, lattice=lattice)
 
 
 @np.errstate(all="ignore")  # sums of scaled weights may underflow

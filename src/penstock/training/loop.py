@@ -12,10 +12,11 @@ import numpy as np
 from penstock._typing import Array
 from penstock._warn import TrainingWarning, warn
 from penstock.history import Epoch, History
+from penstock.lattice import Lattice
 from penstock.runner import Runner
 from penstock.state import Snapshot
 from penstock.support import Support
-from penstock.training import checks, diagnosis, outliers
+from penstock.training import checks, dequantize, diagnosis, outliers
 from penstock.training.checkpoint import Checkpoint
 from penstock.training.data import Data, check_sum
 from penstock.training.diagnosis import TrainingError
@@ -44,7 +45,7 @@ class Training:
 
     def __init__(
         self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int, checkpoint: Checkpoint | None,
-        support: Sequence[Support] = (),
+        support: Sequence[Support] = (), lattice: Lattice | None = None,
     ) -> None:  # fmt: skip
         self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
         self.n_train, self.names = data.n_train, (data.columns, data.context_columns)
@@ -59,7 +60,8 @@ class Training:
         self.norms = np.full(self.budget.steps_per_epoch, UNTOUCHED)
         self.kept: Array | None = None  # what is left where nothing was validated
         self.looked = False  # for absurd rows, in a later fit
-        self._share_out(data.rows, data.held_out)
+        held_out = None if data.held_out is None else dequantize.noised(data.held_out, lattice, seed, 1)
+        self._share_out(dequantize.noised(data.rows, lattice, seed, 0), held_out)
         self.mean = running_mean(self.budget.schedule.n_steps) if self.validation is not None else None
 
     @property
@@ -70,6 +72,7 @@ class Training:
     def _share_out(self, rows: Rows, held_out: Rows | None) -> None:
         """The rows that train, and those that validate."""
         runner, seed, n = self.runner, self.seed, len(rows)
+        self.held_out = held_out
 
         def split(first: int, last: int) -> Array:  # no method: parts that hold one would keep this run alive
             return runner.row_order(seed, 0, n, range(first, last))
@@ -136,7 +139,7 @@ class Training:
         What a first or a later ``fit`` leaves out follows from its standardisation and its rows alone, so that a resumed one
         leaves out the same.
         """
-        rows, held_out, line = self.rows, self.data.held_out, self.on_line(self.rows)
+        rows, held_out, line = self.rows, self.held_out, self.on_line(self.rows)
         if fit == "first":
             far = outliers.far_rows(line, self.buffers)
         else:
@@ -248,6 +251,8 @@ class Training:
         self._add_to_mean()
         while self.state.first < steps:
             count = min(count, steps - self.state.first)
+            if isinstance(self.rows.x, dequantize.Noised):
+                count = min(count, dequantize.together(self.rows, self.budget.batch_size))
             for interval in (self.mean and self.mean.interval, self.checkpoint and self.checkpoint.every):
                 count = min(count, interval - self.taken % interval) if interval else count
             began = time.perf_counter()
@@ -268,10 +273,15 @@ class Training:
         first, here = state.first, slice(state.first, state.first + count)
         rates = self.budget.schedule.rates(self.taken, count, state.patience.factor)
         losses, norms = self.losses[here], self.norms[here]
+        rows, n_train, first_step, size = self.rows, self.n_train, first, self.budget.batch_size
+        if isinstance(rows.x, dequantize.Noised):
+            positions = range(first * size, min((first + count) * size, n_train))
+            rows = dequantize.batches(rows, self.runner, self.seed, state.epoch, n_train, positions)
+            n_train, first_step = len(rows), 0
         done = self.trainer.run(
-            self.rows.x, self.rows.context, self.rows.weight, weight_exponent=self.rows.weight_exponent,
-            weight_scale=self.weight_scale, seed=self.seed, epoch=state.epoch, n_train=self.n_train, first_step=first,
-            batch_size=self.budget.batch_size, learning_rates=rates, losses=losses, norms=norms,
+            rows.x, rows.context, rows.weight, weight_exponent=self.rows.weight_exponent, weight_scale=self.weight_scale,
+            seed=self.seed, epoch=state.epoch, n_train=n_train, first_step=first_step, batch_size=size, learning_rates=rates,
+            losses=losses, norms=norms,
         )  # fmt: skip
         self.state = replace(state, first=first + done, step=self.trainer.step)
         if done < count and not self._look():

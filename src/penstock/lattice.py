@@ -19,7 +19,7 @@ from penstock.columns import Names, called, listed
 AUTO = "auto"
 GAPS = 1000  # between values, by which a step is found
 NARROW = 4.0  # times what gaps may be off, at which a step is none
-DECIMALS, PARTS = 9, 1000  # decimals of a step that was meant, or parts of 1
+DIGITS, PARTS = 12, 1000  # digits of a step that was meant, or parts of 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +168,12 @@ def _common(gaps: Sequence[float], distances: Sequence[float], off: float) -> fl
 
 
 def _plain(step: float, off: float) -> float:
-    """The number of fewest decimals, or the part of 1, within so much of a step."""
+    """The part of 1, or the number of fewest digits, within so much of a step."""
     parts = round(1 / step)
     if 1 <= parts <= PARTS and abs(1 / parts - step) <= off:
         return 1 / parts
-    for decimals in range(DECIMALS + 1):
-        number = round(step, decimals)
-        if number > 0 and abs(number - step) <= off:
+    for digits in range(DIGITS):
+        number = float(f"{step:.{digits}e}")
+        if abs(number - step) <= off:
             return number
     return step

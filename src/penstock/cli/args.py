@@ -102,6 +102,13 @@ def _fit_parser(commands: Any) -> None:
         metavar="A,B,...",
         help="data columns whose values are above 0, by name or by index from 0; no sample will be below",
     )
+    group.add_argument(
+        "--dequantize",
+        type=_words,
+        metavar="A,B=STEP,...",
+        help="data columns whose values lie on a lattice, such as counts, by name or by index, each perhaps with its step: "
+        "trained with noise as wide as a step, and rounded to the lattice in samples; auto alone takes those that have one",
+    )
     group.add_argument("--recipe", choices=list(RECIPES), default="nsf_ar", help="(default: %(default)s)")
     _add(group, RECIPE_OPTIONS, {})
     group = fit.add_argument_group("training, as Flow.fit describes it")
@@ -139,6 +146,11 @@ def _sample_parser(commands: Any) -> None:
         "fit, or -) with a row for each context, whose columns are found by their names; N rows are drawn for each",
     )
     sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
+    sample.add_argument(
+        "--raw",
+        action="store_true",
+        help="columns that have a lattice (--dequantize of fit) as they are drawn, not rounded to it",
+    )
     sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
     sample.add_argument(
         "--first",

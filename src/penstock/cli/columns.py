@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import penstock as ps
 from penstock._warn import DataWarning, warn
@@ -108,6 +109,25 @@ def positive_columns(arguments: argparse.Namespace, table: Table, columns: Seque
             which = repr(table.names[number]) if table.names else number
             raise ValueError(f"--positive: column {which} is no data column")
     return [list(columns).index(number) for number in named]
+
+
+def lattice_columns(arguments: argparse.Namespace, table: Table, columns: Sequence[int]) -> Any:
+    """What ``--dequantize`` says, as ``fit`` takes it: "auto", or steps by place among the data columns."""
+    words = arguments.dequantize
+    if words is None:
+        return None
+    if words == ["auto"] and not table.has("auto"):
+        return "auto"
+    steps: dict[int, float | str] = {}
+    for word in words:
+        name, _, step = (word, "", "") if table.has(word) else word.rpartition("=") if "=" in word else (word, "", "")
+        number = table.index(name, option="--dequantize")
+        if number not in columns:
+            raise ValueError(f"--dequantize: {name!r} is no data column")
+        if step and not is_number(step):
+            raise ValueError(f"--dequantize: the step of {name!r} must be a number, got {step!r}")
+        steps[list(columns).index(number)] = float(step) if step else "auto"
+    return steps
 
 
 def unused(name: str, taken: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ from penstock.cli.columns import (
     header,
     indices,
     keep_names,
+    lattice_columns,
     missing_cells,
     positive_columns,
     score_columns,
@@ -65,7 +66,7 @@ def fit(arguments: argparse.Namespace) -> int:
     with _log_lines(shown=not arguments.quiet and not arguments.progress):
         flow.fit(
             rows, context=context if given else None, sample_weight=weight, rng=arguments.seed,
-            progress=_progress(arguments), **arguments.fit_options,
+            dequantize=lattice_columns(arguments, table, columns), progress=_progress(arguments), **arguments.fit_options,
         )  # fmt: skip
     seconds = time.perf_counter() - began
     interrupted = flow.history.stopped == "interrupted"

@@ -49,8 +49,8 @@ def warn_discrete(x: Array, names: Names) -> None:
     if few:
         warn(
             f"X: {_several(few)}. Values that repeat have no density: the log-density grows with training, and says little of "
-            "the rows. Add noise as wide as the steps (integers: + rng.uniform(-0.5, 0.5, rows)), or make such a column a "
-            "context, which may be discrete",
+            "the rows. dequantize='auto' adds noise as wide as the steps while it trains; or make such a column a context, which "
+            "may be discrete",
             DiscreteWarning,
         )
     if often:

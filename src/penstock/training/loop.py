@@ -18,15 +18,15 @@ from penstock.state import Snapshot
 from penstock.support import Support
 from penstock.training import checks, dequantize, diagnosis, outliers
 from penstock.training.checkpoint import Checkpoint
-from penstock.training.data import Data, check_sum
+from penstock.training.data import Data
 from penstock.training.diagnosis import TrainingError
 from penstock.training.evaluation import finite_on, mean_loss
 from penstock.training.log import Log
 from penstock.training.mean import running_mean
 from penstock.training.options import Options, frozen_ranges
 from penstock.training.progress import Progress
-from penstock.training.rows import Part, Rows
 from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
+from penstock.training.shares import Shares
 from penstock.training.state import Best, Moment, State
 from penstock.training.supports import measured_scales, on_line
 
@@ -40,7 +40,7 @@ UNTOUCHED = -1.0  # the norm of a batch that the engine has not come to
 Watch = Callable[[Epoch, Snapshot, History], bool]
 
 
-class Training:
+class Training(Shares):
     """One training run: what is fixed, and the state, which goes from one consistent state to the next at once."""
 
     def __init__(
@@ -60,44 +60,13 @@ class Training:
         self.norms = np.full(self.budget.steps_per_epoch, UNTOUCHED)
         self.kept: Array | None = None  # what is left where nothing was validated
         self.looked = False  # for absurd rows, in a later fit
-        held_out = None if data.held_out is None else dequantize.noised(data.held_out, lattice, seed, 1)
-        self._share_out(dequantize.noised(data.rows, lattice, seed, 0), held_out)
+        self.share_out(data, lattice)
         self.mean = running_mean(self.budget.schedule.n_steps) if self.validation is not None else None
 
     @property
     def taken(self) -> int:
         """Batches done in the whole run."""
         return (self.state.epoch - 1) * self.budget.steps_per_epoch + self.state.first
-
-    def _share_out(self, rows: Rows, held_out: Rows | None) -> None:
-        """The rows that train, and those that validate."""
-        runner, seed, n = self.runner, self.seed, len(rows)
-        self.held_out = held_out
-
-        def split(first: int, last: int) -> Array:  # no method: parts that hold one would keep this run alive
-            return runner.row_order(seed, 0, n, range(first, last))
-
-        self.rows, self.split = rows, split
-        self.train_part = Part(rows, 0, self.n_train, split)
-        self.validation: Part | None = None
-        if held_out is not None:
-            self.validation = Part(held_out, 0, len(held_out))
-        elif self.data.validated:
-            self.validation = Part(rows, self.n_train, n, split)
-        self.weight_scale = 1.0
-        self.worth: dict[str, tuple[float, int]] = {}  # effective sizes, where rows have weights, and numbers of rows
-        if rows.weight is not None:
-            self.weight_scale = self.n_train / self._weight_sum(self.train_part, "training")
-            if self.validation is not None and held_out is None:
-                self._weight_sum(self.validation, "validation")
-        if held_out is not None and held_out.weight is not None:
-            self.worth["validation"] = held_out.weight_sums[1], len(held_out)
-
-    def _weight_sum(self, part: Part, name: str) -> float:
-        total, size = part.weight_sums()
-        check_sum(total, self.rows, f"sample_weight over the {name} rows")
-        self.worth[name] = size, len(part)
-        return total
 
     # --- before the first step ----------------------------------------------------------------------------------
 
@@ -115,6 +84,7 @@ class Training:
             self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), scales])
             checks.warn_of_rows(sample, some, self.n_train, *self.names)
             if standardize is True and self.leave_out("first"):
+                self.state = replace(self.state, left_out="first")
                 sample = self.sample(SAMPLE_ROWS)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
@@ -126,37 +96,12 @@ class Training:
         self.params, self.buffers = moment.params, buffers
         diagnosis.warn_of_weights(self.worth)
         if moment.state.left_out or (not self.before.initialised and self.options.standardize is True):
-            self.leave_out(moment.state.left_out or "first")
+            self.looked = self.leave_out(moment.state.left_out or "first")
         self._make_trainer()
         self.trainer.resume(moment.m, moment.v, moment.state.step)
         self.losses[: len(moment.losses)] = moment.losses
         self.history, self.state = moment.history, moment.state
         self._note_best()
-
-    def leave_out(self, fit: str) -> bool:
-        """Give weight 0 to rows that lie absurdly far out by the present standardisation; whether there are any.
-
-        What a first or a later ``fit`` leaves out follows from its standardisation and its rows alone, so that a resumed one
-        leaves out the same.
-        """
-        rows, held_out, line = self.rows, self.held_out, self.on_line(self.rows)
-        if fit == "first":
-            far = outliers.far_rows(line, self.buffers)
-        else:
-            far = outliers.far_rows_of_later_fit(line, self.buffers, *self.names)
-        far_held_out = far[:0] if held_out is None else outliers.far_rows(self.on_line(held_out), self.buffers)
-        if held_out is not None and len(far_held_out) > max(1, outliers.PART * len(held_out)):
-            far_held_out = far[:0]  # they are meant
-        if held_out is not None and len(far_held_out):
-            outliers.warn_held_out(held_out, far_held_out)
-        if len(far) == len(far_held_out) == 0:
-            return False
-        self._share_out(
-            rows.without(far) if len(far) else rows,
-            held_out.without(far_held_out) if held_out is not None and len(far_held_out) else held_out,
-        )
-        self.state, self.looked = replace(self.state, left_out=fit), True
-        return True
 
     def _look(self) -> bool:
         """Once a loss is absurd: leave out the rows of a later fit that have made it so; whether there are any.
@@ -168,6 +113,7 @@ class Training:
         self.looked = True
         if not later or not self.leave_out("later"):
             return False
+        self.state = replace(self.state, left_out="later")
         best = self.state.best
         if best is not None:  # is judged by the rows that are left
             assert self.validation is not None
@@ -182,17 +128,6 @@ class Training:
             self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
-
-    def on_line(self, rows: Rows) -> Rows:
-        """Rows as the standardisation sees them."""
-        return on_line(rows, self.support, self.buffers)
-
-    def sample(self, most: int) -> Rows:
-        """Some of the training rows, at random."""
-        index = self.split(0, min(self.n_train, most))
-        if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
-            index = np.flatnonzero(self.rows.weight)[:most]
-        return self.rows.take(index)
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -359,14 +294,6 @@ class Training:
         """Bring the history up to the state."""
         self.history.best_epoch = None if self.state.best is None else self.state.best.epoch
         self.history.start_loss = self.state.start_loss
-
-    def batch_rows(self, epoch: int, step: int) -> Array:
-        """Row numbers of one batch."""
-        first = step * self.budget.batch_size
-        positions = self.runner.row_order(
-            self.seed, epoch, self.n_train, range(first, first + self.budget.batch_size)
-        )  # fmt: skip
-        return self.runner.row_order(self.seed, 0, len(self.rows), positions)
 
     def _losses(self, epoch: Epoch) -> str:
         text, best = f"train {epoch.train_loss:.3f}", self.state.best

@@ -57,7 +57,10 @@ def survive(rows: Rows, sample: Rows, loc: Array, scale: Array, ends: Array, nam
 
 
 def far_rows(rows: Rows, buffers: Array) -> Array:
-    """Numbers of the rows that count, of which a value or one of its context lies more than ``EXTREME`` scales out."""
+    """Numbers of the rows that count, of which a value or one of its context lies more than ``EXTREME`` scales out.
+
+    Columns of which nothing was measured, with location 0 and scale 1, do not tell.
+    """
     found = []
     for part in rows.chunks(rows.x.shape[1]):
         far = np.zeros(part.stop - part.start, bool)
@@ -65,6 +68,7 @@ def far_rows(rows: Rows, buffers: Array) -> Array:
         for array, loc_and_scale in ((rows.x, data), (rows.context, given)):
             if array is not None:
                 loc, scale = np.split(loc_and_scale, 2)
+                scale = np.where((loc == 0) & (scale == 1), np.inf, scale)
                 with np.errstate(all="ignore"):
                     far |= (np.abs(array[part].astype(np.float64) - loc) > EXTREME * scale).any(axis=1)
         if rows.weight is not None:
@@ -76,16 +80,15 @@ def far_rows(rows: Rows, buffers: Array) -> Array:
 def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_names: Names) -> Array:
     """Numbers of the rows of a later fit that a few absurd values have spoilt, by the standardisation that it keeps; it warns.
 
-    Columns of which nothing was measured, with location 0 and scale 1, do not tell, nor do those in which many are so far.
+    Columns in which many are so far do not tell: they are meant.
     """
     data, given = sides(rows.x, rows.context, buffers)
-    reach = np.concatenate([_measured(data), _measured(given), buffers[len(data) + len(given) :]])
-    every = far_rows(rows, reach)
+    every = far_rows(rows, buffers)
     some = rows.take(every)
     counted = len(rows) if rows.weight is None else int(np.count_nonzero(rows.weight))
     found = [every[:0]]
     for name, columns, array, loc_and_scale in (
-        ("X", names, some.x, _measured(data)), ("context", context_names, some.context, _measured(given)),
+        ("X", names, some.x, data), ("context", context_names, some.context, given),
     ):  # fmt: skip
         told = []
         for j, (loc, scale) in enumerate(np.reshape(loc_and_scale, (2, -1)).T):
@@ -108,12 +111,6 @@ def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_name
                 about=name,
             )
     return np.unique(np.concatenate(found))
-
-
-def _measured(loc_and_scale: Array) -> Array:
-    """Location and scale of columns, the latter infinite where nothing was measured."""
-    loc, scale = np.split(loc_and_scale, 2)
-    return np.concatenate([loc, np.where((loc == 0) & (scale == 1), np.inf, scale)])
 
 
 def warn_kept(sample: Rows, name: str, names: Names) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from penstock._typing import Array
 
-SMALL = 1e-100  # scaled weights whose squares lose digits
+SMALL = 1e-200  # a sum of squares of scaled weights that has lost digits
 CHUNK = 1 << 18  # numbers looked at together, so that a table larger than memory stays where it is
 
 
@@ -116,12 +116,14 @@ class Part:
         """Sum of the scaled weights, and how many rows of equal weight tell as much as these: (sum w)^2 / sum w^2."""
         assert self.rows.weight is not None
         scale = self.rows.weight_exponent if exponent is None else exponent
-        total = squares = top = 0.0
+        total = squares = 0.0
         for index in self.chunks(CHUNK):
             scaled = np.ldexp(self.rows.weight[index], scale)
             total += float(scaled.sum(dtype=np.float64))
             squares += float(np.square(scaled, dtype=np.float64).sum())
-            top = max(top, float(np.abs(scaled).max(initial=0.0)))
-        if 0 < top < SMALL and exponent is None:  # squares of small weights vanish, in these units
-            return total, self.weight_sums(scale - math.frexp(top)[1])[1]
-        return total, total * total / squares if squares else 0.0
+        if squares < SMALL and exponent is None:  # they vanish, in these units
+            top = max(
+                (float(np.abs(self.rows.weight[index]).max(initial=0.0)) for index in self.chunks(CHUNK)), default=0.0
+            )
+            return total, self.weight_sums(-math.frexp(top)[1])[1] if top else 0.0
+        return total, total * total / squares

@@ -299,6 +299,7 @@ def test_weights_of_draws_are_those_of_the_density() -> None:
 def test_the_lattice_goes_with_the_flow(tmp_path: Path) -> None:
     x = table()
     flow = small().fit(x, dequantize=[1, None, "auto"], **QUICK)
+    assert "\n  lattice   0 1, 2 0.1 (column, step)\n" in repr(flow)
     flow.save(tmp_path / "m")
     twins = [ps.load(tmp_path / "m"), ps.from_bytes(flow.to_bytes()), pickle.loads(pickle.dumps(flow)), flow.copy()]
     for twin in twins:
@@ -310,6 +311,7 @@ def test_the_lattice_goes_with_the_flow(tmp_path: Path) -> None:
     assert later.lattice == flow.lattice
     plain = small().fit(x[:, 1:2].repeat(3, axis=1) + rng("other").standard_normal((1000, 3)), **QUICK)
     assert plain.lattice is None
+    assert "lattice" not in repr(plain)
     assert b"lattice" not in plain.to_bytes()
     for value in ("auto", {0: 1}, {2: 0.1, 0: "auto"}):
         if value != {0: 1}:

@@ -275,7 +275,8 @@ class Flow(ReverseKL):
         names = self._columns, self._context_columns
         buffers = self._snapshot.buffers
         return describe(
-            self._spec, self._plan, buffers, fitted=self.fitted, backend=repr(self._backend), names=names
+            self._spec, self._plan, buffers, fitted=self.fitted, backend=repr(self._backend), names=names,
+            lattice=self._lattice,
         )  # fmt: skip
 
     def _repr_html_(self) -> str:

@@ -46,20 +46,27 @@ def draw(models: dict[str, ps.Flow], z: Array, magnitudes: Array, path: Path) ->
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
-    for name, flow in models.items():
-        axes[0, 0].hist(pit(flow, z, magnitudes), bins=20, range=(0, 1), histtype="step", label=name, density=True)
+    for flow in models.values():
+        axes[0, 0].hist(pit(flow, z, magnitudes), bins=20, range=(0, 1), histtype="step", density=True)
     axes[0, 0].axhline(1, color="0.6", lw=0.8)
-    axes[0, 0].set(xlabel="PIT", ylabel="density", title="calibration: flat is right")
-    axes[0, 0].legend(loc="lower center")
+    axes[0, 0].set(xlabel="PIT", ylabel="density", title="calibration: flat is right", xlim=(0, 1))
     # Galaxies from where the Gaussian does better to where it does worst.
     gain = models["spline flow"].log_prob(z[:, None], magnitudes) - models["Gaussian"].log_prob(z[:, None], magnitudes)
     chosen = np.argsort(gain)[(np.linspace(0.05, 0.995, 5) * (len(gain) - 1)).astype(int)]
     for axis, i in zip(axes.ravel()[1:], chosen, strict=True):
-        grid = np.linspace(max(0, z[i] - 0.5), z[i] + 0.5, 600)
+        # As far as the densities go, and to where the galaxy is.
+        ends = [flow.quantile([0.005, 0.995], magnitudes[i]) for flow in models.values()]
+        low, high = min(z[i], np.min(ends)), max(z[i], np.max(ends))
+        margin = 0.05 * (high - low)
+        grid = np.linspace(max(0, low - margin), high + margin, 600)
         for name, flow in models.items():
-            axis.plot(grid, np.exp(flow.log_prob(grid[:, None], magnitudes[i])), label=name)
-        axis.axvline(z[i], color="k", lw=0.8, ls=":")
-        axis.set(xlabel="redshift", title=f"a galaxy at z = {z[i]:.2f}")
+            density = np.exp(flow.log_prob(grid[:, None], magnitudes[i]))
+            axis.plot(grid, density, label=name)
+            axis.fill_between(grid, density, alpha=0.15, lw=0)
+        axis.axvline(z[i], color="k", lw=0.8, ls=":", label="its redshift")
+        axis.set(xlabel="redshift", ylabel="density", title=f"a galaxy at z = {z[i]:.2f}")
+        axis.set(xlim=(grid[0], grid[-1]), ylim=(0, None))
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=150)
 
 

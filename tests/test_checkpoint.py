@@ -733,3 +733,45 @@ def test_what_a_first_fit_leaves_out_is_left_out_after_a_resume(own: bool, tmp_p
         start.copy().fit(x, **arguments, callbacks=stop, checkpoint=tmp_path / "m")
     one = start.copy().fit(x, **arguments, checkpoint=tmp_path / "m")
     assert one.to_bytes() == start.copy().fit(x, **arguments).to_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::penstock.PenstockWarning")
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_what_a_later_fit_leaves_out_is_left_out_after_a_resume(
+    when: int, dtype: str, own: bool, tmp_path: Path
+) -> None:
+    x, held_out = np.array(table(42, 600, 2)), np.array(table(43, 100, 2))
+    start = ps.nsf(2, layers=2, hidden=(8,), rng=0, dtype=dtype, backend=BACKENDS[0]).fit(x, epochs=2, rng=0)
+    x[17, 1], held_out[3, 0] = 1e20, 1e15
+    x[:3, 0] = 2e3  # so many are meant, in a later fit
+    arguments: dict[str, Any] = {"epochs": 4, "batch_size": 100, "rng": 0, **({"validation": held_out} if own else {})}
+
+    def stop(state: ps.TrainingState) -> None:
+        if state.epoch == when:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        start.copy().fit(x, **arguments, callbacks=stop, checkpoint=tmp_path / "m")
+    assert b'"left_out":"later"' in (tmp_path / "m").read_bytes()
+    one = start.copy().fit(x, **arguments, checkpoint=tmp_path / "m")
+    assert one.to_bytes() == start.copy().fit(x, **arguments).to_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::penstock.PenstockWarning")
+def test_a_first_fit_goes_on_as_such_with_the_flow_that_its_interruption_left(tmp_path: Path) -> None:
+    x = np.array(table(44, 600, 2))
+    x[17, 1] = 1e20
+    arguments: dict[str, Any] = {"epochs": 4, "batch_size": 100, "rng": 0}
+
+    def stop(state: ps.TrainingState) -> None:
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    flow = ps.nsf(2, layers=2, hidden=(8,), rng=0, backend=BACKENDS[0])
+    whole = flow.copy().fit(x, **arguments)
+    flow.fit(x, **arguments, callbacks=stop, checkpoint=tmp_path / "m")
+    assert flow.fitted
+    assert flow.history.stopped == "interrupted"
+    assert flow.fit(x, **arguments, checkpoint=tmp_path / "m").to_bytes() == whole.to_bytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +15,9 @@ import pytest
 
 import penstock as ps
 from helpers import assert_same_bits
-from penstock.cli import digits, main
+from penstock.cli import digits, main, tables
 from penstock.cli.tables import read_table
+from penstock.files.model import content_hash
 
 Array = np.ndarray[Any, Any]
 
@@ -541,3 +544,186 @@ def test_info_tells_of_a_training_that_has_not_ended(tmp_path: Path, capsys: pyt
     flow.fit(rows()[:, :2], epochs=5, rng=0, checkpoint=path)
     assert main(["info", str(path)]) == 0
     assert "not ended" not in capsys.readouterr().out
+
+
+# -- what fit was told of missing values ----------------------------------------------------------
+
+
+def test_what_stands_for_no_value_is_kept_with_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = rows()
+    x[5, 1], x[9, 0] = 99, -999
+    path, out = write(tmp_path / "x.csv", x, NAMES), tmp_path / "m"
+    text = path.read_text().replace("-999.0", "no data")
+    path.write_text(text)
+    words = ("fit", path, "-o", out, "--columns", "mag,z", *SMALL[:-1])
+    assert run(*words, "--missing", "99,no data", "--checkpoint", tmp_path / "k") == 0
+    assert out.read_bytes() == (tmp_path / "k").read_bytes()
+    flow = ps.load(out)
+    for twin in (
+        flow,
+        ps.from_bytes(flow.to_bytes()),
+        pickle.loads(pickle.dumps(flow)),
+        flow.copy(),
+        flow.astype("float64"),
+    ):
+        twin.save(tmp_path / "again")
+        assert ps.load(tmp_path / "again")._missing == ("99", "no data")
+    kept = np.delete(np.arange(300), [5, 9])
+    capsys.readouterr()
+    log_prob = scored(out, path)
+    assert_same_bits(log_prob[kept], flow.log_prob(x[kept, :2]))
+    assert np.isnan(log_prob[[5, 9]]).all()
+    told = capsys.readouterr().out.splitlines()
+    assert "rows with missing values: 2 (--missing=99,no data, as in the fit)" in told
+    mean = float(told[3].removeprefix("mean log-density: "))
+    assert abs(mean - flow.score(x[kept, :2])) < 1e-6
+    # An option of its own is the last word, an empty one too.
+    assert run("score", out, path, "--missing", "98,no data") == 0
+    assert "rows with missing values: 1" in capsys.readouterr().out.splitlines()
+    path.write_text(text.replace("no data", ""))
+    assert_same_bits(scored(out, path, "--missing=")[5:6], flow.log_prob(x[5:6, :2]))
+    assert run("info", out) == 0
+    assert "missing values, as --missing of the fit said: 99, no data;" in capsys.readouterr().out
+    flow.reset(0).save(tmp_path / "reset")
+    assert ps.load(tmp_path / "reset")._missing is None
+
+
+def test_a_fit_may_drop_rows_with_blank_cells_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = write(tmp_path / "x.csv", rows(), NAMES).read_text().splitlines()
+    lines[5] = ",1,2,3"
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    assert run("fit", tmp_path / "x.csv", "-o", tmp_path / "m", "--columns", "mag,z", *SMALL, "--missing=") == 0
+    assert ps.load(tmp_path / "m")._missing == ()
+    capsys.readouterr()
+    assert run("score", tmp_path / "m", tmp_path / "x.csv") == 0
+    assert "rows with missing values: 1 (--missing=, as in the fit)" in capsys.readouterr().out.splitlines()
+    assert run("info", tmp_path / "m") == 0
+    assert "blank cells and NaN alone" in capsys.readouterr().out
+
+
+def test_a_fit_that_was_told_nothing_leaves_its_model_as_it_was(model: Path, tmp_path: Path) -> None:
+    assert b"missing" not in model.read_bytes()
+    x = rows()
+    x[5, 1] = 99
+    path = write(tmp_path / "y.csv", x, NAMES)
+    assert np.isfinite(scored(model, path)).all()
+
+
+def test_contexts_with_what_stands_for_no_value_get_no_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, out = rows(), tmp_path / "s.csv"
+    x[5, 0] = 99
+    path = write(tmp_path / "x.csv", x, NAMES)
+    words = ("--columns", "z", "--context-columns", "mag,size", *SMALL)
+    assert run("fit", path, "-o", tmp_path / "c", *words, "--missing", "99") == 0
+    few = write(tmp_path / "y.csv", x[4:7], NAMES)
+    capsys.readouterr()
+    sample = ("sample", tmp_path / "c", "-n", "2", "-o", out, "--seed", "0", "--context", few)
+    assert run(*sample) == 0
+    assert "1 row with missing values left out (--missing=99, as in the fit)" in capsys.readouterr().out
+    assert_same_bits(read_table(str(out)).array([0])[:, 0], np.array([0.0, 0.0, 2.0, 2.0]))
+    assert run(*sample, "--missing=") == 0
+    assert len(read_table(str(out)).array([0])) == 6
+
+
+@pytest.mark.parametrize("missing", ['"99"', '{"99":1}', "[99]", "[[]]"])
+def test_a_list_of_missing_values_that_is_none_is_refused(missing: str, model: Path) -> None:
+    flow = ps.load(model)
+    flow._missing = ("99",)
+    with pytest.raises(ps.FileFormatError, match="missing of the provenance must be a list of strings"):
+        ps.from_bytes(with_provenance(flow.to_bytes(), missing))
+
+
+def with_provenance(data: bytes, missing: str) -> bytes:
+    """The bytes of a model with something else in the place of its list of missing values."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    told = json.loads(header["__metadata__"]["provenance"])
+    header["__metadata__"]["provenance"] = json.dumps({**told, "missing": json.loads(missing)})
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    whole = len(text).to_bytes(8, "little") + text + data[8 + length :]
+    return whole[:-32] + content_hash(whole)
+
+
+# -- weights in score -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [1e-99, 1.0, 2.0**1000])
+@pytest.mark.parametrize("name", ["y.csv", "y.npy", "y.tsv"])
+def test_score_weighs_rows_as_the_library_does(
+    unit: float,
+    name: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tables, "CHUNK", 50)  # chunks of a tile's rows would hold them all
+    monkeypatch.setattr(tables, "chunk_rows", lambda columns: 64)
+    x = rows()
+    weight = 10.0 ** np.random.default_rng(2).uniform(-50, 0, 300) * unit
+    weight[[3, 200]] = 0, -0.01 * unit
+    x[:, 3], x[3, 0], x[7, 0] = weight, np.inf, np.nan
+    own = write(tmp_path / "w.csv", weight[:, None])
+    path = tmp_path / name
+    np.save(path, x) if name == "y.npy" else write(path, x, NAMES)
+    flow, counts = ps.load(model), np.arange(300) != 7
+    expected = flow.score(x[counts, :2], sample_weight=weight[counts])
+    chosen = ("--columns", "0,1") if name == "y.npy" else ()
+    for words in (("--weights", "3" if name == "y.npy" else "w"), ("--weights", own)):
+        assert run("score", model, path, *chosen, *words) == 0
+        told = capsys.readouterr().out.splitlines()
+        mean = float(told[-1].removeprefix("mean log-density: "))
+        assert abs(mean - expected) < 1e-6 * abs(expected)
+        size = weight[counts].sum() / unit
+        size = size**2 / ((weight[counts] / unit) ** 2).sum()
+        assert f"worth {size:.6g} rows of equal weight" in told[-2]
+
+
+def test_weights_of_score_that_are_none_are_named(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, message in (
+        (("--weights", "mag"), "'mag' is a data column of the flow"),
+        (("--weights", "none"), "no file and no column"),
+        (("--weights", write(tmp_path / "few.csv", rows()[:299, :1])), "few.csv has 299 rows, and .*x.csv has more"),
+        (("--weights", write(tmp_path / "many.csv", rows(301)[:, :1])), "has more rows than .*x.csv, which has 300"),
+        (
+            ("--weights", write(tmp_path / "minus.csv", -np.ones((300, 1)))),
+            "sum of --weights must be positive, got -300",
+        ),
+        (
+            ("--weights", write(tmp_path / "nan.csv", np.where(np.arange(300.0) == 8, np.nan, 1)[:, None])),
+            "holds nan in row 8",
+        ),
+    ):
+        assert run("score", model, data, *words) == 1
+        assert re.search(message, capsys.readouterr().err), message
+    # A value that is missing among the weights is a row with a missing value, as in fit.
+    x = rows()
+    x[:, 3], x[4, 3] = 2.0, 99
+    path = write(tmp_path / "y.csv", x, NAMES)
+    assert run("score", model, path, "--weights", "w", "--missing", "99") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "rows with missing values: 1" in told
+    expected = ps.load(model).score(np.delete(x, 4, axis=0)[:, :2])
+    assert abs(float(told[-1].removeprefix("mean log-density: ")) - expected) < 1e-6
+
+
+def test_fit_takes_negative_weights_when_it_is_told_to(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = rows()
+    x[:, 3] = np.where(np.arange(300) % 10 == 4, -0.5, 1)
+    path = write(tmp_path / "y.csv", x, NAMES)
+    words = ("fit", path, "-o", tmp_path / "m", "--columns", "mag,z", "--weights", "w", *SMALL)
+    assert run(*words) == 1
+    told = capsys.readouterr().err
+    assert "30 of the 300 weights are negative, the first -0.5 in row 4" in told
+    assert "--negative-weights on the command line" in told
+    assert run(*words, "--negative-weights") == 0
+    expected = ps.nsf_ar(2, layers=2, hidden=8, rng=0)
+    expected.fit(x[:, :2], sample_weight=x[:, 3], negative_weights=True, epochs=1, rng=0)
+    assert_same_bits(ps.load(tmp_path / "m").params, expected.params)

@@ -596,6 +596,7 @@ def test_actnorm_starts_from_rows_at_their_contexts(backend: str) -> None:
     np.testing.assert_allclose(z.std(axis=0), 1, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:by their weights")
 @each_backend
 def test_fit_takes_validation_rows_weights_checkpoints_and_what_holds_nan_at_weight_zero(
     backend: str, tmp_path: Path

@@ -302,7 +302,7 @@ def test_discrete_columns_are_named_and_those_of_a_context_are_not() -> None:
     x[:, 1] = source.integers(0, 7, 3000)
     with told(ps.DiscreteWarning, "column 'n' takes only 7 values in 2700 rows") as caught:
         small(3).fit(dict(zip(("a", "n", "b"), x.T, strict=True)), **QUICK)
-    assert "rng.uniform(-0.5, 0.5, rows)" in str(caught[0].message)
+    assert "dequantize='auto' adds noise" in str(caught[0].message)
     small(2, 1).fit(x[:, [0, 2]], x[:, 1:2], **QUICK)  # silent
     x[:, 1] = np.where(source.random(3000) < 0.2, 99.0, x[:, 0] ** 2)
     with told(ps.DiscreteWarning, "column 1 is 99 in 19 % of the rows"):
@@ -353,3 +353,105 @@ def test_a_sentinel_in_the_context_is_told_by_name() -> None:
     c[::50, 1] = 3.9  # at the end, but no further out than others
     c[:, 0] = rng.integers(0, 3, 1000)  # a context may be discrete
     flow.reset(0).fit(x, c, epochs=1, rng=0)
+
+
+# -- absurd values in a later fit ---------------------------------------------------------------
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize(("row", "value"), [(0, 1e30), (300, 1e200), (8, 1e30), (13, 1e200)])  # the last two validate
+def test_a_later_fit_survives_an_absurd_value_as_the_first_does(
+    backend: str, dtype: str, validated: bool, row: int, value: float
+) -> None:
+    x = gaussian(1200, "absurd later")
+    flow = ps.nsf(2, layers=2, hidden=(8,), rng=0, dtype=dtype, backend=backend).fit(x, epochs=3, rng=0)
+    spoilt = x.copy()
+    spoilt[row, 1] = value
+    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 100, "rng": 1, "validation": 0.2 if validated else 0}
+    with told(ps.OutlierWarning, "X has values more than 1000 scales of the first fit from its location") as caught:
+        warnings.simplefilter("ignore", ps.TrainingWarning)  # that it began with better parameters
+        later = flow.copy().fit(spoilt, **arguments)
+    assert f"column 1: 1 of 1200 values, the farthest {value:g} in row {row}" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.TrainingWarning)
+        good = flow.copy().fit(x, **arguments)
+    assert abs(later.score(x) - good.score(x)) < 0.02
+    if validated:
+        assert abs(later.history.validation_loss[-1] - good.history.validation_loss[-1]) < 0.05
+        assert abs(later.history.start_loss - good.history.start_loss) < 0.05
+    assert (np.abs(later.sample(5000, rng=0)) < 7).all()
+
+
+def test_what_a_later_fit_leaves_out_is_of_weight_zero_from_then_on() -> None:
+    x = gaussian(1000, "later weight")
+    flow = small().fit({"mag": x[:, 0], "z": x[:, 1]}, **QUICK)
+    x[[3, 500], [0, 1]] = -1e25, 1e22
+    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 1000, "rng": 0, "validation": gaussian(100, "their own")}
+    with told(ps.OutlierWarning, "column 'mag': 1 of 1000 values, the farthest -1e+25 in row 3") as caught:
+        warnings.simplefilter("ignore", ps.TrainingWarning)
+        later = flow.copy().fit(x, **arguments)
+    assert "; column 'z': 1 of 1000 values, the farthest 1e+22 in row 500" in str(caught[0].message)
+    # One batch an epoch: not one of its steps has seen the two rows.
+    weight = np.ones(1000)
+    weight[[3, 500]] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.TrainingWarning)
+        assert_same_bits(later.params, flow.copy().fit(x, sample_weight=weight, **arguments).params)
+
+
+def test_what_was_best_before_a_later_fit_looked_is_judged_anew() -> None:
+    x, own = gaussian(1000, "anew"), gaussian(100, "their own")
+    flow = ps.nsf(2, layers=2, hidden=(8,), rng=0).fit(x, epochs=30, rng=0)
+    arguments: dict[str, Any] = {"epochs": 2, "batch_size": 200, "rng": 0, "learning_rate": 3e-2}
+    with pytest.warns(ps.TrainingWarning, match="validated better than the starting parameters"):
+        good = flow.copy().fit(x, validation=own, **arguments)
+    x[3, 0], own[7, 1] = -1e25, 5e3  # the latter is not so far that the loss tells
+    with told(ps.OutlierWarning, "X has values", "validation: 1 of 100 rows, such as row 7"):
+        warnings.simplefilter("ignore", ps.TrainingWarning)
+        later = flow.copy().fit(x, validation=own, **arguments)
+    assert abs(later.history.start_loss - good.history.start_loss) < 0.05
+    assert later.history.best_epoch == 0
+
+
+def test_a_later_fit_leaves_out_absurd_contexts_too_once_it_looks() -> None:
+    x = gaussian(1000, "later context")
+    flow = ps.nsf(1, context_dim=1, layers=2, hidden=(8,), rng=0).fit(x[:, :1], x[:, 1:], **QUICK)
+    x[[5, 9], 1], x[7, 0] = (1e35, 2e35), 1e30
+    words = ("X has values more than 1000 scales of the first fit", "context has values more than 1000 scales")
+    with told(ps.OutlierWarning, *words[:1]) as caught:
+        warnings.simplefilter("ignore", ps.TrainingWarning)
+        flow.copy().fit(x[:, :1], x[:, 1:], epochs=2, batch_size=100, validation=0, rng=0)  # two of 1000 are meant
+    x[5, 1] = 0
+    with told(ps.OutlierWarning, *words) as caught:
+        warnings.simplefilter("ignore", ps.TrainingWarning)
+        flow.fit(x[:, :1], {"u": x[:, 1]}, epochs=2, batch_size=100, validation=0, rng=0)
+    assert "column 'u': 1 of 1000 values, the farthest 2e+35 in row 9" in str(caught[1].message)
+
+
+def test_a_later_fit_leaves_out_few_rows_and_none_that_are_meant() -> None:
+    x = gaussian(1000, "later few")
+    arguments: dict[str, Any] = {"epochs": 2, "batch_size": 100, "rng": 0, "clip_norm": 1.0}
+    flow = small().fit(x, **arguments)
+    many = x.copy()
+    many[::200, 0] = 1e30
+    one = x.copy()
+    one[1, 0] = 1e30
+    for rows, options in ((many, {}), (one, {"standardize": "robust"}), (one, {"standardize": False})):
+        with pytest.raises(ps.TrainingError, match="an extreme value: X"):
+            flow.copy().fit(rows, **arguments, **options)
+    plain = small().fit(x, standardize=False, **arguments)
+    with pytest.raises(ps.TrainingError, match="an extreme value: X"):  # nothing was measured that could tell
+        plain.fit(one, **arguments)
+
+
+def test_a_later_fit_whose_rows_change_beneath_it_is_told_so() -> None:
+    x = gaussian(400, "beneath")
+    flow = small().fit(x, **QUICK)
+
+    def spoil(state: ps.TrainingState) -> None:
+        x[5, 0] = np.inf
+
+    with pytest.raises(ps.TrainingError, match="something has changed the array"):
+        flow.fit(x, epochs=3, batch_size=100, validation=0, rng=0, callbacks=spoil)

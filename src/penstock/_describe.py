@@ -7,6 +7,7 @@ from dataclasses import fields
 from penstock._typing import Array
 from penstock.columns import Names
 from penstock.conditioners import MLP
+from penstock.lattice import Lattice
 from penstock.plan import EMBEDDING, Plan
 from penstock.spec import FlowSpec
 from penstock.support import Interval, Real, number_names
@@ -15,7 +16,14 @@ SHOWN = 20  # names of columns
 
 
 def describe(
-    spec: FlowSpec, plan: Plan, buffers: Array, *, fitted: bool, backend: str, names: tuple[Names, Names] = ((), ())
+    spec: FlowSpec,
+    plan: Plan,
+    buffers: Array,
+    *,
+    fitted: bool,
+    backend: str,
+    names: tuple[Names, Names] = ((), ()),
+    lattice: Lattice | None = None,
 ) -> str:
     """Name size, columns, base, layers, embedding and backend, a line each."""
     context = f" given {plan.context_dim}" if plan.context_dim else ""
@@ -25,6 +33,8 @@ def describe(
     lines += [f"  {title:9} {_shown(words)}" for title, words in zip(("columns", "given"), names, strict=True) if words]
     if spec.support:
         lines.append(f"  support   {_supports(spec, plan, buffers, names[0])}")
+    if lattice is not None:
+        lines.append(f"  lattice   {lattice.described(names[0])} (column, step)")
     lines.append(f"  base      {spec.base}")
     lines += [f"  layer {number:<3} {_layer(spec, plan, number)}" for number in range(len(spec.layers))]
     if spec.embedding is not None:

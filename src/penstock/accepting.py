@@ -9,6 +9,7 @@ import numpy as np
 
 from penstock import _validate
 from penstock._typing import Array
+from penstock.lattice import Lattice
 from penstock.runner import Runner
 
 LIMIT = 10**6  # draws in a row of which none is accepted
@@ -26,11 +27,20 @@ def judged(where: Condition, x: Array) -> Array:
 
 
 def accepted(
-    runner: Runner, packed: Any, where: Condition, seed: int, context: Array | None, out: Array, first_context: int
+    runner: Runner,
+    packed: Any,
+    where: Condition,
+    seed: int,
+    context: Array | None,
+    out: Array,
+    first_context: int,
+    lattice: Lattice | None = None,
 ) -> None:
     """Fill ``out`` of shape (contexts, n, dim) with the first draws for each context, by number, that ``where`` accepts.
 
-    ``context`` is None, one row, or a row for each. Raises RuntimeError where ``LIMIT`` draws in a row are refused.
+    ``context`` is None, one row, or a row for each. Draws are rounded to the lattice, if there is one.
+
+    Raises RuntimeError where ``LIMIT`` draws in a row are refused.
     """
     m, each, dim = out.shape
     several = context is not None and context.ndim == 2
@@ -38,6 +48,8 @@ def accepted(
     def draw(row: int, rows: int, first: int, count: int) -> tuple[Array, Array]:
         given = context[row : row + rows] if several and context is not None else context
         x, _ = runner.sample(packed, rows * count, seed, given, numbers=(first, first_context + row))
+        if lattice is not None:
+            lattice.round(x)
         return x.reshape(rows, count, dim), judged(where, x).reshape(rows, count)
 
     if each == 0:

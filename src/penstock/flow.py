@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,6 +21,7 @@ from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.given import Given
 from penstock.history import Epoch, History
+from penstock.lattice import Lattice
 from penstock.layers import ActNorm, Layer
 from penstock.plan import Plan, compile_plan
 from penstock.reverse import ReverseKL
@@ -71,7 +72,7 @@ KEPT_BYTES = 1 << 24
 # Attributes that every flow has.
 OWN = frozenset(
     ("_spec", "_plan", "_snapshot", "_backend", "_asked", "_made", "_kin", "_columns", "_context_columns", "_library",
-     "_row_shapes", "_context_shape", "_fit_lock", "_doubled", "history")
+     "_missing", "_lattice", "_row_shapes", "_context_shape", "_fit_lock", "_doubled", "history")
 )  # fmt: skip
 
 
@@ -154,6 +155,8 @@ class Flow(ReverseKL):
         self._columns: tuple[str, ...] = ()
         self._context_columns: tuple[str, ...] = ()
         self._library = ""  # of the table that it was fitted on
+        self._lattice: Lattice | None = None
+        self._missing: tuple[str, ...] | None = None  # what stood for no value there, if the command line has been told
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
         self._fit_lock = os.getpid(), threading.Lock()
@@ -225,6 +228,14 @@ class Flow(ReverseKL):
         self._context_columns = columns.checked(names, self.context_dim, name="context_columns")
 
     @property
+    def lattice(self) -> dict[int | str, float] | None:
+        """Steps of the columns that ``fit(dequantize=...)`` took for lattices, by name or position; None without any."""
+        own = self._lattice
+        return (
+            None if own is None else {(self._columns or range(self.dim))[j]: float(own.steps[j]) for j in own.columns}
+        )
+
+    @property
     def spec(self) -> FlowSpec:
         """The frozen description of the flow."""
         return self._spec
@@ -264,7 +275,8 @@ class Flow(ReverseKL):
         names = self._columns, self._context_columns
         buffers = self._snapshot.buffers
         return describe(
-            self._spec, self._plan, buffers, fitted=self.fitted, backend=repr(self._backend), names=names
+            self._spec, self._plan, buffers, fitted=self.fitted, backend=repr(self._backend), names=names,
+            lattice=self._lattice,
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -308,6 +320,8 @@ class Flow(ReverseKL):
         context: RowsLike | None = None,
         *,
         sample_weight: ArrayLike | None = None,
+        negative_weights: bool = False,
+        dequantize: str | Mapping[Any, Any] | Sequence[Any] | None = None,
         validation: float | RowsLike | None = 0.1,
         validation_context: RowsLike | None = None,
         validation_weight: ArrayLike | None = None,
@@ -347,15 +361,30 @@ class Flow(ReverseKL):
         context : array of shape (rows, context_dim), or a table, optional
             For a flow with a context, a row for each row of ``X``, read, named and standardised in the same way.
         sample_weight : array or Series of shape (rows,), optional
-            Weights of the rows, in any unit and by position; they may be negative. Their sum must be positive, in the
-            training and in the validation part.
+            Weights of the rows, by position, of which only ratios matter: they may spread over any number of decades, in any
+            unit. Rows of weight 0 do not count. The sum must be positive, in the training and in the validation part.
+        negative_weights : bool, default False
+            Whether weights may be negative, as those of simulated events beyond leading order are; otherwise one is an error.
+            Rows of negative weight cancel others nearby. But ``-sum(w log p)`` has then no lower bound: where they outweigh all
+            others, it falls for ever as the density there goes to 0. What guards against that: the sums above;
+            ``clip_norm``; that a loss or gradient which is not finite ends training; and validation, which keeps the best
+            epoch, but whose loss has no lower bound either. Location and scale of columns count absolute weights.
+        dequantize : "auto", mapping or sequence, optional
+            At the first fit: columns whose values lie on a lattice, such as counts or rounded numbers, and so have no density. A
+            mapping of columns, by name or position, to their steps, or a sequence with a step or None for each; ``"auto"`` in
+            the place of a step finds it, and by itself takes all columns in which at least half of the values repeat others and
+            that have a common step. Such a column is trained with uniform noise as wide as a step, centred on each value, which
+            is new in every epoch, and fixed for validation; :attr:`lattice` tells the steps. ``log_prob`` then is the density
+            of the variable with noise, in units of the data: step times density at a value is the probability of that value, to
+            first order. ``sample`` gives values of the lattice, unless ``raw=True``. Within a support the whole cell of every
+            value must lie: of counts, ``ps.interval(-0.5, None)``.
         validation : float, array or table, default 0.1
             A fraction of the rows, drawn at random, or rows of one's own, of shape (rows, dim). 0 or None trains without; the
             last parameters are then kept.
         validation_context : array of shape (rows, context_dim), or a table, optional
             The context of validation rows of one's own.
         validation_weight : array or Series of shape (rows,), optional
-            Their weights.
+            Their weights, to which the same applies.
         epochs : int, optional
             Passes over the training rows. By default as many as make about 16 000 steps, at least 1 and at most 200.
         batch_size : int, optional
@@ -386,7 +415,8 @@ class Flow(ReverseKL):
             At the first ``fit``: shift and scale every column by its mean and standard deviation, or
             ("robust", for heavy tails) by median and interquartile range, measured on a sample of 10 000 rows. Where a few
             values (at most one in 1000) lie more than 1000 robust standard deviations from the median, True measures their
-            columns robustly, too, and leaves their rows out of the fit, with a warning; "robust" keeps every row.
+            columns robustly, too, and leaves their rows out of the fit, with a warning; "robust" keeps every row. A later fit
+            does the same once such rows have made a loss absurd, by the standardisation that it keeps.
         rng : seed or numpy Generator, optional
             What ``numpy.random.default_rng`` takes; decides the split and the order of rows.
         progress : bool, optional
@@ -428,13 +458,14 @@ class Flow(ReverseKL):
             coarse. Its children: :class:`OutlierWarning` of absurd values; :class:`DiscreteWarning` of a column that takes few
             values, or one of them often; :class:`RepeatedRowsWarning` of rows that repeat others. They read a sample of
             10 000 rows. At a later fit, :class:`RefitWarning`, when 256 of the rows show that a column has moved, or spread, by
-            more than three scales since the first.
+            more than three scales since the first, and :class:`OutlierWarning` of rows that have made a loss absurd. At any
+            fit, when weights make the training or the validation rows worth fewer than 100 of equal weight, and less than half
+            of what they are, by their effective size ``(sum w)^2 / sum w^2``.
         TrainingWarning
             When training was interrupted; when no epoch validated better than the parameters of an earlier fit. When the flow
             overfits: in the last quarter of the epochs the validation loss lies 0.1 nats or more above the best one, while the
             training loss has gone on falling. Without validation rows: when there are fewer training rows than a tenth of the
-            free parameters. When the weights of the validation rows make them worth fewer than 30 rows of equal weight, and
-            less than half of what they are.
+            free parameters.
 
         Each is said once for each line that calls ``fit``.
 
@@ -471,7 +502,7 @@ class Flow(ReverseKL):
         """
         from penstock import training
 
-        names = self._columns, self._context_columns
+        names, lattice = (self._columns, self._context_columns), self._lattice
         try:
             options = training.Options(
                 epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
@@ -483,12 +514,14 @@ class Flow(ReverseKL):
             data = training.training_data(
                 X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
                 context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
+                negative_weights=negative_weights,
             )  # fmt: skip
             names = data.columns, data.context_columns
             if kept is not None:
                 kept.check_writable()
             data.check_finite()
-            data.check_inside(self._spec.support)
+            lattice = training.lattice_of(data, dequantize, self._lattice, fitted=self.fitted)
+            data.check_inside(self._spec.support, lattice)
             with self._fitting():
                 snapshot, history = training.run(
                     self._runner(),
@@ -497,20 +530,22 @@ class Flow(ReverseKL):
                     options,
                     seed=seed,
                     support=self._spec.support,
+                    lattice=lattice,
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
-                    watch=self._watch(calls, names) if calls else None,
+                    watch=self._watch(calls, names, lattice) if calls else None,
                     checkpoint=kept,
-                    contents=None if kept is None else self._contents(None, names),
+                    contents=None if kept is None else replace(self._contents(None, names), lattice=lattice),
                 )
                 # The names first: until the numbers follow, they say of the earlier ones what is true of them, too.
                 (self._columns, self._context_columns), self._library = names, data.library or self._library
+                self._lattice = lattice
                 self._snapshot, self.history = snapshot, history
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")
             best = getattr(error, "best", None)
             with suppress(Exception):  # an error that takes no attributes
-                error.best = self._with(best, history, names) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
+                error.best = self._with(best, history, names, lattice) if isinstance(best, Snapshot) else None  # type: ignore[attr-defined]
                 error.history = history  # type: ignore[attr-defined]
             raise
         return self
@@ -548,23 +583,28 @@ class Flow(ReverseKL):
             lock.release()
 
     def _with(
-        self, snapshot: Snapshot, history: History | None = None, names: tuple[Names, Names] | None = None
+        self,
+        snapshot: Snapshot,
+        history: History | None = None,
+        names: tuple[Names, Names] | None = None,
+        lattice: Lattice | None = None,
     ) -> Self:
-        """A copy with other numbers, and on demand with other names of columns."""
+        """A copy with other numbers, and on demand with other names and lattices of columns."""
         twin = self._like(self._spec, self._plan, snapshot)
         if names is not None:
             twin._columns, twin._context_columns = names
+            twin._lattice = lattice
         twin._made = self._made
         twin.history = history or History()
         return twin
 
     def _watch(
-        self, calls: tuple[Callback, ...], names: tuple[Names, Names] | None
+        self, calls: tuple[Callback, ...], names: tuple[Names, Names] | None, lattice: Lattice | None = None
     ) -> Callable[[Epoch, Snapshot, History], bool]:
         """What calls every callback, each with a copy of its own, and says whether one of them wants to stop."""
 
         def watch(epoch: Epoch, snapshot: Snapshot, history: History) -> bool:
-            flows = (self._with(snapshot, history.copy(), names) for _ in calls)
+            flows = (self._with(snapshot, history.copy(), names, lattice) for _ in calls)
             answers = [call(TrainingState(**vars(epoch), flow=flow)) for call, flow in zip(calls, flows, strict=True)]
             return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
@@ -617,7 +657,7 @@ class Flow(ReverseKL):
         """
         self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
         self._columns = self._columns if self._spec.support else ()
-        self._context_columns = ()
+        self._context_columns, self._missing, self._lattice = (), None, None
         self.history = History()
         return self
 
@@ -667,7 +707,14 @@ class Flow(ReverseKL):
         """What goes into a file, with the flow's names of columns or others."""
         columns, context_columns = (self._columns, self._context_columns) if names is None else names
         held: model.Contents = _files().Contents(
-            self._spec, self._plan, self._snapshot, columns, context_columns, history
+            self._spec,
+            self._plan,
+            self._snapshot,
+            columns,
+            context_columns,
+            history,
+            missing=self._missing,
+            lattice=self._lattice,
         )
         return held
 
@@ -724,6 +771,7 @@ class Flow(ReverseKL):
         """A flow of the same class, or of another one, with the same names and attributes."""
         twin: Any = object.__new__(cls or type(self))._setup(spec, plan, snapshot, self._backend, self._asked)
         twin._columns, twin._context_columns, twin._library = self._columns, self._context_columns, self._library
+        twin._missing, twin._lattice = self._missing, self._lattice
         vars(twin).update(self._attributes())
         return twin  # type: ignore[no-any-return]
 
@@ -825,6 +873,7 @@ def _from_contents(contents: model.Contents, backend: str) -> Flow:
         contents.spec, contents.plan, contents.snapshot, _backend.choose(backend), backend
     )
     flow._columns, flow._context_columns = contents.columns, contents.context_columns
+    flow._missing, flow._lattice = contents.missing, contents.lattice
     if contents.history is not None:
         flow.history = contents.history
     return flow

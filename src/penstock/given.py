@@ -70,6 +70,12 @@ class Given:
         """Names of the dimensions, or None."""
         return self.flow._columns or None
 
+    @property
+    def lattice(self) -> dict[int | str, float] | None:
+        """Steps of the columns that have a lattice, as ``Flow.lattice``."""
+        found: dict[int | str, float] | None = getattr(self.flow, "lattice", None)
+        return found
+
     def log_prob(self, X: RowsLike, *, out: Array | None = None) -> Any:
         """The log-density of rows given the context, as ``Flow.log_prob``."""
         return self._verbs.log_prob(X, out=out)
@@ -95,10 +101,13 @@ class Given:
         out: Array | None = None,
         first: int = 0,
         first_context: int = 0,
+        raw: bool = False,
         where: Condition | None = None,
     ) -> Array:
         """Draw rows given the context, as ``Flow.sample``."""
-        return self._verbs.sample(n, rng=rng, key=key, out=out, first=first, first_context=first_context, where=where)
+        return self._verbs.sample(
+            n, rng=rng, key=key, out=out, first=first, first_context=first_context, raw=raw, where=where
+        )
 
     def sample_and_log_prob(
         self,
@@ -108,15 +117,22 @@ class Given:
         key: int | None = None,
         first: int = 0,
         first_context: int = 0,
+        raw: bool = False,
     ) -> tuple[Array, Any]:
         """Draw rows given the context, with their log-density, as ``Flow.sample_and_log_prob``."""
-        return self._verbs.sample_and_log_prob(n, rng=rng, key=key, first=first, first_context=first_context)
+        return self._verbs.sample_and_log_prob(n, rng=rng, key=key, first=first, first_context=first_context, raw=raw)
 
     def sample_frame(
-        self, n: float | None = None, *, rng: Rng = None, key: int | None = None, library: str | None = None
+        self,
+        n: float | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        raw: bool = False,
+        library: str | None = None,
     ) -> Any:
         """Draw rows given the context into a DataFrame, as ``Flow.sample_frame``."""
-        return self.flow.sample_frame(n, self.context, rng=rng, key=key, library=library)
+        return self.flow.sample_frame(n, self.context, rng=rng, key=key, raw=raw, library=library)
 
     def log_prob_and_grad(self, X: RowsLike, wrt: str | Sequence[str] = "x") -> tuple[Any, Any]:
         """The log-density of rows given the context, and its gradient, as ``Flow.log_prob_and_grad``."""
@@ -195,6 +211,10 @@ class _Conditioned(Verbs):
     @property
     def _columns(self) -> Any:  # type: ignore[override]
         return self._flow._columns
+
+    @property
+    def _lattice(self) -> Any:  # type: ignore[override]
+        return self._flow._lattice
 
     @property
     def _library(self) -> Any:  # type: ignore[override]

@@ -108,7 +108,7 @@ class MonteCarlo(Quantiles):
         n, total = _at_least_two(n), Moments()
         seed = _validate.seed(rng)
         for first, count in self._parts(n, context):
-            total.add(-self.sample_and_log_prob(count, context, key=seed, first=first)[1].astype(np.float64))
+            total.add(-self.sample_and_log_prob(count, context, key=seed, first=first, raw=True)[1].astype(np.float64))
         return Estimate(_plain(total.mean), _plain(np.sqrt(total.squares / (n - 1) / n)))
 
     def acceptance(
@@ -205,7 +205,7 @@ def importance(flow: Flowlike, log_density: LogDensity, n: float, rng: Rng = Non
     n : int
         Draws, at least 2.
     rng : seed or numpy Generator, optional
-        As for ``flow.sample``, whose draws they are.
+        As for ``flow.sample``, whose draws they are, with ``raw=True`` for a flow with a lattice.
 
     Returns
     -------
@@ -247,9 +247,10 @@ def importance(flow: Flowlike, log_density: LogDensity, n: float, rng: Rng = Non
     samples, log_weights = np.zeros((n, flow.dim), flow.dtype), np.zeros(n)
     missing, where = 0, ""
     size = max(1, CHUNK // flow.dim)
+    raw = {} if getattr(flow, "lattice", None) is None else {"raw": True}
     for first in range(0, n, size):
         part = slice(first, min(first + size, n))
-        x, log_q = flow.sample_and_log_prob(part.stop - first, key=seed, first=first)
+        x, log_q = flow.sample_and_log_prob(part.stop - first, key=seed, first=first, **raw)
         samples[part] = x
         log_p, _ = evaluated(log_density, x, gradient=False)
         lost = np.isnan(log_p)

@@ -10,6 +10,7 @@ import numpy as np
 
 from penstock import _validate, accepting, columns, frames
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
+from penstock.lattice import Lattice
 from penstock.plan import Plan
 from penstock.runner import Runner
 from penstock.state import Snapshot
@@ -33,6 +34,7 @@ class Verbs:
     _columns: tuple[str, ...]
     _context_columns: tuple[str, ...]
     _library: str
+    _lattice: Lattice | None
     _row_shapes: tuple[tuple[int, ...], ...]
     _context_shape: tuple[int, ...]
 
@@ -115,7 +117,8 @@ class Verbs:
         X, context
             As for :meth:`log_prob`.
         sample_weight : array of shape (rows,) or (m, n), optional
-            Weights, by default all 1; only their ratios matter. Rows of weight 0 do not count, whatever they hold.
+            Weights, by default all 1; only their ratios matter. Rows of weight 0 do not count, whatever they hold. They may
+            be negative, if their sum is positive.
 
         Returns
         -------
@@ -143,7 +146,10 @@ class Verbs:
                 return float(log_prob.mean()) if len(log_prob) else float("nan")
             counts = weight != 0
             weight = weight[counts] / np.abs(weight).max(initial=0.0)
-            return float((weight * log_prob[counts]).sum() / weight.sum()) if counts.any() else float("nan")
+            mass = weight.sum()
+            if len(weight) and not mass > 0:
+                raise ValueError("the sum of sample_weight must be positive")
+            return float((weight * log_prob[counts]).sum() / mass) if len(weight) else float("nan")
 
     def to_latent(self, X: RowsLike, context: RowsLike | None = None) -> tuple[Array, Any]:
         """Map rows from the data side to the latent side.
@@ -213,6 +219,7 @@ class Verbs:
         out: Array | None = None,
         first: int = 0,
         first_context: int = 0,
+        raw: bool = False,
         where: accepting.Condition | None = None,
     ) -> Array:
         """Draw rows.
@@ -244,6 +251,9 @@ class Verbs:
         first, first_context : int, default 0
             Numbers of the first draw and of the first row of context: with one seed, ``sample(n, first=i)`` gives draws
             ``i`` to ``i + n - 1`` of those of ``sample(i + n)``.
+        raw : bool, default False
+            For a flow with a lattice (``fit(dequantize=...)``): whether to give its columns as they are drawn, and not rounded to
+            the nearest of their values.
         where : callable, optional
             A condition: a function of rows, an array of shape (rows, dim), that returns a boolean for each, which follows
             from that row alone. The result has as many rows as without: the first accepted ones, in the order of their
@@ -285,9 +295,12 @@ class Verbs:
             into = np.zeros((math.prod(shape), self.dim), self.dtype) if into is None else into
             contexts = len(given) if given is not None and given.ndim == 2 else 1
             rows = into.reshape(contexts, math.prod(shape) // max(contexts, 1), self.dim)
-            accepting.accepted(runner, self._snapshot.pack(runner), where, seed, given, rows, numbers[1])
+            lattice = None if raw else self._lattice
+            accepting.accepted(runner, self._snapshot.pack(runner), where, seed, given, rows, numbers[1], lattice)
             return into.reshape(*shape, self.dim) if out is None else out
         x, _ = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, into, numbers=numbers)
+        if self._lattice is not None and not raw:
+            self._lattice.round(x)
         return x.reshape(*shape, self.dim) if out is None else out
 
     def sample_and_log_prob(
@@ -299,13 +312,14 @@ class Verbs:
         key: int | None = None,
         first: int = 0,
         first_context: int = 0,
+        raw: bool = False,
     ) -> tuple[Array, Any]:
         """Draw rows, and give their log-density, which costs next to nothing here.
 
         Parameters
         ----------
-        n, context, rng, key, first, first_context
-            As for :meth:`sample`.
+        n, context, rng, key, first, first_context, raw
+            As for :meth:`sample`. Rows that are rounded to a lattice are evaluated where they come to lie.
 
         Returns
         -------
@@ -327,6 +341,12 @@ class Verbs:
             self._snapshot.pack(runner), math.prod(shape), seed, given, log_prob=True, numbers=numbers
         )
         assert log_prob is not None
+        if self._lattice is not None and not raw:
+            self._lattice.round(x)
+            given = (
+                given if given is None or given.ndim == 1 else np.repeat(given, len(x) // max(len(given), 1), axis=0)
+            )
+            log_prob = runner.log_prob(self._snapshot.pack(runner), x, given)
         return x.reshape(*shape, self.dim), _shaped(log_prob, shape)
 
     def sample_frame(
@@ -336,6 +356,7 @@ class Verbs:
         *,
         rng: Rng = None,
         key: int | None = None,
+        raw: bool = False,
         library: str | None = None,
     ) -> Any:
         """Draw rows into a DataFrame, a column for each dimension, and behind them the context that each was drawn for.
@@ -346,7 +367,7 @@ class Verbs:
             How many, for each row of context; by default one.
         context : array of shape (c,) or (m, c), or a table, optional
             For a flow with a context.
-        rng, key
+        rng, key, raw
             As for :meth:`sample`: the numbers are the same.
         library : {"pandas", "polars", "pyarrow"}, optional
             What gives the DataFrame. By default that of the table which the flow was fitted on, otherwise the first of the
@@ -379,6 +400,8 @@ class Verbs:
         seed = _validate.key(rng, key)
         runner = self._runner()
         rows, _ = runner.sample(self._snapshot.pack(runner), math.prod(shape), seed, given, numbers=numbers)
+        if self._lattice is not None and not raw:
+            self._lattice.round(rows)
         if given is not None:
             given = np.repeat(
                 given.reshape(-1, self.context_dim), len(rows) // max(given.size // self.context_dim, 1), 0
@@ -571,7 +594,8 @@ class Verbs:
         X, context
             As for :meth:`log_prob`.
         sample_weight : array of the shape of log_prob(X), optional
-            (rows,), (m, n), or a number for one row by itself. Rows of weight 0 are left out, NaN or not.
+            (rows,), (m, n), or a number for one row by itself, of any sign: what is added up here needs no lower bound.
+            Rows of weight 0 are left out, NaN or not.
 
         Returns
         -------

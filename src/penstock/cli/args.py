@@ -63,6 +63,7 @@ DATA = (
     "names in the first line if there are any), .npy (read where it lies, however large), .npz, .parquet (with pyarrow), .h5 or "
     ".hdf5 (with h5py), .fits (with astropy); - reads text from standard input"
 )
+KEPT = " (default: what fit was told; --missing= for no number and no word)"
 WRITES = "by its ending .csv, .tsv, .npy, .npz, .parquet, .h5 or .fits, or - for .csv on standard output"
 
 
@@ -77,12 +78,18 @@ def _fit_parser(commands: Any) -> None:
     )
     fit.add_argument("data", type=_input, metavar="DATA", help=DATA)
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write, .safetensors")
-    _data_options(fit, "all that have a name, or all", "none", "left out")
+    _data_options(fit, "all that have a name, or all", "none", "left out. The model keeps it for score and sample")
     fit.add_argument(
         "--weights",
         metavar="WEIGHTS",
         help="weights of the rows: the name or index of a column of DATA, which then is not a data column, "
-        "or a file with one column",
+        "or a file with one column. Only their ratios matter",
+    )
+    fit.add_argument(
+        "--negative-weights",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="take negative weights, which otherwise are an error; the loss then has no lower bound",
     )
     fit.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="seed of split, start and order (default: %(default)s)"
@@ -94,6 +101,13 @@ def _fit_parser(commands: Any) -> None:
         type=_words,
         metavar="A,B,...",
         help="data columns whose values are above 0, by name or by index from 0; no sample will be below",
+    )
+    group.add_argument(
+        "--dequantize",
+        type=_words,
+        metavar="A,B=STEP,...",
+        help="data columns whose values lie on a lattice, such as counts, by name or by index, each perhaps with its step: "
+        "trained with noise as wide as a step, and rounded to the lattice in samples; auto alone takes those that have one",
     )
     group.add_argument("--recipe", choices=list(RECIPES), default="nsf_ar", help="(default: %(default)s)")
     _add(group, RECIPE_OPTIONS, {})
@@ -132,6 +146,11 @@ def _sample_parser(commands: Any) -> None:
         "fit, or -) with a row for each context, whose columns are found by their names; N rows are drawn for each",
     )
     sample.add_argument("--log-prob", action="store_true", help="a further column at the end: the log-density")
+    sample.add_argument(
+        "--raw",
+        action="store_true",
+        help="columns that have a lattice (--dequantize of fit) as they are drawn, not rounded to it",
+    )
     sample.add_argument("--seed", type=_seed, metavar="N", help="seed of the draws (default: a new one, which is told)")
     sample.add_argument(
         "--first",
@@ -155,7 +174,7 @@ def _sample_parser(commands: Any) -> None:
         "FILE no array)",
     )
     group.add_argument("--keep-context", action="store_true", help="further columns: the context of each draw")
-    _reading_options(group, "get no draws")
+    _reading_options(group, f"get no draws{KEPT}")
     _common_options(sample)
     sample.set_defaults(run=_sample)
 
@@ -181,7 +200,13 @@ def _score_parser(commands: Any) -> None:
         score,
         "those with the names that the flow was trained on, or all",
         "those with the names that the flow was trained on",
-        "have the log-density NaN",
+        f"have the log-density NaN{KEPT}",
+    )
+    score.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="weights of the rows in the mean: the name or index of a column of DATA, which then is not a data column, or a file "
+        "with one column. Only their ratios matter; rows of weight 0 do not count",
     )
     _common_options(score)
     score.set_defaults(run=_score)
@@ -192,7 +217,9 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     given = vars(arguments)
     arguments.recipe_options = {name: given[name] for name in RECIPE_OPTIONS if name in given}
-    arguments.fit_options = {name: given[name] for name in (*FIT_OPTIONS, "resume") if name in given}
+    arguments.fit_options = {
+        name: given[name] for name in (*FIT_OPTIONS, "resume", "negative_weights") if name in given
+    }
     if given.get("resume") or "checkpoint_every" in given:
         arguments.fit_options.setdefault("checkpoint", arguments.output)
     return commands.fit(arguments)
@@ -233,7 +260,7 @@ def _reading_options(group: Any, missing: str) -> None:
         type=_words,
         metavar="A,B,...",
         help="numbers and words that stand for no value, such as 99 or NA (--missing=-99,NA), as blank cells and NaN then do "
-        f"too; rows where a value is missing are counted, and {missing}. Without this option a blank cell is an error",
+        f"too; rows where a value is missing are counted, and {missing}. Without it a blank cell is an error",
     )
     group.add_argument(
         "--header",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import penstock as ps
 from penstock._warn import DataWarning, warn
 from penstock.cli.tables import Missing, Table
 from penstock.cli.text import is_number
+from penstock.cli.weights import weight_column
 
 
 def indices(words: Sequence[str], table: Table, option: str) -> list[int]:
@@ -109,6 +111,25 @@ def positive_columns(arguments: argparse.Namespace, table: Table, columns: Seque
     return [list(columns).index(number) for number in named]
 
 
+def lattice_columns(arguments: argparse.Namespace, table: Table, columns: Sequence[int]) -> Any:
+    """What ``--dequantize`` says, as ``fit`` takes it: "auto", or steps by place among the data columns."""
+    words = arguments.dequantize
+    if words is None:
+        return None
+    if words == ["auto"] and not table.has("auto"):
+        return "auto"
+    steps: dict[int, float | str] = {}
+    for word in words:
+        name, _, step = (word, "", "") if table.has(word) else word.rpartition("=") if "=" in word else (word, "", "")
+        number = table.index(name, option="--dequantize")
+        if number not in columns:
+            raise ValueError(f"--dequantize: {name!r} is no data column")
+        if step and not is_number(step):
+            raise ValueError(f"--dequantize: the step of {name!r} must be a number, got {step!r}")
+        steps[list(columns).index(number)] = float(step) if step else "auto"
+    return steps
+
+
 def unused(name: str, taken: Iterable[str]) -> str:
     """A name for a further column, which none of the others has."""
     others = set(taken)
@@ -117,8 +138,13 @@ def unused(name: str, taken: Iterable[str]) -> str:
     return name
 
 
-def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) -> tuple[list[int], list[int]]:
-    """The data columns and the context columns of a table whose rows a flow is to judge."""
+def score_columns(
+    arguments: argparse.Namespace, table: Table, flow: ps.Flow
+) -> tuple[list[int], list[int], list[int], Table | None]:
+    """The data columns, the context columns and the column of weights of a table whose rows a flow is to judge.
+
+    Weights may have a table of their own, which then is the last.
+    """
     of = f"the flow in {arguments.model}"
     given = matched(flow._context_columns, arguments.context_columns, table, "--context-columns", of) or []
     if len(given) != flow.context_dim:
@@ -134,11 +160,14 @@ def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) ->
             f"--context-columns names {len(given)} column{'' if len(given) == 1 else 's'}, but {of} has "
             f"context_dim={flow.context_dim}"
         )
-    taken = {"--context-columns": given}
+    place, weights = weight_column(arguments, table, given)
+    taken = {"--context-columns": given, "--weights": place}
     columns = matched(flow._columns, arguments.columns, table, "--columns", of)
     if columns is None and arguments.columns is None and bool(flow._columns) != bool(table.names):
         who = table.path if flow._columns else of
         warn(f"{who} has no names: columns are taken by their position", DataWarning)
+    if place and columns is not None and place[0] in columns:
+        raise ValueError(f"--weights: {arguments.weights!r} is a data column of {of}")
     if columns is None or arguments.columns is not None:
         chosen = chosen_or_rest(arguments.columns, table, taken)
         columns = chosen if columns is None else columns
@@ -148,11 +177,12 @@ def score_columns(arguments: argparse.Namespace, table: Table, flow: ps.Flow) ->
             f"{has} {len(columns)} column{'' if len(columns) == 1 else 's'}, but {of} has "
             f"{flow.dim}" + ("; choose with --columns" if len(columns) > flow.dim else "")
         )
-    return columns, given
+    return columns, given, place, weights
 
 
-def missing_cells(words: Sequence[str] | None, *, nan: bool) -> Missing:
-    """What ``--missing`` says."""
+def missing_cells(words: Sequence[str] | None, *, nan: bool, kept: Sequence[str] | None = None) -> Missing:
+    """What ``--missing`` says, or else what it said where the flow was fitted."""
+    words = kept if words is None else words
     if words is None:
         return Missing(nan=nan)
     numbers = [float(word) for word in words if is_number(word)]

@@ -25,6 +25,7 @@ from penstock.cli.columns import (
     header,
     indices,
     keep_names,
+    lattice_columns,
     missing_cells,
     positive_columns,
     score_columns,
@@ -32,6 +33,7 @@ from penstock.cli.columns import (
 from penstock.cli.draws import Draws, given_contexts
 from penstock.cli.sinks import check_library, table_file
 from penstock.cli.tables import READ, TEXT, Table, ahead, chunk_rows, is_stream, read_table, suffix
+from penstock.cli.weights import Mean, beside, weight_column
 from penstock.files import model
 from penstock.history import History
 from penstock.recipes import RECIPES
@@ -54,6 +56,7 @@ def fit(arguments: argparse.Namespace) -> int:
     weight = weights.array([0])[:, 0] if weights else column[:, 0] if place else None
     flow = _new_flow(arguments, len(columns), len(given), positive_columns(arguments, table, columns))
     keep_names(flow, table, columns, given)
+    flow._missing = None if arguments.missing is None else tuple(arguments.missing)
     weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
     conditional = f", given {table.describe(given)}" if given else ""
     say(f"{table.path}: {len(rows)} rows, {table.describe(columns)}{conditional}{weighted}")
@@ -63,7 +66,7 @@ def fit(arguments: argparse.Namespace) -> int:
     with _log_lines(shown=not arguments.quiet and not arguments.progress):
         flow.fit(
             rows, context=context if given else None, sample_weight=weight, rng=arguments.seed,
-            progress=_progress(arguments), **arguments.fit_options,
+            dequantize=lattice_columns(arguments, table, columns), progress=_progress(arguments), **arguments.fit_options,
         )  # fmt: skip
     seconds = time.perf_counter() - began
     interrupted = flow.history.stopped == "interrupted"
@@ -113,26 +116,13 @@ def _fit_columns(
     arguments: argparse.Namespace, table: Table, context: Sequence[int]
 ) -> tuple[list[int], list[int], Table | None]:
     """The data columns, and where the weights are: in a column, in a table of their own, or nowhere."""
-    taken = {"--context-columns": context}
-    given = arguments.weights
-    if given is None:
-        return chosen_or_rest(arguments.columns, table, taken), [], None
-    if table.has(given):
-        place = table.index(given, option="--weights")
-        if place in context:
-            raise ValueError(f"--weights: {given!r} is also one of --context-columns")
-        columns = chosen_or_rest(arguments.columns, table, {**taken, "--weights": [place]})
-        return columns, [place], None
-    if os.path.splitext(given)[1].lower() not in READ:
-        raise ValueError(f"--weights: {given!r} is no file and no column of {table.path}, which has {table.describe()}")
-    if arguments.missing is not None:
+    place, own = weight_column(arguments, table, context)
+    if own is not None and arguments.missing is not None:
         raise ValueError(
-            f"--missing drops rows of {table.path}, so that weights must be one of its columns, got {given!r}"
+            f"--missing drops rows of {table.path}, so that weights must be one of its columns, got {arguments.weights!r}"
         )
-    own = read_table(given)
-    if own.n_columns != 1:
-        raise ValueError(f"--weights: {given} must have 1 column, got {own.describe()}")
-    return chosen_or_rest(arguments.columns, table, taken), [], own
+    columns = chosen_or_rest(arguments.columns, table, {"--context-columns": context, "--weights": place})
+    return columns, place, own
 
 
 def _outcome(history: History) -> str:
@@ -166,7 +156,8 @@ def sample(arguments: argparse.Namespace) -> int:
             update(len(blocks[0]))
     say = _say(arguments.output)
     if given.table is not None:
-        _tell_dropped(given.table, sys.stderr if arguments.output == "-" else sys.stdout)
+        stream = sys.stderr if arguments.output == "-" else sys.stdout
+        _tell_dropped(given.table, stream, _as_in_fit(arguments, flow))
     if not arguments.quiet:
         say(f"{given.count * n} rows, {len(table.columns)} columns, seed {seed}")
         say(f"written: {_named(arguments.output)}")
@@ -185,14 +176,18 @@ def _say(output: str | None) -> Callable[[str], object]:
 def score(arguments: argparse.Namespace) -> int:
     """The log-density of each row of a table into a file, and their mean on standard output."""
     if arguments.output is not None:
-        _check_output(arguments.output, arguments.data, arguments.model)
+        _check_output(arguments.output, arguments.data, arguments.model, arguments.weights)
         check_library(arguments.output)
     flow = ps.load(arguments.model, backend=arguments.backend)
-    table = _opened(arguments, expected=(*flow._columns, *flow._context_columns))
-    columns, given = score_columns(arguments, table, flow)
-    chunks = table.chunks([*columns, *given])
+    table = _opened(arguments, expected=(*flow._columns, *flow._context_columns), kept=flow._missing)
+    columns, given, place, weights = score_columns(arguments, table, flow)
+    chunks = table.chunks([*columns, *given, *place])
+    if weights is not None:
+        chunks = beside(chunks, weights, table.path)
     if suffix(arguments.data) in TEXT and not is_stream(arguments.data):  # whose wait for data nothing could end
         chunks = ahead(chunks)
+    weighted, width = arguments.weights is not None, flow.dim + flow.context_dim
+    mean = Mean()
     n_rows = n_nan = n_missing = 0
     total = 0.0
     with (
@@ -203,40 +198,69 @@ def score(arguments: argparse.Namespace) -> int:
     ):
         for chunk in chunks:
             rows = chunk[:, : flow.dim]
-            log_prob = flow.log_prob(rows, chunk[:, flow.dim :] if given else None)
+            log_prob = flow.log_prob(rows, chunk[:, flow.dim : width] if given else None)
             write(log_prob)
             nan = np.isnan(log_prob)
             n_rows += len(rows)
             n_nan += int(nan.sum())
-            n_missing += int(np.isnan(chunk).any(axis=1).sum()) if table.missing.given else 0
-            total += float((log_prob[~nan] if nan.any() else log_prob).sum(dtype=np.float64))
+            empty = np.isnan(chunk).any(axis=1) if table.missing.given else nan
+            n_missing += int(empty.sum()) if table.missing.given else 0
+            if weighted:
+                weight = np.where(nan | empty, 0, chunk[:, width])
+                _check_weights(weight, n_rows - len(rows), arguments.weights)
+                mean.add(log_prob, weight)
+            else:
+                total += float((log_prob[~nan] if nan.any() else log_prob).sum(dtype=np.float64))
             update(len(rows))
     say = _say(arguments.output)
     say(f"rows: {n_rows}")
     if table.missing.given:
-        say(f"rows with missing values: {n_missing}")
+        say(f"rows with missing values: {n_missing}{_as_in_fit(arguments, flow)}")
     say(f"rows with log-density NaN: {n_nan}" + (", left out of the mean" if n_nan else ""))
-    say(f"mean log-density: {total / (n_rows - n_nan) if n_rows > n_nan else float('nan')!r}")
+    if weighted:
+        say(f"weights from {arguments.weights}: worth {mean.effective_size:.6g} rows of equal weight")
+    unweighted = total / (n_rows - n_nan) if n_rows > n_nan else float("nan")
+    say(f"mean log-density: {mean.value if weighted else unweighted!r}")
     if arguments.output is not None and not arguments.quiet:
         say(f"written: {_named(arguments.output)}")
     return 0
+
+
+def _check_weights(weight: Array, first: int, source: str) -> None:
+    """Raise if a weight is no number; ``first`` is the number of the row where they begin."""
+    finite = np.isfinite(weight)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ValueError(f"--weights: {source} must be finite, but holds {weight[row]} in row {first + row}")
+
+
+def _as_in_fit(arguments: argparse.Namespace, flow: ps.Flow) -> str:
+    """What to add where the model, and no option, has said what stands for no value."""
+    if arguments.missing is not None or flow._missing is None:
+        return ""
+    return f" (--missing={','.join(flow._missing)}, as in the fit)"
 
 
 def _nowhere(*blocks: Array) -> None:
     """Where log-densities go that nobody asked for."""
 
 
-def _opened(arguments: argparse.Namespace, *, nan: bool = True, expected: Sequence[str] = ()) -> Table:
-    """The table that DATA names; ``nan`` tells whether it may hold NaN where ``--missing`` was not given."""
-    missing = missing_cells(arguments.missing, nan=nan)
+def _opened(
+    arguments: argparse.Namespace, *, nan: bool = True, expected: Sequence[str] = (), kept: Sequence[str] | None = None
+) -> Table:
+    """The table that DATA names; ``nan`` tells whether it may hold NaN where ``--missing`` was not given.
+
+    ``kept`` is what ``--missing`` said where the flow was fitted.
+    """
+    missing = missing_cells(arguments.missing, nan=nan, kept=kept)
     return read_table(arguments.data, key=arguments.key, missing=missing, header=header(arguments), expected=expected)
 
 
-def _tell_dropped(table: Table, stream: TextIO) -> None:
+def _tell_dropped(table: Table, stream: TextIO, why: str = "") -> None:
     """Say it in any case: rows that are gone change the result."""
     if table.missing.given:
         rows = f"{table.dropped} row{'' if table.dropped == 1 else 's'}"
-        print(f"{table.path}: {rows} with missing values left out", file=stream)
+        print(f"{table.path}: {rows} with missing values left out{why}", file=stream)
 
 
 def upgrade(paths: Sequence[str]) -> int:

@@ -68,7 +68,7 @@ def given_contexts(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
 
 
 def _from_table(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
-    path, missing = arguments.context, missing_cells(arguments.missing, nan=False)
+    path, missing = arguments.context, missing_cells(arguments.missing, nan=False, kept=flow._missing)
     table = read_table(
         path, key=arguments.key, missing=missing, header=header(arguments), expected=flow._context_columns
     )
@@ -101,7 +101,7 @@ class Draws:
     """
 
     def __init__(self, arguments: argparse.Namespace, flow: ps.Flow, given: Contexts) -> None:
-        self._flow, self._given, self._log_prob = flow, given, arguments.log_prob
+        self._flow, self._given, self._log_prob, self._raw = flow, given, arguments.log_prob, arguments.raw
         self._ids, self._keep = _wants_ids(arguments, given), arguments.keep_context
         if self._keep and given.rows is None:
             raise ValueError("--keep-context: the flow has no context (context_dim=0)")
@@ -123,10 +123,10 @@ class Draws:
         first = places[0]
         part = None if given.rows is None else given.rows[first : first + len(places)]
         if self._log_prob:
-            rows, density = flow.sample_and_log_prob(n, part, first_context=first, **options)
+            rows, density = flow.sample_and_log_prob(n, part, first_context=first, raw=self._raw, **options)
             blocks = [rows.reshape(-1, flow.dim), density.reshape(-1, 1)]
         else:
-            blocks = [flow.sample(n, part, first_context=first, **options).reshape(-1, flow.dim)]
+            blocks = [flow.sample(n, part, first_context=first, raw=self._raw, **options).reshape(-1, flow.dim)]
         if self._keep and part is not None:
             blocks.insert(1, np.repeat(part, n, axis=0))
         if self._ids:

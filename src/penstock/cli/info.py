@@ -64,6 +64,11 @@ def model_file(path: str) -> int:
     for what, names in (("columns", flow._columns), ("context columns", flow._context_columns)):
         if names:
             print(f"{what}: {', '.join(names)}")
+    if flow._lattice is not None:
+        print(f"lattices (column, step): {flow._lattice.described(flow._columns)}")
+    if flow._missing is not None:
+        words = ", ".join(flow._missing) or "blank cells and NaN alone"
+        print(f"missing values, as --missing of the fit said: {words}; score and sample take this, too")
     print(flow)
     print("parameters:")
     for name, array in flow.named_params().items():

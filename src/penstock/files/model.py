@@ -23,6 +23,7 @@ from penstock._typing import Array
 from penstock.files import safetensors, specs
 from penstock.files.safetensors import CODES, Container, need, some
 from penstock.history import History
+from penstock.lattice import Lattice
 from penstock.plan import Plan, compile_plan
 from penstock.spec import FlowSpec
 from penstock.state import Snapshot, named
@@ -71,6 +72,10 @@ class Contents:
         State of an optimiser by name, without its prefix; empty but in a checkpoint.
     format_version : int
         Of the file that it was read from.
+    missing : tuple of str, or None
+        Numbers and words that stood for no value in the table of the fit; None where nobody has said.
+    lattice : Lattice or None
+        Of the columns that were trained with noise.
     """
 
     spec: FlowSpec
@@ -81,6 +86,8 @@ class Contents:
     history: History | None = None
     training: Mapping[str, Array] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    missing: tuple[str, ...] | None = None
+    lattice: Lattice | None = None
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -96,7 +103,10 @@ def to_bytes(contents: Contents) -> bytes:
         noted = asdict(contents.history)
         kept = {key: value for key, value in noted.items() if key not in TIMES and (value or key not in TARGETS)}
         metadata["history"] = _dump(_without_nan(kept))
-    metadata["provenance"] = _dump({"library": "penstock", "version": version})
+    origin: dict[str, Any] = {"library": "penstock", "version": version}
+    if contents.missing is not None:
+        origin["missing"] = list(contents.missing)
+    metadata["provenance"] = _dump(origin)
     buffers = _buffers(plan)
     starts = np.cumsum([shape[0] for _, shape in buffers])[:-1]
     names = {"columns": contents.columns, "context_columns": contents.context_columns}
@@ -107,6 +117,11 @@ def to_bytes(contents: Contents) -> bytes:
         **named(plan, snapshot.params),
         **{TRAINING + name: array for name, array in contents.training.items()},
         **{name: _encoded(words) for name, words in names.items() if words},
+        **(
+            {}
+            if contents.lattice is None
+            else {"lattice": np.stack([contents.lattice.steps, contents.lattice.origins])}
+        ),
         "initialised": np.array([snapshot.initialised], dtype=np.uint8),
         "hash": np.zeros(HASH_SIZE, dtype=np.uint8),
     }
@@ -226,7 +241,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
         {
             name.removeprefix(TRAINING): container.tensor(name) for name in container.entries if name.startswith(TRAINING)
         },
-        version,
+        version, _missing(container), _lattice(container, plan),
     )  # fmt: skip
 
 
@@ -269,7 +284,7 @@ def _check_tensors(container: Container, plan: Plan, version: int) -> None:
         **{t.name: (number_type, t.shape) for t in plan.tensors},
         "initialised": ("U8", (1,)),
     }
-    optional = {"columns", "context_columns", "hash"} if version >= 2 else set()
+    optional = {"columns", "context_columns", "lattice", "hash"} if version >= 2 else set()
     found = {name for name in container.entries if not name.startswith(TRAINING)} - {"plan"}
     missing, surplus = sorted(expected.keys() - found), sorted(found - expected.keys() - optional)
     need(not missing, f"tensors are missing: {some(missing)}")
@@ -325,6 +340,35 @@ def _names(container: Container, name: str, count: int) -> tuple[str, ...]:
     fits = data.endswith(b"\0") and len(names) == count and len(set(names)) == count and all(names)
     need(fits, f"tensor {name} must hold {count} different names, each with a NUL behind it")
     return names
+
+
+def _lattice(container: Container, plan: Plan) -> Lattice | None:
+    """The lattices of columns, if there are any."""
+    entry = container.entries.get("lattice")
+    if entry is None:
+        return None
+    fits = entry.code == "F64" and entry.shape == (2, plan.dim)
+    need(fits, f"tensor lattice must be F64 of shape (2, {plan.dim}), got {entry.code} of shape {entry.shape}")
+    steps, origins = container.tensor("lattice")
+    need(
+        bool(np.isfinite(steps).all() and (steps >= 0).all() and steps.any()),
+        "tensor lattice must hold steps of at least 0",
+    )
+    within = (origins >= 0) & ((origins < steps) | (origins == 0))
+    need(bool(within.all()), "the origins in tensor lattice must be at least 0 and below the steps")
+    return Lattice(steps, origins)
+
+
+def _missing(container: Container) -> tuple[str, ...] | None:
+    """What stood for no value in the table of the fit, if the file says."""
+    if "provenance" not in container.metadata:
+        return None
+    record = safetensors.parse(container.metadata["provenance"], "the provenance")
+    need(isinstance(record, dict), "the provenance must be a JSON object")
+    words = record.get("missing")
+    fits = words is None or (isinstance(words, list) and all(isinstance(word, str) for word in words))
+    need(fits, "missing of the provenance must be a list of strings")
+    return None if words is None else tuple(words)
 
 
 _HISTORY: dict[str, Callable[[Any], bool]] = {

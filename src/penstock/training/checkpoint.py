@@ -202,6 +202,7 @@ def facts(
         "freeze": repr(sorted(options.freeze)),
         "warmup": f"{schedule.warmup} steps",
         "patience": repr(schedule.patience),
+        **({"dequantize": start.lattice.described(start.columns)} if start.lattice is not None else {}),
     }
 
 
@@ -268,6 +269,7 @@ def _scalars(state: State) -> dict[str, Any]:
         "mean": state.mean and state.mean.count,
         "best": best,
         "ends": 0 if best else len(state.ends),
+        **({"left_out": state.left_out} if state.left_out else {}),
     }
 
 
@@ -336,11 +338,13 @@ def _moment(contents: model.Contents, scalars: Mapping[str, Any], plan: Plan, bu
         need(whole(kept["epoch"]) and kept["epoch"] <= closed, "its best epoch does not lie in the run")
         best = Best(float(kept["loss"]), contents.snapshot.params.copy(), kept["epoch"])
     need(mean is None or whole(mean), "mean must be an integer of at least 0")
+    left_out = scalars.get("left_out", "")
+    need(left_out in ("", "first", "later"), 'left_out must be "first" or "later"')
     state = State(
         epoch, first, scalars["step"], closed, float(scalars["lowest"]), float(scalars["start_loss"]),
         Patience(float(scalars["factor"]), scalars["since_best"], scalars["since_drop"]),
         None if mean is None else Mean(mean, tensor("mean", np.float64, n)), best,
-        tuple(tensor(f"end.{number}", dtype, n) for number in range(scalars["ends"])),
+        tuple(tensor(f"end.{number}", dtype, n) for number in range(scalars["ends"])), left_out,
     )  # fmt: skip
     return Moment(
         state, _history(tensor("history", np.float64, 4, closed), contents.history),

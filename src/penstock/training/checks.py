@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from penstock._typing import Array
 from penstock._warn import DiscreteWarning, OutlierWarning, RepeatedRowsWarning, warn
 from penstock.columns import Names, called
+from penstock.training.moments import quantiles
+from penstock.training.outliers import EXTREME
 from penstock.training.rows import Rows
 
 ROWS = 100  # fewer of them tell nothing
@@ -19,15 +23,17 @@ REPEATED = 0.05  # part of the rows that repeat another one
 PAIRS = 5  # of equal rows in a sample: fewer are chance
 
 
-def warn_of_rows(sample: Rows, n_rows: int, names: Names, context_names: Names = ()) -> None:
-    """Warn of what a sample says of the ``n_rows`` rows that it was drawn from. Context may be discrete as it likes."""
+def warn_of_rows(sample: Rows, line: Rows, n_rows: int, names: Names, context_names: Names = ()) -> None:
+    """Warn of what a sample says of the ``n_rows`` rows that it was drawn from. Context may be discrete as it likes.
+
+    ``line`` is the same sample as the standardisation sees it.
+    """
     if sample.weight is not None:
-        sample = sample.take(sample.weight != 0)
+        sample, line = sample.take(sample.weight != 0), line.take(sample.weight != 0)
     if len(sample) >= ROWS:
         warn_discrete(sample.x, names)
         warn_repeated(sample, n_rows)
-        if sample.context is not None:
-            warn_sentinels(sample.context, context_names)
+        warn_sentinels(sample, line.x[:], names, context_names)
 
 
 def warn_discrete(x: Array, names: Names) -> None:
@@ -43,8 +49,8 @@ def warn_discrete(x: Array, names: Names) -> None:
     if few:
         warn(
             f"X: {_several(few)}. Values that repeat have no density: the log-density grows with training, and says little of "
-            "the rows. Add noise as wide as the steps (integers: + rng.uniform(-0.5, 0.5, rows)), or make such a column a "
-            "context, which may be discrete",
+            "the rows. dequantize='auto' adds noise as wide as the steps while it trains; or make such a column a context, which "
+            "may be discrete",
             DiscreteWarning,
         )
     if often:
@@ -56,30 +62,53 @@ def warn_discrete(x: Array, names: Names) -> None:
         )
 
 
-def warn_sentinels(context: Array, names: Names) -> None:
-    """Warn of columns of the context with a value at one end that repeats and lies beyond the range of all others.
+def warn_sentinels(sample: Rows, line: Array, names: Names, context_names: Names) -> None:
+    """Warn of columns with a value at one end that repeats and lies beyond the range of all others.
 
-    Such a value is a number that stands for none, 99 or -999, more often than it is meant.
+    Such a value is a number that stands for none, 99 or -999, more often than it is meant. Columns of the data in which it is
+    common, or absurdly far out in the coordinate ``line`` that is standardised, have been told.
     """
-    found = []
-    for j, column in enumerate(context.T):
-        values, counts = np.unique(column, return_counts=True)
-        for end, rest in ((0, values[1:]), (-1, values[:-1])):
-            if len(rest) < VALUES or counts[end] < max(PAIRS, COMMON * len(column)):
-                continue
-            away = min(abs(values[end] - rest[0]), abs(values[end] - rest[-1]))
-            if away > rest[-1] - rest[0]:
-                share = 100 * counts[end] / len(column)
-                found.append(
-                    f"column {called(j, names)} is {values[end]:g} in {share:.2g} % of the rows, beyond all others"
-                )
+    found = [
+        f"column {called(j, names)} is {words}" for j, words in _sentinels(sample.x) if not _told(sample.x, line, j)
+    ]
+    if found:
+        warn(
+            f"X: {_several(found)}. If that stands for what is missing, the flow puts a spike there, and all other values are "
+            "squeezed together: drop those rows (on the command line with --missing)",
+            OutlierWarning,
+            about="X",
+        )
+    given = sample.context
+    found = [] if given is None else [f"column {called(j, context_names)} is {words}" for j, words in _sentinels(given)]
     if found:
         warn(
             f"context: {_several(found)}. If that stands for what is missing, its size squeezes all other values together: drop "
             "those rows (on the command line with --missing), or put an ordinary value there and whether it is missing into a "
             "further column",
             OutlierWarning,
+            about="context",
         )
+
+
+def _sentinels(array: Array) -> Iterator[tuple[int, str]]:
+    """Columns with such values, and what to say of each of them."""
+    for j, column in enumerate(array.T):
+        values, counts = np.unique(column, return_counts=True)
+        low, high = counts[0] >= PAIRS, counts[-1] >= PAIRS
+        rest = values[int(low) : len(values) - int(high)]
+        if len(rest) < VALUES:
+            continue
+        for end, away in ((0, rest[0] - values[0]), (-1, values[-1] - rest[-1])):  # nothing, where it does not repeat
+            if away > rest[-1] - rest[0]:
+                yield j, f"{values[end]:g} in {100 * counts[end] / len(column):.2g} % of the rows, beyond all others"
+
+
+def _told(x: Array, line: Array, j: int) -> bool:
+    """Whether other warnings tell of the values at the ends of a column."""
+    (loc,), (scale,) = quantiles(Rows(line[:, j : j + 1]))
+    far = np.abs(line[:, j : j + 1].astype(np.float64) - loc).max() > EXTREME * scale
+    _, counts = np.unique(x[:, j], return_counts=True)
+    return bool(far or counts.max() >= POINT * len(x))
 
 
 def _several(found: list[str]) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from penstock import _validate
 from penstock._typing import Array
 from penstock.columns import Names, called, matched
+from penstock.lattice import Lattice
 from penstock.support import Support
-from penstock.training.rows import Part, Rows
+from penstock.training.rows import Rows
 from penstock.training.supports import check_inside
 
 # For a table whose columns are not those of an earlier fit.
@@ -58,11 +59,11 @@ class Data:
                         rows.context, rows, self.context_columns, name=context, library=self.library, rows_of=x
                     )
 
-    def check_inside(self, support: Sequence[Support]) -> None:
-        """Raise if a row that counts lies outside the support of a column."""
+    def check_inside(self, support: Sequence[Support], lattice: Lattice | None = None) -> None:
+        """Raise if a row that counts lies outside the support of a column, or its cell where columns have lattices."""
         for rows, name in ((self.rows, "X"), (self.held_out, "validation")):
             if rows is not None:
-                check_inside(rows, support, self.columns, name=name)
+                check_inside(rows, support, self.columns, name=name, lattice=lattice)
 
 
 @np.errstate(all="ignore")  # sums of scaled weights may underflow
@@ -78,11 +79,14 @@ def training_data(
     context_dim: int,
     columns: Names = (),
     context_columns: Names = (),
+    negative_weights: bool = False,
 ) -> Data:
     """Check what a fit was given, as ``Flow.fit`` describes it; that numbers are finite is checked apart.
 
     ``columns`` and ``context_columns`` are those of the flow, if it has names.
     """
+    if not isinstance(negative_weights, (bool, np.bool_)):
+        raise TypeError(f"negative_weights must be True or False, got {negative_weights!r}")
     table = matched(X, columns, dim, name="X", cure=WARM)
     given = matched(context, context_columns, context_dim, name="context", attribute="context_columns", cure=WARM)
     x = _validate.as_rows(table.values, dim, name="X")
@@ -91,11 +95,18 @@ def training_data(
         raise ValueError(f"fit needs rows, got X of shape {x.shape}")
     weight = None if sample_weight is None else _validate.as_weights(sample_weight, len(x), name="sample_weight")
     rows = Rows(x, context, weight)
-    check_weights(rows, name="sample_weight")
+    check_weights(rows, name="sample_weight", negative=negative_weights)
     columns, context_columns = columns or table.names, context_columns or given.names
     if validation is not None and not isinstance(validation, (bool, int, float, np.number)):
         held_out = _held_out(
-            validation, validation_context, validation_weight, dim, context_dim, columns, context_columns
+            validation,
+            validation_context,
+            validation_weight,
+            dim,
+            context_dim,
+            columns,
+            context_columns,
+            negative_weights,
         )
         return Data(rows, len(x), held_out, columns, context_columns, table.library)
     for name, value in (("validation_context", validation_context), ("validation_weight", validation_weight)):
@@ -117,7 +128,14 @@ def _n_train(n_rows: int, validation: Any) -> int:
 
 
 def _held_out(
-    validation: Any, given: Any, weight: Any, dim: int, context_dim: int, columns: Names, context_columns: Names
+    validation: Any,
+    given: Any,
+    weight: Any,
+    dim: int,
+    context_dim: int,
+    columns: Names,
+    context_columns: Names,
+    negative: bool,
 ) -> Rows:
     """Validation rows that were given by themselves."""
     if isinstance(validation, tuple):
@@ -137,14 +155,23 @@ def _held_out(
     if weight is not None:
         weight = _validate.as_weights(weight, len(x), name="validation_weight")
     rows = Rows(x, context, weight)
-    check_weights(rows, name="validation_weight")
+    check_weights(rows, name="validation_weight", negative=negative)
     return rows
 
 
-def check_weights(rows: Rows, *, name: str) -> None:
-    """Raise unless the sum of the weights is above zero."""
-    if rows.weight is not None:
-        check_sum(Part(rows, 0, len(rows)).weight_sum(), rows, name)
+def check_weights(rows: Rows, *, name: str, negative: bool) -> None:
+    """Raise unless the sum of the weights is above zero, and none of them below it where they must not be ``negative``."""
+    weight = rows.weight
+    if weight is None:
+        return
+    if not negative and rows.weight_least < 0:
+        below = np.flatnonzero(weight < 0)
+        n = f"{len(below)} of the {len(weight)} weights {'is' if len(below) == 1 else 'are'} negative"
+        raise ValueError(
+            f"{name} must be at least 0, but {n}, the first {weight[below[0]]:g} in row {below[0]}; negative_weights=True "
+            "(--negative-weights on the command line) takes them, and the loss then has no lower bound"
+        )
+    check_sum(rows.weight_sums[0], rows, name)
 
 
 def check_sum(total: float, rows: Rows, name: str) -> None:
@@ -177,18 +204,18 @@ def check_finite(
     row, column = where
     first = f"the first is row {row}, column {called(column, names)}: {array[where]}"
     drop = _drop(name, rows_of, "" if infinite.any() else library)
+    words = [
+        f"column {called(j, names)}: {number[j]} of {len(array)} values {'is' if number[j] == 1 else 'are'} {what}"
+        for j in range(array.shape[1])
+        for number, what in ((missing, "missing"), (infinite, "infinite"))
+        if number[j]
+    ]
+    listed = "; ".join(words[:5]) + ("; ..." if len(words) > 5 else "")
     if names:
-        words = [
-            f"column {called(j, names)}: {number[j]} of {len(array)} values {'is' if number[j] == 1 else 'are'} {what}"
-            for j in range(len(names))
-            for number, what in ((missing, "missing"), (infinite, "infinite"))
-            if number[j]
-        ]
-        listed = "; ".join(words[:5]) + ("; ..." if len(words) > 5 else "")
         raise ValueError(f"{name} {listed}; {first}. To drop those rows: {drop}")
     n = "1 row" if count == 1 else f"{count} rows"
     raise ValueError(
-        f"{name} must be finite, but {n} of {len(array)} hold NaN or infinity; {first}. To drop them: {drop}"
+        f"{name} must be finite, but {n} of {len(array)} hold NaN or infinity ({listed}); {first}. To drop them: {drop}"
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from penstock._typing import Array
-from penstock._warn import TrainingWarning, warn
+from penstock._warn import DataWarning, TrainingWarning, warn
 from penstock.columns import Names, called
 from penstock.history import History
 from penstock.plan import Plan
@@ -19,7 +20,9 @@ from penstock.training.supports import Line
 HEAVY = 1e4  # mean weights, beyond which a weight is
 ROWS_PER_PARAMETER = 0.1  # fewer training rows a parameter are warned about
 DIVERGED = 0.1  # nats by which a validation loss has risen for good, if training overfits
-FEW = 30  # validation rows, of equal weight, whose mean tells epochs apart badly
+FEW = 100  # rows, of equal weight, that others whose weights differ should at least be worth,
+PART = 0.5  # or this part of them: where rows are few, it is not for their weights
+FEW_VALIDATED = 30  # validation rows whose mean tells epochs apart badly
 
 
 class TrainingError(RuntimeError):
@@ -116,8 +119,26 @@ def warn_few_rows(plan: Plan, frozen: Array | None, n_train: int) -> None:
         )
 
 
-def warn_of_outcome(validation: Part | None, history: History) -> None:
-    """Warn of what the validation losses of a whole run say."""
+def warn_of_weights(worth: Mapping[str, tuple[float, int]]) -> None:
+    """Warn of rows that are worth few of equal weight: of effective sizes and numbers of rows, by what the rows are for."""
+    few = {name: (size, n) for name, (size, n) in worth.items() if size < min(FEW, PART * n)}
+    if not few:
+        return
+    told = " and ".join(f"the {n} {name} rows are worth {size:.3g}" for name, (size, n) in few.items())
+    trouble = {
+        "training": "the flow learns little more than the few rows of large weight",
+        "validation": "chance chooses the epoch (validation=0 keeps the last one)",
+    }
+    so = ", and ".join(trouble[name] for name in few)
+    warn(
+        f"by their weights {told} rows of equal weight, (sum w)^2 / sum w^2, so that {so}; "
+        "give more rows, or draw them from a density closer to the one that the weights aim at",
+        DataWarning,
+    )
+
+
+def warn_of_outcome(validation: Part | None, size: float, history: History) -> None:
+    """Warn of what the losses of a whole run on the validation rows say, which are worth ``size`` rows of equal weight."""
     if validation is None or not len(history):
         return
     if history.best_epoch is None:
@@ -133,15 +154,9 @@ def warn_of_outcome(validation: Part | None, history: History) -> None:
                 TrainingWarning,
             )
         return
-    size, rows = validation.effective_size(), len(validation)
-    if size < FEW and size < rows / 2:
-        warn(
-            f"the weights of the {rows} validation rows make them worth {size:.2g} rows of equal weight, "
-            f"(sum w)^2 / sum w^2, so that chance has chosen epoch {history.best_epoch}; give more validation rows, or "
-            "validation=0, which keeps the last epoch",
-            TrainingWarning,
-        )
-    elif history.stopped == "completed" and overfits(history):
+    if size < min(FEW_VALIDATED, PART * len(validation)):  # which do not tell whether it overfits
+        return
+    if history.stopped == "completed" and overfits(history):
         best = history.epoch.index(history.best_epoch)
         warn(
             f"the flow overfits: from epoch {history.best_epoch} to {history.epoch[-1]} the training loss fell from "

@@ -43,4 +43,7 @@ def _log_prob(runner: Runner, packed: Any, index: Any, rows: Rows) -> Array:
     if isinstance(index, slice):
         context = None if rows.context is None else rows.context[index]
         return runner.log_prob(packed, rows.x[index], context, dtype=np.dtype(np.float64))
+    if not isinstance(rows.x, np.ndarray):  # a table that is seen otherwise than it lies
+        context = None if rows.context is None else rows.context[index]
+        return runner.log_prob(packed, rows.x[index], context, dtype=np.dtype(np.float64))
     return runner.log_prob(packed, rows.x, rows.context, index=index, dtype=np.dtype(np.float64))

@@ -12,20 +12,21 @@ import numpy as np
 from penstock._typing import Array
 from penstock._warn import TrainingWarning, warn
 from penstock.history import Epoch, History
+from penstock.lattice import Lattice
 from penstock.runner import Runner
 from penstock.state import Snapshot
 from penstock.support import Support
-from penstock.training import checks, diagnosis, outliers
+from penstock.training import checks, dequantize, diagnosis, outliers
 from penstock.training.checkpoint import Checkpoint
-from penstock.training.data import Data, check_sum
+from penstock.training.data import Data
 from penstock.training.diagnosis import TrainingError
 from penstock.training.evaluation import finite_on, mean_loss
 from penstock.training.log import Log
 from penstock.training.mean import running_mean
 from penstock.training.options import Options, frozen_ranges
 from penstock.training.progress import Progress
-from penstock.training.rows import Part, Rows
 from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
+from penstock.training.shares import Shares
 from penstock.training.state import Best, Moment, State
 from penstock.training.supports import lines_alone, measured, on_line
 
@@ -39,12 +40,12 @@ UNTOUCHED = -1.0  # the norm of a batch that the engine has not come to
 Watch = Callable[[Epoch, Snapshot, History], bool]
 
 
-class Training:
+class Training(Shares):
     """One training run: what is fixed, and the state, which goes from one consistent state to the next at once."""
 
     def __init__(
         self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int, checkpoint: Checkpoint | None,
-        support: Sequence[Support] = (),
+        support: Sequence[Support] = (), lattice: Lattice | None = None,
     ) -> None:  # fmt: skip
         self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
         self.n_train, self.names = data.n_train, (data.columns, data.context_columns)
@@ -58,7 +59,8 @@ class Training:
         self.losses = np.zeros(self.budget.steps_per_epoch)
         self.norms = np.full(self.budget.steps_per_epoch, UNTOUCHED)
         self.kept: Array | None = None  # what is left where nothing was validated
-        self._share_out(data.rows, data.held_out)
+        self.looked = False  # for absurd rows, in a later fit
+        self.share_out(data, lattice)
         self.mean = running_mean(self.budget.schedule.n_steps) if self.validation is not None else None
 
     @property
@@ -66,35 +68,11 @@ class Training:
         """Batches done in the whole run."""
         return (self.state.epoch - 1) * self.budget.steps_per_epoch + self.state.first
 
-    def _share_out(self, rows: Rows, held_out: Rows | None) -> None:
-        """The rows that train, and those that validate."""
-        runner, seed, n = self.runner, self.seed, len(rows)
-
-        def split(first: int, last: int) -> Array:  # no method: parts that hold one would keep this run alive
-            return runner.row_order(seed, 0, n, range(first, last))
-
-        self.rows, self.split = rows, split
-        self.train_part = Part(rows, 0, self.n_train, split)
-        self.validation: Part | None = None
-        if held_out is not None:
-            self.validation = Part(held_out, 0, len(held_out))
-        elif self.data.validated:
-            self.validation = Part(rows, self.n_train, n, split)
-        self.weight_scale = 1.0
-        if rows.weight is not None:
-            self.weight_scale = self.n_train / self._weight_sum(self.train_part, "training")
-            if self.validation is not None and held_out is None:
-                self._weight_sum(self.validation, "validation")
-
-    def _weight_sum(self, part: Part, name: str) -> float:
-        total = part.weight_sum()
-        check_sum(total, self.rows, f"sample_weight over the {name} rows")
-        return total
-
     # --- before the first step ----------------------------------------------------------------------------------
 
     def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
         """Measure standardisation and ActNorm on the training rows, unless an earlier fit did; make the trainer."""
+        diagnosis.warn_of_weights(self.worth)
         if self.before.initialised:
             warn_moved(self.on_line(self.sample(MOVED_ROWS)), self.buffers, *self.names)
         else:
@@ -105,8 +83,9 @@ class Training:
             rows, some = (on_line(part, self.support, numbers) for part in (self.rows, sample))
             self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), numbers])
             self.buffers = lines_alone(self.buffers, self.support)
-            checks.warn_of_rows(sample, self.n_train, *self.names)
-            if standardize is True and self.leave_out():
+            checks.warn_of_rows(sample, some, self.n_train, *self.names)
+            if standardize is True and self.leave_out("first"):
+                self.state = replace(self.state, left_out="first")
                 sample = self.sample(SAMPLE_ROWS)
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
@@ -116,33 +95,33 @@ class Training:
     def restore(self, moment: Moment, buffers: Array) -> None:
         """Stand where a checkpoint was written."""
         self.params, self.buffers = moment.params, buffers
-        if not self.before.initialised and self.options.standardize is True:
-            self.leave_out()
+        diagnosis.warn_of_weights(self.worth)
+        if moment.state.left_out or (not self.before.initialised and self.options.standardize is True):
+            self.looked = self.leave_out(moment.state.left_out or "first")
         self._make_trainer()
         self.trainer.resume(moment.m, moment.v, moment.state.step)
         self.losses[: len(moment.losses)] = moment.losses
         self.history, self.state = moment.history, moment.state
         self._note_best()
 
-    def leave_out(self) -> bool:
-        """Give weight 0 to rows that lie absurdly far out by the present standardisation; whether there are any.
+    def _look(self) -> bool:
+        """Once a loss is absurd: leave out the rows of a later fit that have made it so; whether there are any.
 
-        What a first fit leaves out follows from its standardisation and its rows alone, so that a resumed one leaves out the
-        same.
+        A later fit walks through its rows no earlier. That losses are absurd is asked where steps end for good and at ends of
+        epochs, so that the answer does not depend on how steps are grouped into calls.
         """
-        rows, held_out = self.rows, self.data.held_out
-        far = outliers.far_rows(self.on_line(rows), self.buffers)
-        far_held_out = far[:0] if held_out is None else outliers.far_rows(self.on_line(held_out), self.buffers)
-        if held_out is not None and len(far_held_out) > max(1, outliers.PART * len(held_out)):
-            far_held_out = far[:0]  # they are meant
-        if held_out is not None and len(far_held_out):
-            outliers.warn_held_out(held_out, far_held_out)
-        if len(far) == len(far_held_out) == 0:
+        later = self.before.initialised and self.options.standardize is True and not self.looked
+        self.looked = True
+        if not later or not self.leave_out("later"):
             return False
-        self._share_out(
-            rows.without(far) if len(far) else rows,
-            held_out.without(far_held_out) if held_out is not None and len(far_held_out) else held_out,
-        )
+        self.state = replace(self.state, left_out="later")
+        best = self.state.best
+        if best is not None:  # is judged by the rows that are left
+            assert self.validation is not None
+            loss = mean_loss(self.runner, self.runner.pack(best.params, self.buffers), self.validation)
+            start, lowest = (self.state.start_loss, loss) if best.epoch else (loss, np.inf)
+            self.state = replace(self.state, start_loss=start, lowest=lowest, best=replace(best, loss=loss))
+            self._note_best()
         return True
 
     def _make_trainer(self) -> None:
@@ -150,17 +129,6 @@ class Training:
             self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
-
-    def on_line(self, rows: Rows) -> Rows:
-        """Rows as the standardisation sees them."""
-        return on_line(rows, self.support, self.buffers)
-
-    def sample(self, most: int) -> Rows:
-        """Some of the training rows, at random."""
-        index = self.split(0, min(self.n_train, most))
-        if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
-            index = np.flatnonzero(self.rows.weight)[:most]
-        return self.rows.take(index)
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -180,7 +148,8 @@ class Training:
             self._interrupted()
         finally:
             bar.close()
-        diagnosis.warn_of_outcome(self.validation, self.history)
+        worth, _ = self.worth.get("validation", (np.inf, 0))
+        diagnosis.warn_of_outcome(self.validation, worth, self.history)
 
     def _epochs(self, bar: Progress, log: Log, watch: Watch | None) -> str:
         """All epochs that are left; why they ended."""
@@ -205,6 +174,8 @@ class Training:
         """The parameters that an earlier fit has left take part in the choice of the best."""
         assert self.validation is not None
         loss = mean_loss(self.runner, self.before.pack(self.runner), self.validation)
+        if not loss < outliers.ABSURD and self._look():
+            loss = mean_loss(self.runner, self.before.pack(self.runner), self.validation)
         self.state = replace(self.state, start_loss=loss, best=self._better(loss, self.params, 0))
         self._note_best()
         if self.state.best is not None:
@@ -216,6 +187,8 @@ class Training:
         self._add_to_mean()
         while self.state.first < steps:
             count = min(count, steps - self.state.first)
+            if isinstance(self.rows.x, dequantize.Noised):
+                count = min(count, dequantize.together(self.rows, self.budget.batch_size))
             for interval in (self.mean and self.mean.interval, self.checkpoint and self.checkpoint.every):
                 count = min(count, interval - self.taken % interval) if interval else count
             began = time.perf_counter()
@@ -236,13 +209,18 @@ class Training:
         first, here = state.first, slice(state.first, state.first + count)
         rates = self.budget.schedule.rates(self.taken, count, state.patience.factor)
         losses, norms = self.losses[here], self.norms[here]
+        rows, n_train, first_step, size = self.rows, self.n_train, first, self.budget.batch_size
+        if isinstance(rows.x, dequantize.Noised):
+            positions = range(first * size, min((first + count) * size, n_train))
+            rows = dequantize.batches(rows, self.runner, self.seed, state.epoch, n_train, positions)
+            n_train, first_step = len(rows), 0
         done = self.trainer.run(
-            self.rows.x, self.rows.context, self.rows.weight, weight_exponent=self.rows.weight_exponent,
-            weight_scale=self.weight_scale, seed=self.seed, epoch=state.epoch, n_train=self.n_train, first_step=first,
-            batch_size=self.budget.batch_size, learning_rates=rates, losses=losses, norms=norms,
+            rows.x, rows.context, rows.weight, weight_exponent=self.rows.weight_exponent, weight_scale=self.weight_scale,
+            seed=self.seed, epoch=state.epoch, n_train=n_train, first_step=first_step, batch_size=size, learning_rates=rates,
+            losses=losses, norms=norms,
         )  # fmt: skip
         self.state = replace(state, first=first + done, step=self.trainer.step)
-        if done < count:
+        if done < count and not self._look():
             what = diagnosis.quantity(losses[done], norms[done])
             cause = diagnosis.cause(
                 self.on_line(self.rows), self.batch_rows(state.epoch, first + done), self.buffers, self.weight_scale, rates[done],
@@ -269,6 +247,9 @@ class Training:
         counted = self.losses[np.isfinite(self.losses)]  # a batch that weighs nothing has no loss
         train_loss = float(counted.sum() / len(counted)) if len(counted) else float("nan")
         loss, candidate = self.validate()
+        if ((counted > outliers.ABSURD).any() or loss > outliers.ABSURD) and self._look():
+            loss, candidate = self.validate()
+        state = self.state
         best = self._better(loss, candidate, state.epoch)
         rate = float(schedule.rates(self.taken - 1, 1, state.patience.factor)[0])
         self.history.add(
@@ -314,14 +295,6 @@ class Training:
         """Bring the history up to the state."""
         self.history.best_epoch = None if self.state.best is None else self.state.best.epoch
         self.history.start_loss = self.state.start_loss
-
-    def batch_rows(self, epoch: int, step: int) -> Array:
-        """Row numbers of one batch."""
-        first = step * self.budget.batch_size
-        positions = self.runner.row_order(
-            self.seed, epoch, self.n_train, range(first, first + self.budget.batch_size)
-        )  # fmt: skip
-        return self.runner.row_order(self.seed, 0, len(self.rows), positions)
 
     def _losses(self, epoch: Epoch) -> str:
         text, best = f"train {epoch.train_loss:.3f}", self.state.best

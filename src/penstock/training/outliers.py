@@ -14,6 +14,7 @@ from penstock.training.supports import Line
 EXTREME = 1e3  # scales from the location, beyond which a value cannot be meant
 PART = 1e-3  # of the rows: where more of them are so far, they are meant, or a code for what is missing
 ROWS = 20  # fewer rows do not tell
+ABSURD = EXTREME**2  # nats a row, to which rows that are meant do not come in the mean
 FAR = f"more than {EXTREME:g} robust standard deviations (interquartile range / 1.349) from the median"
 
 
@@ -56,7 +57,10 @@ def survive(rows: Rows, sample: Rows, loc: Array, scale: Array, ends: Array, nam
 
 
 def far_rows(rows: Rows, buffers: Array) -> Array:
-    """Numbers of the rows that count, of which a value or one of its context lies more than ``EXTREME`` scales out."""
+    """Numbers of the rows that count, of which a value or one of its context lies more than ``EXTREME`` scales out.
+
+    Columns of which nothing was measured, with location 0 and scale 1, do not tell.
+    """
     found = []
     for part in rows.chunks(rows.x.shape[1]):
         far = np.zeros(part.stop - part.start, bool)
@@ -64,12 +68,49 @@ def far_rows(rows: Rows, buffers: Array) -> Array:
         for array, loc_and_scale in ((rows.x, data), (rows.context, given)):
             if array is not None:
                 loc, scale = np.split(loc_and_scale, 2)
+                scale = np.where((loc == 0) & (scale == 1), np.inf, scale)
                 with np.errstate(all="ignore"):
                     far |= (np.abs(array[part].astype(np.float64) - loc) > EXTREME * scale).any(axis=1)
         if rows.weight is not None:
             far &= rows.weight[part] != 0
         found.append(part.start + np.flatnonzero(far))
     return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_names: Names) -> Array:
+    """Numbers of the rows of a later fit that a few absurd values have spoilt, by the standardisation that it keeps; it warns.
+
+    Columns in which many are so far do not tell: they are meant.
+    """
+    data, given = sides(rows.x, rows.context, buffers)
+    every = far_rows(rows, buffers)
+    some = rows.take(every)
+    counted = len(rows) if rows.weight is None else int(np.count_nonzero(rows.weight))
+    found = [every[:0]]
+    for name, columns, array, loc_and_scale in (
+        ("X", names, some.x, data), ("context", context_names, some.context, given),
+    ):  # fmt: skip
+        told = []
+        for j, (loc, scale) in enumerate(np.reshape(loc_and_scale, (2, -1)).T):
+            assert array is not None
+            far = far_rows(Rows(array[:, j : j + 1]), np.array([loc, scale]))
+            values = array[far, j]
+            if 0 < len(far) <= max(1, PART * counted) and np.isfinite(values).all():
+                mapped = (
+                    " (as its support maps it)" if isinstance(rows.x, Line) and name == "X" and rows.x.maps(j) else ""
+                )
+                words = _described(values, every[far], counted, loc, scale)
+                told.append(f"column {called(j, columns)}{mapped}: {words}")
+                found.append(every[far])
+        if told:
+            warn(
+                f"{name} has values more than {EXTREME:g} scales of the first fit from its location. {_several(told)}. They have "
+                "made the loss absurd, and such rows are left out of this fit; correct or drop them, or take the logarithm of "
+                "the column and begin anew with flow.reset()",
+                OutlierWarning,
+                about=name,
+            )
+    return np.unique(np.concatenate(found))
 
 
 def warn_kept(sample: Rows, name: str, names: Names) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from penstock._typing import Array
 
+SMALL = 1e-200  # a sum of squares of scaled weights that has lost digits
 CHUNK = 1 << 18  # numbers looked at together, so that a table larger than memory stays where it is
 
 
@@ -52,11 +53,22 @@ class Rows:
             yield slice(first, min(first + size, len(self)))
 
     @cached_property
+    def weight_least(self) -> float:
+        """The least weight."""
+        assert self.weight is not None
+        return float(self.weight.min())
+
+    @cached_property
     def weight_exponent(self) -> int:
         """The power of two that brings the largest absolute weight to between 1/2 and 1; 0 without weights."""
         if self.weight is None or len(self) == 0:
             return 0
-        return -math.frexp(max(float(self.weight.max()), -float(self.weight.min())))[1]
+        return -math.frexp(max(float(self.weight.max()), -self.weight_least))[1]
+
+    @cached_property
+    def weight_sums(self) -> tuple[float, float]:
+        """Sum of the scaled weights of all rows, and their effective size."""
+        return Part(self, 0, len(self)).weight_sums()
 
     def scaled_weights(self, index: Any = slice(None)) -> Array:
         """The weights of some rows times ``2 ** weight_exponent``, in float64."""
@@ -100,21 +112,18 @@ class Part:
         for first in range(self.first, self.last, size):
             yield self.index(first, min(first + size, self.last))
 
-    def weight_sum(self) -> float:
-        """Sum of the scaled weights."""
+    def weight_sums(self, exponent: int | None = None) -> tuple[float, float]:
+        """Sum of the scaled weights, and how many rows of equal weight tell as much as these: (sum w)^2 / sum w^2."""
         assert self.rows.weight is not None
-        total, exponent = 0.0, self.rows.weight_exponent
-        for index in self.chunks(CHUNK):
-            total += float(np.ldexp(self.rows.weight[index], exponent).sum(dtype=np.float64))
-        return total
-
-    def effective_size(self) -> float:
-        """How many rows of equal weight tell as much as these: (sum w)^2 / sum w^2."""
-        if self.rows.weight is None:
-            return float(len(self))
+        scale = self.rows.weight_exponent if exponent is None else exponent
         total = squares = 0.0
         for index in self.chunks(CHUNK):
-            weight = self.rows.scaled_weights(index)
-            total += float(weight.sum())
-            squares += float((weight * weight).sum())
-        return total * total / squares
+            scaled = np.ldexp(self.rows.weight[index], scale)
+            total += float(scaled.sum(dtype=np.float64))
+            squares += float(np.square(scaled, dtype=np.float64).sum())
+        if squares < SMALL and exponent is None:  # they vanish, in these units
+            top = max(
+                (float(np.abs(self.rows.weight[index]).max(initial=0.0)) for index in self.chunks(CHUNK)), default=0.0
+            )
+            return total, self.weight_sums(-math.frexp(top)[1])[1] if top else 0.0
+        return total, total * total / squares

@@ -11,6 +11,7 @@ import numpy as np
 from penstock import _validate
 from penstock.files import model
 from penstock.history import History
+from penstock.lattice import Lattice
 from penstock.runner import Runner
 from penstock.state import Snapshot
 from penstock.support import Support
@@ -28,6 +29,7 @@ def run(
     *,
     seed: int | None,
     support: Sequence[Support] = (),
+    lattice: Lattice | None = None,
     actnorms: Sequence[int] = (),
     progress: bool | None = None,
     watch: Watch | None = None,
@@ -48,6 +50,8 @@ def run(
         Decides the split and the order of rows. None takes that of the run that is resumed, or a new one.
     support : sequence of Support
         Of the columns, or none where all are real.
+    lattice : Lattice, optional
+        Of the columns that noise is added to.
     actnorms : sequence of int
         Numbers of the ActNorm layers.
     progress : bool, optional
@@ -77,7 +81,7 @@ def run(
         found = None if checkpoint is None else checkpoint.find()
         if seed is None:
             seed = _validate.seed(None) if found is None else found.seed
-        training = Training(runner, snapshot, data, options, seed, checkpoint, support)
+        training = Training(runner, snapshot, data, options, seed, checkpoint, support, lattice)
         try:
             if checkpoint is not None and contents is not None:
                 checkpoint.begin(found, contents, runner, data, options, training.budget, seed)

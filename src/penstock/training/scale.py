@@ -23,6 +23,7 @@ SCALE_MIN = 1e-300  # what is below has no reciprocal
 FAR = 1e4  # standard deviations from zero: beyond them float32 becomes coarse
 MOVED = 3.0  # scales of the first fit by which the median of a later one has moved, or times which it has spread
 MOVED_ROWS = 256  # rows that show it
+MOVED_WORTH = 30  # rows of equal weight that they must be worth
 SAMPLE_ROWS = 10_000  # rows that start ActNorm and give the robust location and scale
 
 
@@ -95,8 +96,12 @@ def warn_far(loc: Array, scale: Array, name: str, names: Names) -> None:
 
 def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_columns: Names = ()) -> None:
     """Warn of columns of a later fit that lie elsewhere than those of the first, whose standardisation is kept."""
+    weight = None
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
+        weight = np.abs(sample.scaled_weights())
+        if weight.sum() ** 2 < MOVED_WORTH * (weight * weight).sum():
+            return
     data, given = sides(sample.x, sample.context, buffers)
     for name, names, array, loc_and_scale in (
         ("X", columns, sample.x, data), ("context", context_columns, sample.context, given),
@@ -106,8 +111,7 @@ def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_column
         if array is None or ((loc == 0).all() and (scale == 1).all()):  # standardize=False measured nothing
             continue
         # By quartiles, since an outlier is no move.
-        places = [int(part * (len(array) - 1)) for part in (0.25, 0.5, 0.75)]
-        low, middle, high = np.partition(array.astype(np.float64).T, places)[:, places].T
+        low, middle, high = _quartiles(array.astype(np.float64), weight)
         spread = (high - low) / QUARTILES
         has_moved = (np.abs(middle - loc) > MOVED * scale) | (spread > MOVED * scale)
         moved = np.flatnonzero(has_moved & (array.standardised if isinstance(array, Line) else True))
@@ -122,6 +126,19 @@ def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_column
                 RefitWarning,
                 about=name,
             )
+
+
+def _quartiles(array: Array, weight: Array | None) -> Array:
+    """First quartile, median and third quartile of columns, of shape (3, columns)."""
+    parts = (0.25, 0.5, 0.75)
+    if weight is None:
+        places = [int(part * (len(array) - 1)) for part in parts]
+        found: Array = np.partition(array.T, places)[:, places].T
+        return found
+    order = np.argsort(array, axis=0)
+    mass = np.cumsum(weight[order], axis=0)
+    rows = [(mass < part * mass[-1]).sum(axis=0) for part in parts]
+    return np.take_along_axis(array, np.take_along_axis(order, np.array(rows), axis=0), axis=0)
 
 
 def _listed(columns: Array, names: Names, words: Sequence[str] | None = None) -> str:

@@ -44,6 +44,9 @@ class State:
     best : Best or None
     ends : tuple of arrays
         Parameters at the ends of the last two epochs: the older ones have carried a whole epoch of finite losses.
+    left_out : {"", "first", "later"}
+        Whether rows are left out that lie absurdly far out: as a first fit does from the start, or a later one once it meets
+        them.
     """
 
     epoch: int = 1
@@ -56,6 +59,7 @@ class State:
     mean: Mean | None = None
     best: Best | None = None
     ends: tuple[Array, ...] = ()
+    left_out: str = ""
 
 
 @dataclass(frozen=True)

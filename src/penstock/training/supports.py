@@ -15,6 +15,7 @@ import numpy as np
 
 from penstock._typing import Array
 from penstock.columns import Names, called
+from penstock.lattice import Lattice
 from penstock.support import CLOSED, LINE, LINEAR, Interval, Periodic, Real, Support, kinds, n_numbers
 from penstock.training.moments import QUARTILES
 from penstock.training.rows import Rows
@@ -152,14 +153,22 @@ def lines_alone(buffers: Array, support: Sequence[Support]) -> Array:
     return buffers
 
 
-def check_inside(rows: Rows, support: Sequence[Support], names: Names, *, name: str) -> None:
-    """Raise if a row that counts lies outside the support of a column, or on its ends."""
+def check_inside(
+    rows: Rows, support: Sequence[Support], names: Names, *, name: str, lattice: Lattice | None = None
+) -> None:
+    """Raise if a row that counts lies outside the support of a column, or on its ends; on a lattice, if its cell lies outside."""
     for j, own in enumerate(support):
         if not isinstance(own, Interval):
             continue
+        lo, hi = own.ends
+        step = 0.0 if lattice is None else float(lattice.steps[j])
         for part in rows.chunks(1):
             column = rows.x[part, j]
-            outside = ~inside(column, own) & ~np.isnan(column)
+            if step:
+                wide = column.astype(np.float64)
+                outside = (wide - step / 2 < lo) | (wide + step / 2 > hi)
+            else:
+                outside = ~inside(column, own) & ~np.isnan(column)
             if not outside.any():
                 continue
             if rows.weight is not None:
@@ -168,7 +177,8 @@ def check_inside(rows: Rows, support: Sequence[Support], names: Names, *, name: 
             if len(found):
                 i = int(found[0])
                 value = column[i]
-                ends = " (an end does not belong to its support)" if value in own.ends else ""
+                ends = " (an end does not belong to its support)" if value in (lo, hi) else ""
+                ends = f", half a step of {step:g} from what lies outside" if step and lo < value < hi else ends
                 raise ValueError(
                     f"{name} must lie within the supports of the flow, but row {part.start + i}, column {called(j, names)}, "
                     f"which is {own}, holds {value}{ends}"

@@ -1,0 +1,174 @@
+"""Lattice columns in a fit: which they are, their noise, and batches of rows that have it.
+
+Noise follows from the seed, the epoch, the column and the number of a row alone, so that neither threads, nor how rows are
+grouped, nor a resume changes a bit of it; and it is made where rows are looked at, so that no table is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from penstock._typing import Array
+from penstock.columns import Names, called
+from penstock.lattice import AUTO, Lattice, as_steps, away, found, origin_of, slack
+from penstock.runner import Runner
+from penstock.training.data import Data
+from penstock.training.rows import Rows
+
+SAMPLE = 10_000  # rows in which a step is sought
+DISTINCT = 0.5  # part of them that may differ in a column that "auto" takes for a lattice
+CELL = 1e-4  # steps by which a value may lie beside its lattice
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+BUFFER = 1 << 20  # numbers of rows with noise that are held together
+
+
+# --- which columns ----------------------------------------------------------------------------------------------
+
+
+def lattice_of(data: Data, value: Any, kept: Lattice | None, *, fitted: bool) -> Lattice | None:
+    """The lattices of a fit: what ``dequantize`` says of its rows, or for a later fit that of the first one.
+
+    ``kept`` is that of the flow, if it has one.
+    """
+    if value is None:
+        return kept
+    rows, names = data.rows, data.columns
+    dim = rows.x.shape[1]
+    every = isinstance(value, str) and value == AUTO
+    steps = dict.fromkeys(range(dim)) if every else as_steps(value, dim, names)
+    if fitted:
+        own = {} if kept is None else {j: float(kept.steps[j]) for j in kept.columns}
+        if not every and ({*steps} != {*own} or any(step not in (None, own[j]) for j, step in steps.items())):
+            had = f"which has {kept.described(names)}" if kept is not None else "which has none"
+            raise ValueError(
+                f"dequantize is decided by the first fit of a flow, {had}; a later one goes on with it, flow.reset() begins anew"
+            )
+        return kept
+    lattice = Lattice(np.zeros(dim), np.zeros(dim))
+    for j, step in steps.items():
+        _measure(lattice, rows, j, step, names, every=every)
+    return lattice if lattice.columns else None
+
+
+def _measure(lattice: Lattice, rows: Rows, j: int, step: float | None, names: Names, *, every: bool) -> None:
+    """Find the lattice of a column, or only its origin where the step is given; raise if its values lie on none."""
+    column = rows.x[:, j] if rows.weight is None else rows.x[np.flatnonzero(rows.weight), j]
+    sample = column[:: max(1, len(column) // SAMPLE)]
+    off = slack(sample)
+    if step is None:
+        own = None if every and len(np.unique(sample)) > DISTINCT * len(sample) else found(sample)
+        if own is None and not every:
+            raise ValueError(
+                f"dequantize of column {called(j, names)} is 'auto', but there is no step of which its values are multiples"
+            )
+        if own is None:
+            return
+        step, origin = own
+    else:
+        origin = origin_of(sample, step, off)
+    for part in rows.chunks(1):
+        x = rows.x[part, j]
+        beside = away(x, step, origin) > 2 * slack(x) + CELL * step
+        if rows.weight is not None:
+            beside &= rows.weight[part] != 0
+        if beside.any() and every:
+            return
+        if beside.any():
+            i = int(np.argmax(beside))
+            raise ValueError(
+                f"X must lie on the lattice that dequantize names, but row {part.start + i}, column {called(j, names)}, holds "
+                f"{x[i]}, which is not {origin:g} plus a multiple of {step:g}"
+            )
+    lattice.steps[j], lattice.origins[j] = step, origin
+
+
+# --- noise ------------------------------------------------------------------------------------------------------
+
+
+def stream(seed: int, *numbers: int) -> int:
+    """64 bits for a column in an epoch."""
+    words = ":".join(map(str, (seed, *numbers)))
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little")
+
+
+def uniform(key: int, numbers: Array) -> Array:
+    """Numbers above 0 and below 1, one for each row number: the upper 32 bits of SplitMix64 (Steele, Lea, Flood 2014)."""
+    z = numbers.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(FIRST)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(SECOND)
+    z ^= z >> np.uint64(31)
+    result: Array = ((z >> np.uint64(32)).astype(np.float64) + 0.5) * 2.0**-32
+    return result
+
+
+class Noised:
+    """A table whose lattice columns are seen with noise, in float64, as far as they are looked at.
+
+    It is indexed as an array of shape (rows, dim) is: rows by an index, and then columns by a slice or a number.
+    """
+
+    def __init__(self, x: Array, lattice: Lattice, seed: int, table: int, epoch: int = 0) -> None:
+        self._x, self._lattice, self._seed, self._table, self._epoch = x, lattice, seed, table, epoch
+        self.shape = x.shape
+
+    def fresh(self, epoch: int) -> Noised:
+        """The same table with the noise of an epoch. That of epoch 0 measures and validates."""
+        return Noised(self._x, self._lattice, self._seed, self._table, epoch)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def astype(self, dtype: Any) -> Array:
+        """All of it as an array."""
+        array: Array = self[:].astype(dtype)
+        return array
+
+    def __getitem__(self, index: Any) -> Any:
+        rows: Any
+        some: Any
+        rows, some = index if isinstance(index, tuple) else (index, slice(None))
+        numbers = np.arange(len(self))[rows]
+        one = not isinstance(some, slice)
+        columns: range = range(some, some + 1) if one else range(self.shape[1])[some]
+        x: Any = self._x[rows]
+        x = x[..., columns.start : columns.stop : columns.step].astype(np.float64)
+        for place, j in enumerate(columns):
+            step = float(self._lattice.steps[j])
+            if step:
+                u = uniform(stream(self._seed, self._table, self._epoch, j), np.atleast_1d(numbers))
+                x[..., place] += step * (u.reshape(np.shape(numbers)) - 0.5)
+        return x[..., 0] if one else x
+
+
+def noised(rows: Rows, lattice: Lattice | None, seed: int, table: int) -> Rows:
+    """Rows as training sees them; ``table`` tells those that train from validation rows of one's own."""
+    if lattice is None:
+        return rows
+    x: Any = Noised(rows.x, lattice, seed, table)
+    return replace(rows, x=x)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def together(rows: Rows, batch_size: int) -> int:
+    """How many batches are held at once."""
+    return max(1, BUFFER // (int(rows.x.shape[1]) * batch_size))
+
+
+def batches(rows: Rows, runner: Runner, seed: int, epoch: int, n_train: int, positions: range) -> Rows:
+    """Rows at some positions of an epoch, with its noise, so placed that the engine takes them in the same order.
+
+    The engine looks for position p of a table of m rows at place ``split[shuffle[p]]``, and here m are all that there are.
+    """
+    x: Any = rows.x
+    numbers = runner.row_order(seed, 0, len(rows), runner.row_order(seed, epoch, n_train, positions))
+    m = len(numbers)
+    place = np.argsort(runner.row_order(seed, 0, m, runner.row_order(seed, epoch, m, range(m))))
+    chosen = numbers[place]
+    context = None if rows.context is None else rows.context[chosen]
+    return Rows(x.fresh(epoch)[chosen], context, None if rows.weight is None else rows.weight[chosen])

@@ -22,6 +22,7 @@ from penstock.conditioners import MLP
 from penstock.given import Given
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, Layer
+from penstock.parts import Parts
 from penstock.plan import Plan, compile_plan
 from penstock.reverse import ReverseKL
 from penstock.runner import Runner
@@ -75,7 +76,7 @@ OWN = frozenset(
 )  # fmt: skip
 
 
-class Flow(ReverseKL):
+class Flow(ReverseKL, Parts):
     """A normalizing flow, composed from a base density and layers.
 
     It maps data ``x`` to latents ``z`` by an invertible function ``f``, which layers compose, and has the density

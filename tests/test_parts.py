@@ -580,7 +580,7 @@ def test_what_is_no_part_is_refused_by_name() -> None:
         (lambda: mixed(4).marginal(0, proposal=3), TypeError, "proposal must have sample"),
         (lambda: mixed(4).marginal(0, proposal=Normal(2)), ValueError, r"proposal\.sample\(n\) must have shape \(10000, 3\)"),
         (lambda: mixed(4).marginal(0, proposal=Normal(3), n=1), ValueError, "n must be an integer of at least 2"),
-        (lambda: mixed(4).marginal(0, proposal=Normal(3, np.inf)), ValueError, r"proposal.*\(n\) must be finite, but .*\[0\] is inf"),
+        (lambda: mixed(4).marginal(0, proposal=Normal(3, np.inf)), ValueError, r"sample\(n\) must be finite, but .*is -?inf"),
         (lambda: flow.marginal([0, 1]).cdf([[0.0, 0.0]]), ValueError, "cdf needs one column, and here are 2"),
         (lambda: flow.marginal([0, 1]).interval(0.5), ValueError, "interval needs one column"),
         (lambda: flow.marginal([0, 1]).log_prob(np.zeros((2, 3))), ValueError, r"X must have shape \(rows, 2\)"),

@@ -13,6 +13,7 @@ from cases import assign, rng
 from helpers import assert_same_bits, each_backend, each_dtype, inside
 from penstock.marginals import Marginal
 from penstock.quadrature import NODES, integrate
+from penstock.sections import Joint
 
 Array = np.ndarray[Any, Any]
 
@@ -141,6 +142,8 @@ def test_a_part_that_reads_no_context_takes_it_still(tmp_path: Any) -> None:
     assert part.log_prob([[0.3]], [2.0]) == part.log_prob([[0.3]], [-1.0])
     part.save(tmp_path / "part.safetensors")
     assert ps.load(tmp_path / "part.safetensors").sample(3, [0.0]).shape == (3, 1)
+    assert ps.Flow(part.spec.base, part.spec.layers, 1).context_dim == 1
+    assert flow.given([0.3]).marginal(1).hidden == (0,)  # what the coupling changes rests on what it reads
 
 
 def test_the_order_of_a_recipe_is_that_of_all_layers() -> None:
@@ -221,6 +224,7 @@ def test_columns_that_can_be_left_out_exactly_are() -> None:
     x = two.sample(5, rng=0)
     want = [grid_integral(two, row, 0) for row in x]
     np.testing.assert_allclose(part.log_prob(x[:, [1]]), want, atol=1e-4)
+    assert flow.marginal([0, 2]).hidden == (1,)
     assert isinstance(flow.conditional({1: 0.3}), ps.Conditional)
     assert flow.conditional({1: 0.3}).log_evidence == part.log_prob([0.3])
 
@@ -269,16 +273,32 @@ def test_quadrature_finds_peaks_that_no_node_has_met() -> None:
 
 
 def test_a_second_peak_between_nodes_is_seen_by_its_flanks() -> None:
-    """Two normals of the same mass, the narrow one between two nodes of the first panels."""
-    far = 0.5 * (NODES[9] + NODES[10])
+    """A normal, and far away a Laplace density of the same mass, of which the nodes know values below exp(-20) alone."""
+    far = 0.5 + 0.25 * (NODES[9] + NODES[10])  # between two nodes of the panel (0, 1)
 
     def log_f(number: Array, w: Array, floor: Array) -> tuple[Array, None]:
-        broad = -0.5 * ((w + 0.5) / 0.1) ** 2 - np.log(0.1)
-        narrow = -0.5 * ((w - far) / 1e-2) ** 2 - np.log(1e-2)
-        return np.logaddexp(broad, narrow), None
+        normal = -0.5 * ((w + 0.5) / 0.02) ** 2 - np.log(0.02 * np.sqrt(2 * np.pi))
+        return np.logaddexp(normal, -np.abs(w - far) / 1e-3 - np.log(2e-3)), None
 
-    found = integrate(log_f, 1, np.array([-1.0, 1.0]), 1e-5, np.full(1, -np.inf))
-    assert found.log_integral[0] == pytest.approx(np.log(2 * np.sqrt(2 * np.pi)), abs=1e-5)
+    found = integrate(log_f, 1, np.array([-1.0, 0.0, 1.0]), 1e-5, np.full(1, -np.inf))
+    assert found.log_integral[0] == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_the_error_of_the_density_itself_is_part_of_that_of_the_integral() -> None:
+    for blur, tolerance, fine in ((2e-5, 1e-4, True), (2e-4, 1e-4, False)):
+        evaluated = []
+
+        def log_f(
+            number: Array, w: Array, floor: Array, blur: float = blur, n: list[int] = evaluated
+        ) -> tuple[Array, Array]:
+            n.append(w.size)
+            logs = -0.5 * (w / 0.2) ** 2
+            return logs, logs + np.log(blur)
+
+        found = integrate(log_f, 1, np.array([-1.0, 0.0, 1.0]), tolerance, np.full(1, -np.inf))
+        assert found.converged[0] == fine
+        assert blur <= found.error[0] < blur + tolerance
+        assert sum(evaluated) < 200  # halving panels would not help
 
 
 @inside("power", (1.0, 0.5))
@@ -387,6 +407,22 @@ def test_a_conditional_by_quadrature_normalises_and_is_sampled(backend: str, dty
     np.testing.assert_allclose(rest.cdf(np.exp(y[::4000])[:, None]), inner[::4000], atol=5e-3)
     assert rest.interval(0.5, shortest=True).shape == (2,)
     assert_same_bits(rest.sample(7, rng=0, first=30), x[30:37])
+
+
+@each_backend
+def test_hidden_draws_are_stored_inside_their_support_in_float32_too(backend: str) -> None:
+    flow = mixed(2, support={0: ps.interval(2, 3, map="logit")}, dtype="float32", backend=backend)
+    line = Joint(flow, None).line(0)
+    w = np.array([-0.97, 0.0, 0.97])
+    x = line.x(w)[0]
+    assert x.dtype == np.float64
+    assert (x > 2).all()
+    assert (x < 3).all()
+    assert set(x[[0, 2]].astype(np.float32).tolist()) == {2, 3}
+    stored = line.stored(w, flow.dtype)
+    assert stored.dtype == np.float32
+    assert (stored > 2).all()
+    assert (stored < 3).all()
 
 
 def test_a_conditional_of_two_columns_by_quadrature_is_sampled() -> None:

@@ -218,7 +218,7 @@ class Conditional(OneDimension):
 
     def _full(self, rows: Array) -> Array:
         """Rows of all columns."""
-        full = np.empty((len(rows), self._flow.dim))
+        full = np.zeros((len(rows), self._flow.dim))
         full[:, list(self._rest)] = rows
         for i, value in self._known.items():
             full[:, i] = value
@@ -250,7 +250,7 @@ class Conditional(OneDimension):
     def _hidden_draws(self, shares: Array) -> Array:
         """Places w of the hidden columns for uniform numbers, (n, hidden): each given those before it."""
         panels = self._panels
-        w = np.empty(shares.shape)
+        w = np.zeros(shares.shape)
         w[:, 0] = _open(panels.quantile(np.zeros(len(shares), np.int64), shares[:, 0]))
         if shares.shape[1] == 1:
             return w

@@ -198,7 +198,7 @@ class Section:
 
         def log_f(number: Array, w: Array, floor: Array) -> tuple[Array, Array | None]:
             x, slope = line.x(w)
-            full = np.empty((w.size, self._joint.dim))
+            full = np.zeros((w.size, self._joint.dim))
             full[:, known] = np.repeat(rows[number], w.shape[1], axis=0)
             full[:, column] = x.ravel()
             if place == len(self._hidden) - 1:
@@ -250,7 +250,7 @@ class Weighted:
 
     def log_weights(self, row: Array) -> Array:
         """The logarithms of the weights of the draws at one row of the known columns."""
-        full = np.empty((len(self._draws), self._joint.dim))
+        full = np.zeros((len(self._draws), self._joint.dim))
         full[:, self._known], full[:, self._hidden] = row, self._draws
         log_p = self._joint.log_prob(full)
         return np.where(log_p == -np.inf, -np.inf, log_p - self._log_q)

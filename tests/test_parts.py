@@ -13,7 +13,6 @@ from cases import assign, rng
 from helpers import assert_same_bits, each_backend, each_dtype, inside
 from penstock.marginals import Marginal
 from penstock.quadrature import NODES, integrate
-from penstock.sections import Joint
 
 Array = np.ndarray[Any, Any]
 
@@ -285,20 +284,21 @@ def test_a_second_peak_between_nodes_is_seen_by_its_flanks() -> None:
 
 
 def test_the_error_of_the_density_itself_is_part_of_that_of_the_integral() -> None:
-    for blur, tolerance, fine in ((2e-5, 1e-4, True), (2e-4, 1e-4, False)):
+    places = np.linspace(-0.5, 0.5, 20)
+    for blur, fine in ((2e-5, True), (9e-5, True), (2e-4, False)):
         evaluated = []
 
         def log_f(
             number: Array, w: Array, floor: Array, blur: float = blur, n: list[int] = evaluated
         ) -> tuple[Array, Array]:
-            n.append(w.size)
-            logs = -0.5 * (w / 0.2) ** 2
+            n.append(len(w))
+            logs = -np.abs(w - places[number, None]) / 0.2
             return logs, logs + np.log(blur)
 
-        found = integrate(log_f, 1, np.array([-1.0, 0.0, 1.0]), tolerance, np.full(1, -np.inf))
-        assert found.converged[0] == fine
-        assert blur <= found.error[0] < blur + tolerance
-        assert sum(evaluated) < 200  # halving panels would not help
+        found = integrate(log_f, 20, np.array([-1.0, 0.0, 1.0]), 1e-4, np.full(20, -np.inf))
+        assert (found.converged == fine).all()
+        assert (found.error >= blur).all()
+        assert fine or sum(evaluated) == 40  # halving panels would not help
 
 
 @inside("power", (1.0, 0.5))
@@ -410,19 +410,15 @@ def test_a_conditional_by_quadrature_normalises_and_is_sampled(backend: str, dty
 
 
 @each_backend
-def test_hidden_draws_are_stored_inside_their_support_in_float32_too(backend: str) -> None:
+def test_draws_by_quadrature_lie_inside_their_support_in_float32_too(backend: str) -> None:
     flow = mixed(2, support={0: ps.interval(2, 3, map="logit")}, dtype="float32", backend=backend)
-    line = Joint(flow, None).line(0)
-    w = np.array([-0.97, 0.0, 0.97])
-    x = line.x(w)[0]
-    assert x.dtype == np.float64
+    spread = flow._snapshot.buffers.copy()
+    spread[2] = 20.0  # most of the mass within rounding of an end
+    assign(flow, buffers=spread)
+    x = flow.conditional({1: 0.1}).sample(500, rng=0)
+    assert (np.abs(x - 2.5) > 0.499999).mean() > 0.2
     assert (x > 2).all()
     assert (x < 3).all()
-    assert set(x[[0, 2]].astype(np.float32).tolist()) == {2, 3}
-    stored = line.stored(w, flow.dtype)
-    assert stored.dtype == np.float32
-    assert (stored > 2).all()
-    assert (stored < 3).all()
 
 
 def test_a_conditional_of_two_columns_by_quadrature_is_sampled() -> None:
@@ -437,7 +433,9 @@ def test_a_conditional_of_two_columns_by_quadrature_is_sampled() -> None:
     p = np.exp(found.log_prob(np.stack([grid, np.full(301, 0.2)], axis=1)) - rest.log_evidence)
     cdf = np.cumsum(p) * (grid[1] - grid[0])
     assert cdf[-1] == pytest.approx(1, abs=2e-3)
-    assert kolmogorov(np.interp(x[:, 0], grid, cdf)) < 1.63 / np.sqrt(1000) + 0.01
+    u = np.interp(x[:, 0], grid, cdf)
+    assert kolmogorov(u) < 1.63 / np.sqrt(1000) + 0.01
+    assert abs(np.corrcoef(u[:150], v)[0, 1]) < 0.3
     with pytest.raises(ValueError, match="cdf needs one column, and here are 2"):
         rest.cdf([[0.0, 0.0]])
 
@@ -469,11 +467,14 @@ def test_views_keep_names_numbers_and_their_pickles() -> None:
     assert (rest.columns, rest.given) == (("b",), {"c": 0.2, "a": 1.0})
     assert repr(rest) == "Conditional of column 'b' given c=0.2, a=1: quadrature over column 'b'"
     kept = part.log_prob(rows), rest.log_prob([[0.3]])
+    unused = flow.marginal(["c", "a"]), flow.conditional({"c": 0.2, "a": 1.0})
     for twin, value in zip(pickle.loads(pickle.dumps((part, rest))), kept, strict=True):
         assert_same_bits(twin.log_prob(rows if twin.dim == 2 else [[0.3]]), value)
     flow.params = 0 * flow.params
     assert_same_bits(part.log_prob(rows), kept[0])
     assert_same_bits(rest.log_prob([[0.3]]), kept[1])
+    assert_same_bits(unused[0].log_prob(rows), kept[0])
+    assert_same_bits(unused[1].log_prob([[0.3]]), kept[1])
     found = ps.importance(rest, lambda y: -0.5 * y[:, 0] ** 2, 2000, rng=0)
     assert found.log_evidence == pytest.approx(0.5 * np.log(2 * np.pi), abs=0.2)
 

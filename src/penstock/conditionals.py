@@ -231,7 +231,6 @@ class Conditional(OneDimension):
         z, _ = joint.runner.transform(joint.packed, False, x)
         for i, value in self._known.items():
             x[:, i] = value
-        w = np.zeros((n, 0))
         if self._hidden:
             w = self._hidden_draws(self._flow._spec.base.cdf(z)[:, [slots[i] for i in self._hidden]])
             for j, i in enumerate(self._hidden):
@@ -243,8 +242,6 @@ class Conditional(OneDimension):
         runner = self._flow._runner()
         packed = self._flow._snapshot.pack(runner)
         rows, _ = runner.transform(packed, True, z, self._context)
-        for j, i in enumerate(self._hidden):
-            rows[:, i] = self._section.lines[j].stored(w[:, j], self.dtype)
         return np.take(rows, self._rest, axis=1)
 
     def _hidden_draws(self, shares: Array) -> Array:

@@ -26,6 +26,7 @@ SMOOTH = 10.0
 ROUNDING = 1e-13  # of values of a density, relative
 
 ROUNDS = 60  # halvings of a panel
+HALVINGS = 60  # and of a bracket
 MOST_PANELS = 3000  # of one integral
 HIDDEN = 1.0  # nats by which a peak between nodes has to stand out
 
@@ -86,13 +87,18 @@ class Panels(NamedTuple):
         before = sums[:-1] - np.repeat(sums[self.first[:-1]], np.diff(self.first))
         panel = self._find(number, u, before)
         left = u - before[panel]
-        low, high = np.full(len(u), -1.0), np.ones(len(u))
-        for _ in range(60):  # the series may fall by rounding where the density is 0: bisection does not care
-            middle = 0.5 * (low + high)
-            below = self._within(panel, middle) < left
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
         half = 0.5 * (self.b[panel] - self.a[panel])
-        place: Array = self.a[panel] + half * (1 + 0.5 * (low + high))
+        s, low, high = np.zeros(len(u)), np.full(len(u), -1.0), np.ones(len(u))
+        for _ in range(HALVINGS):  # Newton's steps, or bisection where they would leave what brackets the place
+            excess = self._within(panel, s) - left
+            low, high = np.where(excess < 0, s, low), np.where(excess < 0, high, s)
+            density = half * (self.legendre[panel] * np.polynomial.legendre.legvander(s, N - 1)).sum(axis=1)
+            with np.errstate(all="ignore"):
+                step = s - excess / density
+            old, s = s, np.where((step > low) & (step < high), step, 0.5 * (low + high))
+            if (np.abs(s - old) < 1e-15).all():
+                break
+        place: Array = self.a[panel] + half * (1 + s)
         return place
 
     def _find(self, number: Array, values: Array, starts: Array) -> Array:

@@ -55,7 +55,7 @@ def _needed(table: Table, step: Record, slots: set[int]) -> set[int]:
         return set()
     if kind == "coupling":
         return set(a)
-    return set(b[: changed[-1]] if kind == "autoregressive" else b)
+    return set(b[: changed[-1]] if kind == "autoregressive" else table.boundary[-1])
 
 
 def _list(table: Table, record: Record, name: str) -> list[int]:

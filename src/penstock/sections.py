@@ -6,7 +6,7 @@ no support has an end, and there over w in (-1, 1), u = centre + width w / (1 - 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock._typing import Array
 from penstock._warn import TargetWarning, warn
-from penstock.plan_table import read
+from penstock.plan_table import COLUMN_KINDS, read
 from penstock.quadrature import Panels, integrate
 from penstock.restricted import ends
 from penstock.runner import Runner
@@ -75,16 +75,15 @@ class Joint:
         return x
 
     def line(self, column: int) -> Line:
-        """The coordinates of a column."""
+        """The coordinates of a column, which has to lie on a line or a part of it."""
+        kind = COLUMN_KINDS[read(self.runner.plan.table).columns[column]["kind"]]
+        if kind != "line":
+            raise ValueError(f"integrals and probabilities along a column that lies on a {kind} are to come")
         support = self._spec.support[column] if self._spec.support else None
         limits = support.ends if isinstance(support, Interval) else (-np.inf, np.inf)
-
-        def of(dtype: np.dtype[Any]) -> tuple[Runner, Any]:
-            _, plan, snapshot = ends(replace(self._spec, dtype=dtype.name), self.runner.plan, self._buffers, [column])
-            runner = Runner(plan, self.flow._backend)
-            return runner, runner.pack(snapshot.params, snapshot.buffers)
-
-        return Line(of, limits)
+        _, plan, snapshot = ends(self._spec, self.runner.plan, self._buffers, [column])
+        runner = Runner(plan, self.flow._backend)
+        return Line(runner, runner.pack(snapshot.params, snapshot.buffers), limits)
 
     def slots(self) -> list[int]:
         """The place of each column on the latent side."""
@@ -100,9 +99,8 @@ class Line:
         Ends of the support.
     """
 
-    def __init__(self, of: Callable[[np.dtype[Any]], tuple[Runner, Any]], limits: tuple[float, float]) -> None:
-        self._of = of  # what maps it in a precision
-        self._runner, self._packed = of(np.dtype(np.float64))
+    def __init__(self, runner: Runner, packed: Any, limits: tuple[float, float]) -> None:
+        self._runner, self._packed = runner, packed
         self.lo, self.hi = limits
         self._centre, self._width = 0.0, 1.0
 
@@ -139,11 +137,6 @@ class Line:
         x, log_det = self._runner.transform(self._packed, True, self.u(w).reshape(-1, 1))
         slope = np.log(self._width) + np.log1p(w * w) - 2 * np.log((1 - w) * (1 + w))
         return x.reshape(w.shape), log_det.reshape(w.shape) + slope
-
-    def stored(self, w: Array, dtype: np.dtype[Any]) -> Array:
-        """Numbers of the data in another precision, inside the support in that, too."""
-        runner, packed = self._of(dtype)
-        return runner.transform(packed, True, self.u(w).reshape(-1, 1))[0][:, 0]
 
 
 class Section:

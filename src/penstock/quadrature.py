@@ -26,6 +26,7 @@ SMOOTH = 10.0
 ROUNDING = 1e-13  # of values of a density, relative
 
 ROUNDS = 60  # halvings of a panel
+TOGETHER = 1 << 16  # quantiles
 HALVINGS = 60  # and of a bracket
 MOST_PANELS = 3000  # of one integral
 HIDDEN = 1.0  # nats by which a peak between nodes has to stand out
@@ -78,27 +79,33 @@ class Panels(NamedTuple):
         panel = self._find(number, w, self.a)
         sums = self._sums()
         s = np.clip(2 * (w - self.a[panel]) / (self.b[panel] - self.a[panel]) - 1, -1.0, 1.0)
-        share: Array = np.clip(sums[panel] - sums[self.first[number]] + self._within(panel, s), 0.0, 1.0)
+        share: Array = np.clip(sums[panel] - sums[self.first[number]] + self._within(panel, s)[0], 0.0, 1.0)
         return share
 
     def quantile(self, number: Array, u: Array) -> Array:
         """The ``w`` (m,) below which the shares ``u`` (m,) of the mass lie, of the integrals ``number`` (m,)."""
+        if len(u) > TOGETHER:
+            parts = range(0, len(u), TOGETHER)
+            return np.concatenate([self.quantile(number[i : i + TOGETHER], u[i : i + TOGETHER]) for i in parts])
         sums = self._sums()
         before = sums[:-1] - np.repeat(sums[self.first[:-1]], np.diff(self.first))
         panel = self._find(number, u, before)
         left = u - before[panel]
-        half = 0.5 * (self.b[panel] - self.a[panel])
         s, low, high = np.zeros(len(u)), np.full(len(u), -1.0), np.ones(len(u))
+        open_ = np.arange(len(u))
         for _ in range(HALVINGS):  # Newton's steps, or bisection where they would leave what brackets the place
-            excess = self._within(panel, s) - left
-            low, high = np.where(excess < 0, s, low), np.where(excess < 0, high, s)
-            density = half * (self.legendre[panel] * np.polynomial.legendre.legvander(s, N - 1)).sum(axis=1)
+            old, own = s[open_], panel[open_]
+            mass, density = self._within(own, old)
+            excess = mass - left[open_]
+            low[open_], high[open_] = np.where(excess < 0, old, low[open_]), np.where(excess < 0, high[open_], old)
             with np.errstate(all="ignore"):
-                step = s - excess / density
-            old, s = s, np.where((step > low) & (step < high), step, 0.5 * (low + high))
-            if (np.abs(s - old) < 1e-15).all():
+                step = old - excess / density
+            good = (step > low[open_]) & (step < high[open_])
+            s[open_] = np.where(good, step, 0.5 * (low[open_] + high[open_]))
+            open_ = open_[np.abs(s[open_] - old) > 1e-14]
+            if len(open_) == 0:
                 break
-        place: Array = self.a[panel] + half * (1 + s)
+        place: Array = self.a[panel] + 0.5 * (self.b[panel] - self.a[panel]) * (1 + s)
         return place
 
     def _find(self, number: Array, values: Array, starts: Array) -> Array:
@@ -110,13 +117,13 @@ class Panels(NamedTuple):
             low, high = np.where(below, middle, low), np.where(below, high, middle - 1)
         return low
 
-    def _within(self, panel: Array, s: Array) -> Array:
-        """The mass on a panel from its start to ``s`` in (-1, 1)."""
+    def _within(self, panel: Array, s: Array) -> tuple[Array, Array]:
+        """The mass on a panel from its start to ``s`` in (-1, 1), and its derivative."""
         # The integral of P_k from -1 is (P_{k+1} - P_{k-1}) / (2k + 1).
         p = np.polynomial.legendre.legvander(s, N)
         integral = np.concatenate([(s + 1)[:, None], (p[:, 2:] - p[:, : N - 1]) / (2 * np.arange(1, N) + 1)], axis=1)
-        mass: Array = 0.5 * (self.b - self.a)[panel] * (self.legendre[panel] * integral).sum(axis=1)
-        return mass
+        half, series = 0.5 * (self.b - self.a)[panel], self.legendre[panel]
+        return half * (series * integral).sum(axis=1), half * (series * p[:, :N]).sum(axis=1)
 
 
 class _Pool:

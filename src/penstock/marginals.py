@@ -139,8 +139,8 @@ class Marginal(OneDimension):
     Marginal of column 0: quadrature over column 1
     >>> first.log_prob([[0.0], [1.0]]).round(4)
     array([-0.9189, -1.4189])
-    >>> first.cdf([1.0]).round(4)
-    np.float64(0.8413)
+    >>> first.cdf([[1.0]]).round(4)
+    array([0.8413])
     """
 
     def __init__(
@@ -215,8 +215,8 @@ class Marginal(OneDimension):
         --------
         >>> import penstock as ps
         >>> found = ps.nsf(2, layers=2, hidden=(8,), rng=0).marginal(0).estimate([[0.0]])
-        >>> abs(found.log_prob[0] + 0.918938533) < 2e-6, found.error[0] < 1e-5
-        (np.True_, np.True_)
+        >>> bool(abs(found.log_prob[0] + 0.918938533) < 1e-4), bool(found.error[0] <= 1e-4)
+        (True, True)
         """
         rows, shape = self._rows(X, "X")
         return Evidence(*(_shaped(values, shape) for values in self._integrals.evidence(rows)))

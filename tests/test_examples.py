@@ -15,8 +15,14 @@ SHORT = {
     "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "200"],
     "photo_z": ["--epochs", "1"],
     "eight_schools": ["--epochs", "2", "--draws", "2000"],
+    "neutron_stars": ["--epochs", "1", "--draws", "2000"],
 }
-PICTURES = {"eight_schools": "eight-schools.png", "two_moons": "two-moons.png", "photo_z": "photo-z.png"}
+PICTURES = {
+    "eight_schools": "eight-schools.png",
+    "neutron_stars": "neutron-stars.png",
+    "two_moons": "two-moons.png",
+    "photo_z": "photo-z.png",
+}
 
 
 def test_every_example_has_a_short_run() -> None:

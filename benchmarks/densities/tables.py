@@ -75,8 +75,18 @@ def load(name: str, data: Path) -> tuple[Array, Array, Array]:
     """Training, validation and test rows in float64."""
     x = TABLES[name](data).astype(np.float64)
     x = x[np.isfinite(x).all(axis=1)]
+    return split(x)
+
+
+def split(x: Array) -> tuple[Array, Array, Array]:
+    """Training, validation and test rows of a table, in units of the training rows."""
+    train, validation, test = raw(x)
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    return (train - mean) / std, (validation - mean) / std, (test - mean) / std
+
+
+def raw(x: Array) -> tuple[Array, Array, Array]:
+    """The same rows in the units of the table."""
     x = x[np.random.default_rng(0).permutation(len(x))]
-    parts = np.split(x, [int(0.8 * len(x)), int(0.9 * len(x))])
-    mean, std = parts[0].mean(axis=0), parts[0].std(axis=0)
-    train, validation, test = ((part - mean) / std for part in parts)
+    train, validation, test = np.split(x, [int(0.8 * len(x)), int(0.9 * len(x))])
     return train, validation, test

@@ -22,11 +22,13 @@ from penstock._warn import (
     TrainingWarning,
 )
 from penstock.base import StandardNormal
+from penstock.conditionals import Conditional
 from penstock.conditioners import MLP
 from penstock.flow import Flow, TrainingState, from_bytes, load, save
 from penstock.given import Given
 from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
+from penstock.marginals import Marginal
 from penstock.montecarlo import importance
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
@@ -52,6 +54,7 @@ __all__ = [
     "Autoregressive",
     "BoxRationalQuadratic",
     "CircularRationalQuadratic",
+    "Conditional",
     "Coupling",
     "DataWarning",
     "DiscreteWarning",
@@ -63,6 +66,7 @@ __all__ = [
     "History",
     "Interval",
     "LULinear",
+    "Marginal",
     "ModelWarning",
     "OutlierWarning",
     "PenstockWarning",

@@ -401,6 +401,14 @@ def as_probabilities(values: Any, *, name: str) -> Array:
     return array
 
 
+def finite(value: Any, *, name: str) -> float:
+    """``value`` as a finite float."""
+    array = reals(value, name=name)
+    if array.shape != () or not np.isfinite(array):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(array)
+
+
 def fraction(value: Any, *, name: str) -> float:
     """``value`` as a float strictly between 0 and 1."""
     number = positive_number(value, name=name)
@@ -429,7 +437,7 @@ def as_booleans(values: Any, rows: int, *, name: str) -> Array:
 def as_weights(weight: Any, rows: int, *, name: str) -> Array:
     """``weight`` as a contiguous array of one finite number a row."""
     array = as_shaped(weight, (rows,), None, name=name)
-    _finite(array, name=name)
+    all_finite(array, name=name)
     return array
 
 
@@ -438,18 +446,19 @@ def as_params(values: Any, n_params: int, dtype: np.dtype[Any], *, name: str = "
     array = as_shaped(values, (n_params,), None, name=name)
     with np.errstate(all="ignore"):
         params = np.array(array, dtype=dtype)
-    _finite(params, name=name)
+    all_finite(params, name=name)
     return params
 
 
 def as_gradient(values: Any, n_params: int, *, name: str) -> Array:
     """A float64 copy of ``values``, a finite number for each parameter of a flow."""
     array = as_shaped(values, (n_params,), None, name=name)
-    _finite(array, name=name, note="; the flow was not changed")
+    all_finite(array, name=name, note="; the flow was not changed")
     return np.array(array, np.float64)
 
 
-def _finite(array: Array, *, name: str, note: str = "") -> None:
+def all_finite(array: Array, *, name: str, note: str = "") -> None:
+    """Raise if a number of a flat array is not finite, with its place."""
     finite = np.isfinite(array)
     if not finite.all():
         bad = int(np.argmin(finite))

@@ -89,6 +89,35 @@ def called(column: SupportsIndex, names: Names) -> str:
     return repr(names[column]) if names else str(column)
 
 
+def places(asked: Any, known: Names, count: int, *, name: str) -> tuple[int, ...]:
+    """The positions of columns that are asked for by name or by position, in the order asked for; one by itself is one, too."""
+    if isinstance(asked, str) or not isinstance(asked, Iterable):
+        asked = (asked,)
+    found = tuple(_place(column, known, count, name) for column in asked)
+    if not found:
+        raise ValueError(f"{name} must be one column or several, got none")
+    if len(set(found)) < len(found):
+        raise ValueError(f"{name} has a column twice: {', '.join(called(i, known) for i in found)}")
+    return found
+
+
+def _place(column: Any, known: Names, count: int, name: str) -> int:
+    if isinstance(column, str):
+        if column in known:
+            return known.index(column)
+        have = f"its columns are {listed(known)}" if known else "its columns have no names: give positions"
+        raise ValueError(f"{name} names {column!r}, which the flow has not; {have}")
+    if isinstance(column, SupportsIndex) and not isinstance(column, bool) and 0 <= column.__index__() < count:
+        return column.__index__()
+    kinds = "names or positions of columns" if known else "positions of columns"
+    raise ValueError(f"{name} must be {kinds}, 0 to {count - 1}, got {column!r}")
+
+
+def worded(places: Sequence[int], names: Names) -> str:
+    """Columns in words, ``columns 'a', 'b'``."""
+    return f"column{_s(len(places))} {', '.join(called(i, names) for i in places)}"
+
+
 def listed(words: Iterable[str]) -> str:
     """The first of some names, in quotes."""
     every = list(words)

@@ -23,6 +23,7 @@ from penstock.given import Given
 from penstock.history import Epoch, History
 from penstock.lattice import Lattice
 from penstock.layers import ActNorm, Layer
+from penstock.parts import Parts
 from penstock.plan import Plan, compile_plan
 from penstock.reverse import ReverseKL
 from penstock.runner import Runner
@@ -76,7 +77,7 @@ OWN = frozenset(
 )  # fmt: skip
 
 
-class Flow(ReverseKL):
+class Flow(ReverseKL, Parts):
     """A normalizing flow, composed from a base density and layers.
 
     It maps data ``x`` to latents ``z`` by an invertible function ``f``, which layers compose, and has the density

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.accepting import Condition
-from penstock.montecarlo import Estimate, MonteCarlo
+from penstock.conditionals import Conditional
+from penstock.marginals import Marginal
+from penstock.montecarlo import Estimate
+from penstock.parts import Column, Parts, Proposal
 from penstock.runner import Runner
 from penstock.state import Snapshot
 from penstock.verbs import Verbs
@@ -40,7 +43,7 @@ class Given:
     True
     """
 
-    def __init__(self, flow: MonteCarlo, context: Array) -> None:
+    def __init__(self, flow: Parts, context: Array) -> None:
         self.flow = flow
         self.context = np.array(context)
         self.context.flags.writeable = False
@@ -179,6 +182,31 @@ class Given:
     def entropy(self, n: float = 10_000, *, rng: Rng = None) -> Estimate:
         """The entropy given the context, as ``Flow.entropy``."""
         return self.flow.entropy(n, self.context, rng=rng)
+
+    def marginal(
+        self,
+        columns: Column | Iterable[Column],
+        *,
+        proposal: Proposal | None = None,
+        n: float = 10_000,
+        tolerance: float | None = None,
+        rng: Rng = None,
+    ) -> Given | Marginal:
+        """The density of some columns given the context, as ``Flow.marginal``; a flow is then one at the context."""
+        part = self.flow._marginal(columns, self.context, proposal, n, tolerance, rng)
+        return part if isinstance(part, Marginal) else Given(part, self.context)
+
+    def conditional(
+        self,
+        given: Mapping[Any, float],
+        *,
+        proposal: Proposal | None = None,
+        n: float = 10_000,
+        tolerance: float | None = None,
+        rng: Rng = None,
+    ) -> Conditional:
+        """The other columns where some are known, too, as ``Flow.conditional``."""
+        return self.flow._conditional(given, self.context, proposal, n, tolerance, rng)
 
     def acceptance(self, where: Condition, n: float = 10_000, *, rng: Rng = None) -> Estimate:
         """The share of draws given the context that a condition accepts, as ``Flow.acceptance``."""

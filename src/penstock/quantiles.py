@@ -5,6 +5,7 @@ What the base has to say is asked of its spec: ``cdf`` and ``quantile``, of each
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -234,18 +235,22 @@ class Quantiles(Verbs):
 
     def _shortest(self, level: float, contexts: Array | None) -> Array:
         """Shortest intervals, (contexts, 2)."""
-        m = 1 if contexts is None else len(contexts)
-        best, step = np.full((m, 1), 0.5), 1.0 / GRID
-        for turn in range(ROUNDS + 1):
-            # Lower ends, as parts of the mass that an interval leaves out.
-            if turn == 0:
-                part = np.broadcast_to((np.arange(GRID) + 0.5) / GRID, (m, GRID))
-            else:
-                part = best + step * np.linspace(-1, 1, FINER)
-                step *= 2 / (FINER - 1)
-            low = np.clip(part * (1 - level), 0.0, 1 - level)
-            both = self._ends(np.concatenate([low, np.minimum(low + level, 1.0)], axis=1), contexts)
-            width = both[:, part.shape[1] :] - both[:, : part.shape[1]]
-            place = np.argmin(width, axis=1)[:, None]
-            best = np.take_along_axis(part, place, axis=1)
-        return np.take_along_axis(both, np.concatenate([place, place + part.shape[1]], axis=1), axis=1)
+        return shortest(lambda u: self._ends(u, contexts), level, 1 if contexts is None else len(contexts))
+
+
+def shortest(ends: Callable[[Array], Array], level: float, m: int) -> Array:
+    """The shortest intervals of a share of the mass, (m, 2), by the quantiles (m, k) that ``ends`` gives for shares (m, k)."""
+    best, step = np.full((m, 1), 0.5), 1.0 / GRID
+    for turn in range(ROUNDS + 1):
+        # Lower ends, as parts of the mass that an interval leaves out.
+        if turn == 0:
+            part = np.broadcast_to((np.arange(GRID) + 0.5) / GRID, (m, GRID))
+        else:
+            part = best + step * np.linspace(-1, 1, FINER)
+            step *= 2 / (FINER - 1)
+        low = np.clip(part * (1 - level), 0.0, 1 - level)
+        both = ends(np.concatenate([low, np.minimum(low + level, 1.0)], axis=1))
+        width = both[:, part.shape[1] :] - both[:, : part.shape[1]]
+        place = np.argmin(width, axis=1)[:, None]
+        best = np.take_along_axis(part, place, axis=1)
+    return np.take_along_axis(both, np.concatenate([place, place + part.shape[1]], axis=1), axis=1)

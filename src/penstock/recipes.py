@@ -314,6 +314,7 @@ def maf(
     hidden: int | Sequence[int] = (64, 64),
     activation: str = "tanh",
     mixing: str | None = "lu",
+    order: Sequence[int] | None = None,
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
@@ -339,6 +340,9 @@ def maf(
     mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
         What changes from layer to layer: the dimensions are mixed by an :class:`LULinear` before each but the first; or their
         order is permuted at random in each but the first, reversed in every second one, or the same in all.
+    order : sequence of int, optional
+        With ``mixing="none"``, the one order of the dimensions in all layers; by default 0, 1, 2 ... The first are independent of
+        those that come later, so that their marginals are exact, and so are conditionals given them: :meth:`Flow.marginal`.
     residual : bool, default False
         Conditioners with skip connections.
     context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, support, dtype, rng,
@@ -366,10 +370,11 @@ def maf(
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
+        _check_order(order)
         stack = [Elementwise(_one(affine, kinds), conditioner if context_dim else None)]
         _warn_gaussian("maf", context_dim, kinds)
     else:
-        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_latent", kinds)
+        stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_latent", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
@@ -382,6 +387,7 @@ def iaf(
     hidden: int | Sequence[int] = (64, 64),
     activation: str = "tanh",
     mixing: str | None = "lu",
+    order: Sequence[int] | None = None,
     scale_bound: float = 3.0,
     residual: bool = False,
     base: StandardNormal | None = None,
@@ -402,8 +408,8 @@ def iaf(
     ----------
     dim : int
         Number of dimensions. With one there is nothing to come before: the flow is then a Gaussian, and a warning says so.
-    context_dim, layers, hidden, activation, mixing, scale_bound, residual, base, base_context, embedding, embedding_dim
-    support, dtype, rng, backend
+    context_dim, layers, hidden, activation, mixing, order, scale_bound, residual, base, base_context, embedding,
+    embedding_dim, support, dtype, rng, backend
         As for :func:`maf`.
 
     Returns
@@ -427,10 +433,11 @@ def iaf(
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
+        _check_order(order)
         stack = [Elementwise(_one(affine, kinds), conditioner if context_dim else None, "to_data")]
         _warn_gaussian("iaf", context_dim, kinds)
     else:
-        stack = _autoregressions(n_layers, affine, conditioner, mixing, "to_data", kinds)
+        stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_data", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
@@ -443,6 +450,7 @@ def nsf_ar(
     hidden: int | Sequence[int] = (64, 64),
     activation: str = "tanh",
     mixing: str | None = "lu",
+    order: Sequence[int] | None = None,
     bins: int = 8,
     bound: float = 5.0,
     residual: bool = False,
@@ -468,8 +476,8 @@ def nsf_ar(
         Intervals of each spline, 2 to 64.
     bound : float, default 5.0
         Half the width of the box in which splines act, in units of the standardised data.
-    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, support, dtype, rng,
-    backend
+    context_dim, hidden, activation, mixing, order, residual, base, base_context, embedding, embedding_dim, support, dtype,
+    rng, backend
         As for :func:`maf`.
 
     Returns
@@ -493,9 +501,10 @@ def nsf_ar(
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
+        _check_order(order)
         stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
     else:
-        stack = _autoregressions(n_layers, spline, conditioner, mixing, "to_latent", kinds)
+        stack = _autoregressions(n_layers, spline, conditioner, mixing, order, "to_latent", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
@@ -540,17 +549,33 @@ def _couplings(n: int, transform: Transform, conditioner: MLP, mixing: str | Non
 
 
 def _autoregressions(
-    n: int, transform: Transform, conditioner: MLP, mixing: str | None, explicit: str, kinds: Sequence[str]
+    n: int,
+    transform: Transform,
+    conditioner: MLP,
+    mixing: str | None,
+    order: Sequence[int] | None,
+    explicit: str,
+    kinds: Sequence[str],
 ) -> list[Layer]:
     """``n`` autoregressive layers, each with another order of the dimensions or with what mixes them in front of it."""
     mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
+    if order is not None:
+        if mixing != "none":
+            raise ValueError(f"order= is that of all layers, which goes with mixing='none', got mixing={mixing!r}")
+        return [Autoregressive(transform, conditioner, _validate.index_list(order, name="order"), explicit)] * n
     layers: list[Layer] = []
     for i in range(n):
-        order = {"reverse": "reverse" if i % 2 else "identity", "random": "random" if i else "identity"}
+        orders = {"reverse": "reverse" if i % 2 else "identity", "random": "random" if i else "identity"}
         if mixing == "lu" and i:
             layers += [*_turns(mixing, kinds), LULinear()]
-        layers.append(Autoregressive(transform, conditioner, order.get(mixing, "identity"), explicit))
+        layers.append(Autoregressive(transform, conditioner, orders.get(mixing, "identity"), explicit))
     return layers
+
+
+def _check_order(order: Sequence[int] | None) -> None:
+    """Raise if the order of one dimension is another than its own."""
+    if order is not None and _validate.index_list(order, name="order") != (0,):
+        raise ValueError(f"order must hold each of 0..0 once, got {tuple(order)}")
 
 
 def _kinds(support: SupportLike | None, dim: int) -> tuple[str, ...]:

@@ -180,8 +180,8 @@ def to_line_backward(of: Any, c: Any, item: int, x: Any) -> Any:
 
 @jit
 def from_line(of: Any, c: Any, u: Any) -> Any:
-    """x(u), what rounding of x counts against, its distance from the nearer end or in a box dx/du, and what the row adds to
-    log_det.
+    """x(u), what rounding of x counts against, its distance from the nearer end or in a box the lesser of dx/du and
+    1 / |d log(du/dx) / dx|, and what the row adds to log_det.
     """
     if of[MAP] == WRAP:
         nothing = splat(u, 0.0)
@@ -190,7 +190,9 @@ def from_line(of: Any, c: Any, u: Any) -> Any:
         t = from_box(c, u)
         root = hypotenuse(t)
         x = select(u <= -1.0, c[LO], select(u >= 1.0, c[HI], c[MIDDLE] + c[UNIT] * t))
-        return x, c[SCALE] * root * root * root, 3.0 * log(root)
+        # rounding shows in u, and far from m more in log du/dx
+        in_u, in_slope = c[SCALE] * root, c[UNIT] / (3.0 * absolute(t))
+        return x, select(in_slope < in_u, in_slope, in_u) * root * root, 3.0 * log(root)
     e = exp(-absolute(u))
     l = log1p(e)  # noqa: E741
     if of[MAP] == LOGIT:

@@ -340,3 +340,14 @@ def test_any_latent_number_of_a_circle_is_an_angle(backend: str, dtype: str) -> 
             apart = np.abs(found.astype(np.float64) - x)
             np.testing.assert_allclose(np.minimum(apart, np.abs(360 - apart))[:, 0], 0, atol=2e4 * np.finfo(dtype).eps)
             np.testing.assert_allclose(log_det, flow.to_data(z)[1], atol=1e3 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_draw_in_a_box_of_few_numbers_has_the_density_of_the_row_as_stored(backend: str) -> None:
+    support = [ps.interval(1000.0, 1000.01), "real"]  # with 164 numbers in float32
+    layer = ps.Autoregressive(ps.RationalQuadratic(), ps.MLP((8,), "tanh"))
+    flow = ps.Flow(ps.StandardNormal(2), [layer], support=support, backend=backend, rng=0)
+    flow.params = rng("few").standard_normal(len(flow.params))
+    x, density = flow.sample_and_log_prob(3000, rng=1)
+    assert len(np.unique(x[:, 0])) < 170
+    np.testing.assert_allclose(density, flow.log_prob(x), rtol=0, atol=1e-4)

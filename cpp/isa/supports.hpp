@@ -150,8 +150,8 @@ PENSTOCK_INLINE void to_line_backward(const MappedColumn &c, int item, D x, D &s
   bend = select(outside, D{}, bend);
 }
 
-// x(u), what the row adds to log_det, and what rounding of x counts against: its distance from the nearer end, or in a box
-// dx/du.
+// x(u), what the row adds to log_det, and what rounding of x counts against: its distance from the nearer end, or in a box the
+// lesser of dx/du and 1 / |d log(du/dx) / dx|.
 template <class D>
 PENSTOCK_INLINE void from_line(const MappedColumn &c, D u, D &x, D &measure, D &log_slope) {
   const D one = splat<D>(1), scale = splat<D>(c.scale), lo = splat<D>(c.lo), hi = splat<D>(c.hi);
@@ -163,7 +163,9 @@ PENSTOCK_INLINE void from_line(const MappedColumn &c, D u, D &x, D &measure, D &
   if (c.map == map_box) {
     const D t = from_box(c, u), root = hypotenuse(t);
     x = select(u <= -one, lo, select(u >= one, hi, splat<D>(c.middle) + splat<D>(c.unit) * t));
-    measure = scale * root * root * root;
+    // rounding shows in u, and far from m more in log du/dx
+    const D in_u = scale * root, in_slope = splat<D>(c.unit) / (splat<D>(3) * absolute(t));
+    measure = select(in_slope < in_u, in_slope, in_u) * root * root;
     log_slope = splat<D>(3) * log<D>(root);
     return;
   }

@@ -109,7 +109,7 @@ def test_a_dimension_changes_no_bit_of_those_before_it(shape: Any, backend: str,
     ("n_context", "dim", "hidden"), [(0, 5, (4, 16)), (0, 64, (8,)), (3, 5, (4, 16)), (0, 1, (3,)), (2, 1, (3,))]
 )
 def test_degrees_rise_reach_everybody_and_are_shared_evenly(n_context: int, dim: int, hidden: tuple[int, ...]) -> None:
-    inputs, *layers, outputs = ps.MLP(hidden).degrees(n_context, dim, 2)
+    inputs, *layers, outputs = ps.MLP(hidden).degrees(n_context, (1,) * dim, (2,) * dim)
     assert inputs == (*[0] * n_context, *range(1, dim))
     assert outputs == tuple(i for i in range(dim) for _ in range(2))
     for degrees, width in zip(layers, hidden, strict=True):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import penstock as ps
 from cases import BACKENDS, KINDED, Case, bare, built, contexts, fresh, rng
 from helpers import assert_same_bits, both_dtypes, engine_of, inside
 from penstock.plan_table import Table
@@ -270,3 +271,25 @@ def test_a_context_given_in_any_way_gives_the_same_bits(case: Case, backend: str
         for one_way, other in zip(flow.to_data(z.reshape(shaped.shape), given), flow.to_data(z, each), strict=True):
             assert_same_bits(one_way.ravel(), other.ravel())
         assert_same_bits(flow.log_prob(x[0], context[0]), flow.log_prob(x[:1], context[:1])[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@both_dtypes
+def test_any_latent_number_of_a_circle_is_an_angle(backend: str, dtype: str) -> None:
+    for layer in (
+        ps.Elementwise(ps.Affine()),
+        ps.Elementwise(ps.RationalQuadratic()),
+    ):  # that leave circles alone, and turn them
+        flow = ps.Flow(
+            ps.StandardNormal(2), [layer], support=[ps.periodic(-180, 180), "real"], dtype=dtype, backend=backend, rng=0
+        )
+        z = rng("angles").uniform(-math.pi, math.pi, (70, 2))
+        x = flow.to_data(z)[0]
+        for turns in (-3, 1, 2):
+            moved = z + np.array([2 * math.pi * turns, 0.0])
+            found, log_det = flow.to_data(moved)
+            assert (found[:, 0] >= -180).all()
+            assert (found[:, 0] < 180).all()
+            apart = np.abs(found.astype(np.float64) - x)
+            np.testing.assert_allclose(np.minimum(apart, np.abs(360 - apart))[:, 0], 0, atol=2e4 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(log_det, flow.to_data(z)[1], atol=1e3 * np.finfo(dtype).eps)

@@ -178,27 +178,19 @@ PENSTOCK_INLINE V log(V x) {
   return fma<V>(n, splat<V>(C::ln2_hi), f + tail);
 }
 
-// 2^-halvings (e^x - 1).
-template <class V, int halvings>
-PENSTOCK_INLINE V scaled_expm1(V x, Element<V> most) {
+// e^x - 1 for x of at most 0; 1.2 / 1.2 ulp.
+template <class V>
+PENSTOCK_INLINE V expm1(V x) {
   using C = Constants<Element<V>>;
   using T = Element<V>;
-  x = clamp(x, C::exp_lo, most);
+  x = clamp(x, C::exp_lo, 0);
   const V shifted = fma<V>(x, splat<V>(static_cast<T>(1.44269504088896340736)), splat<V>(C::round));
   const V whole = shifted - splat<V>(C::round);
   V r = fma<V>(whole, splat<V>(-C::ln2_hi), x);
   r = fma<V>(whole, splat<V>(-C::ln2_lo), r);
   const V y = fma<V>(r * r, polynomial(r, C::exp()), r);  // e^r - 1
   // 2^n y + (2^n - 1)
-  const V power = halvings == 0 ? shifted : shifted - splat<V>(halvings);
-  const V one = splat<V>(static_cast<T>(1.0 / (1 << halvings)));
-  return scale_by_power<V>(y, power) + (scale_by_power<V>(splat<V>(1), power) - one);
-}
-
-// e^x - 1 for x of at most 0; 1.2 / 1.2 ulp.
-template <class V>
-PENSTOCK_INLINE V expm1(V x) {
-  return scaled_expm1<V, 0>(x, 0);
+  return scale_by_power<V>(y, shifted) + (scale_by_power<V>(splat<V>(1), shifted) - splat<V>(1));
 }
 
 // log(1 + x) for x from 0 to 1; 1.6 / 1.5 ulp.
@@ -214,28 +206,6 @@ PENSTOCK_INLINE V log1p(V x) {
   const V t = s * s;
   const V tail = fma<V>(n, splat<V>(C::ln2_lo), s * (t * polynomial(t, C::log()) - f));
   return fma<V>(n, splat<V>(C::ln2_hi), f + tail);
-}
-
-// sinh(x); 2.5 / 2.5 ulp up to where exp ends, 89 / 710, and what it is there beyond.
-template <class V>
-PENSTOCK_INLINE V sinh(V x) {
-  const V half = scaled_expm1<V, 1>(absolute(x), Constants<Element<V>>::exp_hi);  // (e^|x| - 1) / 2
-  const V y = half + half / (half + half + splat<V>(1));
-  return select(x < V{}, -y, y);
-}
-
-// log(x + sqrt(1 + x^2)); 2.5 / 2.5 ulp.
-template <class V>
-PENSTOCK_INLINE V asinh(V x) {
-  using T = Element<V>;
-  const V far = splat<V>(sizeof(T) == 4 ? static_cast<T>(0x1p60) : static_cast<T>(0x1p500));  // its square is a number
-  const V a = absolute(x), one = splat<V>(1), near = select(a > far, far, a), square = near * near;
-  const V rest = near + square / (one + sqrt<V>(one + square));  // e^y - 1
-  const V more = select(a > far, splat<V>(static_cast<T>(0.69314718055994530942)), V{});
-  const V large = log<V>(select(a > far, a, one + rest)) + more;
-  V y = select(rest > one, large, log1p<V>(rest));
-  y = select(a - a != V{}, a, y);  // a logarithm passes neither infinity nor NaN
-  return select(x < V{}, -y, y);
 }
 
 // tanh(x) = x P(x^2) / Q(x^2), whose coefficients are all positive; 6 / 7.5 ulp. Beyond tanh_one it is 1.

@@ -34,14 +34,6 @@ void run_log1p(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
   each<V>(x, out, n, [](V v) { return log1p<V>(v); });
 }
 template <class V>
-void run_sinh(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
-  each<V>(x, out, n, [](V v) { return sinh<V>(v); });
-}
-template <class V>
-void run_asinh(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
-  each<V>(x, out, n, [](V v) { return asinh<V>(v); });
-}
-template <class V>
 void run_tanh(const Element<V> *x, Element<V> *out, Element<V> *, int64_t n) {
   each<V>(x, out, n, [](V v) { return tanh<V>(v); });
 }
@@ -120,9 +112,9 @@ void run_words(uint64_t seed, const uint64_t *context_row, const uint64_t *draw,
 
 template <class V>
 constexpr MathTable<Element<V>> table() {
-  return {run_exp<V>,         run_exp2<V>,   run_log<V>,     run_expm1<V>,    run_log1p<V>,
-          run_sinh<V>,        run_asinh<V>,  run_tanh<V>,    run_sigmoid<V>,  run_normal_cdf<V>,
-          run_sincos_turn<V>, run_sincos<V>, run_normals<V>, run_uniforms<V>, run_words<V>};
+  return {run_exp<V>,     run_exp2<V>,     run_log<V>,        run_expm1<V>,       run_log1p<V>,
+          run_tanh<V>,    run_sigmoid<V>,  run_normal_cdf<V>, run_sincos_turn<V>, run_sincos<V>,
+          run_normals<V>, run_uniforms<V>, run_words<V>};
 }
 
 }  // namespace

@@ -8,8 +8,7 @@ template <class T>
 using ArrayFunction = void (*)(const T *x, T *out, T *second, int64_t n);
 template <class T>
 struct MathTable {
-  ArrayFunction<T> exp, exp2, log, expm1, log1p, sinh, asinh, tanh, sigmoid, normal_cdf, sincos_turn, sincos, normals,
-      uniforms;
+  ArrayFunction<T> exp, exp2, log, expm1, log1p, tanh, sigmoid, normal_cdf, sincos_turn, sincos, normals, uniforms;
   // The four words of each of n counters, n after n.
   void (*words)(uint64_t seed, const uint64_t *context_row, const uint64_t *draw, uint32_t block, uint32_t stream,
                 int64_t n, uint32_t *out);

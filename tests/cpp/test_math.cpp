@@ -16,10 +16,10 @@ constexpr Wide pi = 3.14159265358979323846264338327950288L;
 
 // What math.hpp states: in ulp, for float and double; the last is an absolute error.
 struct Stated {
-  double exp, exp2, log, expm1, log1p, sinh, asinh, tanh, sigmoid, normal_cdf, density, sincos;
+  double exp, exp2, log, expm1, log1p, tanh, sigmoid, normal_cdf, density, sincos;
 };
-constexpr Stated stated_float{1.1, 3.1, 1.0, 1.2, 1.6, 2.5, 2.5, 6, 2.5, 7, 4, 1.3e-7},
-    stated_double{1.0, 1.0, 1.0, 1.2, 1.5, 2.5, 2.5, 7.5, 2.5, 7.5, 4, 2e-16};
+constexpr Stated stated_float{1.1, 3.1, 1.0, 1.2, 1.6, 6, 2.5, 7, 4, 1.3e-7},
+    stated_double{1.0, 1.0, 1.0, 1.2, 1.5, 7.5, 2.5, 7.5, 4, 2e-16};
 
 int64_t samples = 1 << 16;
 bool report = false;
@@ -229,21 +229,6 @@ void test() {
     v = std::fabs(v);
   }
   compare<T>("log1p", x, agreed<T>(&M::log1p, x, second), [](Wide v) { return std::log1p(v); }, stated.log1p);
-
-  x = inputs<T>(single ? -89 : -710, single ? 89 : 710);
-  for (int64_t i = 0; i < samples; i++) {
-    x.push_back(static_cast<T>(random.uniform(-3, 3)));
-  }
-  compare<T>("sinh", x, agreed<T>(&M::sinh, x, second), [](Wide v) { return std::sinh(v); }, stated.sinh);
-  const auto most_sinh = static_cast<Wide>(agreed<T>(&M::sinh, std::vector<T>(16, T{single ? 89 : 710}), second)[0]);
-  limits<T>(&M::sinh, -most_sinh, most_sinh);
-
-  x = inputs<T>(-20, 20);
-  for (int64_t i = 0; i < samples; i++) {
-    const double e = random.uniform(-20, std::numeric_limits<T>::max_exponent - 0.01);
-    x.push_back(static_cast<T>(i % 2 == 0 ? std::exp2(e) : -std::exp2(e)));
-  }
-  compare<T>("asinh", x, agreed<T>(&M::asinh, x, second), [](Wide v) { return std::asinh(v); }, stated.asinh);
 
   x = inputs<T>(-20, 20);
   for (int64_t i = 0; i < samples; i++) {

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import bits, constant, fma, from_bits, number, polynomial, select, splat, sqrt
+from penstock._numba.core.lanes import bits, constant, fma, from_bits, number, polynomial, select, splat
 
 MANTISSA, BIAS = (23, 52), (127, 1023)
 ROUND = (12582912.0, 6755399441055744.0)  # 1.5 * 2^mantissa
@@ -28,7 +26,6 @@ EXP = (
         2.510520637395701112e-8, 2.09146793765839351e-9,
     ),
 )  # fmt: skip
-LN2 = 0.69314718055994530942
 EXP2_MOST = (126.0, 1022.0)
 EXP2 = (
     (0.6931471806, 0.2402234904, 0.05550381014, 0.009666368515, 0.001338130254),
@@ -161,24 +158,18 @@ def log(x: Any) -> Any:
 
 
 @jit
-def scaled_expm1(x: Any, most: Any, halvings: int) -> Any:
-    """2^-halvings (e^x - 1) for x of at most ``most``."""
-    x = clamp(x, constant(x, EXP_LO), most)
+def expm1(x: Any) -> Any:
+    """e^x - 1 for x of at most 0; 1.2 / 1.2 ulp."""
+    x = clamp(x, constant(x, EXP_LO), 0.0)
     rounder = splat(x, constant(x, ROUND))
     shifted = fma(x, 1.44269504088896340736, rounder)
-    n = bits(shifted) - bits(rounder) - halvings
+    n = bits(shifted) - bits(rounder)
     whole = shifted - rounder
     r = fma(whole, -constant(x, LN2_HI), x)
     r = fma(whole, -constant(x, LN2_LO), r)
     y = fma(r * r, polynomial(r, constant(x, EXP)), r)  # e^r - 1
     # 2^n y + (2^n - 1)
-    return scale_by_power(y, n) + (scale_by_power(splat(x, 1.0), n) - 1.0 / (1 << halvings))
-
-
-@jit
-def expm1(x: Any) -> Any:
-    """e^x - 1 for x of at most 0; 1.2 / 1.2 ulp."""
-    return scaled_expm1(x, 0.0, 0)
+    return scale_by_power(y, n) + (scale_by_power(splat(x, 1.0), n) - 1.0)
 
 
 @jit
@@ -192,29 +183,6 @@ def log1p(x: Any) -> Any:
     t = s * s
     tail = fma(n, constant(x, LN2_LO), s * (t * polynomial(t, constant(x, LOG)) - f))
     return fma(n, constant(x, LN2_HI), f + tail)
-
-
-@jit
-def sinh(x: Any) -> Any:
-    """sinh(x); 2.7 / 2.7 ulp, up to where exp ends; beyond it is what it is there."""
-    half = scaled_expm1(absolute(x), constant(x, EXP_HI), 1)  # (e^|x| - 1) / 2
-    y = half + half / (half + half + 1.0)
-    return select(x < 0.0, -y, y)
-
-
-@jit
-def asinh(x: Any) -> Any:
-    """log(x + sqrt(1 + x^2)); 3 / 3 ulp."""
-    far = constant(x, FAR)
-    a = absolute(x)
-    near = select(a > far, far, a)
-    square = near * near
-    rest = near + square / (1.0 + sqrt(1.0 + square))  # e^y - 1
-    more = select(a > far, splat(x, LN2), 0.0)
-    large = log(select(a > far, a, 1.0 + rest)) + more
-    y = select(rest > 1.0, large, log1p(rest))
-    y = select(a < np.inf, y, a)  # a logarithm does not pass NaN
-    return select(x < 0.0, -y, y)
 
 
 @jit

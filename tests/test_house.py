@@ -78,6 +78,7 @@ KERNEL_ROOMS = (
     "cpp/isa/kernels.cpp",
     "cpp/isa/rows.hpp",
     "cpp/isa/supports.hpp",
+    "cpp/isa/bases.hpp",
     "cpp/isa/ends.hpp",
 )
 
@@ -164,7 +165,7 @@ ROOMS = (
     "conditionals", "marginals", "sections", "restricted", "quadrature",
     "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
     "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",
-    "plan_table", "spec", "layers", "conditioners", "transforms", "base", "lattice", "support", "_normal", "_files", "_validate",
+    "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "_normal", "_files", "_validate",
     "columns", "_warn", "_html", "_typing",
 )  # fmt: skip
 

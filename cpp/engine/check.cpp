@@ -377,10 +377,7 @@ class Checker {
       const int64_t source = block.code(&BaseRecord::source, source_names);
       block.need(source != source_external, &BaseRecord::source, "cannot be external");
       const int64_t n_params = block.within(&BaseRecord::n_params, 0, count_most);
-      if (kind == base_standard_normal || kind == base_uniform) {
-        block.is(&BaseRecord::source, source_fixed);
-        block.is(&BaseRecord::n_options, kind == base_uniform ? 2 : 0);
-      }
+      const int64_t n_numbers = check_numbers(block);
       if (kind == base_uniform) {
         const double *ends = table_.reals.data() + block[&BaseRecord::options];
         block.need(
@@ -388,7 +385,7 @@ class Checker {
             &BaseRecord::options, "are not two ends in order");
       }
       if (source == source_free) {
-        block.need(n_params > 0, &BaseRecord::n_params, "is 0");
+        block.is(&BaseRecord::n_params, n_numbers);
         claim(block, n_params);
       } else {
         block.zero({&BaseRecord::params, &BaseRecord::n_params});
@@ -398,12 +395,48 @@ class Checker {
         continue;
       }
       const int64_t number = block.within(&BaseRecord::network, 0, size_of(table_.networks) - 1);
-      const int64_t n_out = Network(table_.networks, number).within(&NetworkRecord::n_out, 1, output_most);
-      claim(networks_.check(block, &BaseRecord::network, role_base, 0, n_out, nullptr));
+      Network(table_.networks, number).within(&NetworkRecord::n_out, 1, output_most);
+      claim(networks_.check(block, &BaseRecord::network, role_base, 0, n_numbers, nullptr));
     }
     if (!dims.all()) {
       fail("BASE: blocks must hold every dimension once");
     }
+  }
+
+  // Source and options of a block of the base; how many numbers it has that are learned.
+  int64_t check_numbers(const Record<BaseRecord> &block) const {
+    const int64_t kind = block[&BaseRecord::kind], source = block[&BaseRecord::source], n = block[&BaseRecord::n_dims];
+    const double *options = table_.reals.data() + block[&BaseRecord::options];
+    const auto fixed_or = [&](bool fixed) {
+      const bool fits = fixed ? source == source_fixed : source == source_free || source == source_network;
+      block.need(fits, &BaseRecord::source, "is not one that its kind may have");
+    };
+    if (kind == base_standard_normal || kind == base_uniform) {
+      fixed_or(true);
+      block.is(&BaseRecord::n_options, kind == base_uniform ? 2 : 0);
+      return 0;
+    }
+    if (kind == base_normal) {
+      fixed_or(false);
+      block.is(&BaseRecord::n_options, 0);
+      return 2 * n;
+    }
+    if (kind == base_gaussian_mixture) {
+      fixed_or(false);
+      block.is(&BaseRecord::n_options, 1);
+      const double components = options[0];
+      block.need(components >= 2 && components <= most_components && components == std::floor(components),
+                 &BaseRecord::options, "are not a number of components");
+      return static_cast<int64_t>(components) * (1 + 2 * n);
+    }
+    const bool fixed = source == source_fixed;
+    fixed_or(fixed);
+    block.is(&BaseRecord::n_options, fixed ? 2 + n : 2);
+    block.need(options[0] >= 0.5 && options[0] < options[1] && options[1] <= 1e6, &BaseRecord::options,
+               "are not bounds of degrees of freedom");
+    block.need(std::all_of(options, options + (fixed ? 2 + n : 2), [](double x) { return std::isfinite(x); }),
+               &BaseRecord::options, "are not finite");
+    return fixed ? 0 : n;
   }
 
   // They cover the flat vector in order.

@@ -80,13 +80,16 @@ class Plan {
             table_.boundary.data(),
             static_cast<int>(base_.size()),
             base_.data(),
-            n_normals_};
+            n_normals_,
+            static_cast<int>(steps.size())};
   }
 
   void check_columns();
   void map_column(const ColumnRecord &column);
   void lay_out_base();
   BaseBlock base_block(const BaseRecord &record);
+  void lay_out_numbers(const BaseRecord &record, BaseBlock &block);
+  void uniform_block(const BaseRecord &record, int32_t kind, BaseBlock &block);
   void read_ranges();
   Step lay_out(const StepRecord &record);
   void lay_out_lu(const StepRecord &record, Step &step);

@@ -95,9 +95,6 @@ void Plan::map_column(const ColumnRecord &record) {
 
 void Plan::lay_out_base() {
   for (const BaseRecord &record : table_.base) {
-    refuse_unless(record.network == no_index, "a base whose parameters come from a network");
-    refuse_unless(record.kind == base_standard_normal || record.kind == base_uniform, "a base of kind ",
-                  base_names[record.kind]);
     base_.push_back(base_block(record));
   }
 }
@@ -115,12 +112,55 @@ BaseBlock Plan::base_block(const BaseRecord &record) {
   block.circle = kind == column_circle;
   block.n = static_cast<int>(record.n_dims);
   block.dims = dims.data();
-  const double bound = kind == column_circle ? circle_bound : box_bound;
+  block.network = -1;
+  block.components = 1;
   if (record.kind != base_uniform) {
     refuse_unless(kind == column_line, "a base other than uniform on dimensions of kind ", column_kind_names[kind]);
-    n_normals_ = std::max(n_normals_, static_cast<int>(dims.back()) + 1);
+    lay_out_numbers(record, block);
     return block;
   }
+  uniform_block(record, kind, block);
+  return block;
+}
+
+// What a block other than a uniform one has learned, and the normals that its draws begin with.
+void Plan::lay_out_numbers(const BaseRecord &record, BaseBlock &block) {
+  const double *options = table_.reals.data() + record.options;
+  const int64_t n = block.n;
+  if (record.kind == base_student_t) {
+    block.lo = options[0];
+    block.hi = options[1];
+    block.fixed = record.source == source_fixed ? options + 2 : nullptr;
+    block.n_numbers = block.fixed != nullptr ? 0 : n;
+  } else {
+    n_normals_ = std::max(n_normals_, static_cast<int>(block.dims[n - 1]) + 1);
+    block.components = record.kind == base_gaussian_mixture ? static_cast<int>(options[0]) : 1;
+    block.n_numbers = record.kind == base_standard_normal ? 0
+                      : record.kind == base_normal        ? 2 * n
+                                                          : block.components * (1 + 2 * n);
+  }
+  theta_widest = std::max(theta_widest, block.n_numbers);
+  flops += 60.0 * static_cast<double>(block.n_numbers);
+  if (record.source == source_network) {
+    Step step{};
+    step.external = -1;
+    step.n_b = 1;
+    step.n_theta = block.n_numbers;
+    lay_out_conditioner(table_.networks[static_cast<size_t>(record.network)], step);
+    evaluation_area = std::max(evaluation_area, step.area_size);
+    block.network = static_cast<int>(evaluation_steps_.size());
+    evaluation_steps_.push_back(step);
+  } else if (block.n_numbers > 0) {
+    block.params = record.params;
+    block.grad = padded_size;
+    const auto count = static_cast<int>(block.n_numbers);
+    add_segments({block.params, block.grad, 1, count, static_cast<int>(padded(count)), false, false, nullptr, 0, 0});
+    padded_size += padded(block.n_numbers);
+  }
+}
+
+void Plan::uniform_block(const BaseRecord &record, int32_t kind, BaseBlock &block) {
+  const double bound = kind == column_circle ? circle_bound : box_bound;
   block.lo = table_.reals[static_cast<size_t>(record.options)];
   block.hi = table_.reals[static_cast<size_t>(record.options) + 1];
   refuse_unless(kind == column_line || (block.lo == -bound && block.hi == bound),
@@ -140,7 +180,6 @@ BaseBlock Plan::base_block(const BaseRecord &record) {
   }
   refuse_unless(block.least <= block.most && block.lo < block.hi,
                 "a uniform base between whose ends there is no number");
-  return block;
 }
 
 }  // namespace penstock

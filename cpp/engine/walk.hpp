@@ -182,7 +182,7 @@ class Walk {
   }
   // Draws of the base as a source.
   void draw(uint64_t seed, const uint64_t *context_rows, const uint64_t *draws, Tile<T> &tile) const {
-    kernels<T>().base_draw(view_, seed, context_rows, draws, tile.rows, stride_, tile.state);
+    kernels<T>().base_draw(view_, packed_, seed, context_rows, draws, stride_, tile);
   }
 
   // Forward: source(tile) fills the state, rows go to `out` unless it is null, and sink(tile) finds the value of each row in
@@ -193,12 +193,12 @@ class Walk {
     tile.rows = rows.count;
     tile.outside = tile.coarse = 0;
     kernel.begin_log_det(packed_, in_, out_, tile.log_det);
-    source(tile);
     bring_context(rows, tile);
+    source(tile);
     const bool log_density = base_ && want_value;
     double log_p[tile_rows] = {};
     if (log_density && pass_.to_data) {
-      kernel.base_log_density(view_, tile.state, tile.rows, stride_, log_p);
+      kernel.base_log_density(view_, packed_, tile, stride_, log_p);
     }
     if (stride_ == 1) {
       kernel.row(view_, packed_, pass_, tile);
@@ -216,7 +216,7 @@ class Walk {
         tile.log_det[r] = log_p[r] - tile.log_det[r];
       }
     } else if (log_density) {
-      kernel.base_log_density(view_, tile.state, tile.rows, stride_, tile.log_det);
+      kernel.base_log_density(view_, packed_, tile, stride_, tile.log_det);
     }
     sink(tile);
   }
@@ -247,16 +247,16 @@ class Walk {
       std::fill_n(gradient.context, view_.n_context * tile_stride, T{0});
     }
     if (base_ && !pass_.to_data) {
-      kernel.base_backward(view_, tile.state, d_value, tile.rows, gradient.state);
+      kernel.base_backward(view_, packed_, d_value, tile, gradient);
     }
     in_pieces_backward(
         [&](const Pass &some, bool want) { kernel.backward(view_, packed_, some, want, tile, gradient); },
         d_x != nullptr);
+    if (base_ && pass_.to_data) {
+      kernel.base_backward(view_, packed_, d_value, tile, gradient);
+    }
     if (gradient.of_context != Gradient::ignore) {
       kernel.context_backward(view_, packed_, tile, gradient, d_context);
-    }
-    if (base_ && pass_.to_data) {
-      kernel.base_backward(view_, tile.state, d_value, tile.rows, gradient.state);
     }
     if (d_x != nullptr) {
       kernel.cotangents_out(view_, packed_, in_, x, rows.index, rows.first, gradient.state, gradient.log_det, tile.rows,

@@ -8,8 +8,8 @@
 // on the row. At an end within a flow columns are copied. The stride of a state is tile_stride, or 1 for one row.
 #pragma once
 
-#include "core/philox.hpp"
-#include "isa/supports.hpp"
+#include "core/rowsum.hpp"
+#include "isa/bases.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -113,10 +113,40 @@ void features_out(const T *tile, int64_t n, int rows, T *out) {
   store_rows<T, false>({n, nullptr, nullptr, nullptr}, tile, rows, tile_stride, out);
 }
 
+// Numbers of a block of the base: free ones, or a network's, which runs here. keep: for its own way back.
+template <class T>
+BlockNumbers<T> numbers_of(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block, int stride,
+                           bool keep, const Tile<T> &tile) {
+  using V = Native<T>;
+  if (block.network < 0) {
+    return {packed.params + block.params, true};
+  }
+  const Step &step = plan.steps[block.network];
+  if (const T *theta = shared_theta(step, tile.context)) {
+    return {theta, true};
+  }
+  T *area = tile.kept + step.area;
+  if (stride == 1) {
+    gather_row<T>(step, tile.context, nullptr, area);
+    mlp_row<V>(step, packed.params, nullptr, area);
+    return {area + step.theta / tile_stride, true};
+  }
+  const int n_vectors = whole_vectors<T>(tile.rows) / lanes<V>;
+  gather_features<V>(step, n_vectors, tile, area);
+  mlp_forward<V>(step, packed, nullptr, n_vectors, keep, area);
+  return {area + step.theta, false};
+}
+
+PENSTOCK_INLINE bool is_learned(const BaseBlock &block) {
+  return block.kind != base_standard_normal && block.kind != base_uniform;
+}
+
 // Draws from the base, each of a context row and a number of its own.
 template <class T>
-void base_draw(const PlanView &plan, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
-               int stride, T *state) {
+void base_draw(const PlanView &plan, const PackedView<T> &packed, uint64_t seed, const uint64_t *context_row,
+               const uint64_t *draw, int stride, Tile<T> &tile) {
+  const int rows = tile.rows;
+  T *state = tile.state;
   (stride == 1 ? normals<T> : normals<Native<T>>)(seed, context_row, draw, rows, plan.n_normals, stride, state);
   for (int i = 0; i < plan.n_base; i++) {
     const BaseBlock &block = plan.base[i];
@@ -125,11 +155,13 @@ void base_draw(const PlanView &plan, uint64_t seed, const uint64_t *context_row,
                                                         static_cast<T>(block.lo), static_cast<T>(block.hi - block.lo),
                                                         static_cast<T>(block.least), static_cast<T>(block.most), stride,
                                                         state);
+    } else if (is_learned(block)) {
+      const BlockNumbers<T> numbers = numbers_of(plan, packed, block, stride, false, tile);
+      (stride == 1 ? learned_draw<double, T> : learned_draw<Native<double>, T>)(block, i, numbers, seed, context_row,
+                                                                                draw, rows, stride, state);
     }
   }
 }
-
-inline constexpr double half_log_2pi = 0.91893853320467274178;
 
 // log_p += log p(z) of normal dimensions, summed over them in order, in float64.
 template <class T>
@@ -173,22 +205,53 @@ void uniform_log_density(const BaseBlock &block, const Element<V> *z, int n, int
 }
 
 template <class T>
-void base_log_density(const PlanView &plan, const T *z, int rows, int stride, double *log_p) {
-  const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
+void base_log_density(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &tile, int stride,
+                      double *log_p) {
+  const int n = stride == 1 ? 1 : whole_vectors<T>(tile.rows);
+  const T *z = tile.state;
   for (int i = 0; i < plan.n_base; i++) {
     const BaseBlock &block = plan.base[i];
     if (block.kind == base_standard_normal) {
       normal_log_density(block, z, n, stride, log_p);
-    } else {
+    } else if (block.kind == base_uniform) {
       (stride == 1 ? uniform_log_density<T> : uniform_log_density<Native<T>>)(block, z, n, stride, log_p);
+    } else {
+      const BlockNumbers<T> numbers = numbers_of(plan, packed, block, stride, false, tile);
+      (stride == 1 ? learned_log_density<double, T> : learned_log_density<Native<double>, T>)(block, numbers, z, n,
+                                                                                              stride, log_p);
     }
   }
 }
 
-// dz += -z d_log_p of normal dimensions; the density of the others is flat.
+// The way back of a block whose numbers are learned.
 template <class T>
-void base_backward(const PlanView &plan, const T *z, const T *d_log_p, int rows, T *d_z) {
-  const int n = whole_vectors<T>(rows);
+void learned_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block, const T *d_log_p,
+                      const Tile<T> &tile, const TileGradient<T> &gradient) {
+  using V = Native<T>;
+  const int n = whole_vectors<T>(tile.rows), n_vectors = n / lanes<V>;
+  const BlockNumbers<T> numbers = numbers_of(plan, packed, block, tile_stride, true, tile);
+  learned_backward<Native<double>>(block, numbers, tile.state, d_log_p, n, gradient.state, gradient.theta);
+  if (block.network < 0) {
+    T *sum = gradient.params + block.grad;
+    for (int64_t i = 0; gradient.of_params != Gradient::ignore && i < block.n_numbers; i++) {
+      const T rows = sum_rows(gradient.theta + i * tile_stride, tile.rows);
+      sum[i] = gradient.of_params == Gradient::overwrite ? rows : sum[i] + rows;
+    }
+  } else if (!numbers.free) {
+    const Step &step = plan.steps[block.network];
+    const int from = first_wanted(step, false, gradient);
+    const T *du = mlp_backward<V>(step, packed, tile.rows, n_vectors, from, gradient, tile.kept + step.area);
+    scatter_gradient<V>(step, n_vectors, du, tile.kept + step.area, gradient);
+  }
+}
+
+// dz += d log p / dz d_log_p, and gradients of what is learned. The density of uniform dimensions is flat.
+template <class T>
+void base_backward(const PlanView &plan, const PackedView<T> &packed, const T *d_log_p, const Tile<T> &tile,
+                   const TileGradient<T> &gradient) {
+  const int n = whole_vectors<T>(tile.rows);
+  const T *z = tile.state;
+  T *d_z = gradient.state;
   for (int i = 0; i < plan.n_base; i++) {
     const BaseBlock &block = plan.base[i];
     for (int64_t d = 0; block.kind == base_standard_normal && d < block.n; d++) {
@@ -196,6 +259,9 @@ void base_backward(const PlanView &plan, const T *z, const T *d_log_p, int rows,
       for (int r = 0; r < n; r++) {
         d_z[at + r] = d_z[at + r] - z[at + r] * d_log_p[r];
       }
+    }
+    if (is_learned(block)) {
+      learned_backward(plan, packed, block, d_log_p, tile, gradient);
     }
   }
 }

@@ -41,7 +41,7 @@ void context_in(const PlanView &plan, const PackedView<T> &packed, const RowsVie
 
 template <class T>
 void make_context_part(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &tile, T *part) {
-  for (int k = 0; k < plan.n_steps; k++) {
+  for (int k = 0; k < plan.n_all_steps; k++) {
     const Step &step = plan.steps[k];
     if (step.n_context > 0) {
       make_step_part<Native<T>>(step, packed, tile.context, tile.kept + step.area, part);

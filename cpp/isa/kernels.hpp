@@ -29,10 +29,12 @@ struct Kernels {
                          int64_t first_row, const T *d_state, const T *d_log_det, int rows, T *d_in);
   void (*features_in)(const T *in, int64_t n, int rows, T *tile);
   void (*features_out)(const T *tile, int64_t n, int rows, T *out);
-  void (*base_draw)(const PlanView &, uint64_t seed, const uint64_t *context_row, const uint64_t *draw, int rows,
-                    int stride, T *state);
-  void (*base_log_density)(const PlanView &, const T *z, int rows, int stride, double *log_p);
-  void (*base_backward)(const PlanView &, const T *z, const T *d_log_p, int rows, T *d_z);
+  void (*base_draw)(const PlanView &, const PackedView<T> &, uint64_t seed, const uint64_t *context_row,
+                    const uint64_t *draw, int stride, Tile<T> &);
+  void (*base_log_density)(const PlanView &, const PackedView<T> &, const Tile<T> &, int stride,
+                           double *log_p);
+  void (*base_backward)(const PlanView &, const PackedView<T> &, const T *d_log_p, const Tile<T> &,
+                        const TileGradient<T> &);
 
   // The context of a tile, one row of the array for each (stride 1: of one row), standardised in float64 and through the
   // embedding, into TileContext::rows.

@@ -21,7 +21,7 @@ from penstock._warn import (
     TargetWarning,
     TrainingWarning,
 )
-from penstock.base import StandardNormal
+from penstock.base import GaussianMixture, Normal, Product, StandardNormal, StudentT, Uniform
 from penstock.conditionals import Conditional
 from penstock.conditioners import MLP
 from penstock.flow import Flow, TrainingState, from_bytes, load, save
@@ -62,25 +62,30 @@ __all__ = [
     "FileFormatError",
     "Flow",
     "FlowSpec",
+    "GaussianMixture",
     "Given",
     "History",
     "Interval",
     "LULinear",
     "Marginal",
     "ModelWarning",
+    "Normal",
     "OutlierWarning",
     "PenstockWarning",
     "Periodic",
     "Permutation",
+    "Product",
     "RationalQuadratic",
     "Real",
     "RefitWarning",
     "RepeatedRowsWarning",
     "StandardNormal",
+    "StudentT",
     "TargetWarning",
     "TrainingError",
     "TrainingState",
     "TrainingWarning",
+    "Uniform",
     "__version__",
     "from_bytes",
     "glow",

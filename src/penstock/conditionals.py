@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock import _validate
+from penstock import _normal, _validate
 from penstock._typing import Array, Rng, RowsLike
 from penstock.columns import called, worded
 from penstock.marginals import OneDimension, Proposed, at, below
@@ -232,7 +232,7 @@ class Conditional(OneDimension):
         for i, value in self._known.items():
             x[:, i] = value
         if self._hidden:
-            w = self._hidden_draws(self._flow._spec.base.cdf(z)[:, [slots[i] for i in self._hidden]])
+            w = self._hidden_draws(_normal.cdf(z)[:, [slots[i] for i in self._hidden]])
             for j, i in enumerate(self._hidden):
                 x[:, i] = self._section.lines[j].x(w[:, j])[0]
         # The latents of C follow from its columns, whatever the others are.
@@ -272,7 +272,7 @@ class Conditional(OneDimension):
             line = self._joint.line(column)
             share = (x >= line.hi).astype(np.float64)
             inside = (x > line.lo) & (x < line.hi)
-            share[inside] = self._flow._spec.base.cdf(self._latent(x[inside, None])[:, None])[:, 0]
+            share[inside] = _normal.cdf(self._latent(x[inside, None])[:, None])[:, 0]
             return share
         self._need_panels()
         return below(self._panels, self._section.lines[0], x)
@@ -284,7 +284,7 @@ class Conditional(OneDimension):
         joint, column = self._joint, self._rest[0]
         # The latents of what is given are those of any row that has it.
         z = np.repeat(joint.runner.transform(joint.packed, False, self._anywhere())[0], len(u), axis=0)
-        z[:, joint.slots()[column]] = self._flow._spec.base.quantile(u)
+        z[:, joint.slots()[column]] = _normal.quantile(u)
         x: Array = joint.runner.transform(joint.packed, True, z)[0][:, column]
         line = joint.line(column)
         return np.where(u == 0, line.lo, np.where(u == 1, line.hi, x))

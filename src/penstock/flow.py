@@ -16,7 +16,7 @@ from penstock import _backend, _validate, columns
 from penstock._describe import describe
 from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
 from penstock._warn import ModelWarning, warn
-from penstock.base import StandardNormal
+from penstock.base import BASES, AnyBase
 from penstock.columns import Names
 from penstock.conditioners import MLP
 from penstock.given import Given
@@ -85,7 +85,7 @@ class Flow(ReverseKL, Parts):
 
     Parameters
     ----------
-    base : StandardNormal
+    base : StandardNormal, Normal, Uniform, StudentT, GaussianMixture or Product
         The density of the latent side.
     layers : sequence of layers
         From latent to data. Outside of them every flow has a standardisation of its own, the
@@ -127,7 +127,7 @@ class Flow(ReverseKL, Parts):
 
     def __init__(
         self,
-        base: StandardNormal,
+        base: AnyBase,
         layers: Iterable[Layer],
         context_dim: int = 0,
         dtype: DTypeLike = "float32",
@@ -138,7 +138,7 @@ class Flow(ReverseKL, Parts):
         support: SupportLike | None = None,
     ) -> None:
         structure, numbers = _generators(rng)
-        _validate.instance(base, (StandardNormal,), name="base")
+        _validate.instance(base, BASES.values(), name="base")
         supports, names = resolved(support, base.dim)
         spec = resolved_spec(base, layers, context_dim, dtype, embedding, embedding_dim, structure, supports)
         plan = compile_plan(spec)

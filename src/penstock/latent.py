@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from penstock._typing import Array
+from penstock.base import blocks
+from penstock.plan import BASE, Plan
 from penstock.spec import FlowSpec, latent_kinds
 
 ENDS = {"circle": math.pi, "box": 1.0}  # of the interval [-end, end] that latents of a kind fill
 
 
-def cdf(spec: FlowSpec, z: Array, *, upper: bool = False) -> Array:
+def cdf(spec: FlowSpec, plan: Plan, params: Array, z: Array, *, upper: bool = False) -> Array:
     """The distribution function of each dimension at latents ``z``, (rows, dim); ``upper`` gives 1 minus it, without
     cancellation. NaN passes.
+
+    Raises
+    ------
+    ValueError
+        If the base is a mixture, or depends on the context.
     """
-    found = spec.base.cdf(z, upper=upper)
+    found = np.empty(z.shape)
+    for base, slots, numbers in _parts(spec, plan, params):
+        found[..., slots] = base.cdf(z[..., slots], numbers, upper=upper)
     for i, kind in enumerate(latent_kinds(spec)):
         if kind in ENDS:
             part = 0.5 * (z[..., i].astype(np.float64) / ENDS[kind])
@@ -24,11 +35,29 @@ def cdf(spec: FlowSpec, z: Array, *, upper: bool = False) -> Array:
     return found
 
 
-def quantile(spec: FlowSpec, u: Array, *, upper: bool = False) -> Array:
+def quantile(spec: FlowSpec, plan: Plan, params: Array, u: Array, *, upper: bool = False) -> Array:
     """The inverse of ``cdf``, ``upper`` or not, for numbers in [0, 1] of shape (..., dim); infinite at the ends of a line."""
-    found = spec.base.quantile(u, upper=upper)
+    found = np.empty(u.shape)
+    for base, slots, numbers in _parts(spec, plan, params):
+        found[..., slots] = base.quantile(u[..., slots], numbers, upper=upper)
     for i, kind in enumerate(latent_kinds(spec)):
         if kind in ENDS:
             part = (2 * u[..., i] - 1) * ENDS[kind]
             found[..., i] = -part if upper else part
     return found
+
+
+def _parts(spec: FlowSpec, plan: Plan, params: Array) -> Iterator[tuple[Any, list[int], Array]]:
+    """The blocks of the base on lines, their slots and their numbers."""
+    latent = latent_kinds(spec)
+    for number, (base, dims) in enumerate(blocks(spec.base)):
+        places = [i for i, slot in enumerate(dims) if latent[slot] == "line"]
+        if not places:
+            continue
+        if base.conditioner is not None:
+            raise ValueError(
+                "the base depends on the context by a network of its own: cdf, quantile and prior_transform need another one"
+            )
+        tensors = plan.tensors_of(BASE - number)
+        numbers = params[tensors[0].offset : tensors[-1].stop] if tensors else np.array(base.fixed(places))
+        yield base, [dims[i] for i in places], numbers

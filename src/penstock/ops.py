@@ -13,12 +13,12 @@ import numpy as np
 
 from penstock import _backend, _validate
 from penstock._typing import Array, ArrayLike
-from penstock.base import StandardNormal
+from penstock.base import BASES, AnyBase, StandardNormal, blocks
 from penstock.layers import LULinear
 from penstock.plan import Plan, compile_plan, theta_plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec
-from penstock.state import identity
+from penstock.state import identity, initial
 from penstock.transforms import TRANSFORMS, Transform
 
 __all__ = [
@@ -164,13 +164,16 @@ def inverse_backward(
     return _backward(False, transform, y, theta, dx, dlog_det, backend, ("y", "dx"))
 
 
-def log_prob(base: StandardNormal, z: ArrayLike, *, backend: str = "auto") -> Any:
+def log_prob(base: AnyBase, z: ArrayLike, *, numbers: ArrayLike | None = None, backend: str = "auto") -> Any:
     """The log-density of a base distribution.
 
     Parameters
     ----------
-    base : StandardNormal
+    base : StandardNormal, Normal, Uniform, StudentT, GaussianMixture or Product
+        Without a network of a context. What it has learned is what it begins with, unless ``numbers`` says otherwise.
     z : array of shape (dim,), (rows, dim) or (m, n, dim)
+    numbers : array, optional
+        All that the base has learned, in the order of :attr:`Flow.params` of a flow without layers.
     backend : {"auto", "cpp", "numba"}, default "auto"
 
     Returns
@@ -183,18 +186,18 @@ def log_prob(base: StandardNormal, z: ArrayLike, *, backend: str = "auto") -> An
     >>> ps.ops.log_prob(ps.StandardNormal(1), [[0.0], [1.0]]).round(4).tolist()
     [-0.9189, -1.4189]
     """
-    _validate.instance(base, (StandardNormal,), name="base")
-    rows, shape = _validate.as_batch(z, base.dim, name="z")
-    runner, packed = _base_runner(base, rows.dtype, _backend.choose(backend).name)
+    rows, shape, runner, packed = _base(base, z, numbers, backend)
     return _shaped(runner.log_prob(packed, rows), shape)
 
 
-def log_prob_backward(base: StandardNormal, z: ArrayLike, dlog_prob: ArrayLike, *, backend: str = "auto") -> Array:
+def log_prob_backward(
+    base: AnyBase, z: ArrayLike, dlog_prob: ArrayLike, *, numbers: ArrayLike | None = None, backend: str = "auto"
+) -> Array:
     """Vector-Jacobian product of :func:`log_prob`.
 
     Parameters
     ----------
-    base, z, backend
+    base, z, numbers, backend
         As for :func:`log_prob`.
     dlog_prob : array with one number a row
         A number for one row by itself.
@@ -209,9 +212,7 @@ def log_prob_backward(base: StandardNormal, z: ArrayLike, dlog_prob: ArrayLike, 
     >>> ps.ops.log_prob_backward(ps.StandardNormal(2), [1.0, -2.0], 1.0).tolist()
     [-1.0, 2.0]
     """
-    _validate.instance(base, (StandardNormal,), name="base")
-    rows, shape = _validate.as_batch(z, base.dim, name="z")
-    runner, packed = _base_runner(base, rows.dtype, _backend.choose(backend).name)
+    rows, shape, runner, packed = _base(base, z, numbers, backend)
     cotangent = _validate.as_shaped(dlog_prob, shape, rows.dtype, name="dlog_prob").reshape(len(rows))
     found = runner.vjp(packed, False, rows, None, cotangent, base=True, params=False)
     return found.x.reshape(*shape, base.dim)
@@ -510,9 +511,25 @@ def _runner(transform: Any, dim: int, dtype: np.dtype[Any], backend: str) -> tup
     return _packed(theta_plan(transform, dim, dtype), backend)
 
 
+def _base(base: AnyBase, z: ArrayLike, numbers: ArrayLike | None, backend: str) -> tuple[Array, Any, Runner, Any]:
+    """Rows and their shape, and a flow that is this base alone."""
+    _validate.instance(base, BASES.values(), name="base")
+    if any(part.conditioner is not None for part, _ in blocks(base)):
+        raise ValueError("base has a network of a context: only a flow computes that")
+    rows, shape = _validate.as_batch(z, base.dim, name="z")
+    runner, packed = _base_runner(base, rows.dtype, _backend.choose(backend).name)
+    if numbers is not None:
+        params = _validate.as_params(numbers, runner.plan.n_params, rows.dtype, name="numbers")
+        packed = runner.pack(params, identity(runner.plan))
+    return rows, shape, runner, packed
+
+
 @lru_cache(maxsize=64)
-def _base_runner(base: StandardNormal, dtype: np.dtype[Any], backend: str) -> tuple[Runner, Any]:
-    return _packed(compile_plan(FlowSpec(base, (), dtype=dtype.name)), backend)
+def _base_runner(base: AnyBase, dtype: np.dtype[Any], backend: str) -> tuple[Runner, Any]:
+    spec = FlowSpec(base, (), dtype=dtype.name)
+    plan = compile_plan(spec)
+    runner = _made(plan, backend)
+    return runner, initial(plan, spec, np.random.default_rng(0)).pack(runner)
 
 
 @lru_cache(maxsize=64)

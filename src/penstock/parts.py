@@ -9,6 +9,7 @@ import numpy as np
 
 from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng
+from penstock.base import StandardNormal
 from penstock.columns import worded
 from penstock.conditionals import Conditional
 from penstock.marginals import Marginal, Proposed
@@ -153,6 +154,7 @@ class Parts(MonteCarlo):
     def _marginal(
         self, asked: Any, context: Array | None, proposal: Any, n: Any, tolerance: Any, rng: Any
     ) -> Self | Marginal:
+        self._need_normals()
         kept = columns.places(asked, self._columns, self.dim, name="columns")
         tolerance = None if tolerance is None else _validate.positive_number(tolerance, name="tolerance")
         if len(kept) == self.dim:
@@ -173,6 +175,7 @@ class Parts(MonteCarlo):
     ) -> Conditional:
         if not isinstance(given, Mapping):
             raise TypeError(f"given must be a mapping of columns to numbers, got {type(given).__name__}")
+        self._need_normals()
         asked = columns.places(list(given), self._columns, self.dim, name="given")
         known = {
             i: _validate.finite(value, name=f"given[{key!r}]")
@@ -208,6 +211,12 @@ class Parts(MonteCarlo):
         twin = self._like(*restricted(self._spec, self._plan, self._snapshot, places))
         twin._columns = tuple(self._columns[i] for i in places) if self._columns else ()
         return twin
+
+    def _need_normals(self) -> None:
+        if not isinstance(self._spec.base, StandardNormal):
+            raise ValueError(
+                f"marginals and conditionals go with a standard normal base for now, got {self._spec.base}"
+            )
 
     def _need(self, context: Array | None, verb: str) -> None:
         if self.context_dim and context is None:

@@ -24,7 +24,8 @@ The embedding is a network between the context and all conditioners, whose param
 there is one, conditioners read its output instead. Buffers are ``loc`` (dim) and ``scale`` (dim), then those of the context,
 then the numbers that supports have of their own: ``s`` of a half-line, ``m`` and ``s`` of a box.
 
-The base is a block of normals on the line slots, and uniform blocks on circles, [-pi, pi], and boxes, [-1, 1].
+The base has blocks, each on some of the line slots, and uniform blocks on circles, [-pi, pi], and boxes, [-1, 1]. The numbers
+of a block are free parameters, behind those of the embedding, or come from a network of the context, or are fixed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import numpy as np
 
 from penstock import plan_table
 from penstock._typing import Array
+from penstock.base import AnyBase, Base, StandardNormal, Uniform, blocks
 from penstock.conditioners import MLP
 from penstock.plan_table import NONE, Record, Table
 from penstock.spec import FlowSpec, latent_kinds
@@ -60,6 +62,7 @@ from penstock.transforms import TRANSFORMS, Transform, of_kind
 Degrees = tuple[tuple[int, ...], ...]
 # In the place of the number of a layer: the tensor belongs to the embedding.
 EMBEDDING = -1
+BASE = -2  # of its first block; the next one has the number below
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ class Tensor:
     offset : int
         Of its first number in the flat vector.
     layer : int
-        Number of the layer that it belongs to, or ``EMBEDDING``.
-    role : {"weight", "bias", "theta", "lu"}
+        Number of the layer that it belongs to, ``EMBEDDING``, or ``BASE`` less the number of a block of the base.
+    role : {"weight", "bias", "theta", "lu", "base"}
         Weight decay touches the weights, which are those of networks, and nothing else.
     degrees : pair of tuples of int, or None
         Degrees of the inputs and outputs of a masked weight.
@@ -153,7 +156,8 @@ class PlanBuilder:
         dims: tuple[int, ...] = (),
     ) -> int:
         """Claim the next numbers of the flat vector for the layer being compiled; where they begin."""
-        prefix = "embedding" if self.layer == EMBEDDING else f"layers.{self.layer}"
+        prefix = f"base.{BASE - self.layer}" if self.layer <= BASE else f"layers.{self.layer}"
+        prefix = "embedding" if self.layer == EMBEDDING else prefix
         tensor = Tensor(f"{prefix}.{name}", shape, self.n_params, self.layer, role, degrees, dims)
         self.tensors.append(tensor)
         self.n_params = tensor.stop
@@ -268,7 +272,7 @@ class PlanBuilder:
         self._add_step("columns", self.n_params)
         self._rename(self._slots)
 
-    def table(self, dtype: np.dtype[Any], base: str, support: Sequence[Support] = ()) -> Array:
+    def table(self, dtype: np.dtype[Any], base: AnyBase, support: Sequence[Support] = ()) -> Array:
         """The finished table, with the embedding, columns and base."""
         table, embedding = self._table, NONE
         if self.embedding is not None:
@@ -314,20 +318,37 @@ class PlanBuilder:
             column |= {"buffers": buffers, "n_buffers": numbers}
         return numbers
 
-    def _add_base(self, base: str) -> None:
+    def _add_base(self, base: AnyBase) -> None:
         """Its blocks: the given density on the lines, uniform ones on circles and boxes."""
-        for kind, name, options in (
-            (LINE, base, ()),
-            (CIRCLE, "uniform", (-math.pi, math.pi)),
-            (BOX, "uniform", (-1.0, 1.0)),
-        ):
+        for number, (part, dims) in enumerate(blocks(base)):
+            places = [i for i, slot in enumerate(dims) if self.slot_kinds[slot] == LINE]
+            if places:
+                self._add_block(number, part, places, [dims[i] for i in places])
+        for kind, end in ((CIRCLE, math.pi), (BOX, 1.0)):
             slots = [slot for slot, own in enumerate(self.slot_kinds) if own == kind]
             if slots:
-                block = {"kind": plan_table.BASES.index(name), "dims": self._table.put(slots), "n_dims": len(slots),
-                         "source": plan_table.SOURCES.index("fixed"), "network": NONE}  # fmt: skip
-                if options:
-                    block |= {"options": self._table.put_reals(options), "n_options": len(options)}
-                self._table.base.append(block)
+                self._add_block(0, Uniform(len(slots), -end, end), range(len(slots)), slots)
+
+    def _add_block(self, number: int, base: Base, places: Sequence[int], slots: Sequence[int]) -> None:
+        """A block of the base on some of its dimensions, with its parameters or the network that gives them."""
+        self.layer = BASE - number
+        start, numbers, constants = self.n_params, base.numbers(len(slots)), base.constants(places)
+        network = NONE
+        if base.conditioner is not None:
+            size = sum(math.prod(shape) for shape in numbers.values())
+            network = self._add_network("base", base.conditioner, 0, size, ())
+        for name, shape in numbers.items() if network == NONE else ():
+            self.add_tensor(name, shape, "base")
+        source = "network" if network != NONE else "free" if numbers else "fixed"
+        block = {
+            "kind": plan_table.BASES.index(base.name), "dims": self._table.put(slots), "n_dims": len(slots),
+            "source": plan_table.SOURCES.index(source), "network": network,
+        }  # fmt: skip
+        if constants:
+            block |= {"options": self._table.put_reals(constants), "n_options": len(constants)}
+        if source == "free":
+            block |= {"params": start, "n_params": self.n_params - start}
+        self._table.base.append(block)
 
     def _add_step(self, kind: str, params: int, network: int = NONE, **fields: int) -> None:
         """Append a step with all parameters claimed since ``params``."""
@@ -431,17 +452,17 @@ def compile_plan(spec: FlowSpec) -> Plan:
     for builder.layer, layer in enumerate(spec.layers):
         layer.compile(builder)
     check_dtype(spec.support, np.dtype(spec.dtype))
-    return _finish(builder, np.dtype(spec.dtype), spec.base.name, spec.support)
+    return _finish(builder, np.dtype(spec.dtype), spec.base, spec.support)
 
 
 def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
     """One transform whose theta comes from an array of the caller's, for ``penstock.ops``; towards the data it runs forward."""
     builder = PlanBuilder(dim, 0)
     builder.transform_step("elementwise", (), range(dim), transform, None, "to_data", external=True)
-    return _finish(builder, dtype, "standard_normal")
+    return _finish(builder, dtype, StandardNormal(dim))
 
 
-def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: str, support: Sequence[Support] = ()) -> Plan:
+def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: AnyBase, support: Sequence[Support] = ()) -> Plan:
     builder.columns_step()
     return Plan(
         builder.table(dtype, base, support), tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params,

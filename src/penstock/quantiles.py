@@ -13,6 +13,7 @@ import numpy as np
 from penstock import _validate, latent
 from penstock._typing import Array, ArrayLike, RowsLike
 from penstock.layers import LULinear
+from penstock.plan import Plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec
 from penstock.support import ends_of
@@ -66,14 +67,14 @@ class Quantiles(Verbs):
         runner, packed = self._in_double()
         z, _ = runner.transform(packed, False, batch.x, batch.context)
         if not self._spec.support:
-            below = latent.cdf(self._spec, z, upper=not self._rises())
+            below = latent.cdf(*self._base_of(), z, upper=not self._rises())
             return _shaped(below[:, 0], batch.shape)
         lo, hi = ends_of(self._spec.support[0])
         if self._spec.kinds == ("circle",):
             below = (z - self._seam(len(z), batch.context)) % TURN / TURN
             outside = ~np.isnan(below) & ((batch.x < lo) | (batch.x >= hi))
         else:
-            below = latent.cdf(self._spec, z, upper=not self._rises())
+            below = latent.cdf(*self._base_of(), z, upper=not self._rises())
             outside = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
             outside &= np.isnan(below)
         below[outside] = batch.x[outside] >= hi
@@ -186,8 +187,8 @@ class Quantiles(Verbs):
         _validate.as_batch(cube, self.dim, name="u")
         # The upper end has no such number: it is reached from the other side.
         lower = cube <= 0.5
-        z = latent.quantile(self._spec, np.maximum(np.where(lower, cube, 0.5), CUBE_END))
-        high = latent.quantile(self._spec, np.maximum(np.where(lower, 0.5, 1.0 - cube), CUBE_END), upper=True)
+        z = latent.quantile(*self._base_of(), np.maximum(np.where(lower, cube, 0.5), CUBE_END))
+        high = latent.quantile(*self._base_of(), np.maximum(np.where(lower, 0.5, 1.0 - cube), CUBE_END), upper=True)
         return self._map(True, np.where(lower, z, high), context, "z")[0]
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -199,6 +200,10 @@ class Quantiles(Verbs):
     def _need_one_dimension(self, verb: str) -> None:
         if self.dim != 1:
             raise ValueError(f"{verb} needs a flow of one dimension, and this one has {self.dim}")
+
+    def _base_of(self) -> tuple[FlowSpec, Plan, Array]:
+        """What the distribution of the latents is made of."""
+        return self._spec, self._plan, self._snapshot.params
 
     def _seam(self, rows: int, context: Any) -> Array:
         """Latents of the lower end of a circle, where its distribution function begins, for each row of a batch."""
@@ -214,7 +219,7 @@ class Quantiles(Verbs):
 
     def _rows_below(self, u: Array, context: Any) -> Array:
         """Rows below which shares of the mass lie."""
-        z = latent.quantile(self._spec, u[..., None], upper=not self._rises())
+        z = latent.quantile(*self._base_of(), u[..., None], upper=not self._rises())
         batch = self._batch(z, context, "z")
         runner, packed = self._in_double()
         if self._spec.kinds == ("circle",):

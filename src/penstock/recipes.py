@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from penstock import _validate
 from penstock import support as supports
 from penstock._typing import DTypeLike, Rng
 from penstock._warn import ModelWarning, warn
-from penstock.base import StandardNormal
+from penstock.base import BASES, AnyBase, Product, StandardNormal, blocks
 from penstock.conditioners import MLP
 from penstock.flow import Flow
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, Layer, LULinear, Permutation
@@ -28,7 +30,7 @@ def realnvp(
     mixing: str | None = "lu",
     scale_bound: float = 3.0,
     residual: bool = False,
-    base: StandardNormal | None = None,
+    base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
@@ -61,10 +63,11 @@ def realnvp(
         Largest absolute log-scale of one coupling.
     residual : bool, default False
         Conditioners with skip connections.
-    base : StandardNormal, optional
+    base : StandardNormal, Normal, Uniform, StudentT, GaussianMixture or Product, optional
+        The density of the latent side, on the dimensions that are lines; by default a standard normal.
     base_context : int or sequence of int, optional
-        Let the base depend on the context: widths of the hidden layers of a network of its own, which maps
-        the context to a shift and a scale of each latent dimension.
+        Let the base depend on the context: widths of the hidden layers of a network of its own. Of a standard normal it maps
+        the context to a shift and a scale of each latent dimension, of another one to what that has learned otherwise.
     embedding : MLP, optional
         A network between the context and all conditioners, trained with the flow.
     embedding_dim : int, optional
@@ -93,7 +96,7 @@ def realnvp(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
-    density = _base(dim, base)
+    density = _base(dim, base, base_context, context_dim, activation)
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
@@ -101,7 +104,7 @@ def realnvp(
         _warn_gaussian("realnvp", context_dim, kinds)
     else:
         stack = _couplings(n_layers, affine, conditioner, mixing, kinds)
-    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -115,7 +118,7 @@ def nice(
     mixing: str | None = "random",
     scale_bound: float = 3.0,
     residual: bool = False,
-    base: StandardNormal | None = None,
+    base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
@@ -153,7 +156,7 @@ def nice(
     3
     """
     n_layers = _validate.positive_int(layers, name="layers")
-    density = _base(dim, base)
+    density = _base(dim, base, base_context, context_dim, activation)
     kinds = _kinds(support, density.dim)
     conditioner = MLP(_hidden(hidden), activation, residual)
     stack: list[Layer] = [Elementwise(Affine(scale_bound))]
@@ -162,7 +165,7 @@ def nice(
         _warn_gaussian("nice", context_dim, kinds)
     else:
         stack += _couplings(n_layers, Additive(), conditioner, mixing, kinds)
-    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -176,7 +179,7 @@ def glow(
     mixing: str | None = "lu",
     scale_bound: float = 3.0,
     residual: bool = False,
-    base: StandardNormal | None = None,
+    base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
@@ -217,7 +220,7 @@ def glow(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     affine = Affine(scale_bound)
-    density = _base(dim, base)
+    density = _base(dim, base, base_context, context_dim, activation)
     kinds = _kinds(support, density.dim)
     mixing = "none" if mixing is None else _validate.choice(mixing, MIXINGS, name="mixing")
     mixers: dict[str, list[Layer]] = {
@@ -237,7 +240,7 @@ def glow(
             # Without mixing, and with a reversal, which brings the other half forward by itself, the halves take turns.
             split = "half_swapped" if mixing == "none" and i % 2 else "half"
             stack += [Coupling(affine, conditioner, split), *turn, *mixers[mixing], ActNorm()]
-    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -252,7 +255,7 @@ def nsf(
     bins: int = 8,
     bound: float = 5.0,
     residual: bool = False,
-    base: StandardNormal | None = None,
+    base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
@@ -295,14 +298,14 @@ def nsf(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     spline, conditioner = RationalQuadratic(bins, bound), MLP(_hidden(hidden), activation, residual)
-    density = _base(dim, base)
+    density = _base(dim, base, base_context, context_dim, activation)
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
         stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
     else:
         stack = _couplings(n_layers, spline, conditioner, mixing, kinds)
-    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -317,7 +320,7 @@ def maf(
     order: Sequence[int] | None = None,
     scale_bound: float = 3.0,
     residual: bool = False,
-    base: StandardNormal | None = None,
+    base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
@@ -366,7 +369,7 @@ def maf(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
-    density = _base(dim, base)
+    density = _base(dim, base, base_context, context_dim, activation)
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
@@ -375,7 +378,7 @@ def maf(
         _warn_gaussian("maf", context_dim, kinds)
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_latent", kinds)
-    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -390,7 +393,7 @@ def iaf(
     order: Sequence[int] | None = None,
     scale_bound: float = 3.0,
     residual: bool = False,
-    base: StandardNormal | None = None,
+    base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
@@ -429,7 +432,7 @@ def iaf(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     affine, conditioner = Affine(scale_bound), MLP(_hidden(hidden), activation, residual)
-    density = _base(dim, base)
+    density = _base(dim, base, base_context, context_dim, activation)
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
@@ -438,7 +441,7 @@ def iaf(
         _warn_gaussian("iaf", context_dim, kinds)
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_data", kinds)
-    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -454,7 +457,7 @@ def nsf_ar(
     bins: int = 8,
     bound: float = 5.0,
     residual: bool = False,
-    base: StandardNormal | None = None,
+    base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
@@ -497,7 +500,7 @@ def nsf_ar(
     """
     n_layers = _validate.positive_int(layers, name="layers")
     spline, conditioner = RationalQuadratic(bins, bound), MLP(_hidden(hidden), activation, residual)
-    density = _base(dim, base)
+    density = _base(dim, base, base_context, context_dim, activation)
     kinds = _kinds(support, density.dim)
     stack: list[Layer]
     if density.dim == 1:
@@ -505,7 +508,7 @@ def nsf_ar(
         stack = [Elementwise(spline, conditioner if context_dim else None)] * n_layers
     else:
         stack = _autoregressions(n_layers, spline, conditioner, mixing, order, "to_latent", kinds)
-    stack = [*_base_layers(base_context, context_dim, activation, kinds), *stack]
+    stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
     return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
 
 
@@ -521,13 +524,31 @@ RECIPES: dict[str, Callable[..., Flow]] = {
 }
 
 
-def _base(dim: int, base: StandardNormal | None) -> StandardNormal:
-    density = StandardNormal(dim)
+def _base(
+    dim: int, base: AnyBase | None, context: int | Sequence[int] | None, context_dim: int, activation: str
+) -> AnyBase:
+    """The base, with a network of the context for what it learns if that is asked for."""
+    density: AnyBase = StandardNormal(dim)
     if base is not None:
-        _validate.instance(base, (StandardNormal,), name="base")
+        _validate.instance(base, BASES.values(), name="base")
         if base.dim != density.dim:
             raise ValueError(f"base must have dim={density.dim} dimensions, got {base}")
-    return density
+        density = base
+    if context is None or isinstance(density, StandardNormal):
+        return density
+    if not context_dim:
+        raise ValueError("base_context needs a context, and context_dim is 0")
+    network = MLP(_validate.widths(context, name="base_context"), activation)
+    if not any(part.numbers(1) for part, _ in blocks(density)):
+        raise ValueError(f"base_context chooses what a base learns, and {density} learns nothing")
+    if isinstance(density, Product):
+        return Product(tuple(_with_network(part, network) for part in density.parts))
+    found: AnyBase = _with_network(density, network)
+    return found
+
+
+def _with_network(base: Any, network: MLP) -> Any:
+    return replace(base, conditioner=network) if base.numbers(1) else base
 
 
 def _hidden(hidden: int | Sequence[int]) -> tuple[int, ...]:
@@ -593,13 +614,15 @@ def _turns(mixing: str | None, kinds: Sequence[str]) -> list[Layer]:
 
 
 def _base_layers(
-    hidden: int | Sequence[int] | None, context_dim: int, activation: str, kinds: Sequence[str]
+    hidden: int | Sequence[int] | None, context_dim: int, activation: str, kinds: Sequence[str], base: AnyBase
 ) -> list[Layer]:
-    """What lets the base depend on the context: an affine map of the latents that the context chooses."""
+    """What lets a standard normal base depend on the context: an affine map of the latents that the context chooses."""
     if hidden is None:
         return []
     if "line" not in kinds:
         raise ValueError("base_context moves and scales the base of lines, and all columns are circles or boxes")
+    if not isinstance(base, StandardNormal):
+        return []
     if not context_dim:
         raise ValueError("base_context needs a context, and context_dim is 0")
     return [Elementwise(Affine(), MLP(_validate.widths(hidden, name="base_context"), activation))]

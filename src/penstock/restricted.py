@@ -17,6 +17,7 @@ import numpy as np
 
 from penstock import plan_table
 from penstock._typing import Array
+from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.layers import Autoregressive, Coupling, Elementwise, Layer, LULinear, Permutation
 from penstock.plan import EMBEDDING, Plan, Tensor, compile_plan
@@ -82,7 +83,7 @@ def restricted(
     if spec.context_dim and all(layer.conditioner is None for layer in layers):
         layers.append(Elementwise(Additive(), MLP(())))  # the identity, but a flow with a context has to read it
     support = tuple(spec.support[i] for i in columns) if spec.support else ()
-    part = replace(spec, base=replace(spec.base, dim=len(columns)), layers=tuple(layers), support=support)
+    part = replace(spec, base=StandardNormal(len(columns)), layers=tuple(layers), support=support)
     compiled = compile_plan(part)
     params = np.zeros(compiled.n_params, compiled.dtype)
     for number, source in enumerate(origin):
@@ -96,7 +97,7 @@ def restricted(
 def ends(spec: FlowSpec, plan: Plan, snapshot: Snapshot, columns: Sequence[int]) -> tuple[FlowSpec, Plan, Snapshot]:
     """The supports and the standardisation of some columns, closed or not, and nothing else: a flow without layers."""
     support = tuple(spec.support[i] for i in columns) if spec.support else ()
-    part = FlowSpec(replace(spec.base, dim=len(columns)), (), 0, spec.dtype, support=support)
+    part = FlowSpec(StandardNormal(len(columns)), (), 0, spec.dtype, support=support)
     compiled = compile_plan(part)
     buffers = _buffers(compiled, plan_table.read(plan.table), snapshot.buffers, columns)
     return part, compiled, Snapshot(np.zeros(0, compiled.dtype), buffers, snapshot.initialised)

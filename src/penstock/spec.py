@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock import _validate
-from penstock.base import StandardNormal
+from penstock.base import BASES, AnyBase, blocks
 from penstock.conditioners import MLP
 from penstock.layers import LAYERS, Elementwise, Layer, Permutation
 from penstock.support import Support, kinds
@@ -22,7 +22,7 @@ class FlowSpec:
 
     Attributes
     ----------
-    base : StandardNormal
+    base : StandardNormal, Normal, Uniform, StudentT, GaussianMixture or Product
     layers : tuple of layers, from latent to data
         With every random choice made.
     context_dim : int
@@ -42,7 +42,7 @@ class FlowSpec:
     True
     """
 
-    base: StandardNormal
+    base: AnyBase
     layers: tuple[Layer, ...]
     context_dim: int = 0
     dtype: str = "float32"
@@ -85,7 +85,7 @@ def latent_kinds(spec: FlowSpec) -> tuple[str, ...]:
 
 
 def resolved_spec(
-    base: StandardNormal,
+    base: AnyBase,
     layers: Iterable[Layer],
     context_dim: int,
     dtype: Any,
@@ -95,18 +95,22 @@ def resolved_spec(
     support: tuple[Support, ...] = (),
 ) -> FlowSpec:
     """The spec of a flow as ``ps.Flow`` takes its parts, each checked, with every random choice made by ``rng``."""
-    _validate.instance(base, (StandardNormal,), name="base")
+    _validate.instance(base, BASES.values(), name="base")
     given = _validate.sequence(layers, name="layers")
     for i, layer in enumerate(given):
         _check_layer(layer, f"layers[{i}]")
     context_dim = _validate.count(context_dim, name="context_dim")
-    if context_dim and all(layer.conditioner is None for layer in given):
+    given_base = any(part.conditioner is not None for part, _ in blocks(base))
+    if given_base and not context_dim:
+        raise ValueError("the base has a conditioner, which reads the context, and context_dim is 0")
+    if context_dim and not given_base and all(layer.conditioner is None for layer in given):
         raise ValueError(f"context_dim={context_dim}, but no layer has a conditioner, which would read the context")
     width = _embedding_width(embedding, embedding_dim, context_dim)
     number_type = _validate.float_dtype(dtype)
     n_lines = kinds(support, base.dim).count("line")
     given = tuple(layer for layer in given if n_lines or not layer.lines_only)
-    if context_dim and all(layer.conditioner is None for layer in given):
+    given_base = given_base and n_lines > 0
+    if context_dim and not given_base and all(layer.conditioner is None for layer in given):
         raise ValueError(f"context_dim={context_dim}, but no layer that acts on circles or boxes reads the context")
     settled = tuple(layer.resolve(base.dim, n_lines, rng) for layer in given)
     spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width, support)

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from penstock._typing import Array
+from penstock.base import blocks
 from penstock.conditioners import MLP
-from penstock.plan import EMBEDDING, Plan
-from penstock.spec import FlowSpec
+from penstock.plan import BASE, EMBEDDING, Plan
+from penstock.spec import FlowSpec, latent_kinds
+from penstock.support import LINE
 
 
 class Packer(Protocol):
@@ -60,6 +62,18 @@ def initial(plan: Plan, spec: FlowSpec, rng: np.random.Generator) -> Snapshot:
             _draw(params, plan, number, layer.conditioner, rng, last=0.0)
     if spec.embedding is not None:
         _draw(params, plan, EMBEDDING, spec.embedding, rng, last=1.0)
+    latent = latent_kinds(spec)
+    for number, (base, dims) in enumerate(blocks(spec.base)):
+        places = [i for i, slot in enumerate(dims) if latent[slot] == LINE]
+        tensors = plan.tensors_of(BASE - number)
+        if not tensors:
+            continue
+        first = base.initial(places, rng)
+        if base.conditioner is None:
+            params[tensors[0].offset : tensors[-1].stop] = first
+        else:  # the bias of the last layer, whose weights are zero
+            _draw(params, plan, BASE - number, base.conditioner, rng, last=0.0)
+            params[tensors[-1].offset : tensors[-1].stop] = first
     with np.errstate(all="ignore"):
         return Snapshot(params.astype(plan.dtype), identity(plan), False)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.base import StandardNormal
+from penstock.base import BASES, BLOCKS
 from penstock.conditioners import MLP
 from penstock.files.safetensors import need, some, whole
 from penstock.layers import LAYERS
@@ -20,7 +20,6 @@ from penstock.spec import FlowSpec
 from penstock.support import SUPPORTS, Real, Support, kinds
 from penstock.transforms import TRANSFORMS
 
-BASE_TYPES: dict[str, type] = {StandardNormal.name: StandardNormal}
 CONDITIONER_TYPES: dict[str, type] = {"MLP": MLP}
 # The fields of a layer that hold a spec of their own.
 NESTED: dict[str, dict[str, type]] = {"transform": TRANSFORMS, "conditioner": CONDITIONER_TYPES}
@@ -54,6 +53,8 @@ def _encode(spec: Any, name: str) -> dict[str, Any]:
         if field.name in NESTED:
             kinds = NESTED[field.name]
             value = _encode(value, next(key for key, cls in kinds.items() if cls is type(value)))
+        elif field.name == "parts":
+            value = [_encode(part, part.name) for part in value]
         elif isinstance(value, tuple):
             value = list(value)
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isinf(value):
@@ -86,7 +87,7 @@ def decode(record: Mapping[str, Any], table_size: int, size: int) -> FlowSpec:
     fits = whole(embedding_dim) and embedding_dim <= size and (embedding_dim > 0) == (embedding is not None)
     need(fits, f"embedding_dim does not fit, got {embedding_dim!s:.40}")
     need(embedding is None or context_dim > 0, "it has an embedding, but no context")
-    base = reader.read(record.get("base"), "base", BASE_TYPES)
+    base = reader.read(record.get("base"), "base", BASES)
     # The plan has at least one entry a dimension for each step and the two ends; more is not worth compiling.
     fits = (len(records) + 2) * base.dim <= table_size
     need(fits, f"{len(records)} layers of {base.dim} dimensions do not fit its plan of {table_size} numbers")
@@ -131,6 +132,11 @@ class _Reader:
             if name not in record:
                 has_default = field.default is not MISSING or field.default_factory is not MISSING
                 need(has_default, f"{where} ({kind}) lacks {name}")
+            elif name == "parts":
+                need(isinstance(record[name], list), f"{where}.parts must be a list")
+                values[name] = tuple(
+                    self.read(part, f"{where}.parts[{i}]", BLOCKS) for i, part in enumerate(record[name])
+                )
             elif name in NESTED:
                 values[name] = self.read(record[name], f"{where}.{name}", NESTED[name])
             else:
@@ -152,8 +158,8 @@ class _Reader:
         if isinstance(value, int):
             need(abs(value) <= self.largest, f"{where} is larger than the file: {value!s:.40}")
             return value
-        integers = isinstance(value, list) and all(type(item) is int for item in value)
-        need(integers, f"{where} must be a number, a word or a list of integers")
+        numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+        need(numbers, f"{where} must be a number, a word or a list of numbers")
         return tuple(self._plain(item, where) for item in value)
 
 

@@ -324,6 +324,33 @@ def _wide(builder: Any, value: Any, kind: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def widened(typingctx: Any, array: Any, at: Any) -> Any:
+    """As many numbers at a position as make a vector of float64, as such."""
+    result = lanes_type(types.float64)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = builder.gep(args[0], [args[1]])
+        value = _load(builder, pointer, _vector(array.dtype, result.count), array.dtype.bitwidth // 8)
+        return _wide(builder, value, Lanes(array.dtype, result.count))
+
+    return result(array, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def narrow(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
+    """Write a vector of float64 as numbers of another type."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        number = args[2]
+        if array.dtype != types.float64:
+            number = builder.fptrunc(number, _vector(array.dtype, value.count))
+        _store(builder, number, builder.gep(args[0], [args[1]]), array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, value), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def accumulate(typingctx: Any, total: Any, at: Any, value: Any) -> Any:
     """Add lanes to float64 accumulators in memory."""
 

@@ -50,13 +50,22 @@ MAPPED_SIZE = 3
 LO, HI, SCALE, LEAST, MOST, FIRST, _, LAST, _, MIDDLE, UNIT, LOWER, UPPER, LOWER_GAP, UPPER_GAP = range(15)
 NUMBERS_SIZE = 15
 # Columns of Plan.base, one row a block of the base: its kind, whether its numbers are all angles, how many slots it has and
-# where these stand, rising, in Plan.slots; and of Plan.base_numbers: what each row gets of it in log p, and of a uniform one
-# the ends, hi - lo, and the ends of draws.
-BLOCK_KIND, BLOCK_CIRCLE, BLOCK_N, BLOCK_DIMS = range(4)
-BLOCK_SIZE = 4
+# where these stand, rising, in Plan.slots; components of a mixture, 1 of a normal; the row of Plan.steps that brings the
+# numbers that are learned, where logarithms of degrees of freedom that nothing learns stand in Plan.base_numbers, both -1 if
+# there are none, and where the block's own numbers do; addresses of its kernels, 0 where ends.py does it itself. The
+# block's own numbers are what each row gets of it in log p, and of a uniform one the ends, hi - lo, and the ends of draws; of
+# a Student t the ends are bounds of its degrees of freedom.
+(
+    BLOCK_KIND, BLOCK_CIRCLE, BLOCK_N, BLOCK_DIMS, BLOCK_COMPONENTS, BLOCK_STEP, BLOCK_FIXED, BLOCK_NUMBERS, BLOCK_DENSITY,
+    BLOCK_BACKWARD, BLOCK_DRAW,
+) = range(11)  # fmt: skip
+BLOCK_SIZE = 11
 BLOCK_CONSTANT, BLOCK_LO, BLOCK_HI, BLOCK_WIDTH, BLOCK_LEAST, BLOCK_MOST = range(6)
 BLOCK_NUMBERS_SIZE = 6
-STANDARD_NORMAL = codes.BASES.index("standard_normal")
+STANDARD_NORMAL, NORMAL, UNIFORM, STUDENT_T, GAUSSIAN_MIXTURE = range(len(codes.BASES))
+MOST_COMPONENTS = 256  # of a mixture
+# KIND of a row of Plan.steps that brings the numbers of a block of the base.
+NUMBERS_OF_BASE = len(codes.STEP_KINDS)
 
 
 class Plan(NamedTuple):
@@ -67,8 +76,8 @@ class Plan(NamedTuple):
     n_steps: int
     n_external: int  # numbers of external theta a row
     n_context: int  # features of the context that conditioners read
-    # (n_steps + 1, STEP_SIZE); the last row is the embedding, between the context and what conditioners read of it:
-    # N_LINEAR 0 if there is none, and THETA its output
+    # (n_all_steps, STEP_SIZE); row n_steps is the embedding, between the context and what conditioners read of it:
+    # N_LINEAR 0 if there is none, and THETA its output; behind it those of blocks of the base
     steps: Any
     runs: Any  # (all runs, RUN_SIZE)
     linear: Any  # (layers, LINEAR_SIZE)
@@ -79,8 +88,9 @@ class Plan(NamedTuple):
     mapped: Any  # (n_mapped, MAPPED_SIZE)
     n_base: int
     base: Any  # (n_base, BLOCK_SIZE)
-    base_numbers: Any  # (n_base, BLOCK_NUMBERS_SIZE)
-    n_normals: int  # slots up to the last one with a normal base
+    base_numbers: Any  # (n_base, BLOCK_NUMBERS_SIZE), and what is fixed
+    n_normals: int  # slots up to the last one that begins as a normal draw
+    n_all_steps: int
 
 
 @jit

@@ -94,16 +94,30 @@ class KernelTypes(NamedTuple):
     transform_backward: Any  # run, step, plan, first, last, inverse, n_vectors, tile, gradient
     activate: Any  # see conditioners/activations.py
     scale: Any
+    base_density: Any  # block, plan, n_vectors, tile, log_p
+    base_backward: Any  # block, plan, n_vectors, tile, d_log_p, gradient
+    base_draw: Any  # block, plan, n_vectors, tile, own, seed, context_row, draw, words
 
 
 def _kernel_types(number: Any) -> KernelTypes:
     integer, flag = types.int64, types.boolean
     numbers, doubles, integers = (types.CPointer(kind) for kind in (number, types.float64, integer))
+    counters = types.CPointer(types.uint64)
 
     def tuple_type(kind: Any, **fields: Any) -> Any:
         return types.BaseTuple.from_types([fields.get(field, numbers) for field in kind._fields], kind)
 
-    counts = ("dim", "context_dim", "n_steps", "n_external", "n_context", "n_mapped", "n_base", "n_normals")
+    counts = (
+        "dim",
+        "context_dim",
+        "n_steps",
+        "n_external",
+        "n_context",
+        "n_mapped",
+        "n_base",
+        "n_normals",
+        "n_all_steps",
+    )
     lists = dict.fromkeys(("steps", "runs", "linear", "boundary", "slots", "mapped", "base"), integers)
     plan = tuple_type(Plan, **dict.fromkeys(counts, integer), **lists, base_numbers=doubles)
     floats = dict.fromkeys(("loc", "scale", "inverse", "context_loc", "context_inverse", "mapped"), doubles)
@@ -117,6 +131,9 @@ def _kernel_types(number: Any) -> KernelTypes:
         (integers, integers, plan, integer, integer, flag, integer, tile, gradient),
         (integer, numbers, integer, integer, integer),
         (integer, numbers, integer, numbers, integer, numbers, integer),
+        (integers, plan, integer, tile, doubles),
+        (integers, plan, integer, tile, numbers, gradient),
+        (integers, plan, integer, tile, integer, types.uint64, counters, counters, types.CPointer(types.uint32)),
     )
 
 

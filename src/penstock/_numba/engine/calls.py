@@ -131,11 +131,12 @@ class Calls:
             layout = self.layout
             steps, runs = (layout.training_steps if training else layout.steps).copy(), layout.runs.copy()
             linear = layout.training_linear if training else layout.linear
-            prepare(steps, runs, layout.dtype, training)
+            base = layout.ends.base.copy()
+            prepare(steps, runs, base, layout.dtype, training)
             self._plans[training] = Plan(
                 self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, runs, linear,
                 layout.boundary, layout.slots, layout.options, len(layout.ends.mapped), layout.ends.mapped,
-                len(layout.ends.base), layout.ends.base, layout.ends.base_numbers, layout.ends.n_normals,
+                len(base), base, layout.ends.base_numbers, layout.ends.n_normals, len(steps),
             )  # fmt: skip
         return self._plans[training]
 

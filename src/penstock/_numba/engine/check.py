@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from penstock import plan_table as codes
+from penstock._numba.core.plan import MOST_COMPONENTS
 from penstock._numba.engine.check_networks import COUNT_MAX, OUTPUT_MAX, WIDTH_MAX, check_linears
 from penstock._numba.engine.record import Record, covers, fail, is_permutation
 from penstock._numba.transforms import TRANSFORMS
@@ -321,30 +322,48 @@ class Checker:
             source = block.code("source", codes.SOURCES)
             block.need(source != EXTERNAL, "source", "cannot be external")
             n_params = block.within("n_params", 0, COUNT_MAX)
-            uniform = codes.BASES[kind] == "uniform"
-            if uniform or codes.BASES[kind] == "standard_normal":
-                block.within("source", FIXED, FIXED)
-                block.within("n_options", *[2 if uniform else 0] * 2)
-            if uniform:
+            n_numbers = self.numbers(block)
+            if codes.BASES[kind] == "uniform":
                 lo, hi = self.reals[block["options"] : block["options"] + 2].tolist()
                 fine = bool(np.isfinite([lo, hi, hi - lo]).all()) and lo < hi
                 block.need(fine, "options", "are not two ends in order")
             if source == FREE:
-                block.need(n_params > 0, "n_params", "is 0")
+                block.within("n_params", n_numbers, n_numbers)
                 self.claim(block, n_params)
             else:
                 for field in ("params", "n_params"):
                     block.within(field, 0, 0)
             if source == NETWORK:
-                n_out = 0
                 if 0 <= block["network"] < len(self.networks):
-                    n_out = self.networks[block["network"]].within("n_out", 1, OUTPUT_MAX)
-                network = self.network(block, "network", BASE, np.zeros(0, np.int64), n_out)
+                    self.networks[block["network"]].within("n_out", 1, OUTPUT_MAX)
+                network = self.network(block, "network", BASE, np.zeros(0, np.int64), n_numbers)
                 self.claim(network, network["n_params"])
             else:
                 block.within("network", NONE, NONE)
         if not held or not is_permutation(np.concatenate(held), self.dim):
             fail("BASE: blocks must hold every dimension once")
+
+    def numbers(self, block: Record) -> int:
+        """Source and options of a block of the base; how many numbers it has that are learned."""
+        name, source, n = codes.BASES[block["kind"]], block["source"], block["n_dims"]
+        start = block["options"]
+        fixed = (source == FIXED and name == "student_t") or name in ("standard_normal", "uniform")
+        fits = source == FIXED if fixed else source in (FREE, NETWORK)
+        block.need(fits, "source", "is not one that its kind may have")
+        n_options = {"uniform": 2, "student_t": 2 + n * fixed, "gaussian_mixture": 1}.get(name, 0)
+        block.within("n_options", n_options, n_options)
+        options = self.reals[start : start + n_options].tolist()
+        if name == "gaussian_mixture":
+            components = options[0]
+            fine = 2 <= components <= MOST_COMPONENTS and components == int(components)
+            block.need(fine, "options", "are not a number of components")
+            return int(components) * (1 + 2 * n)
+        if name == "student_t":
+            fine = 0.5 <= options[0] < options[1] <= 1e6
+            block.need(fine, "options", "are not bounds of degrees of freedom")
+            block.need(bool(np.isfinite(options).all()), "options", "are not finite")
+            return 0 if fixed else n
+        return 2 * n * (name == "normal")
 
     def ranges(self) -> None:
         """RANGES: they cover the flat vector in order."""

@@ -87,9 +87,10 @@ class Layout:
             step, size = self._step(k, record)
             steps.append(step)
             sizes.append(size)
-        step, embedding_size = self._embedding()
-        steps.append(step)
-        self._place(np.array(steps, np.int64), sizes, embedding_size)
+        for step, size in (self._embedding(), *self._base_steps()):
+            steps.append(step)
+            sizes.append(size)
+        self._place(np.array(steps, np.int64), sizes)
         self.boundary = np.array(table.boundary, np.int64).reshape(-1, self.dim)
         self.slots = np.array([*self._slots, 0], np.int64)
         self.runs = np.array(self._run_rows, np.int64).reshape(-1, columns.RUN_SIZE)
@@ -239,6 +240,36 @@ class Layout:
         )  # fmt: skip
         return row, size
 
+    def _base_steps(self) -> list[tuple[list[int], int]]:
+        """The same for each block of the base that has learned something."""
+        found = []
+        for i, (record, n) in enumerate(zip(self.table.base, self.ends.n_numbers, strict=True)):
+            if n == 0:
+                continue
+            self.ends.base[i, columns.BLOCK_STEP] = self.n_steps + 1 + len(found)
+            self.widest_theta, self.widest = max(self.widest_theta, n), max(self.widest, n)
+            self.flops += 60 * n
+            fields = {
+                "KIND": columns.NUMBERS_OF_BASE,
+                "N_THETA": n,
+                "PARAMS": record["params"],
+                "LINEAR": len(self._linear),
+            }
+            if record["network"] == NONE:
+                grad = self._claim(record["params"], 1, n)
+                found.append((self._row(CONDITIONER=FREE, GRAD=grad, **fields), n * TILE))
+                continue
+            network = self.table.networks[record["network"]]
+            refuse(network["n_context"] == self.n_context, "conditioners that ignore the context")
+            conditioner, activation, size = self._network(network, network["n_in"] * TILE, 0)
+            row = self._row(
+                CONDITIONER=conditioner, ACTIVATION=activation, N_LINEAR=network["n_linears"], N_U=network["n_in"],
+                THETA=self._linear[-1][OUTPUT], N_CONTEXT=network["n_context"], START=self.context_part_size, **fields,
+            )  # fmt: skip
+            self.context_part_size += n
+            found.append((row, size))
+        return found
+
     def _network(self, network: Record, at: int, n_degrees: int) -> tuple[int, int, int]:
         """Rows of Plan.linear, with places from ``at`` on; kind and activation, and the end of the places."""
         linears = self.table.linears[network["linear"] : network["linear"] + network["n_linears"]]
@@ -330,7 +361,7 @@ class Layout:
             row[getattr(columns, name)] = value
         return row
 
-    def _place(self, steps: Array, sizes: list[int], embedding_size: int) -> None:
+    def _place(self, steps: Array, sizes: list[int]) -> None:
         """Every step its own area of the kept store for the way back, and one area for all where nothing is kept.
 
         That of the embedding comes last: every conditioner reads what it holds.
@@ -338,11 +369,12 @@ class Layout:
         linear = np.array(self._linear, np.int64).reshape(-1, LINEAR_SIZE)
         self.steps, self.linear = steps.copy(), linear.copy()
         self.training_steps, self.training_linear = steps.copy(), linear.copy()
-        starts = np.cumsum([0, *sizes, embedding_size]).tolist()
+        starts = np.cumsum([0, *sizes]).tolist()
         for step, start in zip(self.training_steps, starts[:-1], strict=True):
             _move(step, self.training_linear, start)
         self.n_training_kept = starts[-1]
-        _move(self.steps[-1], self.linear, max(sizes))
+        embedding_size = sizes.pop(self.n_steps)
+        _move(self.steps[self.n_steps], self.linear, max(sizes))
         self.n_kept = max(sizes) + embedding_size
 
 

@@ -42,6 +42,7 @@ class Ends:
     def __init__(self, table: Table, dtype: Any) -> None:
         self.table, self.dtype = table, dtype
         self.slots: list[int] = []
+        self.n_numbers: list[int] = []  # that are learned, of each block of the base
         self._columns()
         self._blocks()
 
@@ -106,26 +107,52 @@ class Ends:
 
     def _blocks(self) -> None:
         """Blocks of the base."""
-        base, numbers, self.n_normals = [], [], 0
+        base: list[list[int]] = []
+        numbers: list[float] = []
+        fixed: list[float] = []
+        self.n_normals = 0
         table = self.table
         for block in table.base:
-            refuse(block["network"] == NONE, "a base whose parameters come from a network")
             name = codes.BASES[block["kind"]]
-            refuse(name in ("standard_normal", "uniform"), f"a base of kind {name}")
             dims = sorted(table.ints[block["dims"] : block["dims"] + block["n_dims"]])
             kind = int(self.kinds[dims[0]])
             refuse(bool((self.kinds[dims] == kind).all()), "a block of the base on dimensions of several kinds")
-            row = [0.0] * plan.BLOCK_NUMBERS_SIZE
+            row = [0] * plan.BLOCK_SIZE
+            row[plan.BLOCK_KIND], row[plan.BLOCK_CIRCLE] = block["kind"], int(kind == CIRCLE)
+            row[plan.BLOCK_N], row[plan.BLOCK_DIMS] = len(dims), len(self.slots)
+            row[plan.BLOCK_COMPONENTS], row[plan.BLOCK_STEP], row[plan.BLOCK_FIXED] = 1, NONE, NONE
+            row[plan.BLOCK_NUMBERS] = len(numbers)
+            n_numbers = 0
             if name == "uniform":
-                row = self._uniform(block, kind)
+                numbers += self._uniform(block, kind)
             else:
                 refuse(kind == LINE, f"a base other than uniform on dimensions of kind {codes.COLUMN_KINDS[kind]}")
-                self.n_normals = max(self.n_normals, dims[-1] + 1)
-            base.append((block["kind"], int(kind == CIRCLE), len(dims), len(self.slots)))
-            numbers.append(row)
+                n_numbers, own, held = self._numbers(block, row)
+                numbers += own
+                if held:
+                    row[plan.BLOCK_FIXED] = plan.BLOCK_NUMBERS_SIZE * len(table.base) + len(fixed)
+                    fixed += held
+                if name != "student_t":
+                    self.n_normals = max(self.n_normals, dims[-1] + 1)
+            base.append(row)
+            self.n_numbers.append(n_numbers)
             self.slots += dims
         self.base = np.array(base, np.int64)
-        self.base_numbers = np.array(numbers, np.float64)
+        self.base_numbers = np.array([*numbers, *fixed], np.float64)
+
+    def _numbers(self, block: Record, row: list[int]) -> tuple[int, list[float], list[float]]:
+        """Of a block other than a uniform one: how many numbers are learned, its own ones, and those that are fixed."""
+        name, n = codes.BASES[block["kind"]], block["n_dims"]
+        options = self.table.reals[block["options"] : block["options"] + block["n_options"]]
+        own = [0.0] * plan.BLOCK_NUMBERS_SIZE
+        if name == "student_t":
+            own[plan.BLOCK_LO], own[plan.BLOCK_HI] = options[:2]
+            fixed = list(options[2:])
+            return 0 if fixed else n, own, fixed
+        if name == "gaussian_mixture":
+            row[plan.BLOCK_COMPONENTS] = K = int(options[0])
+            return K * (1 + 2 * n), own, []
+        return 2 * n * (name == "normal"), own, []
 
     def _uniform(self, block: Record, kind: int) -> list[float]:
         """One row of Plan.base_numbers."""

@@ -1,4 +1,4 @@
-"""The one walk of a tile: a source fills it, the context is brought, the steps go forward, the base is asked; in training the
+"""The one walk of a tile: the context is brought, a source fills it, the steps go forward, the base is asked; in training the
 way back follows.
 """
 
@@ -102,8 +102,14 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
     """
     dim, index, state, log_det, log_p = plan.dim, space.index, space.state, space.log_det, space.numbers
     begin_log_det(packed, through, log_det)
+    features_in(plan.n_external, source.external, source.external_shared, index, rows, space.theta)
+    tile = cut_tile(space, source.stop, rows, source.context_kind, space.context, source.context_part)
+    if has_rows(source.context_kind):
+        shared = source.context_kind == CONTEXT_ROWS_AND_PART
+        context = context_in(plan, packed, source.context, shared, index, tile, through.keep)
+        tile = cut_tile(space, source.stop, rows, source.context_kind, context, source.context_part)
     if source.sampling:
-        base_draw(plan, source.seed, source.context_row, source.draw, index[0], rows, space.words, state)
+        base_draw(plan, packed, source.seed, source.context_row, source.draw, index[0], space.words, tile)
     else:
         slots = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
         columns_in(dim, slots, packed, through.columns and not through.to_data, source.x, index, rows, state)
@@ -112,15 +118,9 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
             pad_rows(dim, rows, state)
     for r in range(rows):
         space.outside[r] = log_det[r] == -np.inf
-    features_in(plan.n_external, source.external, source.external_shared, index, rows, space.theta)
-    tile = cut_tile(space, source.stop, rows, source.context_kind, space.context, source.context_part)
-    if has_rows(source.context_kind):
-        shared = source.context_kind == CONTEXT_ROWS_AND_PART
-        context = context_in(plan, packed, source.context, shared, index, tile, through.keep)
-        tile = cut_tile(space, source.stop, rows, source.context_kind, context, source.context_part)
     if through.base and through.to_data:
         fill(log_p, rows, 0.0)
-        base_log_density(plan, state, rows, log_p, space.squares)
+        base_log_density(plan, packed, tile, log_p, space.squares)
     forward(plan, packed, through, tile)
     if through.columns and through.to_data:
         slots = beyond(plan.boundary, dim * through.last)
@@ -129,7 +129,7 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
         for r in range(rows):
             log_det[r] = log_p[r] - log_det[r]
     elif through.base:
-        base_log_density(plan, state, rows, log_det, space.squares)
+        base_log_density(plan, packed, tile, log_det, space.squares)
     return tile
 
 
@@ -169,12 +169,12 @@ def walk_backward(
         fill(gradient.context, plan.n_context * TILE, 0)
     fill(gradient.external, plan.n_external * TILE, 0)
     if through.base and not through.to_data:
-        base_backward(plan, tile.state, d_value, rows, gradient.state)
+        base_backward(plan, packed, d_value, tile, gradient)
     backward(plan, packed, through, tile, gradient)
+    if through.base and through.to_data:
+        base_backward(plan, packed, d_value, tile, gradient)
     if gradient.of_context != IGNORE:
         context_backward(plan, packed, tile, gradient, want_context, index, d_context)
-    if through.base and through.to_data:
-        base_backward(plan, tile.state, d_value, rows, gradient.state)
     slots = beyond(plan.boundary, dim * before)
     cotangents_out(dim, slots, packed, through.columns and not through.to_data, gradient.state, index, rows, d_x)
     if through.columns and not through.to_data:

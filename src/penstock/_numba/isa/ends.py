@@ -4,6 +4,7 @@
     columns, out    x = loc + scale u          log_det =  sum log scale      dx = du / scale
     base, normal    log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2                dz = -z dlog_p
     base, uniform   log p(z) = -dim log(hi - lo), or -inf outside            dz = 0
+    others          bases.py
 
 Columns are mapped in float64. What they add to log_det whatever a row holds is where the sum of each row begins. Where the
 support of a column is not the whole line, a bijection (supports.py) stands between the data and x, and adds what depends on the
@@ -16,29 +17,36 @@ from typing import Any
 
 import numpy as np
 
-from penstock._numba.core.jit import jit
+from penstock._numba.core.jit import call, jit
 from penstock._numba.core.lanes import accumulate, accumulate_product, lanes, load, select, store
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.philox import normals, uniforms
 from penstock._numba.core.plan import (
+    BACKWARD,
+    BLOCK_BACKWARD,
     BLOCK_CIRCLE,
     BLOCK_CONSTANT,
+    BLOCK_DENSITY,
     BLOCK_DIMS,
+    BLOCK_DRAW,
     BLOCK_HI,
     BLOCK_KIND,
     BLOCK_LEAST,
     BLOCK_LO,
     BLOCK_MOST,
     BLOCK_N,
-    BLOCK_NUMBERS_SIZE,
+    BLOCK_NUMBERS,
     BLOCK_SIZE,
+    BLOCK_STEP,
     BLOCK_WIDTH,
+    FORWARD,
     STANDARD_NORMAL,
+    UNIFORM,
+    step_of,
 )
 from penstock._numba.core.pointers import beyond
+from penstock._numba.isa.bases import HALF_LOG_2PI
 from penstock._numba.isa.supports import limit
-
-HALF_LOG_2PI = 0.91893853320467274178
 
 
 @jit
@@ -137,21 +145,35 @@ def features_out(n: int, tile: Any, index: Any, rows: int, array: Any) -> None:
 def block_of(plan: Any, i: int) -> Any:
     """Block i of the base: its row, its numbers, its slots."""
     block = beyond(plan.base, i * BLOCK_SIZE)
-    return block, beyond(plan.base_numbers, i * BLOCK_NUMBERS_SIZE), beyond(plan.slots, block[BLOCK_DIMS])
+    return block, beyond(plan.base_numbers, block[BLOCK_NUMBERS]), beyond(plan.slots, block[BLOCK_DIMS])
 
 
 @jit
-def base_draw(plan: Any, seed: Any, context_row: Any, draw: Any, first: int, rows: int, words: Any, state: Any) -> None:
+def bring_numbers(plan: Any, packed: Any, block: Any, keep: bool, tile: Any) -> None:
+    """What a block has learned, or a network's output that runs here, into the kept store. keep: for its own way back."""
+    if block[BLOCK_STEP] >= 0:
+        step = step_of(plan, block[BLOCK_STEP])
+        call(step[FORWARD], (step, plan, packed, False, vectors(tile.rows, tile.state), tile, keep))
+
+
+@jit
+def base_draw(
+    plan: Any, packed: Any, seed: Any, context_row: Any, draw: Any, first: int, words: Any, tile: Any
+) -> None:
     """Draws from the base, each of a context row and a number of its own; ``words`` is scratch."""
-    context_row, draw = beyond(context_row, first), beyond(draw, first)
+    context_row, draw, rows, state = beyond(context_row, first), beyond(draw, first), tile.rows, tile.state
     normals(seed, context_row, draw, rows, plan.n_normals, words, state)
     for i in range(plan.n_base):
         block, numbers, dims = block_of(plan, i)
-        if block[BLOCK_KIND] != STANDARD_NORMAL:
+        if block[BLOCK_KIND] == UNIFORM:
             uniforms(
                 seed, context_row, draw, rows, block[BLOCK_N], dims, numbers[BLOCK_LO], numbers[BLOCK_WIDTH],
                 numbers[BLOCK_LEAST], numbers[BLOCK_MOST], words, state,
             )  # fmt: skip
+        elif block[BLOCK_DRAW] != 0:
+            bring_numbers(plan, packed, block, False, tile)
+            n = vectors(rows, state)
+            call(block[BLOCK_DRAW], (block, plan, n, tile, i, seed, context_row, draw, words))
 
 
 @jit
@@ -180,24 +202,40 @@ def uniform_log_density(block: Any, numbers: Any, dims: Any, z: Any, rows: int, 
 
 
 @jit
-def base_log_density(plan: Any, z: Any, rows: int, log_p: Any, squares: Any) -> None:
+def base_log_density(plan: Any, packed: Any, tile: Any, log_p: Any, squares: Any) -> None:
     """log_p += log p(z), block after block."""
     for i in range(plan.n_base):
         block, numbers, dims = block_of(plan, i)
         if block[BLOCK_KIND] == STANDARD_NORMAL:
-            normal_log_density(block[BLOCK_N], dims, z, rows, log_p, squares)
+            normal_log_density(block[BLOCK_N], dims, tile.state, tile.rows, log_p, squares)
+        elif block[BLOCK_KIND] == UNIFORM:
+            uniform_log_density(block, numbers, dims, tile.state, tile.rows, log_p)
         else:
-            uniform_log_density(block, numbers, dims, z, rows, log_p)
+            bring_numbers(plan, packed, block, False, tile)
+            call(block[BLOCK_DENSITY], (block, plan, vectors(tile.rows, tile.state), tile, log_p))
 
 
 @jit
-def base_backward(plan: Any, z: Any, d_log_p: Any, rows: int, d_z: Any) -> None:
-    """dz += -z d_log_p of normal dimensions; the density of the others is flat."""
+def learned_block_backward(plan: Any, packed: Any, block: Any, d_log_p: Any, tile: Any, gradient: Any) -> None:
+    """The way back of a block whose numbers are learned, or which has heavy tails."""
+    n = vectors(tile.rows, tile.state)
+    bring_numbers(plan, packed, block, True, tile)
+    call(block[BLOCK_BACKWARD], (block, plan, n, tile, d_log_p, gradient))
+    if block[BLOCK_STEP] >= 0:
+        step = step_of(plan, block[BLOCK_STEP])
+        call(step[BACKWARD], (step, plan, packed, False, n, tile, gradient))
+
+
+@jit
+def base_backward(plan: Any, packed: Any, d_log_p: Any, tile: Any, gradient: Any) -> None:
+    """dz += d log p / dz d_log_p, and gradients of what is learned. The density of uniform dimensions is flat."""
+    z, d_z, rows = tile.state, gradient.state, tile.rows
     for i in range(plan.n_base):
         block, _, dims = block_of(plan, i)
-        if block[BLOCK_KIND] != STANDARD_NORMAL:
-            continue
-        for d in range(block[BLOCK_N]):
-            for lane in range(0, vectors(rows, z) * lanes(z), lanes(z)):
-                at = dims[d] * TILE + lane
-                store(d_z, at, load(d_z, at) - load(z, at) * load(d_log_p, lane))
+        if block[BLOCK_KIND] == STANDARD_NORMAL:
+            for d in range(block[BLOCK_N]):
+                for lane in range(0, vectors(rows, z) * lanes(z), lanes(z)):
+                    at = dims[d] * TILE + lane
+                    store(d_z, at, load(d_z, at) - load(z, at) * load(d_log_p, lane))
+        elif block[BLOCK_KIND] != UNIFORM:
+            learned_block_backward(plan, packed, block, d_log_p, tile, gradient)

@@ -14,6 +14,10 @@ from penstock._numba.core.plan import (
     ACTIVATION,
     AUTOREGRESSIVE,
     BACKWARD,
+    BLOCK_BACKWARD,
+    BLOCK_DENSITY,
+    BLOCK_DRAW,
+    BLOCK_KIND,
     COUPLING,
     ELEMENTWISE,
     EXPLICIT_TO_DATA,
@@ -25,15 +29,27 @@ from penstock._numba.core.plan import (
     N_LINEAR,
     N_THETA,
     N_U,
+    NUMBERS_OF_BASE,
     RUN_BACKWARD,
     RUN_FORWARD,
     RUN_TRANSFORM,
     SCALE_BY_DERIVATIVE,
+    STANDARD_NORMAL,
     THETA,
+    UNIFORM,
     step_of,
 )
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.tile import KERNEL_TYPES
+from penstock._numba.isa.bases import (
+    free_backward,
+    free_forward,
+    learned_backward,
+    learned_draw,
+    learned_log_density,
+    network_backward,
+    network_forward,
+)
 from penstock._numba.isa.ends import pad_rows, vectors
 from penstock._numba.isa.supports import limit
 from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
@@ -69,16 +85,23 @@ LAYERS = {
 }
 
 
-def prepare(steps: Any, runs: Any, dtype: Any, backwards: bool) -> None:
-    """Put the addresses of the kernels that a plan needs into its steps and runs."""
+def kernels_of(step: Any) -> Any:
+    """Those of a row of steps, there and back; None where there is nothing to do."""
+    if step[KIND] in LAYERS:
+        return LAYERS[step[KIND]]
+    if step[KIND] == NUMBERS_OF_BASE:
+        return (network_forward, network_backward) if step[N_LINEAR] > 0 else (free_forward, free_backward)
+    return (embedding_forward, embedding_backward) if step[N_LINEAR] > 0 else None
+
+
+def prepare(steps: Any, runs: Any, base: Any, dtype: Any, backwards: bool) -> None:
+    """Put the addresses of the kernels that a plan needs into its steps, its runs and the blocks of its base."""
     kinds = KERNEL_TYPES[dtype.name]
     for row in steps:
-        if row[KIND] in LAYERS:
-            forward, backward = LAYERS[row[KIND]]
-        elif row[N_LINEAR] > 0:
-            forward, backward = embedding_forward, embedding_backward
-        else:
+        found = kernels_of(row)
+        if found is None:
             continue
+        forward, backward = found
         row[FORWARD] = kernel(forward, kinds.forward)
         if backwards:
             row[BACKWARD] = kernel(backward, kinds.backward)
@@ -91,6 +114,12 @@ def prepare(steps: Any, runs: Any, dtype: Any, backwards: bool) -> None:
         run[RUN_FORWARD] = kernel(TRANSFORM_FORWARDS[run[RUN_TRANSFORM]], kinds.transform_forward)
         if backwards:
             run[RUN_BACKWARD] = kernel(TRANSFORM_BACKWARDS[run[RUN_TRANSFORM]], kinds.transform_backward)
+    for block in base:
+        if block[BLOCK_KIND] not in (STANDARD_NORMAL, UNIFORM):
+            block[BLOCK_DENSITY] = kernel(learned_log_density, kinds.base_density)
+            block[BLOCK_DRAW] = kernel(learned_draw, kinds.base_draw)
+            if backwards:
+                block[BLOCK_BACKWARD] = kernel(learned_backward, kinds.base_backward)
 
 
 @jit
@@ -117,7 +146,7 @@ def context_in(plan: Any, packed: Any, context: Any, shared: bool, index: Any, t
 @jit
 def make_context_part(plan: Any, packed: Any, context: Any, tile: Any, part: Any) -> None:
     """What a shared context contributes to each conditioner, from the first row of a tile."""
-    for k in range(plan.n_steps):
+    for k in range(plan.n_all_steps):
         step = step_of(plan, k)
         if step[N_CONTEXT] > 0:
             make_step_part(step, plan.linear, packed.params, context, tile, part)

@@ -487,7 +487,7 @@ def _base(blocks: Callable[[Maker], None], **fields: int) -> Table:
 
 
 def _free_block(maker: Maker) -> None:
-    maker.block("student_t", (0, 2), "free", (4.0,), params=maker.claim(6), n_params=6)
+    maker.block("student_t", (0, 2), "free", (0.5, 1e6), params=maker.claim(2), n_params=2)
     maker.block("uniform", (1,), options=(-1.0, 1.0))
 
 
@@ -497,7 +497,7 @@ def _mixture(maker: Maker) -> None:
 
 def _network_block(maker: Maker) -> None:
     maker.block("standard_normal", (1,))
-    number = maker.network("base", 0, [{"n_out": 3}, {"n_out": 8}])
+    number = maker.network("base", 0, [{"n_out": 3}, {"n_out": 4}])
     maker.block("normal", (0, 2), "network", network=number)
 
 
@@ -536,6 +536,9 @@ PRESENT: dict[str, Callable[[], Table]] = {
     "LU on a subset": _lu_on_a_subset,
     "a uniform base of lines": lambda: _base(_uniform((0, 2), -2.0, 3.0)),
     "two blocks": lambda: _base(_two_normals),
+    "student": lambda: _base(_free_block),
+    "mixture": lambda: _base(_mixture),
+    "base of a network": lambda: _base(_network_block),
     "splines of circles and boxes on lines": _other_splines,
 }
 
@@ -618,9 +621,6 @@ FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
     "group alone": (lambda: _column(0, group=2), "columns in groups"),
     "no standardisation": (_unscaled, "columns without a standardisation"),
     "own buffers": (lambda: _column(0, own=3), "columns with buffers of their own"),
-    "student": (lambda: _base(_free_block), "a base of kind student_t"),
-    "mixture": (lambda: _base(_mixture), "a base of kind gaussian_mixture"),
-    "base of a network": (lambda: _base(_network_block), "a base whose parameters come from a network"),
     "gates": (lambda: _network({"n_out": 4}, {"n_out": 4, "gate": 0}), "gates"),
     "gated linear units": (
         lambda: _network(

@@ -25,7 +25,7 @@ def cdf(spec: FlowSpec, plan: Plan, params: Array, z: Array, *, upper: bool = Fa
     ValueError
         If the base is a mixture, or depends on the context.
     """
-    found = np.empty(z.shape)
+    found = np.full(z.shape, np.nan)
     for base, slots, numbers in _parts(spec, plan, params):
         found[..., slots] = base.cdf(z[..., slots], numbers, upper=upper)
     for i, kind in enumerate(latent_kinds(spec)):
@@ -37,7 +37,7 @@ def cdf(spec: FlowSpec, plan: Plan, params: Array, z: Array, *, upper: bool = Fa
 
 def quantile(spec: FlowSpec, plan: Plan, params: Array, u: Array, *, upper: bool = False) -> Array:
     """The inverse of ``cdf``, ``upper`` or not, for numbers in [0, 1] of shape (..., dim); infinite at the ends of a line."""
-    found = np.empty(u.shape)
+    found = np.full(u.shape, np.nan)
     for base, slots, numbers in _parts(spec, plan, params):
         found[..., slots] = base.quantile(u[..., slots], numbers, upper=upper)
     for i, kind in enumerate(latent_kinds(spec)):

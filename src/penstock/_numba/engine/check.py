@@ -347,7 +347,7 @@ class Checker:
         """Source and options of a block of the base; how many numbers it has that are learned."""
         name, source, n = codes.BASES[block["kind"]], block["source"], block["n_dims"]
         start = block["options"]
-        fixed = source == FIXED and name == "student_t" or name in ("standard_normal", "uniform")
+        fixed = (source == FIXED and name == "student_t") or name in ("standard_normal", "uniform")
         fits = source == FIXED if fixed else source in (FREE, NETWORK)
         block.need(fits, "source", "is not one that its kind may have")
         n_options = {"uniform": 2, "student_t": 2 + n * fixed, "gaussian_mixture": 1}.get(name, 0)

@@ -250,11 +250,8 @@ class Layout:
             self.widest_theta, self.widest = max(self.widest_theta, n), max(self.widest, n)
             self.flops += 60 * n
             fields = {
-                "KIND": columns.NUMBERS_OF_BASE,
-                "N_THETA": n,
-                "PARAMS": record["params"],
-                "LINEAR": len(self._linear),
-            }
+                "KIND": columns.NUMBERS_OF_BASE, "N_THETA": n, "PARAMS": record["params"], "LINEAR": len(self._linear),
+            }  # fmt: skip
             if record["network"] == NONE:
                 grad = self._claim(record["params"], 1, n)
                 found.append((self._row(CONDITIONER=FREE, GRAD=grad, **fields), n * TILE))

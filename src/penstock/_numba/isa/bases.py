@@ -26,14 +26,6 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from penstock._numba.conditioners.inputs import (
-    first_wanted,
-    gather_features,
-    gather_shared_theta,
-    scatter_gradient,
-    shares_theta,
-)
-from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import (
     bits_of_words,
@@ -64,20 +56,14 @@ from penstock._numba.core.plan import (
     BLOCK_N,
     BLOCK_NUMBERS,
     BLOCK_STEP,
-    GRAD,
     MOST_COMPONENTS,
-    N_THETA,
-    N_U,
     NORMAL,
     STUDENT_T,
     THETA,
     step_of,
 )
 from penstock._numba.core.pointers import beyond
-from penstock._numba.core.rowsum import sum_rows
-from penstock._numba.core.tile import IGNORE
 from penstock._numba.isa.supports import hypotenuse
-from penstock._numba.layers.elementwise import gather_theta
 
 HALF_LOG_2PI = 0.91893853320467274178
 LOG_PI = 1.14472988584940017414
@@ -100,42 +86,6 @@ def read(x: Numbers, i: int) -> Any:
 def numbers_at(block: Any, plan: Any, tile: Any, r: int) -> Any:
     """Those of the rows from r on, which the block's step has put into the kept store."""
     return Numbers(tile.kept, (step_of(plan, block[BLOCK_STEP])[THETA] if block[BLOCK_STEP] >= 0 else 0) + r)
-
-
-# --- where the numbers come from: kernels of the steps behind the embedding
-
-
-def free_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
-    """Free ones, the same for every row, into the kept store."""
-    gather_theta(step, packed.params, n_vectors, tile.theta, tile.kept)
-
-
-def free_backward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any) -> None:
-    """Sums over rows of their gradient, which stands in gradient.theta."""
-    if gradient.of_params != IGNORE:
-        for i in range(step[N_THETA]):
-            gradient.params[step[GRAD] + i] += sum_rows(gradient.theta, i * TILE, tile.rows, gradient.partial)
-
-
-def network_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
-    """Those of a network of the context, which runs here."""
-    if shares_theta(step, tile):
-        gather_shared_theta(step, n_vectors, tile)
-        return
-    gather_features(step, plan.slots, n_vectors, tile)
-    mlp_forward(step, plan.linear, packed.params, -1, n_vectors, keep, tile)
-
-
-def network_backward(
-    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
-) -> None:
-    """Its way back."""
-    if shares_theta(step, tile):
-        return
-    first = first_wanted(step, gradient)
-    du = mlp_backward(step, plan.linear, packed.params, n_vectors, first, tile, gradient)
-    if first < step[N_U]:
-        scatter_gradient(step, plan.slots, n_vectors, du, tile, gradient)
 
 
 # --- mixtures of normals

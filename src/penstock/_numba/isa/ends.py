@@ -17,6 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from penstock._numba.conditioners.inputs import (
+    first_wanted,
+    gather_features,
+    gather_shared_theta,
+    scatter_gradient,
+    shares_theta,
+)
+from penstock._numba.conditioners.mlp import mlp_backward, mlp_forward
 from penstock._numba.core.jit import call, jit
 from penstock._numba.core.lanes import accumulate, accumulate_product, lanes, load, select, store
 from penstock._numba.core.layout import TILE
@@ -40,13 +48,19 @@ from penstock._numba.core.plan import (
     BLOCK_STEP,
     BLOCK_WIDTH,
     FORWARD,
+    GRAD,
+    N_THETA,
+    N_U,
     STANDARD_NORMAL,
     UNIFORM,
     step_of,
 )
 from penstock._numba.core.pointers import beyond
+from penstock._numba.core.rowsum import sum_rows
+from penstock._numba.core.tile import IGNORE
 from penstock._numba.isa.bases import HALF_LOG_2PI
 from penstock._numba.isa.supports import limit
+from penstock._numba.layers.elementwise import gather_theta
 
 
 @jit
@@ -146,6 +160,39 @@ def block_of(plan: Any, i: int) -> Any:
     """Block i of the base: its row, its numbers, its slots."""
     block = beyond(plan.base, i * BLOCK_SIZE)
     return block, beyond(plan.base_numbers, block[BLOCK_NUMBERS]), beyond(plan.slots, block[BLOCK_DIMS])
+
+
+def free_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
+    """Numbers of a block that are free, the same for every row, into the kept store."""
+    gather_theta(step, packed.params, n_vectors, tile.theta, tile.kept)
+
+
+def free_backward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any) -> None:
+    """Sums over rows of their gradient, which stands in gradient.theta."""
+    if gradient.of_params != IGNORE:
+        for i in range(step[N_THETA]):
+            gradient.params[step[GRAD] + i] += sum_rows(gradient.theta, i * TILE, tile.rows, gradient.partial)
+
+
+def network_forward(step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, keep: bool) -> None:
+    """Those of a network of the context, which runs here."""
+    if shares_theta(step, tile):
+        gather_shared_theta(step, n_vectors, tile)
+        return
+    gather_features(step, plan.slots, n_vectors, tile)
+    mlp_forward(step, plan.linear, packed.params, -1, n_vectors, keep, tile)
+
+
+def network_backward(
+    step: Any, plan: Any, packed: Any, inverse: bool, n_vectors: int, tile: Any, gradient: Any
+) -> None:
+    """Its way back."""
+    if shares_theta(step, tile):
+        return
+    first = first_wanted(step, gradient)
+    du = mlp_backward(step, plan.linear, packed.params, n_vectors, first, tile, gradient)
+    if first < step[N_U]:
+        scatter_gradient(step, plan.slots, n_vectors, du, tile, gradient)
 
 
 @jit

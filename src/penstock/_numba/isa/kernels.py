@@ -41,16 +41,15 @@ from penstock._numba.core.plan import (
 )
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.tile import KERNEL_TYPES
-from penstock._numba.isa.bases import (
+from penstock._numba.isa.bases import learned_backward, learned_draw, learned_log_density
+from penstock._numba.isa.ends import (
     free_backward,
     free_forward,
-    learned_backward,
-    learned_draw,
-    learned_log_density,
     network_backward,
     network_forward,
+    pad_rows,
+    vectors,
 )
-from penstock._numba.isa.ends import pad_rows, vectors
 from penstock._numba.isa.supports import limit
 from penstock._numba.layers.autoregressive import autoregressive_backward, autoregressive_forward
 from penstock._numba.layers.coupling import coupling_backward, coupling_forward

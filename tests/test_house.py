@@ -77,6 +77,8 @@ KERNEL_ROOMS = (
     "cpp/layers/*.hpp",
     "cpp/isa/kernels.cpp",
     "cpp/isa/rows.hpp",
+    "cpp/isa/doubles.hpp",
+    "cpp/isa/groups.hpp",
     "cpp/isa/supports.hpp",
     "cpp/isa/ends.hpp",
 )
@@ -163,8 +165,8 @@ ROOMS = (
     "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "reverse", "given", "montecarlo",
     "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
     "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",
-    "plan_table", "spec", "layers", "conditioners", "transforms", "base", "support", "_normal", "_files", "_validate", "columns",
-    "_warn", "_html", "_typing",
+    "plan_table", "spec", "layers", "conditioners", "transforms", "base", "support", "groups", "_normal", "_files", "_validate",
+    "columns", "_warn", "_html", "_typing",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from penstock.base import StandardNormal
 from penstock.conditioners import MLP
 from penstock.flow import Flow, TrainingState, from_bytes, load, save
 from penstock.given import Given
+from penstock.groups import Ordered, Simplex, ordered, simplex
 from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.montecarlo import importance
@@ -64,6 +65,7 @@ __all__ = [
     "Interval",
     "LULinear",
     "ModelWarning",
+    "Ordered",
     "OutlierWarning",
     "PenstockWarning",
     "Periodic",
@@ -72,6 +74,7 @@ __all__ = [
     "Real",
     "RefitWarning",
     "RepeatedRowsWarning",
+    "Simplex",
     "StandardNormal",
     "TargetWarning",
     "TrainingError",
@@ -92,11 +95,13 @@ __all__ = [
     "nsf_ar",
     "num_threads",
     "ops",
+    "ordered",
     "periodic",
     "realnvp",
     "save",
     "set_num_threads",
     "show_versions",
+    "simplex",
     "threads",
 ]
 

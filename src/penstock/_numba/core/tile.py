@@ -103,7 +103,7 @@ def _kernel_types(number: Any) -> KernelTypes:
     def tuple_type(kind: Any, **fields: Any) -> Any:
         return types.BaseTuple.from_types([fields.get(field, numbers) for field in kind._fields], kind)
 
-    counts = ("dim", "context_dim", "n_steps", "n_external", "n_context", "n_mapped", "n_base", "n_normals")
+    counts = ("dim", "context_dim", "n_steps", "n_external", "n_context", "n_mapped", "n_alone", "n_base", "n_normals")
     lists = dict.fromkeys(("steps", "runs", "linear", "boundary", "slots", "mapped", "base"), integers)
     plan = tuple_type(Plan, **dict.fromkeys(counts, integer), **lists, base_numbers=doubles)
     floats = dict.fromkeys(("loc", "scale", "inverse", "context_loc", "context_inverse", "mapped"), doubles)

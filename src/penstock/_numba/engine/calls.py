@@ -134,8 +134,8 @@ class Calls:
             prepare(steps, runs, layout.dtype, training)
             self._plans[training] = Plan(
                 self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, runs, linear,
-                layout.boundary, layout.slots, layout.options, len(layout.ends.mapped), layout.ends.mapped,
-                len(layout.ends.base), layout.ends.base, layout.ends.base_numbers, layout.ends.n_normals,
+                layout.boundary, layout.slots, layout.options, len(layout.ends.mapped), layout.ends.n_alone,
+                layout.ends.mapped, len(layout.ends.base), layout.ends.base, layout.ends.base_numbers, layout.ends.n_normals,
             )  # fmt: skip
         return self._plans[training]
 

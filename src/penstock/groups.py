@@ -102,15 +102,24 @@ class Ordered:
         free = self.lo is None and self.hi is None and column == self.chain[0]
         return () if free or (self.lo is not None and self.hi is not None) else ("s",)
 
-    def ends(self, column: int, others: Sequence[Any]) -> tuple[Any, Any]:
-        """Both ends of a column, from the columns before it in the chain, in that order; infinite where there is none."""
+    @property
+    def opening(self) -> float:
+        """The end of the first column in the chain that the others move; infinite where there is none."""
+        return float(self.interval(None)[self.falls])
+
+    def interval(self, end: Any) -> tuple[Any, Any]:
+        """Both ends of a column, one of which is that."""
         lo, hi = -math.inf if self.lo is None else self.lo, math.inf if self.hi is None else self.hi
-        if column == self.chain[0]:
-            return lo, hi
-        return (lo, others[-1]) if self.falls else (others[-1], hi)
+        if end is not None:
+            lo, hi = (lo, end) if self.falls else (end, hi)
+        return lo, hi
+
+    def moved(self, end: Any, x: Any) -> Any:
+        """That end of the next column in the chain, behind one that holds x."""
+        return x
 
     def needs(self, column: int) -> tuple[int, ...]:
-        """Positions of the columns that ``ends`` is given."""
+        """Positions of the columns that move the end of one, in turn."""
         place = self.chain.index(column)
         return self.chain[max(place - 1, 0) : place]
 
@@ -163,15 +172,21 @@ class Simplex:
         """No column has numbers of its own."""
         return ()
 
-    def ends(self, column: int, others: Sequence[Any]) -> tuple[Any, Any]:
-        """Both ends of a column: 0, and what the columns before it in the chain leave of 1."""
-        rest: Any = 1.0
-        for other in others:
-            rest = rest - other
-        return 0.0, rest
+    @property
+    def opening(self) -> float:
+        """The end of the first column in the chain that the others move."""
+        return 1.0
+
+    def interval(self, end: Any) -> tuple[Any, Any]:
+        """Both ends of a column, one of which is what those before it leave of 1."""
+        return 0.0, end
+
+    def moved(self, end: Any, x: Any) -> Any:
+        """That end of the next column in the chain, behind one that holds x."""
+        return end - x
 
     def needs(self, column: int) -> tuple[int, ...]:
-        """Positions of the columns that ``ends`` is given."""
+        """Positions of the columns that move the end of one, in turn."""
         return self.chain[: self.chain.index(column)]
 
 

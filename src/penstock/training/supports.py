@@ -89,7 +89,10 @@ def image(x: Array, support: Interval | Periodic, numbers: Sequence[float]) -> A
 
 def member_ends(group: Group, j: int, column: Callable[[int], Array]) -> tuple[Any, Any]:
     """Both ends of a column of a group, in float64, from those before it."""
-    return group.ends(j, [column(i).astype(np.float64) for i in group.needs(j)])
+    end: Any = group.opening
+    for i in group.needs(j):
+        end = group.moved(end, column(i).astype(np.float64))
+    return group.interval(end)
 
 
 def member_image(group: Group, j: int, column: Callable[[int], Array], numbers: Sequence[float]) -> Array:
@@ -146,10 +149,11 @@ class Line:
         x = self._x[rows, some] if isinstance(some, slice) else self._x[rows][..., some : some + 1]
         x = x.astype(np.float64)
         numbers = range(self.shape[1])[some] if isinstance(some, slice) else (some,)
+        whole = self._x[rows] if any(isinstance(self._support[j], Group) for j in numbers) else x
         for place, j in enumerate(numbers):
             own = self._support[j]
             if isinstance(own, Group):
-                x[..., place] = member_image(own, j, lambda i: self._x[rows][..., i], self._numbers[j])
+                x[..., place] = member_image(own, j, lambda i: whole[..., i], self._numbers[j])
             elif not isinstance(own, Real):
                 x[..., place] = image(x[..., place], own, self._numbers[j])
         return x if isinstance(some, slice) else x[..., 0]
@@ -207,10 +211,12 @@ def _check_group(rows: Rows, group: Group, names: Names, name: str) -> None:
     """Raise if a row that counts lies outside a group."""
     for part in rows.chunks(len(group.chain)):
         outside = np.zeros(part.stop - part.start, bool)
+        end: Any = group.opening
         for j in group.chain:
-            lo, hi = member_ends(group, j, lambda i, part=part: rows.x[part, i])  # type: ignore[misc]
             x = rows.x[part, j].astype(np.float64)
+            lo, hi = group.interval(end)
             outside |= (x <= lo) | (x >= hi)
+            end = group.moved(end, x)
         if rows.weight is not None:
             outside &= rows.weight[part] != 0
         found = np.flatnonzero(outside)

@@ -24,6 +24,7 @@ import numpy as np
 import penstock as ps
 from penstock import _backend
 from penstock.state import Snapshot
+from penstock.support import n_numbers
 
 Array = np.ndarray[Any, Any]
 
@@ -340,6 +341,40 @@ KINDED = (
     Case("iaf_boxes", "recipe", _recipe("iaf", 3, 2, (16,), "tanh", support=BOX), 8192, TURNED, gain=0.3, kinks=True),
 )  # fmt: skip
 
+SHARED = "what the columns before one leave of its interval, logarithms of it, and what the layers make of them"
+LONG: Any = [{0: TURN, 39: "positive"}, ps.simplex(range(38, 0, -1))]
+MIXTURE: Any = [{0: TURN, 4: BOX, 6: "positive"}, ps.ordered([3, 1]), ps.simplex([7, 2, 5])]
+# Flows with groups of columns, which meet laws of their own (test_groups.py): with every combination of ends, alone and mixed,
+# in rising order of the columns and not, free and given; LONG has more columns than the way back takes at a time.
+GROUPED = (
+    Case("ordered_two", "layer", _flow(2, ps.Elementwise(AFFINE), support=ps.ordered([0, 1])), 256, SHARED),
+    Case("ordered", "layer", _flow(4, ps.Coupling(AFFINE, ps.MLP((8,), "tanh")), ps.LULinear("identity"),
+                                   support=[{1: "real"}, ps.ordered([3, 0, 2])]), 1024, SHARED, gain=0.5),
+    Case("ordered_above", "layer", _flow(2, ps.Coupling(AFFINE, ps.MLP((8,), "tanh")), support=ps.ordered([1, 0], lo=1.5)), 1024,
+         SHARED, gain=0.5),
+    Case("ordered_below", "layer", _flow(2, ps.Coupling(AFFINE, ps.MLP((8,), "tanh")), support=ps.ordered([0, 1], hi=2.5)), 1024,
+         SHARED, gain=0.5),
+    Case("ordered_within", "layer", _flow(2, ps.Autoregressive(AFFINE, ps.MLP((8,), "tanh")), support=ps.ordered([1, 0], -1, 3)),
+         1024, SHARED, gain=0.5),
+    Case("simplex", "layer", _flow(2, ps.Coupling(AFFINE, ps.MLP((8,), "tanh")), support=ps.simplex([0, 1])), 1024, SHARED,
+         gain=0.5),
+    Case("simplex_spline", "layer", _flow(2, ps.Elementwise(SPLINE), support=ps.simplex([1, 0])), 1024, SHARED, kinks=True),
+    Case("long_groups", "layer", _flow(40, ps.Elementwise(AFFINE), ps.LULinear("identity"), support=LONG), 8192, SHARED, gain=0.2,
+         kinks=True),
+    Case("mixed_groups", "layer",
+         _flow(8, ps.Coupling(AFFINE, ps.MLP((12,), "silu")), ps.Permutation((5, 3, 4, 0, 7, 1, 2, 6)),
+               ps.Autoregressive(SPLINE, ps.MLP((12,), "tanh"), "reverse"), ps.LULinear("identity"), support=MIXTURE), 8192,
+         SHARED, gain=0.3, kinks=True),
+    Case("groups_given", "layer",
+         _flow(5, ps.Coupling(AFFINE, ps.MLP((8, 8), "silu")), ps.Permutation(), ps.Coupling(AFFINE, ps.MLP((8,), "tanh")),
+               context_dim=2, support=[ps.ordered([0, 2], hi=1), ps.ordered([3, 1, 4], 0, 1)]), 2048, SHARED, gain=0.4,
+         conditional=True),
+    Case("nsf_ordered", "recipe", _recipe("nsf", 4, 2, (16,), "tanh", support=ps.ordered([0, 1, 2, 3], lo=0)), 8192, SHARED,
+         gain=0.3, kinks=True),
+    Case("nsf_ar_simplex", "recipe", _recipe("nsf_ar", 4, 2, (16, 16), "tanh", support=ps.simplex([2, 0, 1, 3])), 8192, SHARED,
+         gain=0.3, kinks=True),
+)  # fmt: skip
+
 CASES = tuple(case for case in TABLE if case.build)
 KERNELS = tuple(case for case in TABLE if case.transform)
 BY_NAME = {case.name: case for case in TABLE}
@@ -394,10 +429,16 @@ def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     for array in buffers[:2]:
         array[mapped] = 0.3 * array[mapped]  # where bijections bend
+    for own in dict.fromkeys(own for own in flow.spec.support if own.name in ("ordered", "simplex")):
+        for behind, j in enumerate(reversed(own.chain)):  # a fair part each of what is left, where something is
+            buffers[0][j] -= math.log(1 + behind)
+            buffers[1][j] *= 1.0 if len(own.chain) < 10 else 0.3
     if shut:
         buffers[0][shut], buffers[1][shut] = 0.0, 1.0
-    for own in flow.spec.support:
-        if getattr(own, "map", "") == "positive":
+    for j, own in enumerate(flow.spec.support):
+        if own.name in ("ordered", "simplex"):
+            buffers.append(np.exp(source.normal(0, 0.5, n_numbers(own, j))))
+        elif getattr(own, "map", "") == "positive":
             buffers.append(np.exp(source.normal(0, 1, 1)))
         elif own.kind == "box":
             buffers.append(own.lo + (own.hi - own.lo) * np.array([source.uniform(0.2, 0.8), 0.0]))
@@ -441,7 +482,7 @@ def context_scale(flow: Any) -> tuple[Array, Array]:
 
 
 def support_scale(flow: Any) -> Array:
-    """The numbers that supports have of their own: s of a half-line, m and s of a box."""
+    """The numbers that supports have of their own: s of a half-line, also one that other columns move, m and s of a box."""
     return standardisation(flow)[2 * (flow.dim + flow.context_dim) :]
 
 

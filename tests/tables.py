@@ -472,10 +472,38 @@ def _unscaled() -> Table:
     return maker.finish()
 
 
-def _group() -> Table:
-    maker = Maker()
+def grouped(dtype: str = "float64") -> Table:
+    """A half-line in column 0; groups: columns 2, 1 rising without ends, 4, 3 a simplex, 5, 6 rising within (-1, 3), and 8, 7
+    falling below 3.
+    """
+    maker = Maker(9, 2, dtype)
+    maps = plan_table.COLUMN_MAPS.index
+    at = maker.table.put_reals((-1.0, 3.0))
+    maker.column(0, map=maps("positive"), ends=LOWER, lo=at, buffers=maker.buffers(1), n_buffers=1)
+    for i, before, ends, own in ((2, NONE, 0, 0), (1, 2, 0, 1), (8, NONE, UPPER, 1), (7, 8, UPPER, 1)):
+        fields = {"hi": at + 1} if ends else {}
+        fields |= {"buffers": maker.buffers(1), "n_buffers": 1} if own else {}
+        maker.column(i, map=maps("ordered"), group=before, ends=ends, **fields)
+    for i, before in ((4, NONE), (3, 4)):
+        maker.column(i, map=maps("simplex"), group=before)
+    for i, before in ((5, NONE), (6, 5)):
+        maker.ends(i, -1.0, 3.0, map=maps("ordered"), group=before)
+    maker.coupling()
+    return maker.finish()
+
+
+def _group_of_context() -> Table:
+    maker = Maker(3, 3)
+    for i, before in ((4, NONE), (3, 4)):
+        maker.column(i, map=plan_table.COLUMN_MAPS.index("simplex"), group=before)
+    maker.coupling()
+    return maker.finish()
+
+
+def _narrow_group(dtype: str, hi: float) -> Table:
+    maker = Maker(3, 0, dtype)
     for i in range(3):
-        maker.column(i, map=plan_table.COLUMN_MAPS.index("simplex"), group=0)
+        maker.ends(i, 1.0, hi, map=plan_table.COLUMN_MAPS.index("ordered"), group=i - 1)
     maker.elementwise()
     return maker.finish()
 
@@ -529,6 +557,9 @@ PRESENT: dict[str, Callable[[], Table]] = {
     "frozen ranges": _frozen,
     "supports": supported,
     "supports in float32": lambda: supported("float32"),
+    "groups": grouped,
+    "groups in float32": lambda: grouped("float32"),
+    "a group that fills its interval": lambda: _narrow_group("float32", 1.0 + 2.0**-21),
     "kinds": kinded,
     "kinds in float32": lambda: kinded("float32"),
     "several transforms": _two_parts,
@@ -617,8 +648,11 @@ FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
         "columns between whose ends there is no number",
     ),
     "lattice": (lambda: _column(0, lattice=0.5), "columns on a lattice"),
-    "group": (_group, "columns with map simplex"),
-    "group alone": (lambda: _column(0, group=2), "columns in groups"),
+    "group of the context": (_group_of_context, "columns with map simplex"),
+    "more columns than numbers between two ends": (
+        lambda: _narrow_group("float64", 1.0 + 3 * 2.0**-52),
+        "columns between whose ends there is no number",
+    ),
     "no standardisation": (_unscaled, "columns without a standardisation"),
     "own buffers": (lambda: _column(0, own=3), "columns with buffers of their own"),
     "gates": (lambda: _network({"n_out": 4}, {"n_out": 4, "gate": 0}), "gates"),

@@ -77,6 +77,8 @@ KERNEL_ROOMS = (
     "cpp/layers/*.hpp",
     "cpp/isa/kernels.cpp",
     "cpp/isa/rows.hpp",
+    "cpp/isa/doubles.hpp",
+    "cpp/isa/groups.hpp",
     "cpp/isa/supports.hpp",
     "cpp/isa/bases.hpp",
     "cpp/isa/ends.hpp",
@@ -165,7 +167,8 @@ ROOMS = (
     "conditionals", "marginals", "sections", "restricted", "quadrature",
     "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
     "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",
-    "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "_normal", "_files", "_validate",
+    "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "groups", "_normal", "_files",
+    "_validate",
     "columns", "_warn", "_html", "_typing",
 )  # fmt: skip
 

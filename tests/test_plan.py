@@ -83,6 +83,48 @@ def test_a_support_needs_its_ends(engines: Any, column: int, changes: dict[str, 
     refused(engines, table.write(), f"^plan table: {message}")
 
 
+# In the table ``grouped``: see there.
+GROUPS_BROKEN: list[tuple[int, dict[str, int], str]] = [
+    (0, {"group": 1}, "COLUMNS 0: group is not of its map"),
+    (9, {"group": 1}, "COLUMNS 9: group is not of its map"),
+    (1, {"group": 11}, "COLUMNS 1: group is 11, expected -1 to 10"),
+    (1, {"group": 0}, "COLUMNS 1: group names a column of another group"),
+    (1, {"group": 9}, "COLUMNS 1: group names a column of another group"),
+    (1, {"group": 5}, "COLUMNS 1: group names a column of another group"),
+    (1, {"group": 4}, "COLUMNS 1: group names a column of another group"),
+    (3, {"group": 2}, "COLUMNS 3: group names a column of another group"),
+    (1, {"group": 1}, "COLUMNS: a group without a first column"),
+    (4, {"group": 3}, "COLUMNS: a group without a first column"),
+    (2, {"group": 1, "n_buffers": 1}, "COLUMNS: a group without a first column"),
+    (4, {"group": 4}, "COLUMNS 4: group names a column that another one follows"),
+    (6, {"group": NONE}, ""),
+    (6, {"lo": 3}, "COLUMNS 6: hi is not above lo"),
+    (6, {"lo": 9}, "COLUMNS 6: group names a column of another group"),
+    (6, {"closed": 1}, "COLUMNS 6: closed is 1, not 0"),
+    (6, {"ends": 2, "lo": NONE}, "COLUMNS 6: n_buffers is 0, not 1"),
+    (6, {"n_buffers": 1}, "COLUMNS 6: n_buffers is 1, not 0"),
+    (2, {"n_buffers": 1}, "COLUMNS 2: n_buffers is 1, not 0"),
+    (1, {"n_buffers": 0}, "COLUMNS 1: n_buffers is 0, not 1"),
+    (8, {"n_buffers": 0}, "COLUMNS 8: n_buffers is 0, not 1"),
+    (3, {"n_buffers": 1}, "COLUMNS 3: n_buffers is 1, not 0"),
+    (3, {"ends": 1, "lo": 0}, "COLUMNS 3: ends is 1, not 0"),
+    (4, {"features": 1}, "COLUMNS 4: features is 1, not 0"),
+    (4, {"kind": 1, "ends": 3, "lo": 0, "hi": 1}, "COLUMNS 4: map is not of its kind"),
+]
+
+
+@pytest.mark.parametrize(("column", "changes", "message"), GROUPS_BROKEN)
+def test_a_group_names_the_columns_before(engines: Any, column: int, changes: dict[str, int], message: str) -> None:
+    table = tables.grouped()
+    at = table.put_reals([0.5])
+    changes = {key: at if (key, value) == ("lo", 9) else value for key, value in changes.items()}
+    table.columns[column] |= changes
+    if message:
+        refused(engines, table.write(), f"^plan table: {message}")
+    else:  # two groups of one
+        engines.Engine(table.write())
+
+
 # In the table ``kinded``: columns line, circle, box, line, circle; networks of a coupling, which reads a line and a circle, and
 # of an autoregressive step, which reads circle, box, line, circle; blocks normal, uniform of circles, uniform of boxes.
 KINDS_BROKEN: list[tuple[str, int, dict[str, int], str]] = [

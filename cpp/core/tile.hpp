@@ -6,7 +6,11 @@
 
 namespace penstock {
 
-// A column of the data whose support is not the whole line: see isa/supports.hpp.
+// What the bijection of a member of a group is, between its two ends: see isa/groups.hpp.
+enum MemberShape : int32_t { member_real, member_half_line, member_interval };
+
+// A column of the data whose support is not the whole line: see isa/supports.hpp. A member of a group moves its upper end if
+// it is mirrored, and its lower one if not.
 struct MappedColumn {
   int64_t column;
   int32_t map;
@@ -18,6 +22,12 @@ struct MappedColumn {
   double middle;              // of a circle and of a box, there m
   double unit, lower, upper;  // of a box: s, V_lo, V_hi,
   double lower_gap, upper_gap;  // 1 - |V_lo|, 1 - |V_hi|
+  // of a member of a group: whether it is the first; the column before it, or no_index; its shape; in a simplex, what it has
+  // to leave to those behind it
+  bool opens;
+  int64_t before;
+  int32_t shape;
+  double room;
 };
 
 // An immutable snapshot of parameters, packed for the kernels.
@@ -28,7 +38,7 @@ struct PackedView {
   const double *loc, *scale, *inverse, *zero;  // standardisation, 1 / scale, and as many zeros
   double log_scale;                            // sum of log scale, those of mapped columns included
   const double *context_loc, *context_inverse;
-  int n_mapped;
+  int n_mapped, n_alone;  // those behind n_alone are members of groups, each behind the one before it
   const MappedColumn *mapped;
 };
 

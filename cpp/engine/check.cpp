@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/plan.hpp"
+#include "engine/check_groups.hpp"
 #include "engine/check_networks.hpp"
 #include "engine/record.hpp"
 #include "transforms/list.hpp"
@@ -135,6 +136,7 @@ class Checker {
       buffers.push_back({scale, scale != no_index});
       buffers.push_back({column.span(&ColumnRecord::buffers, own, n_buffers, "the buffers"), own});
     }
+    check_groups(table_);
     if (!covers(std::move(buffers), n_buffers)) {
       fail("COLUMNS: buffers are claimed twice, or not at all");
     }

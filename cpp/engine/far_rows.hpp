@@ -39,7 +39,7 @@ class FarRows {
     for (int64_t i = 0; i < plan_.dim; i++) {
       double u = number_of(batch_.x, row, i);
       if (standardised_) {
-        u = (on_line(i, u) - packed_.loc[i]) * packed_.inverse[i];
+        u = (on_line(row, i, u) - packed_.loc[i]) * packed_.inverse[i];
       }
       if (std::isnan(u)) {
         return 0;
@@ -59,12 +59,20 @@ class FarRows {
   }
 
  private:
-  // About the image of a number in a column; of those with a support only a half-line has some that are far out.
-  double on_line(int64_t i, double x) const {
+  // About the image of a number of a row in a column; of those with a support only a half-line has some that are far out, and
+  // what begins a group without ends.
+  double on_line(int64_t row, int64_t i, double x) const {
     for (int m = 0; m < packed_.n_mapped; m++) {
       if (const MappedColumn &c = packed_.mapped[m]; c.column == i) {
         if (c.map == map_positive) {
           return std::isnan(x) ? x : c.mirrored ? (x - c.hi) / c.scale : (x - c.lo) / c.scale;
+        }
+        if (c.shape == member_half_line) {
+          const double end = c.opens ? (c.mirrored ? c.hi : c.lo) : number_of(batch_.x, row, c.before);
+          return (x - end) / c.scale;
+        }
+        if (c.opens && c.shape == member_real) {
+          return x;
         }
         const bool none = std::isnan(x) || (c.map == map_wrap && std::isinf(x));  // which is no angle
         return none ? std::numeric_limits<double>::quiet_NaN() : packed_.loc[i];

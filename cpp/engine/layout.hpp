@@ -50,6 +50,8 @@ class Plan {
   // Columns of the data with a support of their own, and where each has numbers of its own among the buffers, or no_index.
   const std::vector<MappedColumn> &mapped() const { return mapped_; }
   const std::vector<int64_t> &mapped_buffers() const { return mapped_buffers_; }
+  // How many of them are no members of groups, which stand behind, each behind the one before it.
+  int n_alone() const { return n_alone_; }
   // A hash of the table.
   uint64_t digest() const { return table_.digest; }
 
@@ -86,6 +88,8 @@ class Plan {
 
   void check_columns();
   void map_column(const ColumnRecord &column);
+  void map_groups();
+  void map_group(const std::vector<int64_t> &members);
   void lay_out_base();
   BaseBlock base_block(const BaseRecord &record);
   void lay_out_numbers(const BaseRecord &record, BaseBlock &block);
@@ -111,6 +115,7 @@ class Plan {
   std::vector<int64_t> loc_, scale_;
   std::vector<MappedColumn> mapped_;
   std::vector<int64_t> mapped_buffers_;
+  int n_alone_ = 0;
   std::vector<int32_t> kinds_;  // of each slot
   std::vector<BaseBlock> base_;
   std::deque<std::vector<int64_t>> base_dims_;  // which base blocks point into

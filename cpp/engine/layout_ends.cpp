@@ -22,26 +22,29 @@ double next_to(double end, bool belongs, bool may_round, T towards) {
   return static_cast<double>(belongs && (may_round || !beyond) ? near : std::nextafter(near, towards));
 }
 
+bool in_group(const ColumnRecord &column) { return column.map == map_ordered || column.map == map_simplex; }
+
 }  // namespace
 
 void Plan::check_columns() {
   for (const ColumnRecord &column : table_.columns) {
     const bool data = column.side == side_data;
     refuse_unless(data || column.kind == column_line, "columns of kind ", column_kind_names[column.kind]);
-    const bool mapped = data && (column.map == map_positive || column.map == map_logit || column.kind != column_line);
+    const bool mapped = data && (column.map == map_positive || column.map == map_logit || column.kind != column_line ||
+                                 in_group(column));
     refuse_unless(column.map == map_identity || mapped, "columns with map ", column_map_names[column.map]);
     refuse_unless(column.ends == 0 || mapped, "columns with ends");
     refuse_unless(column.closed == 0 || column.map == map_box, "columns with closed ends");
     refuse_unless(column.lattice == no_index, "columns on a lattice");
-    refuse_unless(column.group == no_index, "columns in groups");
     refuse_unless(column.loc != no_index, "columns without a standardisation");
     refuse_unless(column.n_buffers == 0 || mapped, "columns with buffers of their own");
-    if (mapped) {
+    if (mapped && !in_group(column)) {
       map_column(column);
     }
     loc_.push_back(column.loc);
     scale_.push_back(column.scale);
   }
+  map_groups();
   kinds_.resize(static_cast<size_t>(dim));
   for (int64_t i = 0; i < dim; i++) {
     const auto slot = static_cast<size_t>(boundary(n_steps)[i]);
@@ -91,6 +94,79 @@ void Plan::map_column(const ColumnRecord &record) {
                 "columns between whose ends there is no number");
   mapped_.push_back(column);
   mapped_buffers_.push_back(record.n_buffers > 0 ? record.buffers : no_index);
+}
+
+void Plan::map_groups() {
+  n_alone_ = static_cast<int>(mapped_.size());
+  std::vector<int64_t> after(static_cast<size_t>(dim), no_index);
+  for (int64_t i = 0; i < dim; i++) {
+    if (const int64_t before = table_.columns[static_cast<size_t>(i)].group; before != no_index) {
+      after[static_cast<size_t>(before)] = i;
+    }
+  }
+  for (int64_t i = 0; i < dim; i++) {
+    const ColumnRecord &column = table_.columns[static_cast<size_t>(i)];
+    if (in_group(column) && column.group == no_index) {
+      std::vector<int64_t> members;
+      for (int64_t j = i; j != no_index; j = after[static_cast<size_t>(j)]) {
+        members.push_back(j);
+      }
+      map_group(members);
+    }
+  }
+}
+
+// Members from the first on. Between the least and the most number of each there is room, in the type of the flow, for those
+// before it and those behind.
+void Plan::map_group(const std::vector<int64_t> &members) {
+  const ColumnRecord &record = table_.columns[static_cast<size_t>(members[0])];
+  const bool simplex = record.map == map_simplex, below = (record.ends & end_upper) != 0;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  MappedColumn column{};
+  column.map = static_cast<int32_t>(record.map);
+  column.mirrored = simplex || record.ends == end_upper;
+  column.scale = 1.0;
+  column.lo = simplex ? 0.0 : (record.ends & end_lower) != 0 ? table_.reals[static_cast<size_t>(record.lo)] : -infinity;
+  column.hi = simplex ? 1.0 : below ? table_.reals[static_cast<size_t>(record.hi)] : infinity;
+  const bool interval = simplex || record.ends == (end_lower | end_upper);
+  const size_t n = members.size();
+  std::vector<double> least(n, 0.0), most(n, 1.0);  // by size
+  const auto lay_out = [&](auto towards) {
+    using T = decltype(towards);
+    constexpr auto room = static_cast<double>(std::numeric_limits<T>::min());
+    T low = static_cast<T>(next_to(column.lo, false, false, towards));
+    T high = static_cast<T>(next_to(column.hi, false, false, -towards));
+    for (size_t i = 0; i < n; i++) {
+      least[i] = simplex ? room : static_cast<double>(low);
+      most[n - 1 - i] = simplex ? 1.0 : static_cast<double>(high);
+      low = std::nextafter(low, towards);
+      high = std::nextafter(high, -towards);
+    }
+    column.room = room;
+  };
+  if (item_size == 8) {
+    lay_out(std::numeric_limits<double>::max());
+  } else {
+    lay_out(std::numeric_limits<float>::max());
+  }
+  refuse_unless(column.lo < least[0] && least[n - 1] <= most[n - 1] && (simplex || most[n - 1] < column.hi),
+                "columns between whose ends there is no number");
+  const double room = column.room;
+  for (size_t j = 0; j < n; j++) {
+    const ColumnRecord &own = table_.columns[static_cast<size_t>(members[j])];
+    const size_t size = column.mirrored ? n - 1 - j : j;
+    column.column = members[j];
+    column.opens = j == 0;
+    column.before = own.group;
+    column.shape = interval                      ? member_interval
+                   : j == 0 && record.ends == 0 ? member_real
+                                                 : member_half_line;
+    column.least = least[size];
+    column.most = most[size];
+    column.room = static_cast<double>(n - j) * room;
+    mapped_.push_back(column);
+    mapped_buffers_.push_back(own.n_buffers > 0 ? own.buffers : no_index);
+  }
 }
 
 void Plan::lay_out_base() {

@@ -17,7 +17,8 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
       params_(plan.n_params),
       panels_(plan.panels_size),
       standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}),
-      mapped_(plan.mapped()) {
+      mapped_(plan.mapped()),
+      n_alone_(plan.n_alone()) {
   const DefaultFloatingPoint environment;
   std::copy_n(params, plan.n_params, params_.data());
   double *loc = standardisation_.data();
@@ -31,9 +32,7 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
   for (size_t i = 0; i < mapped_.size(); i++) {
     MappedColumn &column = mapped_[i];
     const int64_t at = plan.mapped_buffers()[i];
-    if (column.map == map_positive) {
-      column.scale = buffers[at];
-    } else if (column.map == map_box) {
+    if (column.map == map_box) {
       column.middle = buffers[at];
       column.unit = buffers[at + 1];
       for (const auto &[x, V, gap] : {std::tie(column.lo, column.lower, column.lower_gap),
@@ -44,6 +43,8 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
         gap = 1 / (root * (root + std::abs(t)));
       }
       column.scale = column.unit * (0.5 * (column.upper - column.lower));
+    } else if (at != no_index) {
+      column.scale = buffers[at];
     }
     log_scale_ += std::log(column.scale);
   }
@@ -78,6 +79,7 @@ PackedView<T> Packed<T>::view() const {
           context_loc,
           context_loc + context_dim,
           static_cast<int>(mapped_.size()),
+          n_alone_,
           mapped_.data()};
 }
 

@@ -47,6 +47,7 @@ class Packed {
   Aligned<double> standardisation_;  // loc, scale, 1 / scale, zeros; then of the context loc and 1 / scale
   double log_scale_ = 0;
   std::vector<MappedColumn> mapped_;
+  int n_alone_;
 };
 
 }  // namespace penstock

@@ -12,35 +12,13 @@
 //               V_lo and V_hi of the ends,  W = V_hi - V_lo; far out 1 - |V| in the place of V
 // What every row adds, log s, log h of an interval, log 1 / h of a circle or log(s W / 2), is where log_det begins (ends.hpp).
 // Outside a support, the ends that do not belong to it included, the density is zero: log_det is -inf, and the image the
-// middle. On a circle any number is an angle.
+// middle. On a circle any number is an angle. Columns that come in groups: groups.hpp.
 #pragma once
 
-#include "core/math.hpp"
-#include "isa/rows.hpp"
+#include "isa/doubles.hpp"
+#include "isa/groups.hpp"
 
 namespace penstock::PENSTOCK_ISA {
-
-// The numbers of a tile's rows that a vector of float64 goes with.
-template <class D, class T>
-using Along = Lanes<T, lanes<D>>;
-
-template <class D, class T>
-PENSTOCK_INLINE D widened(const T *p) {
-  return convert<D>(load<Along<D, T>>(p));
-}
-template <class T, class D>
-PENSTOCK_INLINE void narrow(T *p, D v) {
-  store(p, convert<Along<D, T>>(limit<T>(v)));
-}
-
-inline constexpr double smallest_normal = 2.2250738585072014e-308;
-
-// At least the smallest normal number, as the logarithm needs it; NaN passes.
-template <class D>
-PENSTOCK_INLINE D normal(D x) {
-  const D least = splat<D>(smallest_normal);
-  return select(x < least, least, x);
-}
 
 // The part of a half-line or an interval that lies below x, and above, in its scale.
 template <class D>
@@ -221,26 +199,16 @@ PENSTOCK_INLINE D stored(const MappedColumn &c, D x) {
 // Above 0 where storing x as `now` has moved it by a part that the density shows.
 template <class D, class T>
 PENSTOCK_INLINE D movement(const MappedColumn &c, D u, D x, D now, D measure) {
-  constexpr double shown = 64 * (sizeof(T) == 4 ? 0x1p-23 : 0x1p-52);
   if (c.map == map_wrap) {
     return D{};
   }
   if (c.map == map_box) {
-    return absolute(now - x) - splat<D>(shown) * measure;
+    return absolute(now - x) - splat<D>(shown<T>) * measure;
   }
   const D rise = now - splat<D>(c.lo), fall = splat<D>(c.hi) - now;
   const D distance = c.map == map_logit ? select(u < D{}, rise, fall) : c.mirrored ? fall : rise;
   // distances below normal numbers are themselves rounded
-  return absolute(distance - measure) + splat<D>(smallest_normal) - splat<D>(shown) * measure;
-}
-
-// One column of a tile's rows, in float64; what goes beyond the last row repeats it.
-PENSTOCK_INLINE void gather(const RowPointers &pointers, int64_t column, int n, double *x) {
-  const int64_t at = column * pointers.in.column_stride;
-  for (int r = 0; r < n; r++) {
-    const char *p = pointers(r) + at;
-    x[r] = pointers.in.item_size == 4 ? static_cast<double>(load<float>(p)) : load<double>(p);
-  }
+  return absolute(distance - measure) + splat<D>(smallest_normal) - splat<D>(shown<T>) * measure;
 }
 
 // The mapped columns of rows into the state, in the place of what stands there; the rows that lie outside.
@@ -249,17 +217,20 @@ uint64_t mapped_in(const PackedView<T> &packed, const int64_t *slots, const RowP
                    double *log_det) {
   double x[tile_rows];
   const int n = stride == 1 ? 1 : whole_vectors<T>(pointers.rows), item = pointers.in.item_size == 4 ? 0 : 1;
-  for (int i = 0; i < packed.n_mapped; i++) {
+  for (int i = 0; i < packed.n_alone; i++) {
     const MappedColumn &c = packed.mapped[i];
     const D loc = splat<D>(packed.loc[c.column]), inverse = splat<D>(packed.inverse[c.column]);
     T *to = state + slots[c.column] * stride;
-    gather(pointers, c.column, n, x);
+    gather(pointers, c.column, 0, n, x);
     for (int r = 0; r < n; r += lanes<D>) {
       D u, log_slope;
       to_line<D>(c, item, load<D>(x + r), loc, u, log_slope);
       narrow<T>(to + r, (u - loc) * inverse);
       store(log_det + r, load<D>(log_det + r) + log_slope);
     }
+  }
+  if (packed.n_alone < packed.n_mapped) {
+    groups_in<D>(packed, slots, pointers, stride, state, log_det);
   }
   uint64_t outside = 0;
   for (int r = 0; r < pointers.rows; r++) {
@@ -276,7 +247,7 @@ uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, int64_t d
   double x[tile_rows], moved[tile_rows];
   uint64_t coarse = 0;
   const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
-  for (int i = 0; i < packed.n_mapped; i++) {
+  for (int i = 0; i < packed.n_alone; i++) {
     const MappedColumn &c = packed.mapped[i];
     const D loc = splat<D>(packed.loc[c.column]), scale = splat<D>(packed.scale[c.column]);
     const T *from = state + slots[c.column] * stride;
@@ -294,6 +265,9 @@ uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, int64_t d
       coarse |= static_cast<uint64_t>(moved[r] > 0) << r;
     }
   }
+  if (packed.n_alone < packed.n_mapped) {
+    coarse |= groups_out<D>(packed, slots, dim, state, rows, stride, out, log_det);
+  }
   return coarse;
 }
 
@@ -302,7 +276,7 @@ template <class D, class T>
 void mapped_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const T *d_out,
                           const T *state, const T *d_log_det, int rows, T *d_state) {
   double d[tile_rows] = {};
-  for (int i = 0; i < packed.n_mapped; i++) {
+  for (int i = 0; i < packed.n_alone; i++) {
     const MappedColumn &c = packed.mapped[i];
     const D loc = splat<D>(packed.loc[c.column]), scale = splat<D>(packed.scale[c.column]);
     const int64_t at = slots[c.column] * tile_stride;
@@ -315,6 +289,9 @@ void mapped_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int
       narrow<T>(d_state + at + r, (load<D>(d + r) * slope + widened<D>(d_log_det + r) * bend) * scale);
     }
   }
+  if (packed.n_alone < packed.n_mapped) {
+    groups_cotangents_in<D>(packed, slots, dim, d_out, state, d_log_det, rows, d_state);
+  }
 }
 
 // The way back of mapped_in, from cotangents of the state and of log_det; it reads the rows again.
@@ -323,10 +300,10 @@ void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots, in
                            const T *d_state, const T *d_log_det, T *d_in) {
   double x[tile_rows], d[tile_rows];
   const int n = whole_vectors<T>(pointers.rows), item = pointers.in.item_size == 4 ? 0 : 1;
-  for (int i = 0; i < packed.n_mapped; i++) {
+  for (int i = 0; i < packed.n_alone; i++) {
     const MappedColumn &c = packed.mapped[i];
     const D inverse = splat<D>(packed.inverse[c.column]);
-    gather(pointers, c.column, n, x);
+    gather(pointers, c.column, 0, n, x);
     for (int r = 0; r < n; r += lanes<D>) {
       D slope, bend;
       to_line_backward<D>(c, item, load<D>(x + r), slope, bend);
@@ -336,6 +313,9 @@ void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots, in
     for (int r = 0; r < pointers.rows; r++) {
       d_in[r * dim + c.column] = static_cast<T>(d[r]);
     }
+  }
+  if (packed.n_alone < packed.n_mapped) {
+    groups_cotangents_out<D>(packed, slots, dim, pointers, d_state, d_log_det, d_in);
   }
 }
 

@@ -26,6 +26,7 @@ from penstock.conditionals import Conditional
 from penstock.conditioners import MLP
 from penstock.flow import Flow, TrainingState, from_bytes, load, save
 from penstock.given import Given
+from penstock.groups import Ordered, Simplex, ordered, simplex
 from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.marginals import Marginal
@@ -70,6 +71,7 @@ __all__ = [
     "Marginal",
     "ModelWarning",
     "Normal",
+    "Ordered",
     "OutlierWarning",
     "PenstockWarning",
     "Periodic",
@@ -79,6 +81,7 @@ __all__ = [
     "Real",
     "RefitWarning",
     "RepeatedRowsWarning",
+    "Simplex",
     "StandardNormal",
     "StudentT",
     "TargetWarning",
@@ -101,11 +104,13 @@ __all__ = [
     "nsf_ar",
     "num_threads",
     "ops",
+    "ordered",
     "periodic",
     "realnvp",
     "save",
     "set_num_threads",
     "show_versions",
+    "simplex",
     "threads",
 ]
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from penstock._typing import Array
 from penstock.columns import Names
 from penstock.conditioners import MLP
+from penstock.groups import Group
 from penstock.lattice import Lattice
 from penstock.plan import EMBEDDING, Plan
 from penstock.spec import FlowSpec
@@ -50,13 +51,26 @@ def _shown(names: Names) -> str:
 def _supports(spec: FlowSpec, plan: Plan, buffers: Array, names: Names) -> str:
     """The supports of the columns that are not real, with the numbers of their own."""
     numbers = iter(buffers[len(buffers) - len(plan.support_numbers) :].tolist())
-    words = []
+    words: list[str] = []
+    scales: dict[Group, dict[int, list[float]]] = {}
+    places: dict[Group, int] = {}
     for i, own in enumerate(spec.support):
         if isinstance(own, Real):
             continue
+        if isinstance(own, Group):
+            first = i == min(own.chain)
+            found = [next(numbers) for _ in number_names(own, i)]
+            scales.setdefault(own, {})[i] = found
+            if first:
+                places[own] = len(words)
+                words.append("")
+            if i == max(own.chain):
+                given = [f"{number:.4g}" for column in own.columns for number in scales[own][int(column)]]
+                words[places[own]] = own.described(names) + (f" (s={', '.join(given)})" if given else "")
+            continue
         size = ""
         if isinstance(own, Interval):
-            given = [f"{name}={next(numbers):.4g}" for name in number_names(own)]
+            given = [f"{name}={next(numbers):.4g}" for name in number_names(own, i)]
             size = f" ({', '.join(given or [str(own.map)])})"
         words.append(f"{names[i] if names else i} {own}{size}")
     return _shown(tuple(words))

@@ -106,8 +106,10 @@ class Flow(ReverseKL, Parts):
     support : str, support, sequence or mapping, optional
         Where the columns lie: ``"real"``, which is the default, ``"positive"``, or :func:`penstock.interval`, for which a
         tuple of two ends is short; one for all columns, or a list with one for each. A mapping by position, ``{0: "positive"}``,
-        leaves the others real. One by name has every column in the order of the flow, and gives them these names. No
-        sample lies outside, ``log_prob`` there is -inf with zero gradient, and a row outside has no latent: NaN.
+        leaves the others real. One by name has every column in the order of the flow, and gives them these names. Columns
+        that share a support are a group, :func:`penstock.ordered` or :func:`penstock.simplex`: one alone, or a list of groups
+        and at most one mapping of the other columns, ``[{0: "positive"}, ps.ordered([1, 2])]``. No sample lies outside,
+        ``log_prob`` there is -inf with zero gradient, and a row outside has no latent: NaN.
 
     Examples
     --------

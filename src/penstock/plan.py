@@ -22,7 +22,8 @@ no engine reads it.
 
 The embedding is a network between the context and all conditioners, whose parameters come after those of the steps: where
 there is one, conditioners read its output instead. Buffers are ``loc`` (dim) and ``scale`` (dim), then those of the context,
-then the numbers that supports have of their own: ``s`` of a half-line, ``m`` and ``s`` of a box.
+then the numbers that supports have of their own: ``s`` of a half-line, also one that other columns move, ``m`` and ``s`` of
+a box. A column of a group names the one before it, which moves its end.
 
 The base has blocks, each on some of the line slots, and uniform blocks on circles, [-pi, pi], and boxes, [-1, 1]. The numbers
 of a block are free parameters, behind those of the embedding, or come from a network of the context, or are fixed.
@@ -42,13 +43,13 @@ from penstock import plan_table
 from penstock._typing import Array
 from penstock.base import AnyBase, Base, StandardNormal, Uniform, blocks
 from penstock.conditioners import MLP
+from penstock.groups import LINE, Group
 from penstock.plan_table import NONE, Record, Table
 from penstock.spec import FlowSpec, latent_kinds
 from penstock.support import (
     BOX,
     CIRCLE,
     CLOSED,
-    LINE,
     Interval,
     Periodic,
     Real,
@@ -285,9 +286,9 @@ class PlanBuilder:
                      "scale": first + n + i}
                 )  # fmt: skip
         n_buffers = 2 * (self.dim + self.context_dim)
-        for column, own in zip(table.columns, support, strict=False):
+        for i, (column, own) in enumerate(zip(table.columns, support, strict=False)):
             if not isinstance(own, Real):
-                n_buffers += self._support(column, own, n_buffers)
+                n_buffers += self._support(i, column, own, n_buffers)
         self._add_base(base)
         for tensor in self.tensors:
             flags = plan_table.DECAYS if tensor.role == "weight" else 0
@@ -300,20 +301,22 @@ class PlanBuilder:
         }  # fmt: skip
         return table.write()
 
-    def _support(self, column: Record, support: Interval | Periodic, buffers: int) -> int:
-        """The kind, the map and the ends of a column; how many buffers of its own it has, from ``buffers`` on."""
+    def _support(self, i: int, column: Record, support: Interval | Periodic | Group, buffers: int) -> int:
+        """The kind, the map and the ends of column ``i``; how many buffers of its own it has, from ``buffers`` on."""
         column["kind"] = plan_table.COLUMN_KINDS.index(support.kind)
         circle = isinstance(support, Periodic)
         column["map"] = plan_table.COLUMN_MAPS.index("wrap" if isinstance(support, Periodic) else str(support.map))
         column["features"] = plan_table.FEATURES.index("cos_sin" if circle else "identity")
-        closed = (False, False) if isinstance(support, Periodic) else CLOSED[str(support.closed)]
+        closed = CLOSED[str(support.closed)] if isinstance(support, Interval) else (False, False)
+        if isinstance(support, Group) and i != support.chain[0]:
+            column["group"] = support.chain[support.chain.index(i) - 1]
         for field, end, bit, holds in (
             ("lo", support.lo, plan_table.LOWER, closed[0]), ("hi", support.hi, plan_table.UPPER, closed[1]),
         ):  # fmt: skip
             if end is not None:
                 column |= {"ends": column.get("ends", 0) | bit, field: self._table.put_reals([end])}
                 column["closed"] = column.get("closed", 0) | bit * holds
-        numbers = n_numbers(support)
+        numbers = n_numbers(support, i)
         if numbers:
             column |= {"buffers": buffers, "n_buffers": numbers}
         return numbers

@@ -73,7 +73,8 @@ def realnvp(
     embedding_dim : int, optional
         How many numbers it gives them; by default the width of its last hidden layer.
     support : str, support, sequence or mapping, optional
-        Where the columns lie, as for :class:`Flow`: ``"positive"``, ``ps.interval(lo, hi)``, a list, or by name or position.
+        Where the columns lie, as for :class:`Flow`: ``"positive"``, ``ps.interval(lo, hi)``, a list, by name or position,
+        or groups of columns.
     dtype : {"float32", "float64"}, default "float32"
     rng : seed or numpy Generator, optional
     backend : {"auto", "cpp", "numba"}, default "auto"

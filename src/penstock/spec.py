@@ -30,8 +30,8 @@ class FlowSpec:
     embedding : MLP or None
     embedding_dim : int
         0 without an embedding.
-    support : tuple of Real, Interval and Periodic
-        One for each column; empty where all are real.
+    support : tuple of Real, Interval, Periodic, Ordered and Simplex
+        One for each column, the last two in the place of each of their columns; empty where all are real.
 
     Examples
     --------

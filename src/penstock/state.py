@@ -9,9 +9,9 @@ import numpy as np
 from penstock._typing import Array
 from penstock.base import blocks
 from penstock.conditioners import MLP
+from penstock.groups import LINE
 from penstock.plan import BASE, EMBEDDING, Plan
 from penstock.spec import FlowSpec, latent_kinds
-from penstock.support import LINE
 
 
 class Packer(Protocol):

@@ -15,11 +15,23 @@ import numpy as np
 
 from penstock import _validate, columns
 from penstock.columns import Names, checked
+from penstock.groups import (
+    FACTOR,
+    GROUPS,
+    LINE,
+    Group,
+    Ordered,
+    Simplex,
+    check_order,
+    check_room,
+    divided,
+    finite_end,
+    has_groups,
+    is_by_column,
+)
 
-# What is to come, by the words with which somebody may ask for it.
-TO_COME = ("ordered", "simplex")
-LINE, CIRCLE, BOX = "line", "circle", "box"
-LINEAR = 4096.0  # scales of a box, in which its map is linear up to 1e-8
+CIRCLE, BOX = "circle", "box"
+LINEAR = FACTOR  # scales of a box, in which its map is linear up to 1e-8
 # The numbers of its own that a column has, which the first fit sets, by its map.
 NUMBERS: dict[str, tuple[str, ...]] = {"positive": ("s",), "box": ("m", "s"), "logit": ()}
 CLOSED = {"neither": (False, False), "lo": (True, False), "hi": (False, True), "both": (True, True)}
@@ -80,7 +92,7 @@ class Interval:
     def __post_init__(self) -> None:
         for end in ("lo", "hi"):
             value = getattr(self, end)
-            object.__setattr__(self, end, None if value is None else _end(value, end))
+            object.__setattr__(self, end, None if value is None else finite_end(value, end))
         if self.lo is None and self.hi is None:
             raise ValueError('an interval without ends is the whole line: write support="real"')
         two = self.lo is not None and self.hi is not None
@@ -91,7 +103,7 @@ class Interval:
             ends = "two ends" if two else "one end"
             raise ValueError(f"an interval with {ends} has map {' or '.join(map(repr, maps))}, got {self.map!r}")
         if self.lo is not None and self.hi is not None:
-            _check_order(self.lo, self.hi)
+            check_order(self.lo, self.hi)
         if self.closed is None:
             object.__setattr__(self, "closed", "both" if self.map == "box" else "neither")
         _validate.choice(self.closed, tuple(CLOSED), name="closed")
@@ -150,15 +162,15 @@ class Periodic:
 
     def __post_init__(self) -> None:
         for end in ("lo", "hi"):
-            object.__setattr__(self, end, _end(getattr(self, end), end))
-        _check_order(self.lo, self.hi)
+            object.__setattr__(self, end, finite_end(getattr(self, end), end))
+        check_order(self.lo, self.hi)
 
     def __str__(self) -> str:
         return f"periodic over [{self.lo:g}, {self.hi:g})"
 
 
-Support = Real | Interval | Periodic
-SUPPORTS: dict[str, type] = {Real.name: Real, Interval.name: Interval, Periodic.name: Periodic}
+Support = Real | Interval | Periodic | Ordered | Simplex
+SUPPORTS: dict[str, type] = {Real.name: Real, Interval.name: Interval, Periodic.name: Periodic, **GROUPS}
 
 
 def ends_of(support: Support) -> tuple[float, float]:
@@ -173,41 +185,28 @@ def kinds(support: Sequence[Support], dim: int) -> tuple[str, ...]:
     return tuple(own.kind for own in support) if support else (LINE,) * dim
 
 
-def number_names(support: Support) -> tuple[str, ...]:
+def number_names(support: Support, column: int) -> tuple[str, ...]:
     """Names of the numbers of its own that a column has."""
+    if isinstance(support, Group):
+        return support.number_names(column)
     return NUMBERS[str(support.map)] if isinstance(support, Interval) else ()
 
 
-def n_numbers(support: Support) -> int:
+def n_numbers(support: Support, column: int) -> int:
     """How many they are."""
-    return len(number_names(support))
+    return len(number_names(support, column))
 
 
 def default_numbers(support: Sequence[Support]) -> list[float]:
     """What they are before any fit: a half-line in the unit of the data, a box as good as linear."""
     numbers: list[float] = []
-    for own in support:
+    for column, own in enumerate(support):
         if isinstance(own, Interval) and own.map == "box":
             lo, hi = own.ends
             numbers += [0.5 * lo + 0.5 * hi, LINEAR * (hi - lo)]
         else:
-            numbers += [1.0] * n_numbers(own)
+            numbers += [1.0] * n_numbers(own, column)
     return numbers
-
-
-def _check_order(lo: float, hi: float) -> None:
-    if not (lo < hi and math.isfinite(LINEAR * (hi - lo)) and math.isfinite(lo + hi)):
-        raise ValueError(f"lo must be below hi, and their difference finite, got lo={lo:g} and hi={hi:g}")
-
-
-def _end(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number or None, got {value!r}") from None
-    if not math.isfinite(number) or isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name} must be a finite number, or None where there is no end, got {value!r}")
-    return number + 0.0  # without the sign of zero
 
 
 def interval(lo: float | None, hi: float | None, map: str | None = None, closed: str | None = None) -> Interval:
@@ -290,13 +289,15 @@ def resolved(support: Any, dim: int) -> tuple[tuple[Support, ...], Names]:
         return (), names
     if isinstance(support, Mapping):
         every, names = _mapped(support, dim)
+    elif has_groups(support) and not (isinstance(support, (list, tuple)) and is_by_column(support, dim)):
+        every, names = _with_groups(support, dim)
     elif _is_one(support):
         every = [one(support, "support")] * dim
     else:
         given = _validate.sequence(support, name="support")
         if len(given) != dim:
             raise ValueError(f"support must be one for all columns, or {dim} of them, got {len(given)}")
-        every = [one(value, f"support[{i}]") for i, value in enumerate(given)]
+        every = [value if isinstance(value, Group) else one(value, f"support[{i}]") for i, value in enumerate(given)]
     if all(isinstance(support, Real) for support in every):
         return (), names
     return tuple(every), names
@@ -324,6 +325,18 @@ def _mapped(support: Mapping[Any, Any], dim: int) -> tuple[list[Support], Names]
     )
 
 
+def _with_groups(support: Any, dim: int) -> tuple[list[Support], Names]:
+    """Groups, and a mapping of the columns by themselves; the others are real."""
+    alone, groups, names = divided(support, dim)
+    every: list[Support] = [Real()] * dim
+    for place, label, value in alone:
+        every[place] = one(value, label)
+    for group in groups:
+        for place in group.chain:
+            every[place] = group
+    return every, names
+
+
 def _is_one(support: Any) -> bool:
     """Whether this is one support, for all columns; a tuple of two ends is."""
     ends = isinstance(support, tuple) and len(support) == 2 and all(_is_end(end) for end in support)
@@ -348,9 +361,10 @@ def one(support: Any, name: str) -> Support:
         raise ValueError(
             f"{name}: a support of kind {support!r} needs its ends: ps.interval(lo, hi) or ps.periodic(lo, hi)"
         )
-    if isinstance(support, str) and support in TO_COME:
+    if isinstance(support, Group) or (isinstance(support, str) and support in GROUPS):
         raise ValueError(
-            f"{name}: supports of kind {support!r} are to come; there are 'real', 'positive', ps.interval and ps.periodic"
+            f"{name}: {support!s} is a support of several columns: give ps.ordered(columns) or ps.simplex(columns) alone, "
+            "or in a list beside a mapping of the other columns"
         )
     raise ValueError(
         f"{name} must be 'real', 'positive', ps.interval(lo, hi) or (lo, hi), or ps.periodic(lo, hi), got {support!r}"
@@ -360,7 +374,9 @@ def one(support: Any, name: str) -> Support:
 def check_dtype(support: Sequence[Support], dtype: np.dtype[Any]) -> None:
     """Raise if there is no number of a type strictly between two ends: a flow could store no row."""
     for i, own in enumerate(support):
-        if not isinstance(own, Real) and own.lo is not None and own.hi is not None:
+        if isinstance(own, Group):
+            check_room(own, dtype, f"support[{i}]")
+        elif not isinstance(own, Real) and own.lo is not None and own.hi is not None:
             lo, hi = dtype.type(own.lo), dtype.type(own.hi)
             if not np.nextafter(lo, hi) < hi:
                 raise ValueError(f"support[{i}]: there is no {dtype.name} strictly between {own.lo!r} and {own.hi!r}")

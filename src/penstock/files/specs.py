@@ -15,6 +15,7 @@ import numpy as np
 from penstock.base import BASES, BLOCKS
 from penstock.conditioners import MLP
 from penstock.files.safetensors import need, some, whole
+from penstock.groups import is_by_column
 from penstock.layers import LAYERS
 from penstock.spec import FlowSpec
 from penstock.support import SUPPORTS, Real, Support, kinds
@@ -108,6 +109,7 @@ def _support(reader: _Reader, records: Any, dim: int) -> tuple[Support, ...]:
     """The supports of the columns, where not all are real."""
     need(isinstance(records, list) and len(records) == dim, f"support must be a list of {dim}")
     support = tuple(reader.read(record, f"support[{i}]", SUPPORTS) for i, record in enumerate(records))
+    need(is_by_column(support, dim), "support has a group that does not stand in the places of its columns")
     need(not all(isinstance(own, Real) for own in support), "support is that of every flow, which is not written")
     return support
 

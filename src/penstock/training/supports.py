@@ -8,15 +8,16 @@ that a fit begins with decide all of its bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from penstock._typing import Array
-from penstock.columns import Names, called
+from penstock.columns import SHOWN, Names, called
+from penstock.groups import LINE, Group, Ordered, Simplex
 from penstock.lattice import Lattice
-from penstock.support import CLOSED, LINE, LINEAR, Interval, Periodic, Real, Support, kinds, n_numbers
+from penstock.support import CLOSED, LINEAR, Interval, Periodic, Real, Support, kinds, n_numbers
 from penstock.training.moments import QUARTILES
 from penstock.training.rows import Rows
 
@@ -87,6 +88,29 @@ def image(x: Array, support: Interval | Periodic, numbers: Sequence[float]) -> A
         return u if support.hi is None else -u
 
 
+def member_ends(group: Group, j: int, column: Callable[[int], Array]) -> tuple[Any, Any]:
+    """Both ends of a column of a group, in float64, from those before it."""
+    end: Any = group.opening
+    for i in group.needs(j):
+        end = group.moved(end, column(i).astype(np.float64))
+    return group.interval(end)
+
+
+def member_image(group: Group, j: int, column: Callable[[int], Array], numbers: Sequence[float]) -> Array:
+    """The image of a column of a group in float64; NaN where it is not between its ends."""
+    lo, hi = member_ends(group, j, column)
+    x = column(j).astype(np.float64)
+    with np.errstate(all="ignore"):
+        x = np.where((x > lo) & (x < hi), x, np.nan)
+        if numbers:
+            falls = isinstance(group, Ordered) and group.falls
+            t = (hi - x if falls else x - lo) / numbers[0]
+            u: Array = t + log(one_minus_exp(t))
+            return -u if falls else u
+        bounded = isinstance(group, Simplex) or group.lo is not None
+        return log(x - lo) - log(hi - x) if bounded else x
+
+
 class Line:
     """A table whose columns are seen in their unconstrained coordinates, in float64, as far as they are looked at.
 
@@ -111,7 +135,10 @@ class Line:
 
     def maps(self, column: int) -> bool:
         """Whether a column has a coordinate of its own."""
-        return not isinstance(self._support[column], Real)
+        own = self._support[column]
+        if isinstance(own, Ordered) and own.lo is own.hi is None:
+            return column != own.chain[0]
+        return not isinstance(own, Real)
 
     @property
     def standardised(self) -> Array:
@@ -123,9 +150,12 @@ class Line:
         x = self._x[rows, some] if isinstance(some, slice) else self._x[rows][..., some : some + 1]
         x = x.astype(np.float64)
         numbers = range(self.shape[1])[some] if isinstance(some, slice) else (some,)
+        whole = self._x[rows] if any(isinstance(self._support[j], Group) for j in numbers) else x
         for place, j in enumerate(numbers):
             own = self._support[j]
-            if not isinstance(own, Real):
+            if isinstance(own, Group):
+                x[..., place] = member_image(own, j, lambda i: whole[..., i], self._numbers[j])
+            elif not isinstance(own, Real):
                 x[..., place] = image(x[..., place], own, self._numbers[j])
         return x if isinstance(some, slice) else x[..., 0]
 
@@ -140,7 +170,7 @@ def on_line(rows: Rows, support: Sequence[Support], buffers: Array) -> Rows:
 
 def numbers_of(support: Sequence[Support], buffers: Array) -> list[list[float]]:
     """The numbers that the support of each column has of its own, from the buffers of a flow or from their end."""
-    counts = [n_numbers(own) for own in support]
+    counts = [n_numbers(own, j) for j, own in enumerate(support)]
     last = iter(buffers[len(buffers) - sum(counts) :].tolist())
     return [[next(last) for _ in range(count)] for count in counts]
 
@@ -158,6 +188,8 @@ def check_inside(
 ) -> None:
     """Raise if a row that counts lies outside the support of a column, or on its ends; on a lattice, if its cell lies outside."""
     for j, own in enumerate(support):
+        if isinstance(own, Group) and j == min(own.chain):
+            _check_group(rows, own, names, name)
         if not isinstance(own, Interval):
             continue
         lo, hi = own.ends
@@ -185,9 +217,31 @@ def check_inside(
                 )
 
 
+def _check_group(rows: Rows, group: Group, names: Names, name: str) -> None:
+    """Raise if a row that counts lies outside a group."""
+    for part in rows.chunks(len(group.chain)):
+        outside = np.zeros(part.stop - part.start, bool)
+        end: Any = group.opening
+        for j in group.chain:
+            x = rows.x[part, j].astype(np.float64)
+            lo, hi = group.interval(end)
+            outside |= (x <= lo) | (x >= hi)
+            end = group.moved(end, x)
+        if rows.weight is not None:
+            outside &= rows.weight[part] != 0
+        found = np.flatnonzero(outside)
+        if len(found):
+            i = part.start + int(found[0])
+            held = [f"column {called(int(j), names)} holds {rows.x[i, int(j)]}" for j in group.columns[:SHOWN]]
+            raise ValueError(
+                f"{name} must lie within the supports of the flow, but row {i} is not {group.described(names)}: "
+                + ", ".join(held)
+            )
+
+
 def measured(sample: Rows, support: Sequence[Support]) -> Array:
-    """The numbers of all supports, in the order of the columns, from a sample of the rows: ``s`` of every half-line, ``m`` and
-    ``s`` of every box.
+    """The numbers of all supports, in the order of the columns, from a sample of the rows: ``s`` of every half-line, also of
+    those that begin at another column, ``m`` and ``s`` of every box.
 
     ``s`` of a half-line, of powers of two times the median of the distances from the end, is the one under which the image
     of the sample is likeliest as a normal (Box, Cox, "An analysis of transformations", 1964): the coordinate that is closest to
@@ -207,10 +261,15 @@ def measured(sample: Rows, support: Sequence[Support]) -> Array:
         sample = sample.take(sample.weight != 0)
     found = []
     for j, own in enumerate(support):
-        if not n_numbers(own) or not isinstance(own, Interval):
+        if not n_numbers(own, j):
             continue
         w = None if sample.weight is None else np.abs(sample.scaled_weights())
         x = sample.x[:, j].astype(np.float64)
+        if isinstance(own, Group):
+            lo, hi = member_ends(own, j, lambda i: sample.x[:, i])
+            found.append(half_line_scale(hi - x if isinstance(own, Ordered) and own.falls else x - lo, w))
+            continue
+        assert isinstance(own, Interval)
         if own.map == "box":
             found += box_numbers(x, *own.ends, w)
         else:

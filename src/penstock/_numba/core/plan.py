@@ -40,15 +40,17 @@ RUN_SIZE = 8
     N_IN, N_OUT, WEIGHT, BIAS, GRAD_WEIGHT, GRAD_BIAS, GRAD_STRIDE, OUTPUT, DERIVATIVE, GRADIENT, IN_START, OUT_START,
 ) = range(12)  # fmt: skip
 LINEAR_SIZE = 12
-# Columns of Plan.mapped: the column, its map, whether it is a half-line below hi.
-COLUMN, MAP, MIRRORED = range(3)
-MAPPED_SIZE = 3
+# Columns of Plan.mapped: the column, its map, whether it is a half-line below hi; of a member of a group, which moves its upper
+# end if it is mirrored and its lower one if not: whether it is the first, the column before it, or NONE, and its shape.
+COLUMN, MAP, MIRRORED, OPENS, BEFORE, SHAPE = range(6)
+MAPPED_SIZE = 6
+REAL, HALF_LINE, INTERVAL = range(3)  # shapes: what its bijection is between its ends (isa/groups.py)
 # Columns of Packed.mapped: the ends, infinite where there is none; s of a half-line, hi - lo of an interval, 1 / h of a circle,
 # s W / 2 of a box; the least and the largest number of the plan's type within; the first and last of those that count as
 # within, in rows of float and, one further, of double; the middle of a circle and of a box, there m; of a box s, V_lo, V_hi,
-# 1 - |V_lo|, 1 - |V_hi|.
-LO, HI, SCALE, LEAST, MOST, FIRST, _, LAST, _, MIDDLE, UNIT, LOWER, UPPER, LOWER_GAP, UPPER_GAP = range(15)
-NUMBERS_SIZE = 15
+# 1 - |V_lo|, 1 - |V_hi|; what a member of a simplex has to leave to those behind it.
+LO, HI, SCALE, LEAST, MOST, FIRST, _, LAST, _, MIDDLE, UNIT, LOWER, UPPER, LOWER_GAP, UPPER_GAP, ROOM = range(16)
+NUMBERS_SIZE = 16
 # Columns of Plan.base, one row a block of the base: its kind, whether its numbers are all angles, how many slots it has and
 # where these stand, rising, in Plan.slots; components of a mixture, 1 of a normal; the row of Plan.steps that brings the
 # numbers that are learned, where logarithms of degrees of freedom that nothing learns stand in Plan.base_numbers, both -1 if
@@ -85,6 +87,7 @@ class Plan(NamedTuple):
     slots: Any  # the slots that A and B of the steps point to; orders and signs; starts of degrees
     options: Any  # of the transforms, in the dtype of the plan
     n_mapped: int  # columns of the data whose support is not the whole line: see isa/supports.py
+    n_alone: int  # those behind are members of groups, each behind the one before it
     mapped: Any  # (n_mapped, MAPPED_SIZE)
     n_base: int
     base: Any  # (n_base, BLOCK_SIZE)

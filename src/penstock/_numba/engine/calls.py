@@ -135,8 +135,8 @@ class Calls:
             prepare(steps, runs, base, layout.dtype, training)
             self._plans[training] = Plan(
                 self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, runs, linear,
-                layout.boundary, layout.slots, layout.options, len(layout.ends.mapped), layout.ends.mapped,
-                len(base), base, layout.ends.base_numbers, layout.ends.n_normals, len(steps),
+                layout.boundary, layout.slots, layout.options, len(layout.ends.mapped), layout.ends.n_alone,
+                layout.ends.mapped, len(base), base, layout.ends.base_numbers, layout.ends.n_normals, len(steps),
             )  # fmt: skip
         return self._plans[training]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from penstock import plan_table as codes
 from penstock._numba.core.plan import MOST_COMPONENTS
+from penstock._numba.engine.check_groups import check_groups
 from penstock._numba.engine.check_networks import COUNT_MAX, OUTPUT_MAX, WIDTH_MAX, check_linears
 from penstock._numba.engine.record import Record, covers, fail, is_permutation
 from penstock._numba.transforms import TRANSFORMS
@@ -135,6 +136,7 @@ class Checker:
             self.map(column)
             starts += [column["loc"], column["scale"], column.span("buffers", own, self.n_buffers, "the buffers")]
             counts += [int(column["loc"] != NONE), int(column["scale"] != NONE), own]
+        check_groups(columns, self.reals)
         if not covers(starts, counts, self.n_buffers):
             fail("COLUMNS: buffers are claimed twice, or not at all")
         # what conditioners read of the context

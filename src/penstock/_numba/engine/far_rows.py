@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock import plan_table as codes
+from penstock._numba.core.plan import HALF_LINE, REAL
 
 if TYPE_CHECKING:
     from penstock._numba.core.tile import Pass
@@ -47,12 +48,18 @@ def exponents(packed: Packed, through: Pass, given: Context, x: Array, numbers: 
 
 
 def on_line(packed: Packed, x: Array) -> Array:
-    """About the images of rows under the bijections of their columns; only a half-line has some that are far out."""
+    """About the images of rows under the bijections of their columns.
+
+    Only a half-line has some that are far out, and what begins a group without ends.
+    """
     u = x.copy()
-    for (column, kind, mirrored), numbers in zip(packed.mapped, packed.view.mapped, strict=True):
+    for (column, kind, mirrored, opens, before, shape), numbers in zip(packed.mapped, packed.view.mapped, strict=True):
         lo, hi, scale = numbers[:3]
-        if kind == POSITIVE:
-            u[:, column] = (x[:, column] - (hi if mirrored else lo)) / scale
+        if kind == POSITIVE or shape == HALF_LINE:
+            end = (hi if mirrored else lo) if kind == POSITIVE or opens else x[:, before]
+            u[:, column] = (x[:, column] - end) / scale
+        elif opens and shape == REAL:
+            continue
         else:
             none = ~np.isfinite(x[:, column]) if kind == WRAP else np.isnan(x[:, column])
             u[:, column] = np.where(none, np.nan, packed.view.loc[column])

@@ -15,6 +15,7 @@ from penstock._numba.core import plan
 from penstock.plan_table import NONE, Record, Table
 
 LINE, CIRCLE, BOX = range(len(codes.COLUMN_KINDS))
+GROUPED = ("ordered", "simplex")
 
 
 def refuse(fine: bool, what: str) -> None:
@@ -49,24 +50,29 @@ class Ends:
     def _columns(self) -> None:
         """Columns: where each has its standardisation among the buffers, and what its map needs."""
         table, dim = self.table, self.table.flow["dim"]
-        mapped: list[tuple[int, int, int]] = []
+        mapped: list[tuple[int, ...]] = []
         numbers: list[list[float]] = []
         own: list[int] = []
         for i, column in enumerate(table.columns):
             data, kind, of_map = column["side"] == 0, column["kind"], codes.COLUMN_MAPS[column["map"]]
             refuse(data or kind == LINE, f"columns of kind {codes.COLUMN_KINDS[kind]}")
-            known = data and (of_map in ("positive", "logit") or kind != LINE)
+            known = data and (of_map in ("positive", "logit", *GROUPED) or kind != LINE)
             refuse(known or of_map == "identity", f"columns with map {of_map}")
             refuse(known or column["ends"] == 0, "columns with ends")
             refuse(kind == BOX or column["closed"] == 0, "columns with closed ends")
             refuse(column["lattice"] == NONE, "columns on a lattice")
-            refuse(column["group"] == NONE, "columns in groups")
             refuse(column["loc"] != NONE, "columns without a standardisation")
             refuse(known or column["n_buffers"] == 0, "columns with buffers of their own")
-            if known:
-                mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER)))
+            if known and of_map not in GROUPED:
+                mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER), 0, NONE, plan.REAL))
                 numbers.append(self._between(column))
                 own.append(column["buffers"] if column["n_buffers"] else NONE)
+        self.n_alone = len(mapped)
+        for members in self._groups():
+            more = self._group(members)
+            mapped += [of for of, _ in more]
+            numbers += [row for _, row in more]
+            own += [table.columns[i]["buffers"] if table.columns[i]["n_buffers"] else NONE for i in members]
         self.mapped = np.array(mapped, np.int64).reshape(-1, plan.MAPPED_SIZE)
         self.mapped_numbers = np.array(numbers, np.float64).reshape(-1, plan.NUMBERS_SIZE)
         self.mapped_buffers = np.array(own, np.int64)
@@ -104,6 +110,54 @@ class Ends:
                 first, last = -np.inf, np.inf
             row[plan.FIRST + item], row[plan.LAST + item] = first, last
         return row
+
+    def _groups(self) -> list[list[int]]:
+        """Members of each group, from the first on."""
+        columns = self.table.columns
+        after = {column["group"]: i for i, column in enumerate(columns) if column["group"] != NONE}
+        found = []
+        for i, column in enumerate(columns):
+            if codes.COLUMN_MAPS[column["map"]] in GROUPED and column["group"] == NONE:
+                members = [i]
+                while members[-1] in after:
+                    members.append(after[members[-1]])
+                found.append(members)
+        return found
+
+    def _group(self, members: list[int]) -> list[tuple[tuple[int, ...], list[float]]]:
+        """Rows of Plan.mapped and Packed.mapped of a group, from the first member on.
+
+        Between the least and the most number of each there is room, in the type of the flow, for those before it and those
+        behind.
+        """
+        column, n = self.table.columns[members[0]], len(members)
+        simplex, both = codes.COLUMN_MAPS[column["map"]] == "simplex", codes.LOWER | codes.UPPER
+        lo, hi = (0.0, 1.0) if simplex else (-np.inf, np.inf)
+        lo = self.table.reals[column["lo"]] if column["ends"] & codes.LOWER else lo
+        hi = self.table.reals[column["hi"]] if column["ends"] & codes.UPPER else hi
+        mirrored, numbers = simplex or column["ends"] == codes.UPPER, np.finfo(self.dtype)
+        least, most, room = np.zeros(n, self.dtype), np.ones(n, self.dtype), float(numbers.tiny)
+        if simplex:
+            least[:] = room
+        else:
+            low, high = next_to(self.dtype, lo, False, False, 1), next_to(self.dtype, hi, False, False, -1)
+            least[0], most[-1] = low, high
+            for i in range(1, n):
+                least[i] = np.nextafter(least[i - 1], numbers.max)
+                most[n - 1 - i] = np.nextafter(most[n - i], numbers.min)
+        fine = lo < least[0] and least[-1] <= most[-1] and (simplex or most[-1] < hi)
+        refuse(bool(fine), "columns between whose ends there is no number")
+        found: list[tuple[tuple[int, ...], list[float]]] = []
+        for j, i in enumerate(members):
+            first, size = j == 0, n - 1 - j if mirrored else j
+            shape = plan.INTERVAL if simplex or column["ends"] == both else plan.HALF_LINE
+            shape = plan.REAL if first and not simplex and column["ends"] == 0 else shape
+            row = [0.0] * plan.NUMBERS_SIZE
+            row[plan.LO], row[plan.HI], row[plan.SCALE], row[plan.ROOM] = lo, hi, 1.0, (n - j) * room
+            row[plan.LEAST], row[plan.MOST] = float(least[size]), float(most[size])
+            before = self.table.columns[i]["group"]
+            found.append(((i, column["map"], int(mirrored), int(first), before, shape), row))
+        return found
 
     def _blocks(self) -> None:
         """Blocks of the base."""

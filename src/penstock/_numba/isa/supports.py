@@ -15,7 +15,7 @@ To the line, of a circle to angles, and of a box to [-1, 1].
 
 What every row adds, log s, log h of an interval, log 1 / h of a circle or log(s W / 2), is where log_det begins (ends.py).
 Outside a support, the ends that do not belong to it included, the density is zero: log_det is -inf, and the image the
-middle. On a circle any number is an angle.
+middle. On a circle any number is an angle. Columns that come in groups: groups.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 
 from penstock import plan_table as codes
 from penstock._numba.core.jit import jit
-from penstock._numba.core.lanes import BYTES, fma, lanes, load, select, splat, sqrt, store
+from penstock._numba.core.lanes import fma, lanes, load, select, splat, sqrt, store
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.math import FAR, ROUND, absolute, clamp, exp, expm1, log, log1p, sigmoid
 from penstock._numba.core.plan import (
@@ -50,27 +50,17 @@ from penstock._numba.core.plan import (
     UPPER_GAP,
 )
 from penstock._numba.core.pointers import beyond
+from penstock._numba.isa.doubles import SHOWN, SINGLES, SMALLEST_NORMAL, limit, normal
+from penstock._numba.isa.groups import (
+    groups_cotangents_in,
+    groups_cotangents_out,
+    groups_in,
+    groups_log_det,
+    groups_out,
+)
 
 LOGIT, BOX, WRAP = (codes.COLUMN_MAPS.index(name) for name in ("logit", "box", "wrap"))
-SMALLEST_NORMAL = 2.2250738585072014e-308
 PI = 3.14159265358979323846
-SINGLES = BYTES // 4  # lanes of float32
-SHOWN = (64 * 2.0**-23, 64 * 2.0**-52)  # parts of a distance from an end, above which rounding shows in the density
-
-
-@jit
-def limit(v: float, tile: Any) -> float:
-    """v within the range of the tile's numbers; what is finite stays so when it is rounded to them."""
-    most = 3.4028234663852886e38
-    if lanes(tile) == SINGLES and abs(v) > most and abs(v) < np.inf:
-        return most if v > 0 else -most
-    return v
-
-
-@jit
-def normal(x: Any) -> Any:
-    """At least the smallest normal number, as the logarithm needs it; NaN passes."""
-    return select(x < SMALLEST_NORMAL, SMALLEST_NORMAL, x)
 
 
 @jit
@@ -240,7 +230,7 @@ def mapped_in(
     numbers: Any,
 ) -> None:  # fmt: skip
     """The mapped columns of rows into the state, in the place of what stands there; ``numbers`` is scratch of float64."""
-    for i in range(plan.n_mapped):
+    for i in range(plan.n_alone):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
         column = of[COLUMN]
         loc, inverse, at = packed.loc[column], packed.inverse[column], slots[column] * TILE
@@ -253,6 +243,8 @@ def mapped_in(
             store(log_det, r, load(log_det, r) + log_slope)
         for r in range(rows):
             state[at + r] = limit(numbers[r], state)
+    if plan.n_alone < plan.n_mapped:
+        groups_in(dim, slots, plan, packed, x, index, rows, state, log_det, numbers)
 
 
 @jit
@@ -267,7 +259,7 @@ def mapped_out(
     shown = SHOWN[0] if lanes(state) == SINGLES else SHOWN[1]
     for r in range(rows):
         coarse[r] = 0.0
-    for i in range(plan.n_mapped):
+    for i in range(plan.n_alone):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
         column = of[COLUMN]
         loc, scale, at = packed.loc[column], packed.scale[column], slots[column] * TILE
@@ -288,12 +280,14 @@ def mapped_out(
                 out[place] = c[LEAST] if x < c[LEAST] else c[MOST] if x > c[MOST] else x
             if movement(of, c, x, out[place], numbers[r], shown) > 0:
                 coarse[r] = 1.0
+    if plan.n_alone < plan.n_mapped:
+        groups_out(dim, slots, plan, packed, state, index, rows, out, coarse, numbers, stored)
 
 
 @jit
 def mapped_log_det(slots: Any, plan: Any, packed: Any, state: Any, rows: int, log_det: Any, numbers: Any) -> None:
     """What the rows of the state add to log_det on their way out."""
-    for i in range(plan.n_mapped):
+    for i in range(plan.n_alone):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
         column = of[COLUMN]
         loc, scale, at = packed.loc[column], packed.scale[column], slots[column] * TILE
@@ -303,6 +297,8 @@ def mapped_log_det(slots: Any, plan: Any, packed: Any, state: Any, rows: int, lo
         for r in range(0, padded, lanes(numbers)):
             _, _, log_slope = from_line(of, c, loc + scale * load(numbers, r))
             store(log_det, r, load(log_det, r) + log_slope)
+    if plan.n_alone < plan.n_mapped:
+        groups_log_det(slots, plan, packed, state, rows, log_det, numbers)
 
 
 @jit
@@ -311,7 +307,7 @@ def mapped_cotangents_in(
     rows: int, d_state: Any, numbers: Any, bends: Any,
 ) -> None:  # fmt: skip
     """The way back of mapped_out, from cotangents of rows, or none, and of log_det."""
-    for i in range(plan.n_mapped):
+    for i in range(plan.n_alone):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
         column = of[COLUMN]
         loc, scale, at = packed.loc[column], packed.scale[column], slots[column] * TILE
@@ -326,6 +322,10 @@ def mapped_cotangents_in(
             row = min(r, rows - 1)
             d = np.float64(d_out[index[row] * dim + column]) if with_out else 0.0
             d_state[at + r] = limit((d * numbers[r] + np.float64(d_log_det[r]) * bends[r]) * scale, d_state)
+    if plan.n_alone < plan.n_mapped:
+        groups_cotangents_in(
+            dim, slots, plan, packed, with_out, d_out, state, d_log_det, index, rows, d_state, numbers, bends
+        )  # fmt: skip
 
 
 @jit
@@ -334,7 +334,7 @@ def mapped_cotangents_out(
     d_in: Any, numbers: Any, bends: Any,
 ) -> None:  # fmt: skip
     """The way back of mapped_in, from cotangents of the state and of log_det; it reads the rows again."""
-    for i in range(plan.n_mapped):
+    for i in range(plan.n_alone):
         of, c = beyond(plan.mapped, i * MAPPED_SIZE), beyond(packed.mapped, i * NUMBERS_SIZE)
         column = of[COLUMN]
         inverse, at = packed.inverse[column], slots[column] * TILE
@@ -349,3 +349,7 @@ def mapped_cotangents_out(
             d_u = np.float64(d_state[at + r]) * inverse
             d = d_u * numbers[r] + np.float64(d_log_det[r]) * bends[r]
             d_in[index[r] * dim + column] = limit(d, d_state)
+    if plan.n_alone < plan.n_mapped:
+        groups_cotangents_out(
+            dim, slots, plan, packed, x, d_state, d_log_det, index, rows, d_in, numbers, bends
+        )  # fmt: skip

@@ -10,13 +10,13 @@ namespace penstock {
 struct MappedColumn {
   int64_t column;
   int32_t map;
-  bool mirrored;              // a half-line below hi
-  double lo, hi;              // infinite where there is no end
-  double scale;               // s of a half-line, hi - lo of an interval, 1 / h of a circle, s W / 2 of a box
-  double least, most;         // of the numbers of the flow's type within
-  double first[2], last[2];   // of those that count as within, in rows of float and of double
-  double middle;              // of a circle and of a box, there m
-  double unit, lower, upper;  // of a box: s, V_lo, V_hi,
+  bool mirrored;                // a half-line below hi
+  double lo, hi;                // infinite where there is no end
+  double scale;                 // s of a half-line, hi - lo of an interval, 1 / h of a circle, s W / 2 of a box
+  double least, most;           // of the numbers of the flow's type within
+  double first[2], last[2];     // of those that count as within, in rows of float and of double
+  double middle;                // of a circle and of a box, there m
+  double unit, lower, upper;    // of a box: s, V_lo, V_hi,
   double lower_gap, upper_gap;  // 1 - |V_lo|, 1 - |V_hi|
 };
 

@@ -351,3 +351,18 @@ def test_a_draw_in_a_box_of_few_numbers_has_the_density_of_the_row_as_stored(bac
     x, density = flow.sample_and_log_prob(3000, rng=1)
     assert len(np.unique(x[:, 0])) < 170
     np.testing.assert_allclose(density, flow.log_prob(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@both_dtypes
+def test_infinity_is_no_angle_however_far_a_row_lies(backend: str, dtype: str) -> None:
+    flow = ps.Flow(
+        ps.StandardNormal(2), [ps.Elementwise(ps.Affine())], support=[ps.periodic(-180, 180), "real"], dtype=dtype,
+        backend=backend, rng=0,
+    )  # fmt: skip
+    huge = float(np.finfo(dtype).max)
+    x = np.array([[10.0, huge], [math.inf, huge], [-math.inf, 1.0], [math.nan, huge], [10.0, 1.0]])
+    density = flow.log_prob(x)
+    assert np.isnan(density).tolist() == [False, True, True, True, False]
+    assert density[0] < -1e30
+    assert math.isfinite(density[4])

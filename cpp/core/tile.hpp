@@ -14,13 +14,13 @@ enum MemberShape : int32_t { member_real, member_half_line, member_interval };
 struct MappedColumn {
   int64_t column;
   int32_t map;
-  bool mirrored;              // a half-line below hi
-  double lo, hi;              // infinite where there is no end
-  double scale;               // s of a half-line, hi - lo of an interval, 1 / h of a circle, s W / 2 of a box
-  double least, most;         // of the numbers of the flow's type within
-  double first[2], last[2];   // of those that count as within, in rows of float and of double
-  double middle;              // of a circle and of a box, there m
-  double unit, lower, upper;  // of a box: s, V_lo, V_hi,
+  bool mirrored;                // a half-line below hi
+  double lo, hi;                // infinite where there is no end
+  double scale;                 // s of a half-line, hi - lo of an interval, 1 / h of a circle, s W / 2 of a box
+  double least, most;           // of the numbers of the flow's type within
+  double first[2], last[2];     // of those that count as within, in rows of float and of double
+  double middle;                // of a circle and of a box, there m
+  double unit, lower, upper;    // of a box: s, V_lo, V_hi,
   double lower_gap, upper_gap;  // 1 - |V_lo|, 1 - |V_hi|
   // of a member of a group: whether it is the first; the column before it, or no_index; its shape; in a simplex, what it has
   // to leave to those behind it

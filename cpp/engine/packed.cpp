@@ -35,8 +35,8 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     if (column.map == map_box) {
       column.middle = buffers[at];
       column.unit = buffers[at + 1];
-      for (const auto &[x, V, gap] : {std::tie(column.lo, column.lower, column.lower_gap),
-                                      std::tie(column.hi, column.upper, column.upper_gap)}) {
+      for (const auto &[x, V, gap] :
+           {std::tie(column.lo, column.lower, column.lower_gap), std::tie(column.hi, column.upper, column.upper_gap)}) {
         const double t = std::clamp((x - column.middle) / column.unit, -0x1p500, 0x1p500);
         const double root = std::sqrt(1 + t * t);
         V = t / root;

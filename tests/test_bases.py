@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import penstock as ps
-from cases import rng
-from helpers import assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci
+from cases import BACKENDS, rng
+from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci
 
 Array = np.ndarray[Any, Any]
 stats = pytest.importorskip("scipy.stats")
@@ -351,3 +351,23 @@ def test_ops_have_bases(backend: str) -> None:
     ones = np.ones(20)
     gradient = ps.ops.log_prob_backward(ps.GaussianMixture(2, 2), z, ones, numbers=numbers, backend=backend)
     assert_same_bits(gradient, flow.log_prob_vjp(z, ones)[0])
+
+
+@pytest.mark.skipif(len(BACKENDS) < 2, reason="one backend is installed; it is held against SciPy above")
+@pytest.mark.parametrize("name", [*BASES, *(f"given {name}" for name in GIVEN)])
+@both_dtypes
+def test_backends_agree_on_bases(name: str, dtype: str) -> None:
+    given = name.startswith("given ")
+    base = GIVEN[name.removeprefix("given ")] if given else BASES[name]
+    options = {"context_dim": 2} if given else {}
+    one, two = (flow_of(base, backend, dtype, **options) for backend in ("cpp", "numba"))
+    assert (one.backend, two.backend) == ("cpp", "numba")
+    x = points(base, 150, dtype) * (0.1 if name == "uniform" else 1)
+    along = rng("along").standard_normal(150)
+    context = rng("context").standard_normal((150, 2)).astype(dtype)
+    for rows, shared in ((context, context[0]), (context[0], context[0])) if given else ((None, None),):
+        assert_close(one.log_prob(x, rows), two.log_prob(x, rows), 64, dtype)
+        assert_close(one.sample(150, shared, rng=1), two.sample(150, shared, rng=1), 64, dtype)
+        for a, b in zip(one.log_prob_vjp(x, along, rows), two.log_prob_vjp(x, along, rows), strict=True):
+            if b is not None and b.size:
+                assert_close(a, b, 64, dtype, scale=np.maximum(np.abs(b), np.abs(b).max()))

@@ -336,8 +336,8 @@ class Checker:
                 for field in ("params", "n_params"):
                     block.within(field, 0, 0)
             if source == NETWORK:
-                if 0 <= block["network"] < len(self.networks):
-                    self.networks[block["network"]].within("n_out", 1, OUTPUT_MAX)
+                number = block.within("network", 0, len(self.networks) - 1)
+                self.networks[number].within("n_out", 1, OUTPUT_MAX)
                 network = self.network(block, "network", BASE, np.zeros(0, np.int64), n_numbers)
                 self.claim(network, network["n_params"])
             else:

@@ -29,7 +29,7 @@ DENSITIES = HERE / "densities"
 RESULTS = HERE / "results"
 sys.path.insert(0, str(DENSITIES))
 
-from tables import PROTOCOL, TABLES, load  # noqa: E402
+from tables import PROTOCOL, TABLES, circles, load  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 
@@ -76,14 +76,12 @@ def fit_all(given: argparse.Namespace) -> None:
     pythons = {family: getattr(given, f"peer_python_{family}", None) for family in FAMILIES} | {
         "penstock": sys.executable
     }
-    work = []
+    commands = []
     for family in given.families:
         if pythons[family] is None:
             print(f"{family}: left out, --peer-python-{family} is not given")
-            continue
-        command = [pythons[family], str(DENSITIES / FAMILIES[family])]
-        names = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
-        work += [(command, name) for name in names if given.models is None or name in given.models]
+        else:
+            commands.append([pythons[family], str(DENSITIES / FAMILIES[family])])
     for table in given.tables:
         parts = dict(zip(("train", "validation", "test"), load(table, given.data), strict=True))
         if not given.test:
@@ -92,7 +90,13 @@ def fit_all(given: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as temporary:
             path = f"{temporary}/parts.npz"
-            np.savez(path, **parts)
+            np.savez(path, circles=circles(table, given.data), **parts)
+            work = [
+                (command, name)
+                for command in commands
+                for name in models_of(command, path, environment)
+                if given.models is None or name in given.models
+            ]
             for seed in range(given.seeds):
                 for command, name in work:
                     output = folder / f"{name}-{seed}.npz"
@@ -105,6 +109,13 @@ def fit_all(given: argparse.Namespace) -> None:
                     with np.load(f"{temporary}/out.npz") as out:
                         about = json.loads(str(out["about"])) | machine(given.threads)
                         np.savez(output, **{**dict(out), "about": json.dumps(about)})
+
+
+def models_of(command: list[str], table: str, environment: dict[str, str]) -> list[str]:
+    """The models of one library that fit a table."""
+    return subprocess.run(
+        [*command, table], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """What the scripts of this folder share: each fits one density of its library to one table with one seed.
 
 A script has ``MODELS``, a function a name, which takes the training and validation rows and a seed, and gives a
-:class:`Fitted`. ``serve`` runs one of them for ``quality.py``. The flows of all peers get the same budget: Adam with rate 1e-3,
-batches of 256 rows, at most 200 epochs, and the epoch is kept that has the best validation likelihood. Some have a
-constant rate and stop after 20 epochs without a better one; the others ("cosine") fall to zero over all 200.
+:class:`Fitted`; a model of angles also takes where the turn of each column begins and ends. ``serve`` runs one of them for
+``quality.py``. The flows of all peers get the same budget: Adam with rate 1e-3, batches of 256 rows, at most 200 epochs, and
+the epoch is kept that has the best validation likelihood. Some have a constant rate and stop after 20 epochs without a
+better one; the others ("cosine") fall to zero over all 200.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ class Fitted:
 
 
 Model = Callable[[Array, Array, int], Fitted]
+CircleModel = Callable[[Array, Array, int, Array], Fitted]  # the last one: circles, (columns, 2), NaN for lines
 
 
 def rates(cosine: bool, n_rows: int) -> Array:
@@ -47,6 +50,18 @@ def rates(cosine: bool, n_rows: int) -> Array:
     progress = np.arange(EPOCHS * steps) / (EPOCHS * steps)
     rate = RATE * 0.5 * (1 + np.cos(np.pi * progress)) if cosine else np.full(len(progress), RATE)
     return rate.reshape(EPOCHS, steps)
+
+
+def angles(rows: Array, circles: Array) -> Array:
+    """Rows whose columns are all on circles as angles in [-pi, pi), the beginning of the turn at -pi."""
+    lo, hi = circles.T
+    turns = (rows - lo) / (hi - lo)
+    return np.pi * (2 * (turns - np.floor(turns)) - 1)
+
+
+def log_slope(circles: Array) -> float:
+    """What a log-density of ``angles`` lacks to be one of the rows."""
+    return float(np.log(2 * np.pi / (circles[:, 1] - circles[:, 0])).sum())
 
 
 def train_by_epochs(
@@ -75,16 +90,28 @@ def train_by_epochs(
     return Fitted(lambda rows: score(kept, rows), best, seconds, curve)
 
 
-def serve(models: dict[str, Model], versions: Callable[[], dict[str, str]]) -> None:
-    """Without arguments list the models; else fit the model TABLE MODEL SEED OUTPUT, and write what came of it.
+def serve(
+    models: dict[str, Model],
+    versions: Callable[[], dict[str, str]],
+    some_circles: dict[str, CircleModel] | None = None,
+    all_circles: dict[str, CircleModel] | None = None,
+) -> None:
+    """With TABLE alone list the models that fit it; with TABLE MODEL SEED OUTPUT fit that one, and write what came of it.
 
-    The table is an .npz file with ``train``, ``validation``, and ``test`` where test rows are to be scored.
+    The table is an .npz file with ``train``, ``validation``, ``circles``, and ``test`` where test rows are to be scored.
+    Models in ``some_circles`` want a table of which a column is an angle, those in ``all_circles`` one that has no other columns.
     """
-    if len(sys.argv) == 1:
+    table, *rest = sys.argv[1:]
+    parts = np.load(table)
+    circles = parts["circles"]
+    given = np.isfinite(circles).all(axis=1)
+    for known, wanted in ((some_circles, given.any()), (all_circles, given.all())):
+        if wanted:
+            models = models | {name: partial(model, circles=circles) for name, model in (known or {}).items()}
+    if not rest:
         print("\n".join(models))
         return
-    table, name, seed, output = sys.argv[1:]
-    parts = np.load(table)
+    name, seed, output = rest
     start = time.perf_counter()
     fitted = models[name](parts["train"], parts["validation"], int(seed))
     total = time.perf_counter() - start

@@ -1,11 +1,12 @@
-"""penstock's flows with the default ``fit``: as the recipes make them, and in the size that the peers have."""
+"""penstock's flows with the default ``fit``: as the recipes make them, in the size that the peers have, and on circles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from fitting import BINS, HIDDEN, LAYERS, Array, Fitted, Model, serve
+import numpy as np
+from fitting import BINS, HIDDEN, LAYERS, Array, CircleModel, Fitted, Model, serve
 
 import penstock as ps
 
@@ -25,6 +26,16 @@ def fit(make: Callable[..., ps.Flow], options: dict[str, Any], **arguments: Any)
     return model
 
 
+def on_circles(make: Callable[..., ps.Flow]) -> CircleModel:
+    """The recipe ``make`` as it is, with the circles of the table as supports."""
+
+    def model(train: Array, validation: Array, seed: int, circles: Array) -> Fitted:
+        support = ["real" if np.isnan(lo) else ps.periodic(float(lo), float(hi)) for lo, hi in circles]
+        return fit(make, {"support": support})(train, validation, seed)
+
+    return model
+
+
 MODELS = {
     "penstock realnvp": fit(ps.realnvp, {}),
     "penstock glow": fit(ps.glow, {}),
@@ -38,5 +49,7 @@ MODELS = {
     "penstock nsf_ar, 5 layers": fit(ps.nsf_ar, {**SIZE, "bins": BINS}),
 }
 
+CIRCLES = {"penstock nsf_circles": on_circles(ps.nsf), "penstock nsf_ar_circles": on_circles(ps.nsf_ar)}
+
 if __name__ == "__main__":
-    serve(MODELS, lambda: {"penstock": ps.__version__})
+    serve(MODELS, lambda: {"penstock": ps.__version__}, some_circles=CIRCLES)

@@ -1,4 +1,7 @@
-"""zuko's flows: as they come, and stronger, with random masks or orders, or LU layers, and a cosine schedule."""
+"""zuko's flows: as they come, and stronger, with random masks or orders, or LU layers, and a cosine schedule.
+
+Its circular flows are for tables of angles alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,22 @@ from typing import Any
 
 import torch
 import zuko
-from fitting import BATCH, BINS, HIDDEN, LAYERS, RATE, Array, Fitted, Model, rates, serve, train_by_epochs
+from fitting import (
+    BATCH,
+    BINS,
+    HIDDEN,
+    LAYERS,
+    RATE,
+    Array,
+    CircleModel,
+    Fitted,
+    Model,
+    angles,
+    log_slope,
+    rates,
+    serve,
+    train_by_epochs,
+)
 from zuko.lazy import Flow, UnconditionalTransform
 from zuko.transforms import LULinearTransform
 
@@ -61,6 +79,23 @@ def fit(make: Callable[[int], Any], cosine: bool = False) -> Model:
     return model
 
 
+def on_circles(make: Callable[[int], Any], cosine: bool = False) -> CircleModel:
+    """The flow of angles in [-pi, pi) that ``make`` gives, as a density of the columns."""
+
+    def model(train: Array, validation: Array, seed: int, circles: Array) -> Fitted:
+        slope = log_slope(circles)
+        fitted = fit(make, cosine)(angles(train, circles), angles(validation, circles), seed)
+        return Fitted(
+            lambda rows: fitted.score(angles(rows, circles)) + slope,
+            fitted.validation + slope,
+            fitted.seconds,
+            [value + slope for value in fitted.curve],
+            fitted.about,
+        )
+
+    return model
+
+
 SIZE = {"transforms": LAYERS, "hidden_features": HIDDEN}
 MODELS: dict[str, Model] = {}
 for name, make, mix in (
@@ -74,5 +109,17 @@ for name, make, mix in (
     MODELS[f"zuko {name}, random, cosine"] = fit(lambda dim, make=make, mix=mix: make(dim, **{mix: True}), cosine=True)
     MODELS[f"zuko {name}, LU, cosine"] = fit(lambda dim, make=make: with_lu(make(dim)), cosine=True)
 
+CIRCLES: dict[str, CircleModel] = {}
+for name, passes in (("NCSF autoregressive", None), ("NCSF coupling", 2)):
+
+    def circular(dim: int, passes: int | None = passes, **mixed: bool) -> Any:
+        return zuko.flows.NCSF(dim, bins=BINS, passes=passes, **SIZE, **mixed)
+
+    CIRCLES[f"zuko {name}"] = on_circles(circular)
+    CIRCLES[f"zuko {name}, cosine"] = on_circles(circular, cosine=True)
+    CIRCLES[f"zuko {name}, random, cosine"] = on_circles(
+        lambda dim, make=circular: make(dim, randperm=True), cosine=True
+    )
+
 if __name__ == "__main__":
-    serve(MODELS, lambda: {name: importlib.metadata.version(name) for name in ("zuko", "torch")})
+    serve(MODELS, lambda: {name: importlib.metadata.version(name) for name in ("zuko", "torch")}, all_circles=CIRCLES)

@@ -96,8 +96,7 @@ def circles(name: str, data: Path) -> Array:
 
 def _parts(name: str, data: Path) -> list[Array]:
     x = TABLES[name](data).astype(np.float64)
-    x = x[np.isfinite(x).all(axis=1)]
-    return split(x)
+    return list(raw(x[np.isfinite(x).all(axis=1)]))
 
 
 def split(x: Array) -> tuple[Array, Array, Array]:

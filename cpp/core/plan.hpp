@@ -11,7 +11,7 @@
 namespace penstock {
 
 inline constexpr int max_options = 8;
-inline constexpr int most_bins = 64;  // of a spline
+inline constexpr int most_bins = 64;         // of a spline
 inline constexpr int most_components = 256;  // of a mixture
 
 // Where theta comes from, as the kernels tell it apart.
@@ -86,13 +86,13 @@ struct BaseBlock {
   int32_t kind;
   bool circle;  // whose numbers are all angles
   int n;
-  const int64_t *dims;  // slots, rising
-  double constant;      // what each row gets of it in log p
-  double lo, hi;        // of a uniform one; of a Student t bounds of its degrees of freedom
-  double least, most;   // draws of a uniform one
-  const double *fixed;  // logarithms of degrees of freedom that nothing learns, or null
-  int components;       // of a mixture; 1 of a normal
-  int64_t n_numbers;    // that are learned
+  const int64_t *dims;   // slots, rising
+  double constant;       // what each row gets of it in log p
+  double lo, hi;         // of a uniform one; of a Student t bounds of its degrees of freedom
+  double least, most;    // draws of a uniform one
+  const double *fixed;   // logarithms of degrees of freedom that nothing learns, or null
+  int components;        // of a mixture; 1 of a normal
+  int64_t n_numbers;     // that are learned
   int64_t params, grad;  // as those of a step, where they are free
   int network;           // number of the step whose theta they are, or -1
 };
@@ -105,8 +105,8 @@ struct PlanView {
   const int64_t *boundary;  // (n_steps + 1, dim): slot of each dimension
   int n_base;
   const BaseBlock *base;
-  int n_normals;     // slots up to the last one that begins as a normal draw
-  int n_all_steps;   // with those of networks of the base behind the others
+  int n_normals;    // slots up to the last one that begins as a normal draw
+  int n_all_steps;  // with those of networks of the base behind the others
 };
 
 }  // namespace penstock

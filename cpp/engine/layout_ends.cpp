@@ -158,9 +158,7 @@ void Plan::map_group(const std::vector<int64_t> &members) {
     column.column = members[j];
     column.opens = j == 0;
     column.before = own.group;
-    column.shape = interval                      ? member_interval
-                   : j == 0 && record.ends == 0 ? member_real
-                                                 : member_half_line;
+    column.shape = interval ? member_interval : j == 0 && record.ends == 0 ? member_real : member_half_line;
     column.least = least[size];
     column.most = most[size];
     column.room = static_cast<double>(n - j) * room;

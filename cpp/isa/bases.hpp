@@ -119,7 +119,7 @@ struct MixtureOf {
 // D(a) and D'(a) for a of at least 1/4; absolute error 1e-15 and 4e-15.
 template <class D>
 PENSTOCK_INLINE void half_step(D a, D &value, D &derivative) {
-  constexpr double b[7] = {-1.0 / 8,         1.0 / 192,           -1.0 / 640, 17.0 / 14336,
+  constexpr double b[7] = {-1.0 / 8,      1.0 / 192,      -1.0 / 640,      17.0 / 14336,
                            -31.0 / 18432, 691.0 / 180224, -5461.0 / 425984};
   const D half = splat<D>(0.5), one = splat<D>(1);
   D above = one, below = one, sum{};
@@ -175,9 +175,8 @@ template <class D, class T>
 void learned_log_density(const BaseBlock &block, const BlockNumbers<T> &numbers, const T *z, int n, int stride,
                          double *log_p) {
   for (int r = 0; r < n; r += lanes<D>) {
-    const auto latent = [&](int64_t d) __attribute__((always_inline)) {
-      return widened<D>(z + block.dims[d] * stride + r);
-    };
+    const auto latent = [&](int64_t d)
+                            __attribute__((always_inline)) { return widened<D>(z + block.dims[d] * stride + r); };
     D sum = load<D>(log_p + r);
     if (block.kind == base_student_t) {
       for (int64_t d = 0; d < block.n; d++) {
@@ -202,16 +201,14 @@ void learned_backward(const BaseBlock &block, const BlockNumbers<T> &numbers, co
                       T *d_z, T *d_numbers) {
   for (int r = 0; r < n; r += lanes<D>) {
     const D along = widened<D>(d_log_p + r);
-    const auto latent = [&](int64_t d) __attribute__((always_inline)) {
-      return widened<D>(z + block.dims[d] * tile_stride + r);
-    };
+    const auto latent = [&](int64_t d)
+                            __attribute__((always_inline)) { return widened<D>(z + block.dims[d] * tile_stride + r); };
     const auto add = [&](int64_t d, D value) __attribute__((always_inline)) {
       T *to = d_z + block.dims[d] * tile_stride + r;
       narrow<T>(to, widened<D>(to) + along * value);
     };
-    const auto put = [&](int64_t i, D value) __attribute__((always_inline)) {
-      narrow<T>(d_numbers + i * tile_stride + r, along * value);
-    };
+    const auto put = [&](int64_t i, D value)
+                         __attribute__((always_inline)) { narrow<T>(d_numbers + i * tile_stride + r, along * value); };
     if (block.kind == base_student_t) {
       for (int64_t d = 0; d < block.n; d++) {
         D x = splat<D>(block.fixed != nullptr ? block.fixed[d] : 0), dz, dx;
@@ -258,9 +255,8 @@ void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &number
   for (int r = 0; r < rows; r += lanes<D>) {
     const Counters<D> counters(draw + r, context_row + r);
     Bits<D> words[4];
-    const auto store_at = [&](int64_t d, D value) __attribute__((always_inline)) {
-      narrow<T>(state + block.dims[d] * stride + r, value);
-    };
+    const auto store_at = [&](int64_t d, D value)
+                              __attribute__((always_inline)) { narrow<T>(state + block.dims[d] * stride + r, value); };
     if (block.kind == base_student_t) {
       int64_t pair = -1;
       for (int64_t d = 0; d < block.n; d++) {

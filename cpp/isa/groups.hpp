@@ -314,13 +314,11 @@ void groups_cotangents_out(const PackedView<T> &packed, const int64_t *slots, in
     D d_end{};
     members_backward<D>(
         packed,
-        [&](const MappedColumn &c, D end) __attribute__((always_inline)) {
-          return moved_within(c, end, gathered<D>(pointers, c.column, r));
-        },
+        [&](const MappedColumn &c, D end)
+            __attribute__((always_inline)) { return moved_within(c, end, gathered<D>(pointers, c.column, r)); },
         [&](const MappedColumn &c, D end) __attribute__((always_inline)) {
           const MemberSlopes<D> s = member_to_line_backward<D>(c, end, gathered<D>(pointers, c.column, r));
-          const D d_u =
-              widened<D>(d_state + slots[c.column] * tile_stride + r) * splat<D>(packed.inverse[c.column]);
+          const D d_u = widened<D>(d_state + slots[c.column] * tile_stride + r) * splat<D>(packed.inverse[c.column]);
           double d[lanes<D>];
           store(d, limit<T>(with_end(c, d_u * s.slope + d_value * s.bend, d_end)));
           for (int j = 0; j < lanes<D> && r + j < pointers.rows; j++) {

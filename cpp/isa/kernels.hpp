@@ -31,8 +31,7 @@ struct Kernels {
   void (*features_out)(const T *tile, int64_t n, int rows, T *out);
   void (*base_draw)(const PlanView &, const PackedView<T> &, uint64_t seed, const uint64_t *context_row,
                     const uint64_t *draw, int stride, Tile<T> &);
-  void (*base_log_density)(const PlanView &, const PackedView<T> &, const Tile<T> &, int stride,
-                           double *log_p);
+  void (*base_log_density)(const PlanView &, const PackedView<T> &, const Tile<T> &, int stride, double *log_p);
   void (*base_backward)(const PlanView &, const PackedView<T> &, const T *d_log_p, const Tile<T> &,
                         const TileGradient<T> &);
 

@@ -371,3 +371,28 @@ def test_backends_agree_on_bases(name: str, dtype: str) -> None:
         for a, b in zip(one.log_prob_vjp(x, along, rows), two.log_prob_vjp(x, along, rows), strict=True):
             if b is not None and b.size:
                 assert_close(a, b, 64, dtype, scale=np.maximum(np.abs(b), np.abs(b).max()))
+
+
+@each_backend
+def test_what_a_walk_leaves_out_has_no_gradient(backend: str) -> None:
+    layer = ps.Coupling(ps.Affine(), ps.MLP((2,), "tanh"))
+    flow = flow_of(ps.Normal(2), backend, "float64", layer, ps.Elementwise(ps.Affine()))
+    source = rng("left out")
+    x, over, along = source.standard_normal((203, 2)), source.standard_normal((203, 2)), source.standard_normal(203)
+    runner = flow._runner()
+    packed = flow._snapshot.pack(runner)
+    whole = runner.vjp(packed, False, x, over, along, None, base=True).params
+    for _ in range(2):
+        found = runner.vjp(packed, False, x, over, along, None, base=False).params
+        assert found is not None
+        assert whole is not None
+        assert (found[-4:] == 0).all()
+        assert (found[:-4] != 0).any()
+
+
+def test_a_target_refuses_a_base_that_learns() -> None:
+    with pytest.raises(ValueError, match="a base that learns nothing"):
+        ps.realnvp(2, base=ps.GaussianMixture(2)).fit_to_target(lambda x: (x[:, 0], x))
+    heavy = ps.realnvp(2, layers=1, hidden=(4,), base=ps.StudentT(2, learned=False), rng=0)
+    heavy.fit_to_target(lambda x: (-0.5 * (x**2).sum(axis=1), -x), epochs=2, rng=0, progress=False)
+    assert heavy.fitted

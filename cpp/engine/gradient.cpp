@@ -154,10 +154,15 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
     scaled.take(context.data(), plan_.context_dim, d_context);
   };
 
+  // What the walk leaves out has gradients of zero.
+  const bool whole = range.first == 0 && range.last == plan_.n_steps && (range.base || !plan_.base_learns);
   const auto run_tile = [&](int64_t slice, int64_t t, T *padded, Gradient of_params) {
     TileSpace<T> space = lend<T>(plan_, keep);
     space.gradient.params = padded;
     space.gradient.of_params = of_params;
+    if (of_params == Gradient::overwrite && !whole) {
+      std::fill_n(padded, plan_.padded_size, T{0});
+    }
     space.gradient.of_context = want_context ? Gradient::accumulate : Gradient::ignore;
     const TileRows rows = tiles[t];
     const auto rows_at = [&](auto *array, int64_t n) { return array != nullptr ? array + rows.first * n : nullptr; };

@@ -65,6 +65,7 @@ class Plan {
   int64_t starts_size = 0;    // numbers of Tile::starts
   bool embeds = false;        // whether a network stands between the context and the conditioners
   int n_context = 0;          // features of the context that conditioners read
+  bool base_learns = false;   // whether the base has parameters
   std::vector<External> externals;
   int64_t external_features = 0;  // numbers of external theta a row, all steps
   double flops = 0;               // a row, one direction

@@ -214,6 +214,7 @@ void Plan::lay_out_numbers(const BaseRecord &record, BaseBlock &block) {
                                                           : block.components * (1 + 2 * n);
   }
   theta_widest = std::max(theta_widest, block.n_numbers);
+  base_learns = base_learns || block.n_numbers > 0;
   flops += 60.0 * static_cast<double>(block.n_numbers);
   if (record.source == source_network) {
     Step step{};

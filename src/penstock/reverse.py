@@ -10,6 +10,7 @@ from typing import Any, Self
 from penstock import _validate
 from penstock._backend import Backend
 from penstock._typing import ArrayLike, Rng
+from penstock.base import blocks
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, LULinear
 from penstock.montecarlo import MonteCarlo
@@ -162,6 +163,11 @@ class ReverseKL(MonteCarlo):
                 raise ValueError(
                     "a target goes with a flow on the whole line for now: give no support, and map such parameters to the line "
                     "in log_density, with the logarithm of the Jacobian"
+                )
+            if any(base.numbers(1) for base, _ in blocks(self._spec.base)):
+                raise ValueError(
+                    f"a target goes with a base that learns nothing for now, and {self._spec.base} does: "
+                    "take a StandardNormal, or a StudentT with learned=False"
                 )
             _validate.function(log_density, name="log_density")
             options = TargetOptions(

@@ -454,6 +454,31 @@ def test_nan_stays_nan_in_its_row(case: Case, backend: str, dtype: str) -> None:
         assert np.isfinite(np.delete(flow.to_data(u)[0], [0, 64], axis=0)).all()
 
 
+@each_backend
+@both_dtypes
+def test_rows_far_out_have_no_density_and_no_nan(backend: str, dtype: str) -> None:
+    big, least = float(np.finfo(dtype).max) / 8, float(np.finfo(dtype).smallest_subnormal)
+    for support, rows in (
+        (ps.ordered([0, 1, 2]), [[-big, 0, 1], [0, 1, big], [-big, 0, big], [big, 2 * big, 3 * big]]),
+        (ps.ordered([0, 1, 2], lo=0), [[1, 2, big], [big, 2 * big, 3 * big]]),
+        (ps.ordered([0, 1, 2], hi=5), [[-big, 0, 1], [-3 * big, -2 * big, -big]]),
+    ):
+        flow = ps.realnvp(3, layers=2, hidden=(8,), support=support, rng=0, dtype=dtype, backend=backend)
+        x = np.array(rows, dtype)
+        assert (flow.log_prob(x) == -math.inf).all()
+        assert not np.isnan(flow.log_prob_and_grad(x)[1]).any()
+        for i in range(len(x)):
+            assert flow.log_prob(x[i]) == -math.inf
+    for support, row in (
+        (ps.ordered([0, 1, 2]), [0, least, 2 * least]),
+        (ps.ordered([0, 1, 2], 0, 1), [least, 2 * least, 3 * least]),
+        (ps.simplex([0, 1, 2]), [least, 1 - float(np.finfo(dtype).eps), least]),
+    ):
+        flow = ps.Flow(ps.StandardNormal(3), [], support=support, dtype=dtype, backend=backend)
+        assert np.isfinite(flow.log_prob(row))
+        assert not np.isnan(flow.log_prob_and_grad(row)[1]).any()
+
+
 # -- gradients ----------------------------------------------------------------------------------
 
 

@@ -479,7 +479,7 @@ def test_a_support_is_one_for_all_a_list_or_a_mapping() -> None:
     [
         ("positve", ValueError, "support must be 'real', 'positive', ps.interval"),
         ("periodic", ValueError, "'periodic' needs its ends"),
-        ("simplex", ValueError, "'simplex' are to come"),
+        ("simplex", ValueError, "simplex is a support of several columns"),
         (["real"], ValueError, "2 of them, got 1"),
         (["real", 3], ValueError, r"support\[1\] must be 'real'"),
         (3, TypeError, "support"),

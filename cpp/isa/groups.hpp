@@ -70,6 +70,17 @@ PENSTOCK_INLINE void member_to_line(const MappedColumn &c, D end, D x, D middle,
   log_slope = select(outside, -infinity, select(inside, log_slope, x + end));
 }
 
+// 1 / x, and a cotangent, kept so far from the largest number that sums of a few stay numbers.
+template <class D>
+PENSTOCK_INLINE D reciprocal(D x) {
+  const D least = splat<D>(0x1p-900);
+  return splat<D>(1) / select(x < least, least, x);
+}
+template <class D>
+PENSTOCK_INLINE D bounded(D d) {
+  return clamp(d, -0x1p1020, 0x1p1020);
+}
+
 // du/dx, du/dE, and the derivatives of log du/dx; zero outside.
 template <class D>
 struct MemberSlopes {
@@ -81,12 +92,12 @@ PENSTOCK_INLINE MemberSlopes<D> member_to_line_backward(const MappedColumn &c, D
   const D low = lower_end(c, end), high = upper_end(c, end), one = splat<D>(1);
   MemberSlopes<D> s{one, D{}, D{}, D{}};
   if (c.shape == member_interval) {
-    const D r = one / normal<D>(x - low), q = one / normal<D>(high - x), p = one / normal<D>(high - low);
+    const D r = reciprocal<D>(x - low), q = reciprocal<D>(high - x), p = reciprocal<D>(high - low);
     s = {r + q, c.mirrored ? -q : -r, q - r, c.mirrored ? p - q : r - p};
   } else if (c.shape == member_half_line) {
     const D scale = splat<D>(c.scale), t = normal<D>((c.mirrored ? high - x : x - low) / scale);
     const D w = -expm1<D>(-t);
-    s.slope = one / (scale * w);
+    s.slope = reciprocal<D>(scale * w);
     s.end_slope = -s.slope;
     s.bend = (c.mirrored ? one - w : w - one) * s.slope;
     s.end_bend = -s.bend;
@@ -125,7 +136,8 @@ PENSTOCK_INLINE MemberSlopes<D> member_from_line_backward(const MappedColumn &c,
   const D one = splat<D>(1), up = sigmoid<D>(u), down = sigmoid<D>(-u);
   if (c.shape == member_interval) {
     const D p = normal<D>(upper_end(c, end) - lower_end(c, end));
-    return {p * (up * down), c.mirrored ? up : down, down - up, (c.mirrored ? one : -one) / p};
+    const D inverse = reciprocal<D>(p);
+    return {p * (up * down), c.mirrored ? up : down, down - up, c.mirrored ? inverse : -inverse};
   }
   if (c.shape == member_half_line) {
     return {splat<D>(c.scale) * (c.mirrored ? down : up), one, c.mirrored ? -up : down, D{}};
@@ -266,11 +278,11 @@ PENSTOCK_INLINE void members_backward(const PackedView<T> &packed, Next &&next, 
 // and of log_det.
 template <class D>
 PENSTOCK_INLINE D with_end(const MappedColumn &c, D d, D d_end) {
-  return c.map == map_simplex ? d - d_end : d + d_end;
+  return c.map == map_simplex ? bounded<D>(d) - d_end : bounded<D>(d) + d_end;
 }
 template <class D>
 PENSTOCK_INLINE D end_before(const MappedColumn &c, D own, D d_end) {
-  return c.opens ? D{} : c.map == map_simplex ? d_end + own : own;
+  return c.opens ? D{} : bounded<D>(c.map == map_simplex ? d_end + bounded<D>(own) : own);
 }
 
 // The way back of groups_out, from cotangents of rows, or none, and of log_det.

@@ -27,7 +27,7 @@ from penstock import plan_table as codes
 from penstock._numba.core.jit import jit
 from penstock._numba.core.lanes import lanes, load, select, splat, store
 from penstock._numba.core.layout import TILE
-from penstock._numba.core.math import absolute, exp, expm1, log, log1p, sigmoid
+from penstock._numba.core.math import absolute, clamp, exp, expm1, log, log1p, sigmoid
 from penstock._numba.core.plan import (
     COLUMN,
     HALF_LINE,
@@ -106,18 +106,30 @@ def member_to_line(of: Any, c: Any, end: Any, x: Any, middle: float) -> Any:
 
 
 @jit
+def reciprocal(x: Any) -> Any:
+    """1 / x, kept so far from the largest number that sums of a few stay numbers."""
+    return 1.0 / select(x < 2.0**-900, 2.0**-900, x)
+
+
+@jit
+def bounded(d: Any) -> Any:
+    """The same of a cotangent."""
+    return clamp(d, -(2.0**1020), 2.0**1020)
+
+
+@jit
 def member_to_line_backward(of: Any, c: Any, end: Any, x: Any) -> Any:
     """du/dx, du/dE, and the derivatives of log du/dx; zero outside."""
     low, high = lower_end(of, c, end), upper_end(of, c, end)
     mirrored, zero = of[MIRRORED] != 0, splat(x, 0.0)
     if of[SHAPE] == INTERVAL:
-        r, q, p = 1.0 / normal(x - low), 1.0 / normal(high - x), 1.0 / normal(high - low)
+        r, q, p = reciprocal(x - low), reciprocal(high - x), reciprocal(high - low)
         slope, bend = r + q, q - r
         end_slope, end_bend = -q if mirrored else -r, p - q if mirrored else r - p
     elif of[SHAPE] == HALF_LINE:
         t = normal((high - x if mirrored else x - low) / c[SCALE])
         w = -expm1(-t)
-        slope = 1.0 / (c[SCALE] * w)
+        slope = reciprocal(c[SCALE] * w)
         bend = (1.0 - w if mirrored else w - 1.0) * slope
         end_slope, end_bend = -slope, -bend
     else:
@@ -152,7 +164,8 @@ def member_from_line_backward(of: Any, c: Any, end: Any, u: Any) -> Any:
     up, down, mirrored, one = sigmoid(u), sigmoid(-u), of[MIRRORED] != 0, splat(u, 1.0)
     if of[SHAPE] == INTERVAL:
         p = normal(upper_end(of, c, end) - lower_end(of, c, end))
-        return p * (up * down), up if mirrored else down, down - up, (one if mirrored else -one) / p
+        inverse = reciprocal(p)
+        return p * (up * down), up if mirrored else down, down - up, inverse if mirrored else -inverse
     zero = splat(u, 0.0)
     if of[SHAPE] == HALF_LINE:
         return c[SCALE] * (down if mirrored else up), one, -up if mirrored else down, zero
@@ -302,7 +315,7 @@ def opening_of(plan: Any, i: int) -> int:
 @jit
 def with_end(of: Any, d: Any, d_end: Any) -> Any:
     """The cotangent of x of a member, from its own and that of E behind it."""
-    return d - d_end if of[MAP] == SIMPLEX else d + d_end
+    return bounded(d) - d_end if of[MAP] == SIMPLEX else bounded(d) + d_end
 
 
 @jit
@@ -310,7 +323,7 @@ def end_before(of: Any, own: Any, d_end: Any) -> Any:
     """That of E before it, from those of the member's image and of log_det."""
     if of[OPENS] != 0:
         return splat(own, 0.0)
-    return d_end + own if of[MAP] == SIMPLEX else own
+    return bounded(d_end + bounded(own) if of[MAP] == SIMPLEX else own)
 
 
 @jit

@@ -188,6 +188,11 @@ def check_inside(
 ) -> None:
     """Raise if a row that counts lies outside the support of a column, or on its ends; on a lattice, if its cell lies outside."""
     for j, own in enumerate(support):
+        if isinstance(own, Group) and lattice is not None and lattice.steps[j]:
+            raise ValueError(
+                f"dequantize goes with columns by themselves, and column {called(j, names)} is part of a group: the noise of one "
+                "would have to stay within what the others leave"
+            )
         if isinstance(own, Group) and j == min(own.chain):
             _check_group(rows, own, names, name)
         if not isinstance(own, Interval):

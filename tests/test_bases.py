@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import penstock as ps
+import reference as file_format
 from cases import BACKENDS, rng
 from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci
 
@@ -396,3 +397,18 @@ def test_a_target_refuses_a_base_that_learns() -> None:
     heavy = ps.realnvp(2, layers=1, hidden=(4,), base=ps.StudentT(2, learned=False), rng=0)
     heavy.fit_to_target(lambda x: (-0.5 * (x**2).sum(axis=1), -x), epochs=2, rng=0, progress=False)
     assert heavy.fitted
+
+
+@pytest.mark.parametrize("name", [*BASES, *(f"given {name}" for name in GIVEN)])
+def test_the_reader_of_the_file_format_reads_bases(name: str, tmp_path: Any) -> None:
+    given = name.startswith("given ")
+    base = GIVEN[name.removeprefix("given ")] if given else BASES[name]
+    support = {0: (0, 1)} if base.dim > 2 else None
+    options: dict[str, Any] = {"context_dim": 2} if given else {}
+    flow = flow_of(base, "auto", "float64", ps.Autoregressive(ps.Affine(), ps.MLP((5,))), support=support, **options)
+    context = rng("a context").standard_normal((40, 2)) if given else None
+    x = flow.sample(40 if context is None else None, context, rng=0)
+    flow.save(tmp_path / "flow.safetensors")
+    names = file_format.reader()
+    found = names["log_prob"](*names["read"](tmp_path / "flow.safetensors"), x, context)
+    np.testing.assert_allclose(found, flow.log_prob(x, context), rtol=1e-9, atol=1e-9)

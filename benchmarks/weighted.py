@@ -78,7 +78,7 @@ def main() -> None:
     decades = math.log10(train.weight.max() / train.weight.min())
     print(f"{given.rows} rows, weights over {decades:.1f} decades, worth {size:.0f} rows of equal weight")
     for name, weight in (("weighted", train.weight), ("unweighted", None)):
-        support = ["real", "real", "real", ps.interval(*INTERVAL, map="logit")]
+        support = ["real", "real", "real", ps.interval(*INTERVAL)]
         flow = getattr(ps, given.recipe)(4, context_dim=1, support=support, rng=given.seed)
         flow.columns = COLUMNS
         start = time.perf_counter()

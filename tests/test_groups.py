@@ -696,7 +696,7 @@ def test_a_file_whose_groups_are_damaged_is_refused() -> None:
         ([first, {**one, "columns": [1, 2]}, two], "does not stand in the places"),
         ([first, {**one, "columns": [1]}, two], "two columns or more"),
         ([first, {**one, "columns": [1, -2]}, two], "from 0 on"),
-        ([first, {**one, "columns": ["a", "b"]}, two], "list of integers"),
+        ([first, {**one, "columns": ["a", "b"]}, two], "list of numbers"),
         ([first, {"type": "ordered"}, two], "lacks columns"),
         ([first, {"type": "simplex", "columns": [2, 1], "lo": 0.0}, two], "lo"),
         ([first, {**one, "lo": 1.0, "hi": 0.0}, two], "below hi"),

@@ -197,7 +197,7 @@ class Uniform:
     Examples
     --------
     >>> import penstock as ps
-    >>> flow = ps.Flow(ps.Uniform(1, 0.0, 2.0), [], rng=0)
+    >>> flow = ps.Flow(ps.Uniform(1, 0.0, 2.0), [], dtype="float64", rng=0)
     >>> flow.log_prob([[0.5], [2.5]]).round(4).tolist()
     [-0.6931, -inf]
     """
@@ -269,7 +269,7 @@ class StudentT:
     Examples
     --------
     >>> import penstock as ps
-    >>> flow = ps.nsf_ar(2, base=ps.StudentT(2, df=3.0), rng=0)
+    >>> flow = ps.nsf_ar(2, base=ps.StudentT(2, df=3.0), dtype="float64", rng=0)
     >>> flow.named_params()["base.0.log_df"].round(4).tolist()
     [1.0986, 1.0986]
     """

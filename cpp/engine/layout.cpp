@@ -36,6 +36,7 @@ Plan::Plan(Table table) : table_(std::move(table)) {
   n_buffers = flow.n_buffers;
   refuse_unless(flow.conditioner_dtype == flow.dtype, "conditioners in ", dtype_names[flow.conditioner_dtype]);
   check_columns();
+  lay_out_base();
   read_ranges();
   embeds = flow.embedding != no_index;
   n_context = embeds ? static_cast<int>(table_.networks[static_cast<size_t>(flow.embedding)].n_out) : context_dim;
@@ -50,7 +51,7 @@ Plan::Plan(Table table) : table_(std::move(table)) {
     evaluation_embedding_.external = -1;
     lay_out_network(network, evaluation_embedding_);
   }
-  lay_out_base();
+  lay_out_base_numbers();
   place_areas();
 }
 

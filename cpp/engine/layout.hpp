@@ -92,6 +92,7 @@ class Plan {
   void map_groups();
   void map_group(const std::vector<int64_t> &members);
   void lay_out_base();
+  void lay_out_base_numbers();
   BaseBlock base_block(const BaseRecord &record);
   void lay_out_numbers(const BaseRecord &record, BaseBlock &block);
   void uniform_block(const BaseRecord &record, int32_t kind, BaseBlock &block);

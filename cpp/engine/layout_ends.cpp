@@ -173,6 +173,15 @@ void Plan::lay_out_base() {
   }
 }
 
+// Networks of the base have their places behind those of the steps and of the embedding.
+void Plan::lay_out_base_numbers() {
+  for (size_t i = 0; i < base_.size(); i++) {
+    if (table_.base[i].kind != base_uniform) {
+      lay_out_numbers(table_.base[i], base_[i]);
+    }
+  }
+}
+
 BaseBlock Plan::base_block(const BaseRecord &record) {
   std::vector<int64_t> &dims =
       base_dims_.emplace_back(table_.ints.begin() + record.dims, table_.ints.begin() + record.dims + record.n_dims);
@@ -190,7 +199,6 @@ BaseBlock Plan::base_block(const BaseRecord &record) {
   block.components = 1;
   if (record.kind != base_uniform) {
     refuse_unless(kind == column_line, "a base other than uniform on dimensions of kind ", column_kind_names[kind]);
-    lay_out_numbers(record, block);
     return block;
   }
   uniform_block(record, kind, block);

@@ -69,17 +69,6 @@ def _integer(value: Any, *, name: str) -> int:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
 
 
-def finite_number(value: Any, *, name: str) -> float:
-    """``value`` as a finite float; True and False are no numbers here."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
-    if isinstance(value, (bool, np.bool_)) or not math.isfinite(number):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return number
-
-
 def positive_number(value: Any, *, name: str, allow_inf: bool = False) -> float:
     """``value`` as a float above zero."""
     try:

@@ -60,8 +60,28 @@ class Base(Protocol):
         ...
 
 
+class _Block:
+    """What most bases have in common: nothing that is learned, fixed or constant."""
+
+    def constants(self, places: Sequence[int]) -> tuple[float, ...]:
+        """What the kernels read: nothing."""
+        return ()
+
+    def fixed(self, places: Sequence[int]) -> Sequence[float]:
+        """Numbers in the place of learned ones: none."""
+        return ()
+
+    def numbers(self, n: int) -> dict[str, tuple[int, ...]]:
+        """What is learned: nothing."""
+        return {}
+
+    def initial(self, places: Sequence[int], rng: np.random.Generator) -> Array:
+        """What it begins with."""
+        return np.zeros(0)
+
+
 @dataclass(frozen=True)
-class StandardNormal:
+class StandardNormal(_Block):
     """The standard normal density in ``dim`` dimensions, ``log p(z) = -|z|^2 / 2 - dim log(2 pi) / 2``.
 
     Parameters
@@ -83,22 +103,6 @@ class StandardNormal:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dim", positive_int(self.dim, name="dim"))
-
-    def constants(self, places: Sequence[int]) -> tuple[float, ...]:
-        """None."""
-        return ()
-
-    def fixed(self, places: Sequence[int]) -> Sequence[float]:
-        """None."""
-        return ()
-
-    def numbers(self, n: int) -> dict[str, tuple[int, ...]]:
-        """Nothing is learned."""
-        return {}
-
-    def initial(self, places: Sequence[int], rng: np.random.Generator) -> Array:
-        """No numbers."""
-        return np.zeros(0)
 
     def cdf(self, z: Array, numbers: Array | None = None, *, upper: bool = False) -> Array:
         """The distribution function of each dimension at ``z``, (rows, dim), in float64; ``upper`` gives 1 minus it, without
@@ -128,7 +132,7 @@ class StandardNormal:
 
 
 @dataclass(frozen=True)
-class Normal:
+class Normal(_Block):
     """Independent normals with learned means and scales, ``z_i = m_i + e^(s_i) n_i``.
 
     Parameters
@@ -155,14 +159,6 @@ class Normal:
         object.__setattr__(self, "dim", positive_int(self.dim, name="dim"))
         _check_conditioner(self.conditioner)
 
-    def constants(self, places: Sequence[int]) -> tuple[float, ...]:
-        """None."""
-        return ()
-
-    def fixed(self, places: Sequence[int]) -> Sequence[float]:
-        """None."""
-        return ()
-
     def numbers(self, n: int) -> dict[str, tuple[int, ...]]:
         """Means and log-scales."""
         return {"mean": (n,), "log_scale": (n,)}
@@ -184,7 +180,7 @@ class Normal:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(_Block):
     """The uniform density on a box, ``log p(z) = -dim log(hi - lo)`` within and -inf outside.
 
     Parameters
@@ -212,25 +208,13 @@ class Uniform:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dim", positive_int(self.dim, name="dim"))
         for end in ("lo", "hi"):
-            object.__setattr__(self, end, _validate.finite_number(getattr(self, end), name=end))
+            object.__setattr__(self, end, _validate.finite(getattr(self, end), name=end))
         if not (self.lo < self.hi and math.isfinite(self.hi - self.lo)):
             raise ValueError(f"lo must be below hi, and both finite, got lo={self.lo:g} and hi={self.hi:g}")
 
     def constants(self, places: Sequence[int]) -> tuple[float, ...]:
         """The ends."""
         return self.lo, self.hi
-
-    def fixed(self, places: Sequence[int]) -> Sequence[float]:
-        """None."""
-        return ()
-
-    def numbers(self, n: int) -> dict[str, tuple[int, ...]]:
-        """Nothing is learned."""
-        return {}
-
-    def initial(self, places: Sequence[int], rng: np.random.Generator) -> Array:
-        """No numbers."""
-        return np.zeros(0)
 
     def cdf(self, z: Array, numbers: Array | None = None, *, upper: bool = False) -> Array:
         """The distribution function of each dimension."""
@@ -245,7 +229,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class StudentT:
+class StudentT(_Block):
     """Independent Student t densities, each with its own degrees of freedom, fixed or learned: for heavy tails.
 
     ``log p(z) = log Gamma((nu + 1) / 2) - log Gamma(nu / 2) - log(pi nu) / 2 - (nu + 1) / 2 log(1 + z^2 / nu)`` a dimension.
@@ -285,11 +269,11 @@ class StudentT:
         object.__setattr__(self, "dim", positive_int(self.dim, name="dim"))
         df = self.df
         if isinstance(df, (list, tuple, np.ndarray)):
-            df = tuple(_validate.finite_number(value, name="df") for value in df)
+            df = tuple(_validate.finite(value, name="df") for value in df)
             if len(df) != self.dim:
                 raise ValueError(f"df must be one number or {self.dim} of them, got {len(df)}")
         else:
-            df = _validate.finite_number(df, name="df")
+            df = _validate.finite(df, name="df")
         for value in df if isinstance(df, tuple) else (df,):
             if not DF_MIN <= value <= DF_MAX:
                 raise ValueError(f"df must lie within {DF_MIN:g} and {DF_MAX:g}, got {value:g}")
@@ -337,7 +321,7 @@ class StudentT:
 
 
 @dataclass(frozen=True)
-class GaussianMixture:
+class GaussianMixture(_Block):
     """A learned mixture of normals with diagonal covariances, for densities in several pieces.
 
     ``log p(z) = log sum_k w_k prod_i N(z_i; m_ki, e^(s_ki))``, with the weights ``w`` a softmax. A flow is continuous and
@@ -376,10 +360,6 @@ class GaussianMixture:
     def constants(self, places: Sequence[int]) -> tuple[float, ...]:
         """How many there are."""
         return (float(self.components),)
-
-    def fixed(self, places: Sequence[int]) -> Sequence[float]:
-        """None."""
-        return ()
 
     def numbers(self, n: int) -> dict[str, tuple[int, ...]]:
         """Weights, as numbers whose softmax they are, means and log-scales."""

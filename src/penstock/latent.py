@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock._typing import Array
-from penstock.base import blocks
+from penstock.base import Uniform, blocks
 from penstock.plan import BASE, Plan
 from penstock.spec import FlowSpec, latent_kinds
 
@@ -28,10 +28,6 @@ def cdf(spec: FlowSpec, plan: Plan, params: Array, z: Array, *, upper: bool = Fa
     found = np.full(z.shape, np.nan)
     for base, slots, numbers in _parts(spec, plan, params):
         found[..., slots] = base.cdf(z[..., slots], numbers, upper=upper)
-    for i, kind in enumerate(latent_kinds(spec)):
-        if kind in ENDS:
-            part = 0.5 * (z[..., i].astype(np.float64) / ENDS[kind])
-            found[..., i] = np.clip(0.5 - part if upper else 0.5 + part, 0.0, 1.0)
     return found
 
 
@@ -40,18 +36,14 @@ def quantile(spec: FlowSpec, plan: Plan, params: Array, u: Array, *, upper: bool
     found = np.full(u.shape, np.nan)
     for base, slots, numbers in _parts(spec, plan, params):
         found[..., slots] = base.quantile(u[..., slots], numbers, upper=upper)
-    for i, kind in enumerate(latent_kinds(spec)):
-        if kind in ENDS:
-            part = (2 * u[..., i] - 1) * ENDS[kind]
-            found[..., i] = -part if upper else part
     return found
 
 
 def _parts(spec: FlowSpec, plan: Plan, params: Array) -> Iterator[tuple[Any, list[int], Array]]:
-    """The blocks of the base on lines, their slots and their numbers."""
-    latent = latent_kinds(spec)
+    """The blocks of the base, their slots and their numbers."""
+    kinds = latent_kinds(spec)
     for number, (base, dims) in enumerate(blocks(spec.base)):
-        places = [i for i, slot in enumerate(dims) if latent[slot] == "line"]
+        places = [i for i, slot in enumerate(dims) if kinds[slot] == "line"]
         if not places:
             continue
         if base.conditioner is not None:
@@ -61,3 +53,7 @@ def _parts(spec: FlowSpec, plan: Plan, params: Array) -> Iterator[tuple[Any, lis
         tensors = plan.tensors_of(BASE - number)
         numbers = params[tensors[0].offset : tensors[-1].stop] if tensors else np.array(base.fixed(places))
         yield base, [dims[i] for i in places], numbers
+    for kind, end in ENDS.items():
+        slots = [slot for slot, own in enumerate(kinds) if own == kind]
+        if slots:
+            yield Uniform(len(slots), -end, end), slots, np.zeros(0)

@@ -16,10 +16,14 @@ SHORT = {
     "photo_z": ["--epochs", "1"],
     "eight_schools": ["--epochs", "2", "--draws", "2000"],
     "neutron_stars": ["--epochs", "1", "--draws", "2000"],
+    "ramachandran": ["--epochs", "1"],
+    "cities": ["--epochs", "1"],
 }
 PICTURES = {
     "eight_schools": "eight-schools.png",
     "neutron_stars": "neutron-stars.png",
+    "ramachandran": "ramachandran.png",
+    "cities": "cities.png",
     "two_moons": "two-moons.png",
     "photo_z": "photo-z.png",
 }

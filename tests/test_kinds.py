@@ -691,6 +691,16 @@ def test_a_fit_learns_on_circles_and_boxes(backend: str) -> None:
     flow.fit(x, epochs=1, progress=False)  # without a word of columns that have moved
 
 
+def test_the_representation_says_on_which_latent_dimensions_the_base_is_uniform() -> None:
+    lines = lambda flow: [line.split(maxsplit=1)[1] for line in repr(flow).splitlines() if line.startswith("  base")]  # noqa: E731
+    assert lines(ps.nsf(2, layers=1, rng=0)) == ["StandardNormal(dim=2)"]
+    # Column 0, the line, becomes latent dimension 2.
+    turned = [ps.Permutation([2, 0, 1]), ps.Elementwise()]
+    flow = ps.Flow(ps.StandardNormal(3), turned, support=["real", (0, 1), ps.periodic(0, 1)], rng=0)
+    assert lines(flow) == ["StandardNormal(dim=3), uniform on latent 0, 1"]
+    assert np.argmax(np.abs(flow.to_latent([[10, 0.5, 0.5]])[0])) == 2
+
+
 def test_a_fit_refuses_rows_outside_a_box_and_wraps_those_of_a_circle() -> None:
     x = np.random.default_rng(0).uniform(0, 1, (300, 2))
     options: dict[str, Any] = {"epochs": 1, "progress": False, "validation": 0}

@@ -10,7 +10,7 @@ from penstock.conditioners import MLP
 from penstock.groups import Group
 from penstock.lattice import Lattice
 from penstock.plan import EMBEDDING, Plan
-from penstock.spec import FlowSpec
+from penstock.spec import FlowSpec, latent_kinds
 from penstock.support import Interval, Real, number_names
 
 SHOWN = 20  # names of columns
@@ -36,7 +36,7 @@ def describe(
         lines.append(f"  support   {_supports(spec, plan, buffers, names[0])}")
     if lattice is not None:
         lines.append(f"  lattice   {lattice.described(names[0])} (column, step)")
-    lines.append(f"  base      {spec.base}")
+    lines.append(f"  base      {_base(spec)}")
     lines += [f"  layer {number:<3} {_layer(spec, plan, number)}" for number in range(len(spec.layers))]
     if spec.embedding is not None:
         lines.append(f"  embedding {_network(spec.embedding, plan, EMBEDDING)}, {_size(plan, EMBEDDING)}")
@@ -74,6 +74,12 @@ def _supports(spec: FlowSpec, plan: Plan, buffers: Array, names: Names) -> str:
             size = f" ({', '.join(given or [str(own.map)])})"
         words.append(f"{names[i] if names else i} {own}{size}")
     return _shown(tuple(words))
+
+
+def _base(spec: FlowSpec) -> str:
+    """The base, and the latent dimensions of circles and boxes, on which it is uniform whatever it is on lines."""
+    others = tuple(str(i) for i, kind in enumerate(latent_kinds(spec)) if kind != "line")
+    return f"{spec.base}, uniform on latent {_shown(others)}" if others else str(spec.base)
 
 
 def _layer(spec: FlowSpec, plan: Plan, number: int) -> str:

@@ -31,7 +31,7 @@ def gaussian(rows: int, key: str, dim: int = 3) -> Array:
 def test_overfitting_is_told_after_the_fit(backend: str) -> None:
     flow = ps.realnvp(4, layers=4, hidden=(64, 64), rng=0, backend=backend)
     x = gaussian(300, "overfit", 4)
-    with pytest.warns(UserWarning, match="the flow overfits: from epoch") as caught:
+    with pytest.warns(ps.OverfitWarning, match="the flow overfits: from epoch") as caught:
         flow.fit(x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, rng=0)
     assert [warning.filename for warning in caught] == [__file__]
     best = flow.history.best_epoch
@@ -39,10 +39,32 @@ def test_overfitting_is_told_after_the_fit(backend: str) -> None:
     assert best is not None
     assert best < 30
     assert flow.history.validation_loss[-1] > flow.history.validation_loss[best - 1] + 0.1
-    # A run that its patience ended has not gone on for nothing.
-    flow.copy().reset(0).fit(
-        x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, schedule="plateau", rng=0
-    )
+    told = str(flow.history)
+    assert f"Epoch {best} was kept" in told
+    assert f"It overfits: from epoch {best} to 60 the training loss fell" in told
+
+
+def test_what_is_learnt_by_heart_is_told_of_runs_that_end_in_time() -> None:
+    def ring(rows: int, key: str) -> Array:
+        angle, radius = rng(key).uniform(0, 2 * np.pi, rows), 1 + 0.03 * rng(key, "r").standard_normal(rows)
+        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+    x = ring(60, "by heart")
+    flow = ps.nsf_ar(2, hidden=(32, 32), rng=0)
+    words = "which is kept, the training loss is .* nats higher. Its density is too narrow"
+    with pytest.warns(ps.OverfitWarning, match=words):
+        flow.fit(x, validation=ring(1000, "by heart, validation"), epochs=40, batch_size=10, rng=0)
+    assert flow.history.best_epoch is not None
+    gap = flow.history.best_loss - flow.history.train_loss[flow.history.best_epoch - 1]
+    assert flow.history.gap == pytest.approx(gap)
+    assert gap > 0.3
+    assert not flow.history.overfits
+    quiet = ps.realnvp(2, layers=2, hidden=(4,), rng=0).fit(gaussian(2000, "by heart, many", 2), epochs=8, rng=0).history
+    assert abs(quiet.gap) < 0.2
+    assert "overfits" not in str(quiet)
+    unvalidated = ps.realnvp(2, layers=2, hidden=(4,), rng=0).fit(x, validation=0, epochs=2, rng=0).history
+    assert np.isnan(unvalidated.gap)
+    assert "nothing was validated" in str(unvalidated)
 
 
 @each_backend

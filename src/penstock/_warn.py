@@ -50,6 +50,10 @@ class TrainingWarning(PenstockWarning):
     """A training run has ended otherwise than one hopes: it overfits, was interrupted, or found nothing better."""
 
 
+class OverfitWarning(TrainingWarning):
+    """A flow knows its training rows by heart: its density is too narrow for others."""
+
+
 class TargetWarning(PenstockWarning):
     """A flow and an unnormalised target do not go together: the target is NaN, or the weights of draws are too uneven."""
 

@@ -465,10 +465,11 @@ class Flow(ReverseKL, Parts):
             fit, when weights make the training or the validation rows worth fewer than 100 of equal weight, and less than half
             of what they are, by their effective size ``(sum w)^2 / sum w^2``.
         TrainingWarning
-            When training was interrupted; when no epoch validated better than the parameters of an earlier fit. When the flow
-            overfits: in the last quarter of the epochs the validation loss lies 0.1 nats or more above the best one, while the
-            training loss has gone on falling. Without validation rows: when there are fewer training rows than a tenth of the
-            free parameters.
+            When training was interrupted; when no epoch validated better than the parameters of an earlier fit. Without
+            validation rows: when there are fewer training rows than a tenth of the free parameters. :class:`OverfitWarning`:
+            when in the last quarter of the epochs the validation loss lies 0.1 nats or more above the best one, while the
+            training loss has gone on falling; and when in the epoch that is kept it lies 0.1 nats a dimension (and what chance
+            explains) above the training loss, so that the density is too narrow for rows that the flow has not seen.
 
         Each is said once for each line that calls ``fit``.
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from penstock import _html
 
+DIVERGED = 0.1  # nats by which a validation loss has risen for good, if training overfits
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -91,6 +93,32 @@ class History:
             return float("nan")
         return self.validation_loss[self.epoch.index(self.best_epoch)] if self.best_epoch else self.start_loss
 
+    @property
+    def gap(self) -> float:
+        """Validation loss less training loss of the epoch that was kept, in nats a row: what the flow has learnt by heart.
+
+        NaN when nothing was validated, or when the starting parameters were kept.
+        """
+        if not self.best_epoch or not self.validation_loss:
+            return float("nan")
+        return self.best_loss - self.train_loss[self.epoch.index(self.best_epoch)]
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the run went on for longer than its best epoch took, to lower training and higher validation losses.
+
+        In all of its last quarter the validation loss is worse by more than 0.1 nats, and the training loss better.
+        """
+        if self.stopped != "completed" or not self.best_epoch or not self.validation_loss:
+            return False
+        best, late = self.epoch.index(self.best_epoch), len(self) // 4
+        return (
+            late > 0
+            and self.best_epoch <= len(self) / 2
+            and min(self.validation_loss[-late:]) - self.validation_loss[best] > DIVERGED
+            and max(self.train_loss[-late:]) < self.train_loss[best]
+        )
+
     def copy(self) -> History:
         """A record of its own."""
         twin = copy(self)
@@ -134,6 +162,41 @@ class History:
         time = f", {self.seconds[-1]:.3g} s" if self.seconds[-1] == self.seconds[-1] else ""  # NaN: read from a file
         return f"History({len(self)} epochs, {self.step[-1]} steps{time}, {losses}, {self.stopped})"
 
+    def __str__(self) -> str:
+        """What happened, in sentences."""
+        if not self.epoch:
+            return repr(self)
+        time = f" in {self.seconds[-1]:.3g} s" if self.seconds[-1] == self.seconds[-1] else ""
+        ended = {"patience": ", until patience ran out", "callback": ", until a callback ended it"}.get(self.stopped, "")
+        ended = ended or {"interrupted": ", until it was interrupted", "failed": ", until it failed"}.get(self.stopped, "")
+        told = [f"{len(self)} epochs, {self.step[-1]} steps{time}{ended}."]
+        if self.best_epoch is None or not self.validation_loss:
+            told.append(f"The training loss ended at {self.train_loss[-1]:.4g}; nothing was validated.")
+        elif self.best_epoch == 0:
+            told.append(f"No epoch validated better than the starting parameters ({self.start_loss:.4g}), which were kept.")
+        else:
+            told.append(
+                f"Epoch {self.best_epoch} was kept: its validation loss is {self.best_loss:.4g}, its training loss "
+                f"{self.best_loss - self.gap:.4g}."
+            )
+        told += [f"It overfits: {self.overfitting()}."] if self.overfits else []
+        return " ".join(told)
+
+    def overfitting(self) -> str:
+        """Say how far training and validation losses have come apart."""
+        assert self.best_epoch
+        best = self.epoch.index(self.best_epoch)
+        train, validation = self.train_loss, self.validation_loss
+        if not self.overfits:
+            return (
+                f"in epoch {self.best_epoch}, which is kept, the training loss is {train[best]:.3g} and the validation loss "
+                f"{validation[best]:.3g}, {self.gap:.2g} nats higher"
+            )
+        return (
+            f"from epoch {self.best_epoch} to {self.epoch[-1]} the training loss fell from {train[best]:.3g} to {train[-1]:.3g}, "
+            f"but the validation loss rose from {validation[best]:.3g} to {validation[-1]:.3g}"
+        )
+
     def _repr_html_(self) -> str:
         """The line of ``repr``, and the first, best and last epoch, for notebooks."""
         line = repr(self).removeprefix("History")
@@ -148,7 +211,9 @@ class History:
         return _html.table("History", line, ("epoch", "training loss", "validation loss", "learning rate", ""), rows)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the losses against the epoch, the epoch that was kept, and the learning rate; needs matplotlib.
+        """Draw the losses against the epoch, the epoch that was kept, what followed if it overfits, and the learning rate.
+
+        Needs matplotlib.
 
         Parameters
         ----------
@@ -184,6 +249,8 @@ class History:
                 where = f"epoch {self.best_epoch}" if self.best_epoch else "the start"
                 kept = f"kept: {self.best_loss:.3f} of {where}"
                 ax.plot([self.best_epoch], [self.best_loss], "o", color="C3", ms=5, zorder=3, label=kept)
+            if self.overfits:
+                ax.axvspan(self.best_epoch or 0, self.epoch[-1], color="C3", alpha=0.08, lw=0, label="overfits")
         # The first epochs fall from far above; without them the part that matters fills the axes.
         finite = sorted(loss for loss in shown if abs(loss) < float("inf"))
         if len(finite) >= 20:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from penstock._typing import Array
-from penstock._warn import DataWarning, TrainingWarning, warn
+from penstock._warn import DataWarning, OverfitWarning, TrainingWarning, warn
 from penstock.columns import Names, called
 from penstock.history import History
 from penstock.plan import Plan
@@ -19,7 +19,7 @@ from penstock.training.supports import Line
 
 HEAVY = 1e4  # mean weights, beyond which a weight is
 ROWS_PER_PARAMETER = 0.1  # fewer training rows a parameter are warned about
-DIVERGED = 0.1  # nats by which a validation loss has risen for good, if training overfits
+GAP = 0.1  # nats a dimension by which the losses of the kept epoch differ, where the density is far too narrow
 FEW = 100  # rows, of equal weight, that others whose weights differ should at least be worth,
 PART = 0.5  # or this part of them: where rows are few, it is not for their weights
 FEW_VALIDATED = 30  # validation rows whose mean tells epochs apart badly
@@ -156,27 +156,14 @@ def warn_of_outcome(validation: Part | None, size: float, history: History) -> N
         return
     if size < min(FEW_VALIDATED, PART * len(validation)):  # which do not tell whether it overfits
         return
-    if history.stopped == "completed" and overfits(history):
-        best = history.epoch.index(history.best_epoch)
-        warn(
-            f"the flow overfits: from epoch {history.best_epoch} to {history.epoch[-1]} the training loss fell from "
-            f"{history.train_loss[best]:.3g} to {history.train_loss[-1]:.3g}, but the validation loss rose from "
-            f"{history.validation_loss[best]:.3g} to {history.validation_loss[-1]:.3g}. The parameters of epoch "
-            f"{history.best_epoch} are kept; fewer epochs, more rows, a smaller network or weight_decay may do better",
-            TrainingWarning,
+    dim = validation.rows.x.shape[1]
+    chance = 3 * np.sqrt(dim / (2 * min(size, len(validation))))  # of a normal distribution: Var[log p] = dim / 2
+    if history.overfits or history.gap > GAP * dim + chance:
+        cure = (
+            "The parameters of that epoch are kept" if history.overfits else "Its density is too narrow for rows it has not seen"
         )
-
-
-def overfits(history: History) -> bool:
-    """Whether a run went on for longer than its best epoch took, to higher validation and lower training losses.
-
-    In all of its last quarter the validation loss is worse by more than ``DIVERGED``, and the training loss better.
-    """
-    assert history.best_epoch is not None
-    best, late = history.epoch.index(history.best_epoch), len(history) // 4
-    return (
-        late > 0
-        and history.best_epoch <= len(history) / 2
-        and min(history.validation_loss[-late:]) - history.validation_loss[best] > DIVERGED
-        and max(history.train_loss[-late:]) < history.train_loss[best]
-    )
+        warn(
+            f"the flow overfits: {history.overfitting()}. {cure}; an ensemble (ps.Ensemble), more rows, weight_decay=0.1 "
+            "or a smaller network help",
+            OverfitWarning,
+        )

@@ -59,7 +59,9 @@ def test_what_is_learnt_by_heart_is_told_of_runs_that_end_in_time() -> None:
     assert flow.history.gap == pytest.approx(gap)
     assert gap > 0.3
     assert not flow.history.overfits
-    quiet = ps.realnvp(2, layers=2, hidden=(4,), rng=0).fit(gaussian(2000, "by heart, many", 2), epochs=8, rng=0).history
+    quiet = (
+        ps.realnvp(2, layers=2, hidden=(4,), rng=0).fit(gaussian(2000, "by heart, many", 2), epochs=8, rng=0).history
+    )
     assert abs(quiet.gap) < 0.2
     assert "overfits" not in str(quiet)
     unvalidated = ps.realnvp(2, layers=2, hidden=(4,), rng=0).fit(x, validation=0, epochs=2, rng=0).history

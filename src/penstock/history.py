@@ -8,6 +8,10 @@ from typing import Any
 
 from penstock import _html
 
+ENDS = {
+    "patience": "patience ran out", "overfits": "it overfitted again", "callback": "a callback ended it",
+    "interrupted": "it was interrupted", "failed": "it failed",
+}  # fmt: skip
 DIVERGED = 0.1  # nats by which a validation loss has risen for good, if training overfits
 
 
@@ -66,8 +70,11 @@ class History:
         Shape of the tail of these weights; they can be relied on up to about 0.7.
     start : str
         Where location and scale came from, and what they are.
+    restarted : int
+        Epochs after which training began again, with weight decay, since it had learnt its rows by heart; 0 if it did not.
     stopped : str
-        Why it ended: "completed", "patience", "callback", "interrupted", "failed", or "" while it runs.
+        Why it ended: "completed", "patience", "overfits" (the second attempt, too, had begun to learn its rows by heart),
+        "callback", "interrupted", "failed", or "" while it runs.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -85,6 +92,7 @@ class History:
     ess: list[float] = field(default_factory=list)
     pareto_k: list[float] = field(default_factory=list)
     start: str = ""
+    restarted: int = 0
 
     @property
     def best_loss(self) -> float:
@@ -111,10 +119,11 @@ class History:
         """
         if self.stopped != "completed" or not self.best_epoch or not self.validation_loss:
             return False
-        best, late = self.epoch.index(self.best_epoch), len(self) // 4
+        best, length = self.epoch.index(self.best_epoch), len(self) - self.restarted
+        late = length // 4
         return (
             late > 0
-            and self.best_epoch <= len(self) / 2
+            and self.best_epoch - self.restarted <= length / 2
             and min(self.validation_loss[-late:]) - self.validation_loss[best] > DIVERGED
             and max(self.train_loss[-late:]) < self.train_loss[best]
         )
@@ -167,17 +176,22 @@ class History:
         if not self.epoch:
             return repr(self)
         time = f" in {self.seconds[-1]:.3g} s" if self.seconds[-1] == self.seconds[-1] else ""
-        ended = {"patience": ", until patience ran out", "callback": ", until a callback ended it"}.get(self.stopped, "")
-        ended = ended or {"interrupted": ", until it was interrupted", "failed": ", until it failed"}.get(self.stopped, "")
+        ended = f", until {ENDS[self.stopped]}" if self.stopped in ENDS else ""
         told = [f"{len(self)} epochs, {self.step[-1]} steps{time}{ended}."]
         if self.best_epoch is None or not self.validation_loss:
             told.append(f"The training loss ended at {self.train_loss[-1]:.4g}; nothing was validated.")
         elif self.best_epoch == 0:
-            told.append(f"No epoch validated better than the starting parameters ({self.start_loss:.4g}), which were kept.")
+            told.append(
+                f"No epoch validated better than the starting parameters ({self.start_loss:.4g}), which were kept."
+            )
         else:
             told.append(
                 f"Epoch {self.best_epoch} was kept: its validation loss is {self.best_loss:.4g}, its training loss "
                 f"{self.best_loss - self.gap:.4g}."
+            )
+        if self.restarted:
+            told.append(
+                f"After {self.restarted} epochs it began again, with weight decay: it had learnt its training rows by heart."
             )
         told += [f"It overfits: {self.overfitting()}."] if self.overfits else []
         return " ".join(told)
@@ -249,6 +263,8 @@ class History:
                 where = f"epoch {self.best_epoch}" if self.best_epoch else "the start"
                 kept = f"kept: {self.best_loss:.3f} of {where}"
                 ax.plot([self.best_epoch], [self.best_loss], "o", color="C3", ms=5, zorder=3, label=kept)
+            if self.restarted:
+                ax.axvline(self.restarted + 0.5, color="0.3", lw=0.9, ls="--", label="begins again, with weight decay")
             if self.overfits:
                 ax.axvspan(self.best_epoch or 0, self.epoch[-1], color="C3", alpha=0.08, lw=0, label="overfits")
         # The first epochs fall from far above; without them the part that matters fills the axes.

@@ -38,7 +38,7 @@ METADATA = {"spec", "history", "provenance"}
 # Left out of the file, so that the same training gives the same bytes.
 TIMES = ("seconds", "rows_per_second")
 # Left out where there is nothing to say: what only ``fit_to_target`` notes.
-TARGETS = ("elbo", "elbo_error", "ess", "pareto_k", "start")
+SOMETIMES = ("elbo", "elbo_error", "ess", "pareto_k", "start", "restarted")  # of a history: left out where empty
 
 
 class FileFormatError(ValueError):
@@ -101,7 +101,7 @@ def to_bytes(contents: Contents) -> bytes:
     metadata = {"spec": _dump(record)}
     if contents.history is not None and len(contents.history):
         noted = asdict(contents.history)
-        kept = {key: value for key, value in noted.items() if key not in TIMES and (value or key not in TARGETS)}
+        kept = {key: value for key, value in noted.items() if key not in TIMES and (value or key not in SOMETIMES)}
         metadata["history"] = _dump(_without_nan(kept))
     origin: dict[str, Any] = {"library": "penstock", "version": version}
     if contents.missing is not None:
@@ -373,6 +373,7 @@ def _missing(container: Container) -> tuple[str, ...] | None:
 
 _HISTORY: dict[str, Callable[[Any], bool]] = {
     "list[int]": lambda value: isinstance(value, list) and all(type(item) is int for item in value),
+    "int": lambda value: type(value) is int and value >= 0,
     "list[float]": lambda value: (
         isinstance(value, list) and all(item is None or type(item) in (int, float) for item in value)
     ),

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -31,7 +31,7 @@ from penstock.training.mean import Mean
 from penstock.training.options import Budget, Options
 from penstock.training.rows import Rows
 from penstock.training.schedule import Patience
-from penstock.training.state import Best, Moment, State
+from penstock.training.state import Attempt, Best, Moment, State
 
 VERSION = 1  # of the record
 HASHED_ROWS = 4096  # rows of each table that tell it from another one,
@@ -255,7 +255,7 @@ def _other_flow(old: FlowSpec, new: FlowSpec) -> list[str]:
 
 def _scalars(state: State) -> dict[str, Any]:
     """The numbers of a state for JSON, which has neither NaN nor infinity: floats are written as Python writes them."""
-    best = state.best and {"loss": repr(state.best.loss), "epoch": state.best.epoch}
+    best, began = state.best and {"loss": repr(state.best.loss), "epoch": state.best.epoch}, state.attempt
     return {
         "epoch": state.epoch,
         "first": state.first,
@@ -270,6 +270,7 @@ def _scalars(state: State) -> dict[str, Any]:
         "best": best,
         "ends": 0 if best else len(state.ends),
         **({"left_out": state.left_out} if state.left_out else {}),
+        **({"attempt": {**asdict(began), "weight_decay": repr(began.weight_decay)}} if began.epoch else {}),
     }
 
 
@@ -279,6 +280,8 @@ def _tensors(moment: Moment) -> dict[str, Array]:
     tensors = {"params": moment.params, "m": moment.m, "v": moment.v}
     if state.mean is not None:
         tensors["mean"] = state.mean.params
+    if moment.start is not None:
+        tensors["start"] = moment.start
     if state.best is None:
         tensors |= {f"end.{number}": params for number, params in enumerate(state.ends)}
     if state.first:
@@ -320,8 +323,10 @@ def _moment(contents: model.Contents, scalars: Mapping[str, Any], plan: Plan, bu
     for name in ("epoch", "first", "step", "closed", "since_best", "since_drop", "ends"):
         need(whole(scalars[name]), f"{name} must be an integer of at least 0")
     epoch, first, closed = scalars["epoch"], scalars["first"], scalars["closed"]
-    steps = budget.steps_per_epoch
-    fits = 1 <= epoch <= budget.epochs and first <= steps and closed in (epoch - 1, epoch)
+    steps, began = budget.steps_per_epoch, scalars.get("attempt", {"epoch": 0, "step": 0, "weight_decay": "0"})
+    need(whole(began["epoch"]) and whole(began["step"]), "attempt must have integers of at least 0")
+    attempt = Attempt(began["epoch"], began["step"], float(began["weight_decay"]))
+    fits = 1 <= epoch - attempt.epoch <= budget.epochs and first <= steps and closed in (epoch - 1, epoch)
     need(fits and (closed < epoch or first == steps), "its position does not lie in the run")
 
     def tensor(name: str, dtype: Any, *shape: int) -> Array:
@@ -344,11 +349,12 @@ def _moment(contents: model.Contents, scalars: Mapping[str, Any], plan: Plan, bu
         epoch, first, scalars["step"], closed, float(scalars["lowest"]), float(scalars["start_loss"]),
         Patience(float(scalars["factor"]), scalars["since_best"], scalars["since_drop"]),
         None if mean is None else Mean(mean, tensor("mean", np.float64, n)), best,
-        tuple(tensor(f"end.{number}", dtype, n) for number in range(scalars["ends"])), left_out,
+        tuple(tensor(f"end.{number}", dtype, n) for number in range(scalars["ends"])), left_out, attempt,
     )  # fmt: skip
     return Moment(
         state, _history(tensor("history", np.float64, 4, closed), contents.history),
         tensor("losses", np.float64, first), tensor("params", dtype, n), tensor("m", dtype, n), tensor("v", dtype, n),
+        tensor("start", dtype, n) if "start" in contents.training else None,
     )  # fmt: skip
 
 

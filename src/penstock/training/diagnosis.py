@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -137,8 +137,13 @@ def warn_of_weights(worth: Mapping[str, tuple[float, int]]) -> None:
     )
 
 
-def warn_of_outcome(validation: Part | None, size: float, history: History) -> None:
-    """Warn of what the losses of a whole run on the validation rows say, which are worth ``size`` rows of equal weight."""
+def warn_of_outcome(
+    validation: Part | None, size: float, history: History, beyond_chance: Callable[[], bool]
+) -> None:  # fmt: skip
+    """Warn of what the losses of a whole run on the validation rows say, which are worth ``size`` rows of equal weight.
+
+    ``beyond_chance()`` looks again whether the flow that is kept is better on training rows than on these.
+    """
     if validation is None or not len(history):
         return
     if history.best_epoch is None:
@@ -156,14 +161,14 @@ def warn_of_outcome(validation: Part | None, size: float, history: History) -> N
         return
     if size < min(FEW_VALIDATED, PART * len(validation)):  # which do not tell whether it overfits
         return
-    dim = validation.rows.x.shape[1]
-    chance = 3 * np.sqrt(dim / (2 * min(size, len(validation))))  # of a normal distribution: Var[log p] = dim / 2
-    if history.overfits or history.gap > GAP * dim + chance:
+    if history.overfits or (history.gap > GAP * validation.rows.x.shape[1] and beyond_chance()):
         cure = (
-            "The parameters of that epoch are kept" if history.overfits else "Its density is too narrow for rows it has not seen"
+            "The parameters of that epoch are kept"
+            if history.overfits
+            else "Its density is too narrow for rows it has not seen"
         )
         warn(
-            f"the flow overfits: {history.overfitting()}. {cure}; an ensemble (ps.Ensemble), more rows, weight_decay=0.1 "
-            "or a smaller network help",
+            f"the flow overfits: {history.overfitting()}. {cure}; an ensemble (ps.Ensemble), more rows, "
+            f"{'more weight_decay' if history.restarted else 'weight_decay=0.1'} or a smaller network help",
             OverfitWarning,
         )

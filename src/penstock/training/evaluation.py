@@ -11,6 +11,7 @@ from penstock.runner import Runner
 from penstock.training.rows import Part, Rows
 
 EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
+COMPARED_ROWS = 2000  # at most, of training and validation
 CHECKED_ROWS = 64  # rows that the last parameters must give finite log-densities
 
 
@@ -28,6 +29,18 @@ def mean_loss(runner: Runner, packed: Any, part: Part) -> float:
             total += float((weight * np.where(weight == 0, 0.0, log_prob)).sum())
             mass += float(weight.sum())
     return -total / mass
+
+
+def differs(runner: Runner, packed: Any, train: Part, validation: Part) -> bool:
+    """Whether training rows have higher log-densities than validation rows, by more than three standard errors."""
+    mean, variance = [], []
+    for part in (train, validation):
+        log_prob = _log_prob(
+            runner, packed, part.index(part.first, part.first + min(len(part), COMPARED_ROWS)), part.rows
+        )
+        mean.append(log_prob.mean())
+        variance.append(log_prob.var() / len(log_prob))
+    return bool(mean[0] - mean[1] > 3 * np.sqrt(sum(variance)))
 
 
 def finite_on(runner: Runner, packed: Any, part: Part) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,19 +21,22 @@ from penstock.training import checks, dequantize, diagnosis, outliers
 from penstock.training.checkpoint import Checkpoint
 from penstock.training.data import Data
 from penstock.training.diagnosis import TrainingError
-from penstock.training.evaluation import finite_on, mean_loss
-from penstock.training.log import Log
+from penstock.training.evaluation import differs, finite_on, mean_loss
+from penstock.training.log import Log, tell
 from penstock.training.mean import running_mean
-from penstock.training.options import Options, frozen_ranges
+from penstock.training.options import DECAY, Options, frozen_ranges
 from penstock.training.progress import Progress
 from penstock.training.scale import MOVED_ROWS, SAMPLE_ROWS, standardisation, start_actnorms, warn_moved
+from penstock.training.schedule import Patience
 from penstock.training.shares import Shares
-from penstock.training.state import Best, Moment, State
+from penstock.training.state import Attempt, Best, Moment, State
 from penstock.training.supports import lines_alone, measured, on_line
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 CALL_SECONDS = 0.1  # how long one call of the engine should last
+PAST, WAIT = 0.75, 0.1  # parts of a run: no attempt is given up later, nor sooner after its best epoch
+RISEN = 0.02  # nats, or by chance half the standard error of a normal distribution
 
 
 UNTOUCHED = -1.0  # the norm of a batch that the engine has not come to
@@ -54,7 +58,8 @@ class Training(Shares):
         self.frozen = frozen_ranges(runner.plan.tensors, options.freeze)
         self.params, self.buffers = snapshot.params.copy(), snapshot.buffers
         self.history = History()
-        self.state = State()
+        self.state = State(attempt=Attempt(weight_decay=options.weight_decay or 0.0))
+        self.start: Array | None = None  # of the parameters, as long as the run may begin again
         # Of the batches of the present epoch, as far as the state says that they are done.
         self.losses = np.zeros(self.budget.steps_per_epoch)
         self.norms = np.full(self.budget.steps_per_epoch, UNTOUCHED)
@@ -65,8 +70,8 @@ class Training(Shares):
 
     @property
     def taken(self) -> int:
-        """Batches done in the whole run."""
-        return (self.state.epoch - 1) * self.budget.steps_per_epoch + self.state.first
+        """Batches done in the present attempt."""
+        return (self.state.epoch - 1 - self.state.attempt.epoch) * self.budget.steps_per_epoch + self.state.first
 
     # --- before the first step ----------------------------------------------------------------------------------
 
@@ -90,6 +95,8 @@ class Training(Shares):
             start_actnorms(self.runner, actnorms, self.params, self.buffers, sample, self.frozen)
         if self.validation is None:
             diagnosis.warn_few_rows(self.runner.plan, self.frozen, self.n_train)
+        elif self.options.decays_later:
+            self.start = self.params.copy()
         self._make_trainer()
 
     def restore(self, moment: Moment, buffers: Array) -> None:
@@ -98,10 +105,12 @@ class Training(Shares):
         diagnosis.warn_of_weights(self.worth)
         if moment.state.left_out or (not self.before.initialised and self.options.standardize is True):
             self.looked = self.leave_out(moment.state.left_out or "first")
+        attempt = moment.state.attempt if moment.state.attempt.epoch else self.state.attempt
+        self.history, self.state, self.start = moment.history, replace(moment.state, attempt=attempt), moment.start
+        self.history.restarted = attempt.epoch
         self._make_trainer()
         self.trainer.resume(moment.m, moment.v, moment.state.step)
         self.losses[: len(moment.losses)] = moment.losses
-        self.history, self.state = moment.history, moment.state
         self._note_best()
 
     def _look(self) -> bool:
@@ -126,7 +135,7 @@ class Training(Shares):
 
     def _make_trainer(self) -> None:
         self.trainer = self.runner.trainer(
-            self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.options.weight_decay,
+            self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.state.attempt.weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
 
@@ -149,7 +158,14 @@ class Training(Shares):
         finally:
             bar.close()
         worth, _ = self.worth.get("validation", (np.inf, 0))
-        diagnosis.warn_of_outcome(self.validation, worth, self.history)
+        diagnosis.warn_of_outcome(self.validation, worth, self.history, self._differs)
+
+    def _differs(self) -> bool:
+        """Whether the kept parameters are better on training than on validation rows, by more than chance explains."""
+        assert self.state.best is not None
+        assert self.validation is not None
+        packed = self.runner.pack(self.state.best.params, self.buffers)
+        return differs(self.runner, packed, self.train_part, self.validation)
 
     def _epochs(self, bar: Progress, log: Log, watch: Watch | None) -> str:
         """All epochs that are left; why they ended."""
@@ -164,11 +180,15 @@ class Training(Shares):
                 rows = (self.state.first - first) * self.budget.batch_size
                 self._close(now - start, rows / max(now - began, 1e-9))
             epoch = self.history.last()
-            bar.epoch(f"epoch {epoch.epoch}/{self.budget.epochs}", self._losses(epoch))
+            attempt = self.state.attempt
+            bar.epoch(f"epoch {epoch.epoch}/{attempt.epoch + self.budget.epochs}", self._losses(epoch))
             log.epoch(self.taken, self.history)
             stopped = self._report(epoch, watch)
             if stopped:
                 return stopped
+            if self.state.attempt != attempt:
+                bar.extend(epoch.epoch * self.budget.steps_per_epoch * self.budget.batch_size)
+                log = Log(self.runner, self.budget, 0)
 
     def _start(self) -> None:
         """The parameters that an earlier fit has left take part in the choice of the best."""
@@ -226,7 +246,7 @@ class Training(Shares):
                 self.on_line(self.rows), self.batch_rows(state.epoch, first + done), self.buffers, self.weight_scale, rates[done],
                 self.names,
             )  # fmt: skip
-            where = f"step {self.state.step + 1} (epoch {state.epoch})"
+            where = f"step {state.attempt.step + self.state.step + 1} (epoch {state.epoch})"
             raise TrainingError(f"{what} at {where}; likely cause: {cause}. The flow is as it was before")
         return done
 
@@ -253,7 +273,8 @@ class Training(Shares):
         best = self._better(loss, candidate, state.epoch)
         rate = float(schedule.rates(self.taken - 1, 1, state.patience.factor)[0])
         self.history.add(
-            Epoch(state.epoch, state.step, train_loss, loss, rate), seconds=seconds, rows_per_second=rows_per_second,
+            Epoch(state.epoch, state.attempt.step + state.step, train_loss, loss, rate), seconds=seconds,
+            rows_per_second=rows_per_second,
             validated=self.validation is not None,
         )  # fmt: skip
         self.state = replace(
@@ -277,12 +298,46 @@ class Training(Shares):
         patience, exhausted = self.budget.schedule.observe(state.patience, improved)
         if exhausted:
             return "patience"
-        if state.epoch == self.budget.epochs:
+        if state.epoch - state.attempt.epoch == self.budget.epochs:
             return "completed"
         self.norms.fill(UNTOUCHED)
         lowest = epoch.validation_loss if improved else state.lowest
         self.state = replace(state, epoch=state.epoch + 1, first=0, lowest=lowest, patience=patience)
+        if self.options.decays_later and self.validation is not None and self._memorises():
+            if self.start is None:
+                return "overfits"
+            self._begin_again()
         return ""
+
+    def _memorises(self) -> bool:
+        """Whether the attempt is past its best, while so much of it is left that what ends it now saves time.
+
+        Its best epoch lies some epochs back, and since then the validation loss has risen and the training loss fallen.
+        """
+        told, epochs, back = self.history, self.budget.epochs, self.state.patience.since_best
+        done = len(told) - self.state.attempt.epoch
+        if done > PAST * epochs or not max(3, WAIT * epochs) <= back < done:
+            return False
+        assert self.validation is not None
+        risen = max(RISEN, 0.5 * math.sqrt(self.rows.x.shape[1] / (2 * len(self.validation))))
+        return (
+            told.validation_loss[-1] - self.state.lowest > risen
+            and told.validation_loss[-1] - told.train_loss[-1] > 2 * risen
+            and told.train_loss[-1] < told.train_loss[-1 - back]
+        )
+
+    def _begin_again(self) -> None:
+        """Train once more from the start, with weight decay. The best so far remains the one to beat."""
+        state, start = self.state, self.start
+        assert start is not None
+        tell(
+            "the validation loss has risen since epoch %d, while the training loss fell: begins again, with weight_decay=%g",
+            self.history.best_epoch, DECAY,
+        )  # fmt: skip
+        attempt = Attempt(len(self.history), state.attempt.step + state.step, DECAY)
+        self.state = replace(state, attempt=attempt, step=0, lowest=np.inf, patience=Patience(), mean=None)
+        self.history.restarted, self.params, self.start = attempt.epoch, start, None
+        self._make_trainer()
 
     def _better(self, loss: float, params: Array, epoch: int) -> Best | None:
         """The best parameters, these ones included."""
@@ -361,7 +416,7 @@ class Training(Shares):
             outcome = self.snapshot(present)
         state = self.state
         m, v = self.trainer.moments()
-        moment = Moment(state, self.history, self.losses[: state.first], present, m, v)
+        moment = Moment(state, self.history, self.losses[: state.first], present, m, v, self.start)
         outcome = outcome or self.outcome() or self.snapshot(self.before.params)
         self.checkpoint.write(outcome, moment)
 

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from penstock.plan import Tensor
 
 
-STEPS = 16000  # the budget when epochs is not given,
-EPOCHS = 200  # and the most epochs it may become: more than that overfits a small table
+STEPS = 40000  # the budget when epochs is not given,
+EPOCHS = 100  # and the most epochs it may become: more than that overfits a small table
+ROWS_PER_BATCH = 500  # a batch holds about one row in so many, within
+BATCHES = (64, 4096)
+DECAY = 0.1  # the weight decay of a second attempt, where the first has learnt its rows by heart
 PATIENCE = 20
 ESTIMATORS = ("path", "reparameterised")
 
@@ -48,7 +51,7 @@ class Options:
     learning_rate: float
     schedule: str | None
     warmup: float | None
-    weight_decay: float
+    weight_decay: float | None
     clip_norm: float | None
     patience: int | None
     standardize: bool | str
@@ -65,7 +68,8 @@ class Options:
         self._set("learning_rate", _validate.positive_number(self.learning_rate, name="learning_rate"))
         if self.warmup is not None:
             self._set("warmup", _validate.count_or_fraction(self.warmup, name="warmup"))
-        self._set("weight_decay", _validate.non_negative_number(self.weight_decay, name="weight_decay"))
+        if self.weight_decay is not None:
+            self._set("weight_decay", _validate.non_negative_number(self.weight_decay, name="weight_decay"))
         clip_norm = math.inf if self.clip_norm is None else self.clip_norm
         self._set("clip_norm", _validate.positive_number(clip_norm, name="clip_norm", allow_inf=True))
         if self.schedule in FALLING and self.patience is not None:
@@ -76,6 +80,11 @@ class Options:
         if self.standardize is not True and self.standardize is not False and self.standardize != "robust":
             raise ValueError(f'standardize must be True, False or "robust", got {self.standardize!r}')
         self._set("freeze", _validate.names(self.freeze, name="freeze"))
+
+    @property
+    def decays_later(self) -> bool:
+        """Whether a run that learns its rows by heart begins again, with weight decay."""
+        return self.weight_decay is None and self.schedule in FALLING
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -115,8 +124,12 @@ class TargetOptions:
 
 
 def default_batch_size(n_train: int) -> int:
-    """The power of two nearest to a hundredth of the rows, within 256 and 4096."""
-    return 1 << min(max(round(math.log2(n_train / 100)), 8), 12)
+    """The power of two nearest to a five-hundredth of the rows, within 64 and 4096.
+
+    Small batches learn more from as many rows: four times as many steps of 64 rows beat those of 256 (``benchmarks/NOTES.md``).
+    """
+    least, most = BATCHES
+    return min(max(1 << max(round(math.log2(n_train / ROWS_PER_BATCH)), 0), least), most)
 
 
 def frozen_ranges(tensors: Sequence[Tensor], freeze: Sequence[str]) -> Array | None:

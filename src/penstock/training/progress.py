@@ -41,6 +41,11 @@ class Progress:
         if self._bar is not None:
             self._draw(lambda: self._bar.update(rows))
 
+    def extend(self, rows: int) -> None:
+        """Let the bar end so many rows later."""
+        if self._bar is not None:
+            self._bar.total += rows
+
     def epoch(self, title: str, losses: str) -> None:
         """Show the number of the epoch and its losses at the next update."""
         if self._bar is not None:

@@ -22,6 +22,22 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """Where the present attempt of a run began: a run that has learnt its rows by heart begins again.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs and optimiser steps before it.
+    weight_decay : float
+    """
+
+    epoch: int = 0
+    step: int = 0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
 class State:
     """Where a run stands. It is replaced as a whole, so that whatever is raised, and when, leaves one that is consistent.
 
@@ -47,6 +63,8 @@ class State:
     left_out : {"", "first", "later"}
         Whether rows are left out that lie absurdly far out: as a first fit does from the start, or a later one once it meets
         them.
+    attempt : Attempt
+        ``epoch`` counts on from one to the next, ``step``, which is Adam's, does not.
     """
 
     epoch: int = 1
@@ -60,6 +78,7 @@ class State:
     best: Best | None = None
     ends: tuple[Array, ...] = ()
     left_out: str = ""
+    attempt: Attempt = Attempt()
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,8 @@ class Moment:
         Mean losses of the batches of the present epoch.
     params, m, v : arrays of shape (n_params,)
         The present parameters, and Adam's moments.
+    start : array of shape (n_params,), optional
+        Where the first attempt began, as long as a second one may begin there.
     """
 
     state: State
@@ -83,3 +104,4 @@ class Moment:
     params: Array
     m: Array
     v: Array
+    start: Array | None = None

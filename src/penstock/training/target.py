@@ -235,7 +235,9 @@ class TargetTraining:
         if norm > (clip := self.options.fit.clip_norm or math.inf):
             grad *= clip / norm
         params, m, v = self.params.copy(), self.m.copy(), self.v.copy()
-        self.runner.adam(params, grad, m, v, self.taken + 1, rate, BETAS, EPSILON, self.options.fit.weight_decay, True)
+        self.runner.adam(
+            params, grad, m, v, self.taken + 1, rate, BETAS, EPSILON, self.options.fit.weight_decay or 0.0, True
+        )
         if self.frozen is not None:
             for first, count in self.frozen:
                 params[first : first + count] = self.params[first : first + count]

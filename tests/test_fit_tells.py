@@ -32,7 +32,7 @@ def test_overfitting_is_told_after_the_fit(backend: str) -> None:
     flow = ps.realnvp(4, layers=4, hidden=(64, 64), rng=0, backend=backend)
     x = gaussian(300, "overfit", 4)
     with pytest.warns(ps.OverfitWarning, match="the flow overfits: from epoch") as caught:
-        flow.fit(x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, rng=0)
+        flow.fit(x, validation=gaussian(1000, "overfit validation", 4), epochs=60, batch_size=60, weight_decay=0, rng=0)
     assert [warning.filename for warning in caught] == [__file__]
     best = flow.history.best_epoch
     assert f"from epoch {best} to 60" in str(caught[0].message)
@@ -44,6 +44,35 @@ def test_overfitting_is_told_after_the_fit(backend: str) -> None:
     assert f"It overfits: from epoch {best} to 60 the training loss fell" in told
 
 
+@each_backend
+def test_a_run_that_learns_its_rows_by_heart_begins_again_with_weight_decay(backend: str) -> None:
+    x, held_out = gaussian(300, "overfit", 4), gaussian(1000, "overfit validation", 4)
+
+    def run(**arguments: Any) -> ps.History:
+        flow = ps.realnvp(4, layers=4, hidden=(64, 64), rng=0, backend=backend)
+        return flow.fit(x, validation=held_out, epochs=60, batch_size=60, rng=0, **arguments).history
+
+    history = run()
+    first, second = history.restarted, slice(history.restarted, None)
+    assert 6 <= first < 45
+    assert history.epoch == list(range(1, len(history) + 1))
+    assert history.step == [5 * epoch for epoch in history.epoch]
+    # The first attempt is that of a run without decay, the second one that of a run with it, until it is past its best.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.OverfitWarning)
+        plain, decayed = run(weight_decay=0), run(weight_decay=0.1)
+    assert plain.restarted == decayed.restarted == 0
+    assert history.train_loss[:first] == plain.train_loss[:first]
+    assert history.validation_loss[:first] == plain.validation_loss[:first]
+    assert history.learning_rate[second] == decayed.learning_rate[: len(history) - first]
+    assert history.validation_loss[second] != plain.validation_loss[: len(history) - first]
+    assert history.stopped == "overfits"
+    assert len(history) < first + 60
+    # The better of both is kept, and the words say so.
+    assert history.best_loss == min(history.validation_loss)
+    assert f"After {first} epochs it began again, with weight decay" in str(history)
+
+
 def test_what_is_learnt_by_heart_is_told_of_runs_that_end_in_time() -> None:
     def ring(rows: int, key: str) -> Array:
         angle, radius = rng(key).uniform(0, 2 * np.pi, rows), 1 + 0.03 * rng(key, "r").standard_normal(rows)
@@ -53,7 +82,7 @@ def test_what_is_learnt_by_heart_is_told_of_runs_that_end_in_time() -> None:
     flow = ps.nsf_ar(2, hidden=(32, 32), rng=0)
     words = "which is kept, the training loss is .* nats higher. Its density is too narrow"
     with pytest.warns(ps.OverfitWarning, match=words):
-        flow.fit(x, validation=ring(1000, "by heart, validation"), epochs=40, batch_size=10, rng=0)
+        flow.fit(x, validation=ring(1000, "by heart, validation"), epochs=40, batch_size=10, weight_decay=0, rng=0)
     assert flow.history.best_epoch is not None
     gap = flow.history.best_loss - flow.history.train_loss[flow.history.best_epoch - 1]
     assert flow.history.gap == pytest.approx(gap)

@@ -102,6 +102,14 @@ def test_fit_knows_supports_of_columns_and_of_the_context(tmp_path: Path, capsys
     told = capsys.readouterr().out
     assert re.search("support .*z periodic over .*w above -0.001", told)
     assert re.search("given in .*hour periodic over .*load positive .*part within", told)
+    draws = ("sample", tmp_path / "p", "-n", "3", "-o", tmp_path / "s.csv")
+    assert run(*draws, "--context", "25,1,0.5") == 0
+    assert run(*draws, "--context", "1,-2,0.5") == 1
+    contexts = write(tmp_path / "c.csv", np.array([[1, 1, 0.5], [1, 1, 1.5]]), names[4:])
+    assert run(*draws, "--context", contexts) == 1
+    told = capsys.readouterr().err
+    for message in ("row 0, column 'load', which is positive, holds -2.0", "row 1, column 'part', .* holds 1.5"):
+        assert re.search(f"--context must lie within .*{message}", told)
 
 
 WRONG_SUPPORTS = [

@@ -15,7 +15,7 @@ import importlib.util
 import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,8 @@ def given_as(flow: Any, other: ps.Flow) -> Any:
 def _given(flow: ps.Flow) -> Any:
     if not flow.context_dim:
         return flow
-    return Given(flow, rng("context", flow.context_dim).standard_normal(flow.context_dim).astype(np.float32))
+    u = rng("context", flow.context_dim).standard_normal(flow.context_dim)
+    return Given(flow, _within(flow.spec.context_support, iter([1.0, 1.0] * flow.context_dim), u).astype(np.float32))
 
 
 def _flow(dim: int, *layers: Any, **context: Any) -> Callable[..., ps.Flow]:
@@ -137,6 +138,15 @@ RESIDUAL = ps.MLP((8, 8, 8), "silu", residual=True)
 # Widths that are no multiple of a register block or a vector.
 ODD = ps.MLP((71, 33), "relu")
 
+GIVEN = "a context's logarithms, angles of some turns, cosines and sines, times what the networks make of them"
+CONTEXTS: Any = [
+    ps.periodic(-180, 180),
+    "positive",
+    "real",
+    ps.interval(10, 11),
+    ps.interval(-1, 3, map="logit"),
+    (None, 2.5),
+]
 TABLE = (
     Case("affine", "transform", _flow(3, ps.Elementwise(AFFINE)), 32, ONE, AFFINE),
     Case("affine_tight", "options", None, 32, ONE, ps.Affine(scale_bound=0.7)),
@@ -264,6 +274,14 @@ TABLE = (
          _recipe("realnvp", 3, 4, (16, 16), "tanh", context_dim=2, base_context=(5,), embedding=ps.MLP((11,), "tanh"),
                  mixing="random"),
          512, CHAIN, gain=0.5, conditional=True),
+    Case("contexts", "layer",
+         _flow(3, ps.Coupling(SPLINE, ps.MLP((9, 8), "silu")), ps.Elementwise(AFFINE, ps.MLP((6,), "tanh")),
+               ps.Autoregressive(AFFINE, ps.MLP((12,), "tanh"), "random"), context_dim=6, context_support=CONTEXTS), 2048, GIVEN,
+         gain=0.3, conditional=True, **BENT),
+    Case("realnvp_contexts", "recipe",
+         _recipe("realnvp", 2, 2, (16,), "tanh", context_dim=6, base_context=(5,), embedding=ps.MLP((11,), "gelu"),
+                 embedding_dim=4, mixing="random", context_support=CONTEXTS), 512, GIVEN, gain=0.5, conditional=True,
+         kinks=True),
     Case("nice", "recipe", _recipe("nice", 4, 4, (16, 16), "tanh"), 128, CHAIN),
     Case("realnvp", "recipe", _recipe("realnvp", 5, 6, (16, 16), "silu"), 1024, CHAIN, gain=0.3, identity=False),
     Case("glow", "recipe", _recipe("glow", 5, 3, (16,), "silu"), 1024, CHAIN, gain=0.3, identity=False),
@@ -429,13 +447,18 @@ def randomise(flow: ps.Flow, gain: float, *key: Any, initialised: bool = True) -
         buffers += [source.normal(0, 3, n), np.exp(source.normal(0, 0.5, n))]
     for array in buffers[:2]:
         array[mapped] = 0.3 * array[mapped]  # where bijections bend
+    given = [i for i, own in enumerate(flow.spec.context_support) if own.kind != "line"]
+    for array in buffers[2:4] if flow.spec.context_support else ():
+        array *= 0.3
+    if given:
+        buffers[2][given], buffers[3][given] = 0.0, 1.0
     for own in dict.fromkeys(own for own in flow.spec.support if own.name in ("ordered", "simplex")):
         for behind, j in enumerate(reversed(own.chain)):  # a fair part each of what is left, where something is
             buffers[0][j] -= math.log(1 + behind)
             buffers[1][j] *= 1.0 if len(own.chain) < 10 else 0.3
     if shut:
         buffers[0][shut], buffers[1][shut] = 0.0, 1.0
-    for j, own in enumerate(flow.spec.support):
+    for j, own in enumerate([*flow.spec.support, *flow.spec.context_support]):
         if own.name in ("ordered", "simplex"):
             buffers.append(np.exp(source.normal(0, 0.5, n_numbers(own, j))))
         elif getattr(own, "map", "") == "positive":
@@ -488,11 +511,20 @@ def support_scale(flow: Any) -> Array:
 
 def from_line(flow: Any, u: Array) -> Array:
     """Columns on the line as columns of the data, for points of tests alone."""
-    x, scales = np.array(u, np.float64), iter(support_scale(flow).tolist())
-    for j, own in enumerate(flow.spec.support):
-        if own.name == "interval":
+    return _within(flow.spec.support, iter(support_scale(flow).tolist()), u)
+
+
+def _within(support: Any, scales: Iterator[float], u: Array) -> Array:
+    """Any numbers as ones within supports, those of lines by their bijections."""
+    x = np.array(u, np.float64)
+    for j, own in enumerate(support):
+        if own.name == "periodic":
+            x[..., j] = own.lo + (own.hi - own.lo) * u[..., j]
+        elif own.name == "interval":
             lo, hi = own.ends
-            if own.map == "logit":
+            if own.map == "box":
+                next(scales), next(scales)
+            if own.map in ("box", "logit"):
                 x[..., j] = lo + (hi - lo) / (1 + np.exp(-u[..., j]))
             else:
                 s = next(scales)
@@ -529,5 +561,7 @@ def points(case: Case, rows: int, flow: ps.Flow, *key: Any) -> Array:
 def contexts(case: Case, rows: int, flow: Any, *key: Any) -> Array:
     """Rows of context, where the flow's standardisation puts the bulk of them."""
     loc, scale = context_scale(flow)
-    u = rng("contexts", case.name, *key).standard_normal((rows, flow.context_dim))
-    return (loc + scale * u).astype(np.float32).astype(flow.dtype)
+    u = loc + scale * rng("contexts", case.name, *key).standard_normal((rows, flow.context_dim))
+    support = bare(flow).spec.context_support
+    numbers = support_scale(flow)[sum(n_numbers(own, j) for j, own in enumerate(bare(flow).spec.support)) :]
+    return _within(support, iter(numbers.tolist()), u).astype(np.float32).astype(flow.dtype)

@@ -35,6 +35,7 @@ class Maker:
     ) -> None:
         self.table = Table()
         self.dim, self.context_dim, self.dtype = dim, context_dim, plan_table.DTYPES.index(dtype)
+        self.n_features = context_dim  # of the columns of the context
         self.n_context = context_dim if n_context is None else n_context  # what networks read of the context
         self.n_params = self.n_buffers = 0
         self.flags = 0  # of all parameters claimed from now on
@@ -104,7 +105,7 @@ class Maker:
     ) -> int:
         """A network; ``linears`` need no more than widths ``n_out`` and what is unlike a plain chain of relu layers."""
         table, start, first = self.table, self.n_params, len(self.table.linears)
-        n_context = fields.pop("n_context", self.context_dim if role == "embedding" else self.n_context)
+        n_context = fields.pop("n_context", self.n_features if role == "embedding" else self.n_context)
         widths = {INPUT: n_context + n_read, CONTEXT: n_context}
         lists = [table.put(layer) for layer in degrees] or [NONE] * (len(linears) + 1)
         places = {INPUT: lists[0], **dict(enumerate(lists[1:]))}
@@ -464,6 +465,20 @@ def supported(dtype: str = "float64") -> Table:
     return maker.finish()
 
 
+def conditioned(dtype: str = "float64") -> Table:
+    """A context of a half-line, a circle, a line, a box and an interval on the line, through an embedding."""
+    maker = Maker(2, 5, dtype, n_context=3)
+    maps = plan_table.COLUMN_MAPS.index
+    at = maker.table.put_reals((0.5,))
+    maker.column(2, map=maps("positive"), ends=UPPER, hi=at, buffers=maker.buffers(1), n_buffers=1)
+    maker.ends(3, -1.0, 1.0, kind=1, map=maps("wrap"), features=1)
+    maker.ends(5, -1.0, 1.0, kind=2, map=maps("box"), closed=LOWER, buffers=maker.buffers(2), n_buffers=2)
+    maker.ends(6, 1.0, 1.0 + 2.0**-52, map=maps("logit"))
+    maker.n_features += 1  # the sine
+    maker.coupling()
+    return maker.finish(embedding=[{"n_out": 4}, {"n_out": 3}])
+
+
 def _unscaled() -> Table:
     maker = Maker(2)
     maker.column(1, loc=NONE, scale=NONE)
@@ -560,6 +575,9 @@ PRESENT: dict[str, Callable[[], Table]] = {
     "groups": grouped,
     "groups in float32": lambda: grouped("float32"),
     "a group that fills its interval": lambda: _narrow_group("float32", 1.0 + 2.0**-21),
+    "kinds of the context": conditioned,
+    "kinds of the context in float32": lambda: conditioned("float32"),
+    "circle of the context": lambda: _column(1, between=ENDS, kind=KIND("circle"), map=MAP("wrap"), features=1),
     "kinds": kinded,
     "kinds in float32": lambda: kinded("float32"),
     "several transforms": _two_parts,
@@ -632,16 +650,8 @@ FUTURE: dict[str, tuple[Callable[[], Table], str]] = {
     ),
     "autoregressive on a subset": (_autoregressive_on_a_subset, "an autoregressive layer on some of the dimensions"),
     "degrees in any order": (lambda: _autoregressive((1, 0, 1)), "degrees that do not rise"),
-    "circle of the context": (
-        lambda: _column(1, between=ENDS, kind=KIND("circle"), map=MAP("wrap"), features=1),
-        "columns of kind circle",
-    ),
-    "box of the context": (
-        lambda: _column(1, between=ENDS, kind=KIND("box"), map=MAP("box"), own=2),
-        "columns of kind box",
-    ),
-    "logit of the context": (lambda: _column(1, between=ENDS, map=MAP("logit")), "columns with map logit"),
     "ends": (lambda: _column(0, between=ENDS, closed=UPPER), "columns with ends"),
+    "ends of the context": (lambda: _column(1, between=ENDS), "columns with ends"),
     "closed ends": (lambda: _column(0, between=ENDS, closed=UPPER, map=MAP("logit")), "columns with closed ends"),
     "no number between ends": (
         lambda: _column(0, between=(1.0, 1.0 + 2.0**-52), map=MAP("logit")),

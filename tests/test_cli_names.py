@@ -83,6 +83,60 @@ def test_fit_knows_positive_columns_by_name(tmp_path: Path, capsys: pytest.Captu
         assert re.search(message, capsys.readouterr().err)
 
 
+SAID = ("--interval", "w", "-1e-3", "none", "--periodic", "z", "-180", "180", "--simplex", "0,size")
+GIVEN = ("--context-positive", "load", "--context-interval", "part", "0", "1", "--context-periodic", "hour", "0", "24")
+
+
+def test_fit_knows_supports_of_columns_and_of_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    u = np.random.default_rng(4).uniform(0.01, 0.49, (300, 7))
+    names = ["mag", "z", "size", "w", "hour", "load", "part"]
+    data = write(tmp_path / "x.csv", u, names)
+    chosen = ("fit", data, "-o", tmp_path / "p", "--context-columns", "hour,load,part", *SMALL)
+    assert run(*chosen, *SAID, *GIVEN) == 0
+    spec = ps.load(tmp_path / "p").spec
+    simplex = ps.simplex([0, 2])
+    assert spec.support == (simplex, ps.periodic(-180, 180), simplex, ps.interval(-1e-3, None))
+    assert spec.context_support == (ps.periodic(0, 24), ps.interval(0, None), ps.interval(0, 1))
+    capsys.readouterr()
+    assert run("info", tmp_path / "p") == 0
+    told = capsys.readouterr().out
+    assert re.search("support .*z periodic over .*w above -0.001", told)
+    assert re.search("given in .*hour periodic over .*load positive .*part within", told)
+    draws = ("sample", tmp_path / "p", "-n", "3", "-o", tmp_path / "s.csv")
+    assert run(*draws, "--context", "25,1,0.5") == 0
+    assert run(*draws, "--context", "1,-2,0.5") == 1
+    contexts = write(tmp_path / "c.csv", np.array([[1, 1, 0.5], [1, 1, 1.5]]), names[4:])
+    assert run(*draws, "--context", contexts) == 1
+    told = capsys.readouterr().err
+    for message in ("row 0, column 'load', which is positive, holds -2.0", "row 1, column 'part', .* holds 1.5"):
+        assert re.search(f"--context must lie within .*{message}", told)
+
+
+WRONG_SUPPORTS = [
+    ("--interval w 0 much", "--interval: HI of column 'w' must be a number or none, got 'much'"),
+    ("--periodic w none 1", "--periodic: LO of column 'w' must be a number, got 'none'"),
+    ("--interval w 2 -1", "--interval w 2 -1: .*lo.*hi"),
+    ("--interval w none none", "--interval w none none: an interval without ends"),
+    ("--positive w --interval w 0 1", "--interval names column 'w' that --positive names, too"),
+    ("--periodic w 0 1 --periodic 3 0 1", "--periodic names column 'w' twice"),
+    ("--ordered mag,w --simplex w,z", "--simplex names column 'w' that --ordered names, too"),
+    ("--ordered mag", "--ordered mag: a group needs two columns or more"),
+    ("--interval size 0 1", "--interval: column 'size' is no data column"),
+    ("--context-interval z 0 1", "--context-interval: column 'z' is no context column"),
+    ("--context-periodic none 0 1", "has no column 'none'"),
+    ("--interval w 0 1", "X must lie within .*column 'w', which is within .0, 1., holds"),
+    ("--context-interval size 0 1", "context must lie within .*column 'size', which is within .0, 1., holds"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG_SUPPORTS)
+def test_a_wrong_support_is_an_error_that_names_option_column_and_value(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    assert run("fit", data, "-o", tmp_path / "p", "--context-columns", "size", *words.split(), *SMALL) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
 def names_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names in a model file."""
     flow = ps.load(path)

@@ -80,6 +80,7 @@ KERNEL_ROOMS = (
     "cpp/isa/doubles.hpp",
     "cpp/isa/groups.hpp",
     "cpp/isa/supports.hpp",
+    "cpp/isa/contexts.hpp",
     "cpp/isa/bases.hpp",
     "cpp/isa/ends.hpp",
 )

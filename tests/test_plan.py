@@ -160,6 +160,31 @@ KINDS_BROKEN: list[tuple[str, int, dict[str, int], str]] = [
 ]
 
 
+# In the table ``conditioned``: columns 2 to 6 of the context are half-line, circle, line, box, interval; the embedding reads six
+# features.
+CONTEXTS_BROKEN: list[tuple[str, int, dict[str, int], str]] = [
+    ("COLUMNS", 2, {"n_buffers": 0}, "COLUMNS 2: n_buffers is 0, not 1"),
+    ("COLUMNS", 2, {"ends": 0, "hi": NONE}, "COLUMNS 2: ends are not those of its map"),
+    ("COLUMNS", 3, {"features": 0}, "COLUMNS 3: features is 0, not 1"),
+    ("COLUMNS", 3, {"map": 0}, "COLUMNS 3: map is not of its kind"),
+    ("COLUMNS", 4, {"features": 1}, "COLUMNS 4: features is 1, not 0"),
+    ("COLUMNS", 5, {"kind": 0}, "COLUMNS 5: map is not of its kind"),
+    ("COLUMNS", 5, {"n_buffers": 1}, "COLUMNS 5: n_buffers is 1, not 2"),
+    ("COLUMNS", 6, {"hi": 0}, "COLUMNS 6: hi is not above lo"),
+    ("NETWORKS", 1, {"n_in": 5}, "NETWORKS 1: n_in is 5, not 6"),
+    ("NETWORKS", 1, {"n_context": 5}, "NETWORKS 1: n_context is 5, expected 0 or 6"),
+]
+
+
+@pytest.mark.parametrize(("section", "number", "changes", "message"), CONTEXTS_BROKEN)
+def test_a_column_of_the_context_needs_the_same(
+    engines: Any, section: str, number: int, changes: dict[str, int], message: str
+) -> None:
+    table = tables.conditioned()
+    getattr(table, section.lower())[number] |= changes
+    refused(engines, table.write(), f"^plan table: {message}")
+
+
 @pytest.mark.parametrize(("section", "number", "changes", "message"), KINDS_BROKEN)
 def test_a_kind_needs_its_map_and_its_features(
     engines: Any, section: str, number: int, changes: dict[str, int], message: str

@@ -99,7 +99,8 @@ struct BaseBlock {
 
 struct PlanView {
   int dim, context_dim, n_steps;
-  int n_context;  // features of the context that conditioners read
+  int n_context;                 // features of the context that conditioners read
+  const int64_t *context_slots;  // of each column of the context its first feature: a circle has two; null: in order
   const Step *steps;
   const Step *embedding;    // the network between the context and those features, or null
   const int64_t *boundary;  // (n_steps + 1, dim): slot of each dimension

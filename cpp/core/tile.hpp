@@ -9,8 +9,8 @@ namespace penstock {
 // What the bijection of a member of a group is, between its two ends: see isa/groups.hpp.
 enum MemberShape : int32_t { member_real, member_half_line, member_interval };
 
-// A column of the data whose support is not the whole line: see isa/supports.hpp. A member of a group moves its upper end if
-// it is mirrored, and its lower one if not.
+// A column of the data or of the context whose support is not the whole line: see isa/supports.hpp. A member of a group moves
+// its upper end if it is mirrored, and its lower one if not.
 struct MappedColumn {
   int64_t column;
   int32_t map;
@@ -40,6 +40,8 @@ struct PackedView {
   const double *context_loc, *context_inverse;
   int n_mapped, n_alone;  // those behind n_alone are members of groups, each behind the one before it
   const MappedColumn *mapped;
+  int n_context_mapped;  // columns of the context: see isa/contexts.hpp
+  const MappedColumn *context_mapped;
 };
 
 // Rows of a two-dimensional array of float or double, any strides in bytes.

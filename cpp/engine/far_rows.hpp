@@ -33,7 +33,8 @@ class FarRows {
     }
   }
 
-  // The exponent of a row's largest number, if it is far out; 0 for all others, and for rows with a NaN, also in their context.
+  // The exponent of a row's largest number, if it is far out; 0 for all others, and for rows with a NaN, also in their
+  // context, or with a context outside its support.
   int exponent(int64_t row) const {
     double largest = 0;
     for (int64_t i = 0; i < plan_.dim; i++) {
@@ -47,8 +48,16 @@ class FarRows {
       largest = std::max(largest, std::fabs(u));
     }
     const Context &context = batch_.context;
+    const int64_t given = plan_.context_dim == 0 || context.shared ? 0 : row / context.block;
     for (int64_t i = 0; i < plan_.context_dim; i++) {
-      if (std::isnan(number_of(context.rows, context.shared ? 0 : row / context.block, i))) {
+      if (std::isnan(number_of(context.rows, given, i))) {
+        return 0;
+      }
+    }
+    for (int m = 0; m < packed_.n_context_mapped; m++) {
+      const MappedColumn &c = packed_.context_mapped[m];
+      const double x = number_of(context.rows, given, c.column);
+      if (x < c.first[0] || x > c.last[0] || (c.map == map_wrap && std::isinf(x))) {
         return 0;
       }
     }

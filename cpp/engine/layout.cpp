@@ -39,7 +39,7 @@ Plan::Plan(Table table) : table_(std::move(table)) {
   lay_out_base();
   read_ranges();
   embeds = flow.embedding != no_index;
-  n_context = embeds ? static_cast<int>(table_.networks[static_cast<size_t>(flow.embedding)].n_out) : context_dim;
+  n_context = embeds ? static_cast<int>(table_.networks[static_cast<size_t>(flow.embedding)].n_out) : n_features;
   theta_widest = embeds ? n_context : 0;
   linears_.reserve(table_.linears.size());  // steps point into it
   for (const StepRecord &record : table_.steps) {
@@ -47,7 +47,7 @@ Plan::Plan(Table table) : table_(std::move(table)) {
   }
   if (embeds) {
     const NetworkRecord &network = table_.networks[static_cast<size_t>(flow.embedding)];
-    evaluation_embedding_.n_u = context_dim;
+    evaluation_embedding_.n_u = n_features;
     evaluation_embedding_.external = -1;
     lay_out_network(network, evaluation_embedding_);
   }

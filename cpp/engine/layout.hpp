@@ -52,6 +52,9 @@ class Plan {
   const std::vector<int64_t> &mapped_buffers() const { return mapped_buffers_; }
   // How many of them are no members of groups, which stand behind, each behind the one before it.
   int n_alone() const { return n_alone_; }
+  // The same of columns of the context, which are in no groups.
+  const std::vector<MappedColumn> &context_mapped() const { return context_mapped_; }
+  const std::vector<int64_t> &context_mapped_buffers() const { return context_mapped_buffers_; }
   // A hash of the table.
   uint64_t digest() const { return table_.digest; }
 
@@ -64,6 +67,7 @@ class Plan {
   int64_t masked_widest = 0;  // features of all layers of a masked network
   int64_t starts_size = 0;    // numbers of Tile::starts
   bool embeds = false;        // whether a network stands between the context and the conditioners
+  int n_features = 0;         // features of the columns of the context
   int n_context = 0;          // features of the context that conditioners read
   bool base_learns = false;   // whether the base has parameters
   std::vector<External> externals;
@@ -78,6 +82,7 @@ class Plan {
             context_dim,
             n_steps,
             n_context,
+            context_slots_.empty() ? nullptr : context_slots_.data(),
             steps.data(),
             embeds ? &embedding : nullptr,
             table_.boundary.data(),
@@ -88,7 +93,8 @@ class Plan {
   }
 
   void check_columns();
-  void map_column(const ColumnRecord &column);
+  MappedColumn mapped_column(const ColumnRecord &record) const;
+  void map_context();
   void map_groups();
   void map_group(const std::vector<int64_t> &members);
   void lay_out_base();
@@ -118,7 +124,10 @@ class Plan {
   std::vector<MappedColumn> mapped_;
   std::vector<int64_t> mapped_buffers_;
   int n_alone_ = 0;
-  std::vector<int32_t> kinds_;  // of each slot
+  std::vector<MappedColumn> context_mapped_;
+  std::vector<int64_t> context_mapped_buffers_;
+  std::vector<int64_t> context_slots_;  // first feature of each column of the context; none if it has no circles
+  std::vector<int32_t> kinds_;          // of each slot
   std::vector<BaseBlock> base_;
   std::deque<std::vector<int64_t>> base_dims_;  // which base blocks point into
   int n_normals_ = 0;

@@ -29,22 +29,30 @@ bool in_group(const ColumnRecord &column) { return column.map == map_ordered || 
 void Plan::check_columns() {
   for (const ColumnRecord &column : table_.columns) {
     const bool data = column.side == side_data;
-    refuse_unless(data || column.kind == column_line, "columns of kind ", column_kind_names[column.kind]);
-    const bool mapped = data && (column.map == map_positive || column.map == map_logit || column.kind != column_line ||
-                                 in_group(column));
+    const bool mapped = column.map == map_positive || column.map == map_logit || column.kind != column_line ||
+                        (data && in_group(column));
     refuse_unless(column.map == map_identity || mapped, "columns with map ", column_map_names[column.map]);
     refuse_unless(column.ends == 0 || mapped, "columns with ends");
     refuse_unless(column.closed == 0 || column.map == map_box, "columns with closed ends");
     refuse_unless(column.lattice == no_index, "columns on a lattice");
     refuse_unless(column.loc != no_index, "columns without a standardisation");
     refuse_unless(column.n_buffers == 0 || mapped, "columns with buffers of their own");
-    if (mapped && !in_group(column)) {
-      map_column(column);
+    if (mapped && data && !in_group(column)) {
+      mapped_.push_back(mapped_column(column));
+      mapped_buffers_.push_back(column.n_buffers > 0 ? column.buffers : no_index);
+      const MappedColumn &own = mapped_.back();
+      const auto in_order = [](double a, double b, bool belongs) { return belongs ? a <= b : a < b; };
+      const bool belongs[2] = {column.map == map_wrap || (column.closed & end_lower) != 0,
+                               (column.closed & end_upper) != 0};
+      refuse_unless(
+          in_order(own.lo, own.least, belongs[0]) && own.least <= own.most && in_order(own.most, own.hi, belongs[1]),
+          "columns between whose ends there is no number");
     }
     loc_.push_back(column.loc);
     scale_.push_back(column.scale);
   }
   map_groups();
+  map_context();
   kinds_.resize(static_cast<size_t>(dim));
   for (int64_t i = 0; i < dim; i++) {
     const auto slot = static_cast<size_t>(boundary(n_steps)[i]);
@@ -52,9 +60,30 @@ void Plan::check_columns() {
   }
 }
 
+// Of the context nothing is stored, and it has no density, so that an end counts as either type of rows rounds it.
+void Plan::map_context() {
+  std::vector<int64_t> slots;
+  for (int64_t i = 0; i < context_dim; i++) {
+    const ColumnRecord &record = table_.columns[static_cast<size_t>(dim + i)];
+    slots.push_back(n_features);
+    n_features += record.features == features_cos_sin ? 2 : 1;
+    if (record.map == map_identity) {
+      continue;
+    }
+    MappedColumn &column = context_mapped_.emplace_back(mapped_column(record));
+    column.column = i;
+    std::fill_n(column.first, 2, std::min(column.first[0], column.first[1]));
+    std::fill_n(column.last, 2, std::max(column.last[0], column.last[1]));
+    context_mapped_buffers_.push_back(record.n_buffers > 0 ? record.buffers : no_index);
+  }
+  if (n_features > context_dim) {
+    context_slots_ = std::move(slots);
+  }
+}
+
 // The numbers within, in the type of the flow: what is stored lies between them. An end that does not belong to the support
 // counts as that type rounds it.
-void Plan::map_column(const ColumnRecord &record) {
+MappedColumn Plan::mapped_column(const ColumnRecord &record) const {
   MappedColumn column{};
   column.column = static_cast<int64_t>(loc_.size());
   column.map = static_cast<int32_t>(record.map);
@@ -88,12 +117,7 @@ void Plan::map_column(const ColumnRecord &record) {
     std::fill_n(column.first, 2, -infinity);
     std::fill_n(column.last, 2, infinity);
   }
-  const auto in_order = [](double a, double b, bool belongs) { return belongs ? a <= b : a < b; };
-  refuse_unless(in_order(column.lo, column.least, closed[0]) && column.least <= column.most &&
-                    in_order(column.most, column.hi, closed[1]),
-                "columns between whose ends there is no number");
-  mapped_.push_back(column);
-  mapped_buffers_.push_back(record.n_buffers > 0 ? record.buffers : no_index);
+  return column;
 }
 
 void Plan::map_groups() {

@@ -10,6 +10,28 @@
 
 namespace penstock {
 
+namespace {
+
+// The numbers of a column that buffers decide.
+void set_numbers(const double *buffers, int64_t at, MappedColumn &column) {
+  if (column.map == map_box) {
+    column.middle = buffers[at];
+    column.unit = buffers[at + 1];
+    for (const auto &[x, V, gap] :
+         {std::tie(column.lo, column.lower, column.lower_gap), std::tie(column.hi, column.upper, column.upper_gap)}) {
+      const double t = std::clamp((x - column.middle) / column.unit, -0x1p500, 0x1p500);
+      const double root = std::sqrt(1 + t * t);
+      V = t / root;
+      gap = 1 / (root * (root + std::abs(t)));
+    }
+    column.scale = column.unit * (0.5 * (column.upper - column.lower));
+  } else if (at != no_index) {
+    column.scale = buffers[at];
+  }
+}
+
+}  // namespace
+
 template <class T>
 Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     : digest_(plan.digest()),
@@ -18,6 +40,7 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
       panels_(plan.panels_size),
       standardisation_(4 * int64_t{plan.dim} + 2 * int64_t{plan.context_dim}),
       mapped_(plan.mapped()),
+      context_mapped_(plan.context_mapped()),
       n_alone_(plan.n_alone()) {
   const DefaultFloatingPoint environment;
   std::copy_n(params, plan.n_params, params_.data());
@@ -30,23 +53,11 @@ Packed<T>::Packed(const Plan &plan, const T *params, const double *buffers)
     log_scale_ += std::log(loc[dim_ + d]);
   }
   for (size_t i = 0; i < mapped_.size(); i++) {
-    MappedColumn &column = mapped_[i];
-    const int64_t at = plan.mapped_buffers()[i];
-    if (column.map == map_box) {
-      column.middle = buffers[at];
-      column.unit = buffers[at + 1];
-      for (const auto &[x, V, gap] :
-           {std::tie(column.lo, column.lower, column.lower_gap), std::tie(column.hi, column.upper, column.upper_gap)}) {
-        const double t = std::clamp((x - column.middle) / column.unit, -0x1p500, 0x1p500);
-        const double root = std::sqrt(1 + t * t);
-        V = t / root;
-        gap = 1 / (root * (root + std::abs(t)));
-      }
-      column.scale = column.unit * (0.5 * (column.upper - column.lower));
-    } else if (at != no_index) {
-      column.scale = buffers[at];
-    }
-    log_scale_ += std::log(column.scale);
+    set_numbers(buffers, plan.mapped_buffers()[i], mapped_[i]);
+    log_scale_ += std::log(mapped_[i].scale);
+  }
+  for (size_t i = 0; i < context_mapped_.size(); i++) {
+    set_numbers(buffers, plan.context_mapped_buffers()[i], context_mapped_[i]);
   }
   for (int64_t i = 0; i < plan.context_dim; i++) {
     const auto column = static_cast<size_t>(dim_ + i);
@@ -80,7 +91,9 @@ PackedView<T> Packed<T>::view() const {
           context_loc + context_dim,
           static_cast<int>(mapped_.size()),
           n_alone_,
-          mapped_.data()};
+          mapped_.data(),
+          static_cast<int>(context_mapped_.size()),
+          context_mapped_.data()};
 }
 
 template class Packed<float>;

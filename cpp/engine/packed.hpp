@@ -46,7 +46,7 @@ class Packed {
   Aligned<T> params_, panels_;
   Aligned<double> standardisation_;  // loc, scale, 1 / scale, zeros; then of the context loc and 1 / scale
   double log_scale_ = 0;
-  std::vector<MappedColumn> mapped_;
+  std::vector<MappedColumn> mapped_, context_mapped_;
   int n_alone_;
 };
 

@@ -256,7 +256,9 @@ class Walk {
       kernel.base_backward(view_, packed_, d_value, tile, gradient);
     }
     if (gradient.of_context != Gradient::ignore) {
-      kernel.context_backward(view_, packed_, tile, gradient, d_context);
+      int64_t index[tile_rows];
+      number_context(rows, index);
+      kernel.context_backward(view_, packed_, context_.rows, index, tile, gradient, d_context);
     }
     if (d_x != nullptr) {
       kernel.cotangents_out(view_, packed_, in_, x, rows.index, rows.first, gradient.state, gradient.log_det, tile.rows,
@@ -294,6 +296,13 @@ class Walk {
     kernels<T>().make_context_part(view, packed, tile, part);
   }
 
+  // The row of context of each row.
+  void number_context(const TileRows &rows, int64_t *index) const {
+    for (int r = 0; r < rows.count; r++) {
+      index[r] = context_.shared ? 0 : rows[r] / context_.block;
+    }
+  }
+
   void bring_context(const TileRows &rows, Tile<T> &tile) const {
     tile.context.kind = part_by_tile_ ? ContextKind::part : context_kind_;
     tile.context.part = part_by_tile_ ? tile.context.own_part : context_part_;
@@ -304,9 +313,7 @@ class Walk {
       return;
     }
     int64_t index[tile_rows];
-    for (int r = 0; r < tile.rows; r++) {
-      index[r] = context_.shared ? 0 : rows[r] / context_.block;
-    }
+    number_context(rows, index);
     kernels<T>().context_in(view_, packed_, context_.rows, index, stride_, pass_.keep, tile);
   }
 

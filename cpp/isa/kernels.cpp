@@ -4,6 +4,7 @@
 
 #include "isa/kernels.hpp"
 
+#include "isa/contexts.hpp"
 #include "isa/ends.hpp"
 #include "layers/autoregressive.hpp"
 #include "layers/coupling.hpp"
@@ -26,8 +27,13 @@ void context_in(const PlanView &plan, const PackedView<T> &packed, const RowsVie
   const int64_t scale = tile_stride / stride;
   T *area = embedding != nullptr ? tile.kept + embedding->area : nullptr;
   T *to = embedding != nullptr ? area + embedding->input / scale : tile.context.rows;
-  const Columns columns{plan.context_dim, nullptr, packed.context_loc, packed.context_inverse};
+  const Columns columns{plan.context_dim, plan.context_slots, packed.context_loc, packed.context_inverse};
   load_from(columns, in, index, 0, tile.rows, stride, to);
+  if (packed.n_context_mapped > 0) {
+    const RowPointers pointers{in, index, 0, tile.rows};
+    (stride == 1 ? mapped_context_in<double, T> : mapped_context_in<Native<double>, T>)(plan, packed, pointers, stride,
+                                                                                        to);
+  }
   if (embedding == nullptr) {
     return;
   }
@@ -50,8 +56,8 @@ void make_context_part(const PlanView &plan, const PackedView<T> &packed, const 
 }
 
 template <class T>
-void context_backward(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &tile,
-                      const TileGradient<T> &gradient, T *d_context) {
+void context_backward(const PlanView &plan, const PackedView<T> &packed, const RowsView &in, const int64_t *index,
+                      const Tile<T> &tile, const TileGradient<T> &gradient, T *d_context) {
   const T *d = gradient.context;
   if (plan.embedding != nullptr) {
     const Step &step = *plan.embedding;
@@ -63,8 +69,11 @@ void context_backward(const PlanView &plan, const PackedView<T> &packed, const T
   for (int64_t r = 0; d_context != nullptr && r < tile.rows; r++) {
     for (int64_t i = 0; i < plan.context_dim; i++) {
       d_context[r * plan.context_dim + i] =
-          static_cast<T>(static_cast<double>(d[i * tile_stride + r]) * packed.context_inverse[i]);
+          static_cast<T>(static_cast<double>(d[first_feature(plan, i) * tile_stride + r]) * packed.context_inverse[i]);
     }
+  }
+  if (d_context != nullptr && packed.n_context_mapped > 0) {
+    mapped_context_backward<Native<double>>(plan, packed, RowPointers{in, index, 0, tile.rows}, d, d_context);
   }
 }
 

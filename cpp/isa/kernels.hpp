@@ -35,15 +35,16 @@ struct Kernels {
   void (*base_backward)(const PlanView &, const PackedView<T> &, const T *d_log_p, const Tile<T> &,
                         const TileGradient<T> &);
 
-  // The context of a tile, one row of the array for each (stride 1: of one row), standardised in float64 and through the
-  // embedding, into TileContext::rows.
+  // The context of a tile, one row of the array for each (stride 1: of one row), mapped and standardised in float64 and
+  // through the embedding, into TileContext::rows.
   void (*context_in)(const PlanView &, const PackedView<T> &, const RowsView &, const int64_t *index, int stride, Keep,
                      Tile<T> &);
   // TileContext::part, from TileContext::rows of one row.
   void (*make_context_part)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *part);
   // The way back from TileGradient::context: parameters of the embedding, and rows of a C-ordered array, if not null.
-  void (*context_backward)(const PlanView &, const PackedView<T> &, const Tile<T> &, const TileGradient<T> &,
-                           T *d_context);
+  // Bijections read the rows of the context again.
+  void (*context_backward)(const PlanView &, const PackedView<T> &, const RowsView &, const int64_t *index,
+                           const Tile<T> &, const TileGradient<T> &, T *d_context);
 
   void (*forward)(const PlanView &, const PackedView<T> &, const Pass &, Tile<T> &);
   void (*backward)(const PlanView &, const PackedView<T> &, const Pass &, bool want_input, Tile<T> &,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from penstock._typing import Array
@@ -11,7 +12,7 @@ from penstock.groups import Group
 from penstock.lattice import Lattice
 from penstock.plan import EMBEDDING, Plan
 from penstock.spec import FlowSpec, latent_kinds
-from penstock.support import Interval, Real, number_names
+from penstock.support import Interval, Real, Support, number_names
 
 SHOWN = 20  # names of columns
 
@@ -32,8 +33,10 @@ def describe(
     dim = f"{plan.dim} dimension{'' if plan.dim == 1 else 's'}"
     lines = [f"Flow of {dim}{context}, {plan.n_free:,} parameters, {plan.dtype.name}, {state}"]
     lines += [f"  {title:9} {_shown(words)}" for title, words in zip(("columns", "given"), names, strict=True) if words]
-    if spec.support:
-        lines.append(f"  support   {_supports(spec, plan, buffers, names[0])}")
+    numbers = iter(buffers[len(buffers) - len(plan.support_numbers) :].tolist())
+    for title, support, known in (("support", spec.support, names[0]), ("given in", spec.context_support, names[1])):
+        if support:
+            lines.append(f"  {title:9} {_supports(support, numbers, known)}")
     if lattice is not None:
         lines.append(f"  lattice   {lattice.described(names[0])} (column, step)")
     lines.append(f"  base      {_base(spec)}")
@@ -48,13 +51,12 @@ def _shown(names: Names) -> str:
     return ", ".join(names if len(names) <= SHOWN else (*names[: SHOWN - 1], "...", names[-1]))
 
 
-def _supports(spec: FlowSpec, plan: Plan, buffers: Array, names: Names) -> str:
+def _supports(support: Sequence[Support], numbers: Iterator[float], names: Names) -> str:
     """The supports of the columns that are not real, with the numbers of their own."""
-    numbers = iter(buffers[len(buffers) - len(plan.support_numbers) :].tolist())
     words: list[str] = []
     scales: dict[Group, dict[int, list[float]]] = {}
     places: dict[Group, int] = {}
-    for i, own in enumerate(spec.support):
+    for i, own in enumerate(support):
         if isinstance(own, Real):
             continue
         if isinstance(own, Group):

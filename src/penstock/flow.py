@@ -29,7 +29,7 @@ from penstock.reverse import ReverseKL
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
-from penstock.support import SupportLike, resolved
+from penstock.support import SupportLike, resolved, resolved_context
 
 if TYPE_CHECKING:
     from penstock.files import model
@@ -110,6 +110,10 @@ class Flow(ReverseKL, Parts):
         that share a support are a group, :func:`penstock.ordered` or :func:`penstock.simplex`: one alone, or a list of groups
         and at most one mapping of the other columns, ``[{0: "positive"}, ps.ordered([1, 2])]``. No sample lies outside,
         ``log_prob`` there is -inf with zero gradient, and a row outside has no latent: NaN.
+    context_support : str, support, sequence or mapping, optional
+        The same of the conditioning variables, without groups, which say nothing of what is given. They reach the networks
+        through the bijections of their supports, boxes as numbers from -1 to 1 and circles as cosine and sine, so that ``hi``
+        of a circle is ``lo``. Given a context outside there is no density: all results are NaN, as for a context of NaN.
 
     Examples
     --------
@@ -138,14 +142,17 @@ class Flow(ReverseKL, Parts):
         embedding: MLP | None = None,
         embedding_dim: int | None = None,
         support: SupportLike | None = None,
+        context_support: SupportLike | None = None,
     ) -> None:
         structure, numbers = _generators(rng)
         _validate.instance(base, BASES.values(), name="base")
         supports, names = resolved(support, base.dim)
-        spec = resolved_spec(base, layers, context_dim, dtype, embedding, embedding_dim, structure, supports)
+        context_dim = _validate.count(context_dim, name="context_dim")
+        given, context_names = resolved_context(context_support, context_dim)
+        spec = resolved_spec(base, layers, context_dim, dtype, embedding, embedding_dim, structure, supports, given)
         plan = compile_plan(spec)
         self._setup(spec, plan, initial(plan, spec, numbers), _backend.choose(backend), backend)
-        self._columns = names
+        self._columns, self._context_columns = names, context_names
 
     def _setup(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, backend: _backend.Backend, asked: str) -> Flow:
         self._spec = spec
@@ -362,7 +369,7 @@ class Flow(ReverseKL, Parts):
             (pandas, polars, pyarrow, and what else narwhals reads), a structured array, a mapping of columns, or for
             one dimension a Series gives the flow the names of its columns; a later one is put into their order.
         context : array of shape (rows, context_dim), or a table, optional
-            For a flow with a context, a row for each row of ``X``, read, named and standardised in the same way.
+            For a flow with a context, a row for each row of ``X``, read, named, checked and standardised in the same way.
         sample_weight : array or Series of shape (rows,), optional
             Weights of the rows, by position, of which only ratios matter: they may spread over any number of decades, in any
             unit. Rows of weight 0 do not count. The sum must be positive, in the training and in the validation part.
@@ -529,7 +536,7 @@ class Flow(ReverseKL, Parts):
                 kept.check_writable()
             data.check_finite()
             lattice = training.lattice_of(data, dequantize, self._lattice, fitted=self.fitted)
-            data.check_inside(self._spec.support, lattice)
+            data.check_inside(self._spec.support, lattice, self._spec.context_support)
             with self._fitting():
                 snapshot, history = training.run(
                     self._runner(),
@@ -538,6 +545,7 @@ class Flow(ReverseKL, Parts):
                     options,
                     seed=seed,
                     support=self._spec.support,
+                    context_support=self._spec.context_support,
                     lattice=lattice,
                     actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
                     progress=progress,
@@ -642,7 +650,7 @@ class Flow(ReverseKL, Parts):
     def reset(self, rng: Rng = None) -> Self:
         """Forget all training: fresh parameters, no standardisation, no names of columns. Random splits and permutations stay.
 
-        Where columns have supports, their names stay too, since they say which is which.
+        Where columns, or conditioning variables, have supports, their names stay too, since they say which is which.
 
         Parameters
         ----------
@@ -665,7 +673,8 @@ class Flow(ReverseKL, Parts):
         """
         self._snapshot = initial(self._plan, self._spec, _generators(rng)[1])
         self._columns = self._columns if self._spec.support else ()
-        self._context_columns, self._missing, self._lattice = (), None, None
+        self._context_columns = self._context_columns if self._spec.context_support else ()
+        self._missing, self._lattice = None, None
         self.history = History()
         return self
 

@@ -39,7 +39,7 @@ def infer_support(X: RowsLike) -> list[str | Interval | Periodic] | dict[str, st
     Returns
     -------
     list or dict
-        What ``support=`` takes: in the order of the columns, by name if they have names.
+        What ``support=``, or of a context ``context_support=``, takes: in the order of the columns, by name if they have names.
 
     Examples
     --------

@@ -11,9 +11,9 @@ on a circle or a box the spline of that kind; the dimensions of a step that shar
 
 Parameters of a step: ``W`` (in, out) then ``b`` (out) of each linear layer; theta (members, n_theta) of each part where it is
 free; ``M`` (n, n) then ``b`` (n) of an LU layer, whose B are the n line slots of its input, and whose outputs are other names
-for the same slots. The conditioner's input is the context, then the dimensions of A, of a circle the cosine and the sine; its
-output is theta of each dimension of B in turn. An elementwise step may have a conditioner too, of the context alone. The last
-step is the columns: a bijection and a standardisation, ``x = loc + scale u``, of each.
+for the same slots. The conditioner's input is the context, then the dimensions of A, of a circle the cosine and the sine in
+both; its output is theta of each dimension of B in turn. An elementwise step may have a conditioner too, of the context alone.
+The last step is the columns: a bijection and a standardisation, ``x = loc + scale u``, of each.
 
 An autoregressive step has no A; its B are all dimensions, in its order, of which the conditioner reads all but the last. The
 degree of the context is 0, of dimension ``i`` as an input, or two, ``i + 1``, of its theta ``i``; those of hidden units rise in a
@@ -22,8 +22,8 @@ no engine reads it.
 
 The embedding is a network between the context and all conditioners, whose parameters come after those of the steps: where
 there is one, conditioners read its output instead. Buffers are ``loc`` (dim) and ``scale`` (dim), then those of the context,
-then the numbers that supports have of their own: ``s`` of a half-line, also one that other columns move, ``m`` and ``s`` of
-a box. A column of a group names the one before it, which moves its end.
+then the numbers that supports have of their own, of the context behind those of the data: ``s`` of a half-line, also one that
+other columns move, ``m`` and ``s`` of a box. A column of a group names the one before it, which moves its end.
 
 The base has blocks, each on some of the line slots, and uniform blocks on circles, [-pi, pi], and boxes, [-1, 1]. The numbers
 of a block are free parameters, behind those of the embedding, or come from a network of the context, or are fixed.
@@ -124,11 +124,15 @@ class PlanBuilder:
         embedding: MLP | None = None,
         embedding_dim: int = 0,
         kinds: Sequence[str] | None = None,
+        context_kinds: Sequence[str] = (),
     ) -> None:
         self.dim = dim
         self.slot_kinds = (LINE,) * dim if kinds is None else tuple(kinds)
         self.context_dim = context_dim
-        self.n_context = context_dim if embedding is None else embedding_dim  # what conditioners read of the context
+        self.n_features = context_dim + list(context_kinds).count(CIRCLE)  # of the columns of the context
+        self.n_context = (
+            self.n_features if embedding is None else embedding_dim
+        )  # what conditioners read of the context
         self.embedding = embedding
         self.tensors: list[Tensor] = []
         self.n_params = 0
@@ -273,7 +277,13 @@ class PlanBuilder:
         self._add_step("columns", self.n_params)
         self._rename(self._slots)
 
-    def table(self, dtype: np.dtype[Any], base: AnyBase, support: Sequence[Support] = ()) -> Array:
+    def table(
+        self,
+        dtype: np.dtype[Any],
+        base: AnyBase,
+        support: Sequence[Support] = (),
+        context_support: Sequence[Support] = (),
+    ) -> Array:
         """The finished table, with the embedding, columns and base."""
         table, embedding = self._table, NONE
         if self.embedding is not None:
@@ -286,9 +296,10 @@ class PlanBuilder:
                      "scale": first + n + i}
                 )  # fmt: skip
         n_buffers = 2 * (self.dim + self.context_dim)
-        for i, (column, own) in enumerate(zip(table.columns, support, strict=False)):
-            if not isinstance(own, Real):
-                n_buffers += self._support(i, column, own, n_buffers)
+        for first, supports in ((0, support), (self.dim, context_support)):
+            for i, own in enumerate(supports):
+                if not isinstance(own, Real):
+                    n_buffers += self._support(i, table.columns[first + i], own, n_buffers)
         self._add_base(base)
         for tensor in self.tensors:
             flags = plan_table.DECAYS if tensor.role == "weight" else 0
@@ -371,7 +382,7 @@ class PlanBuilder:
     def _add_network(self, role: str, network: MLP, n_read: int, n_out: int, degrees: Degrees) -> int:
         """A network that reads the context and ``n_read`` dimensions; its number. The embedding reads the context itself."""
         table, start = self._table, self.n_params
-        n_context = self.context_dim if role == "embedding" else self.n_context
+        n_context = self.n_features if role == "embedding" else self.n_context
         prefix = "" if role == "embedding" else "conditioner."
         widths = network.widths(n_context + n_read, n_out)
         lists = [table.put(layer) for layer in degrees] if degrees else [NONE] * len(widths)
@@ -409,7 +420,8 @@ class PlanBuilder:
 class Plan:
     """A compiled spec: the table, and the names and sizes of its numbers. Step ``k`` is layer ``k``; the last is the columns.
 
-    ``support_numbers`` are those that the supports of the columns have of their own, before any fit: the last buffers.
+    ``support_numbers`` are those that the supports of the columns, then of the context, have of their own, before any fit: the
+    last buffers.
     """
 
     table: Array
@@ -451,11 +463,13 @@ class Plan:
 
 def compile_plan(spec: FlowSpec) -> Plan:
     """Compile layers, latent to data, and the ends of the flow. Step ``k`` is layer ``k``."""
-    builder = PlanBuilder(spec.base.dim, spec.context_dim, spec.embedding, spec.embedding_dim, latent_kinds(spec))
+    builder = PlanBuilder(
+        spec.base.dim, spec.context_dim, spec.embedding, spec.embedding_dim, latent_kinds(spec), spec.context_kinds
+    )  # fmt: skip
     for builder.layer, layer in enumerate(spec.layers):
         layer.compile(builder)
     check_dtype(spec.support, np.dtype(spec.dtype))
-    return _finish(builder, np.dtype(spec.dtype), spec.base, spec.support)
+    return _finish(builder, np.dtype(spec.dtype), spec.base, spec.support, spec.context_support)
 
 
 def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
@@ -465,9 +479,16 @@ def theta_plan(transform: Transform, dim: int, dtype: np.dtype[Any]) -> Plan:
     return _finish(builder, dtype, StandardNormal(dim))
 
 
-def _finish(builder: PlanBuilder, dtype: np.dtype[Any], base: AnyBase, support: Sequence[Support] = ()) -> Plan:
+def _finish(
+    builder: PlanBuilder,
+    dtype: np.dtype[Any],
+    base: AnyBase,
+    support: Sequence[Support] = (),
+    context_support: Sequence[Support] = (),
+) -> Plan:
     builder.columns_step()
+    table = builder.table(dtype, base, support, context_support)
     return Plan(
-        builder.table(dtype, base, support), tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params,
-        builder.n_steps, tuple(default_numbers(support)),
+        table, tuple(builder.tensors), dtype, builder.dim, builder.context_dim, builder.n_params, builder.n_steps,
+        tuple(default_numbers(support) + default_numbers(context_support)),
     )  # fmt: skip

@@ -35,6 +35,7 @@ def realnvp(
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
+    context_support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -75,6 +76,8 @@ def realnvp(
     support : str, support, sequence or mapping, optional
         Where the columns lie, as for :class:`Flow`: ``"positive"``, ``ps.interval(lo, hi)``, a list, by name or position,
         or groups of columns.
+    context_support : str, support, sequence or mapping, optional
+        The same of the conditioning variables, without groups.
     dtype : {"float32", "float64"}, default "float32"
     rng : seed or numpy Generator, optional
     backend : {"auto", "cpp", "numba"}, default "auto"
@@ -106,7 +109,7 @@ def realnvp(
     else:
         stack = _couplings(n_layers, affine, conditioner, mixing, kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
 
 
 def nice(
@@ -124,6 +127,7 @@ def nice(
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
+    context_support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -138,7 +142,7 @@ def nice(
         Largest absolute log-scale of the scaling layer.
     context_dim, layers, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim
         As for :func:`realnvp`.
-    support, dtype, rng, backend
+    support, context_support, dtype, rng, backend
         As for :func:`realnvp`.
 
     Returns
@@ -167,7 +171,7 @@ def nice(
     else:
         stack += _couplings(n_layers, Additive(), conditioner, mixing, kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
 
 
 def glow(
@@ -185,6 +189,7 @@ def glow(
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
+    context_support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -200,8 +205,8 @@ def glow(
     mixing : {"lu", "random", "reverse", "none"} or None, default "lu"
         What mixes the dimensions in each step: an :class:`LULinear` that starts as a random permutation, a fixed
         permutation, a reversal, or nothing.
-    context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, support, dtype, rng,
-    backend
+    context_dim, hidden, activation, scale_bound, residual, base, base_context, embedding, embedding_dim, support,
+    context_support, dtype, rng, backend
         As for :func:`realnvp`.
 
     Returns
@@ -242,7 +247,7 @@ def glow(
             split = "half_swapped" if mixing == "none" and i % 2 else "half"
             stack += [Coupling(affine, conditioner, split), *turn, *mixers[mixing], ActNorm()]
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
 
 
 def nsf(
@@ -261,6 +266,7 @@ def nsf(
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
+    context_support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -278,8 +284,8 @@ def nsf(
         Intervals of each spline, 2 to 64.
     bound : float, default 5.0
         Half the width of the box in which splines act, in units of the standardised data.
-    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, support, dtype, rng,
-    backend
+    context_dim, hidden, activation, mixing, residual, base, base_context, embedding, embedding_dim, support,
+    context_support, dtype, rng, backend
         As for :func:`realnvp`.
 
     Returns
@@ -307,7 +313,7 @@ def nsf(
     else:
         stack = _couplings(n_layers, spline, conditioner, mixing, kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
 
 
 def maf(
@@ -326,6 +332,7 @@ def maf(
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
+    context_support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -349,8 +356,8 @@ def maf(
         those that come later, so that their marginals are exact, and so are conditionals given them: :meth:`Flow.marginal`.
     residual : bool, default False
         Conditioners with skip connections.
-    context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, support, dtype, rng,
-    backend
+    context_dim, hidden, activation, scale_bound, base, base_context, embedding, embedding_dim, support,
+    context_support, dtype, rng, backend
         As for :func:`realnvp`.
 
     Returns
@@ -380,7 +387,7 @@ def maf(
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_latent", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
 
 
 def iaf(
@@ -399,6 +406,7 @@ def iaf(
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
+    context_support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -413,7 +421,7 @@ def iaf(
     dim : int
         Number of dimensions. With one there is nothing to come before: the flow is then a Gaussian, and a warning says so.
     context_dim, layers, hidden, activation, mixing, order, scale_bound, residual, base, base_context, embedding,
-    embedding_dim, support, dtype, rng, backend
+    embedding_dim, support, context_support, dtype, rng, backend
         As for :func:`maf`.
 
     Returns
@@ -443,7 +451,7 @@ def iaf(
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_data", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
 
 
 def nsf_ar(
@@ -463,6 +471,7 @@ def nsf_ar(
     embedding: MLP | None = None,
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
+    context_support: SupportLike | None = None,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
     backend: str = "auto",
@@ -480,8 +489,8 @@ def nsf_ar(
         Intervals of each spline, 2 to 64.
     bound : float, default 5.0
         Half the width of the box in which splines act, in units of the standardised data.
-    context_dim, hidden, activation, mixing, order, residual, base, base_context, embedding, embedding_dim, support, dtype,
-    rng, backend
+    context_dim, hidden, activation, mixing, order, residual, base, base_context, embedding, embedding_dim, support,
+    context_support, dtype, rng, backend
         As for :func:`maf`.
 
     Returns
@@ -510,7 +519,7 @@ def nsf_ar(
     else:
         stack = _autoregressions(n_layers, spline, conditioner, mixing, order, "to_latent", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support)
+    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
 
 
 # What ``penstock fit --recipe`` offers.

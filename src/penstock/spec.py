@@ -32,6 +32,8 @@ class FlowSpec:
         0 without an embedding.
     support : tuple of Real, Interval, Periodic, Ordered and Simplex
         One for each column, the last two in the place of each of their columns; empty where all are real.
+    context_support : tuple of Real, Interval and Periodic
+        One for each conditioning variable; empty where all are real.
 
     Examples
     --------
@@ -49,16 +51,26 @@ class FlowSpec:
     embedding: MLP | None = None
     embedding_dim: int = 0
     support: tuple[Support, ...] = ()
+    context_support: tuple[Support, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kind of each column: "line", "circle" or "box"."""
         return kinds(self.support, self.base.dim)
 
+    @property
+    def context_kinds(self) -> tuple[str, ...]:
+        """The kind of each conditioning variable."""
+        return kinds(self.context_support, self.context_dim)
+
     def __str__(self) -> str:
         lines = "".join(f"\n    {layer}," for layer in self.layers)
         embedding = f"\n  embedding={self.embedding}, embedding_dim={self.embedding_dim}," if self.embedding else ""
-        support = f"\n  support=({', '.join(map(str, self.support))},)," if self.support else ""
+        support = "".join(
+            f"\n  {name}=({', '.join(map(str, given))},),"
+            for name, given in (("support", self.support), ("context_support", self.context_support))
+            if given
+        )
         return (
             f"FlowSpec(\n  base={self.base},\n  layers=({lines}\n  ),\n"
             f"  context_dim={self.context_dim}, dtype={self.dtype!r},{embedding}{support}\n)"
@@ -93,6 +105,7 @@ def resolved_spec(
     embedding_dim: int | None,
     rng: np.random.Generator,
     support: tuple[Support, ...] = (),
+    context_support: tuple[Support, ...] = (),
 ) -> FlowSpec:
     """The spec of a flow as ``ps.Flow`` takes its parts, each checked, with every random choice made by ``rng``."""
     _validate.instance(base, BASES.values(), name="base")
@@ -113,7 +126,7 @@ def resolved_spec(
     if context_dim and not given_base and all(layer.conditioner is None for layer in given):
         raise ValueError(f"context_dim={context_dim}, but no layer that acts on circles or boxes reads the context")
     settled = tuple(layer.resolve(base.dim, n_lines, rng) for layer in given)
-    spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width, support)
+    spec = FlowSpec(base, settled, context_dim, number_type.name, embedding, width, support, context_support)
     circular = circular_layers(spec)
     if circular:
         raise ValueError(

@@ -282,47 +282,55 @@ def periodic(lo: float, hi: float) -> Periodic:
 # --- what a user gives --------------------------------------------------------------------------------------------
 
 
-def resolved(support: Any, dim: int) -> tuple[tuple[Support, ...], Names]:
+def resolved_context(support: Any, context_dim: int) -> tuple[tuple[Support, ...], Names]:
+    """``context_support`` as a flow takes it, in the same way. What is given has no density, so that groups say nothing of it."""
+    name = "context_support"
+    if support is not None and not context_dim and support != ():
+        raise ValueError(f"{name} needs a context, and context_dim is 0")
+    if has_groups(support) or isinstance(support, Group):
+        raise ValueError(f"{name}: conditioning variables are in no groups; give each a support of its own")
+    return resolved(support, context_dim, name)
+
+
+def resolved(support: Any, dim: int, name: str = "support") -> tuple[tuple[Support, ...], Names]:
     """``support`` as a flow takes it: a support for each column, or none if all are real; and the names that it gives them."""
     names: Names = ()
     if support is None or (isinstance(support, tuple) and not support):  # as that of a spec
         return (), names
     if isinstance(support, Mapping):
-        every, names = _mapped(support, dim)
+        every, names = _mapped(support, dim, name)
     elif has_groups(support) and not (isinstance(support, (list, tuple)) and is_by_column(support, dim)):
         every, names = _with_groups(support, dim)
     elif _is_one(support):
-        every = [one(support, "support")] * dim
+        every = [one(support, name)] * dim
     else:
-        given = _validate.sequence(support, name="support")
+        given = _validate.sequence(support, name=name)
         if len(given) != dim:
-            raise ValueError(f"support must be one for all columns, or {dim} of them, got {len(given)}")
-        every = [value if isinstance(value, Group) else one(value, f"support[{i}]") for i, value in enumerate(given)]
+            raise ValueError(f"{name} must be one for all columns, or {dim} of them, got {len(given)}")
+        every = [value if isinstance(value, Group) else one(value, f"{name}[{i}]") for i, value in enumerate(given)]
     if all(isinstance(support, Real) for support in every):
         return (), names
     return tuple(every), names
 
 
-def _mapped(support: Mapping[Any, Any], dim: int) -> tuple[list[Support], Names]:
+def _mapped(support: Mapping[Any, Any], dim: int, name: str) -> tuple[list[Support], Names]:
     """Supports by position, the others real; or by name, which then are the names of the columns."""
     if all(isinstance(key, (int, np.integer)) and not isinstance(key, bool) for key in support):
         every: list[Support] = [Real()] * dim
         for key, value in support.items():
             if not 0 <= key < dim:
-                raise ValueError(f"support names column {key} of a flow whose columns are 0 to {dim - 1}")
-            every[int(key)] = one(value, f"support[{key}]")
+                raise ValueError(f"{name} names column {key} of a flow whose columns are 0 to {dim - 1}")
+            every[int(key)] = one(value, f"{name}[{key}]")
         return every, ()
     if not all(isinstance(key, str) for key in support):
-        raise TypeError("the keys of support must be all names or all positions of columns")
+        raise TypeError(f"the keys of {name} must be all names or all positions of columns")
     if len(support) != dim:
         raise ValueError(
-            f"support by name must name every column of the flow, in its order: {dim}, got {len(support)} "
+            f"{name} by name must name every column of the flow, in its order: {dim}, got {len(support)} "
             f"({columns.listed(support)}). Those without ends are 'real'; by position, {{0: 'positive'}}, the others need "
             "not be named"
         )
-    return [one(value, f"support[{key!r}]") for key, value in support.items()], checked(
-        tuple(support), dim, name="support"
-    )
+    return [one(value, f"{name}[{key!r}]") for key, value in support.items()], checked(tuple(support), dim, name=name)
 
 
 def _with_groups(support: Any, dim: int) -> tuple[list[Support], Names]:

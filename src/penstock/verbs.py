@@ -79,8 +79,8 @@ class Verbs:
         Returns
         -------
         scalar, or array of shape (rows,), (m, n) or (m,), in the dtype of the flow
-            A row that holds NaN, or whose context does, has log-density NaN. One that is infinite, outside the
-            support of a column, or so far out that the arithmetic overflows, has -inf.
+            A row that holds NaN, or whose context does or lies outside its support, has log-density NaN. One that is
+            infinite, outside the support of a column, or so far out that the arithmetic overflows, has -inf.
 
         Raises
         ------

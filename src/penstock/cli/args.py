@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import csv
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import penstock as ps
 from penstock._backend import NAMES as BACKENDS
+from penstock.cli import supports
 from penstock.cli.tables import READ, WRITTEN, is_stream
 from penstock.conditioners import ACTIVATIONS
 from penstock.recipes import MIXINGS, RECIPES
@@ -30,6 +32,8 @@ class _Command(argparse.ArgumentParser):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(allow_abbrev=False, **keywords)
+        # negative numbers, with which no option begins; argparse by itself takes -1e-3 for one
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As ever, but nothing may be left."""
@@ -96,12 +100,7 @@ def _fit_parser(commands: Any) -> None:
     )
     _common_options(fit)
     group = fit.add_argument_group("the flow")
-    group.add_argument(
-        "--positive",
-        type=_words,
-        metavar="A,B,...",
-        help="data columns whose values are above 0, by name or by index from 0; no sample will be below",
-    )
+    supports.add_options(group, _words)
     group.add_argument(
         "--dequantize",
         type=_words,

@@ -101,16 +101,6 @@ def keep_names(flow: ps.Flow, table: Table, columns: Sequence[int], context: Seq
         flow.columns, flow.context_columns = names, given or None
 
 
-def positive_columns(arguments: argparse.Namespace, table: Table, columns: Sequence[int]) -> list[int]:
-    """Which of the data columns ``--positive`` names, by their place among them."""
-    named = indices(arguments.positive or (), table, "--positive")
-    for number in named:
-        if number not in columns:
-            which = repr(table.names[number]) if table.names else number
-            raise ValueError(f"--positive: column {which} is no data column")
-    return [list(columns).index(number) for number in named]
-
-
 def lattice_columns(arguments: argparse.Namespace, table: Table, columns: Sequence[int]) -> Any:
     """What ``--dequantize`` says, as ``fit`` takes it: "auto", or steps by place among the data columns."""
     words = arguments.dequantize

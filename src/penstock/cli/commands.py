@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -27,11 +27,11 @@ from penstock.cli.columns import (
     keep_names,
     lattice_columns,
     missing_cells,
-    positive_columns,
     score_columns,
 )
 from penstock.cli.draws import Draws, given_contexts
 from penstock.cli.sinks import check_library, table_file
+from penstock.cli.supports import CONTEXT, supports
 from penstock.cli.tables import READ, TEXT, Table, ahead, chunk_rows, is_stream, read_table, suffix
 from penstock.cli.weights import Mean, beside, weight_column
 from penstock.files import model
@@ -54,7 +54,8 @@ def fit(arguments: argparse.Namespace) -> int:
     columns, place, weights = _fit_columns(arguments, table, given)
     rows, context, column = table.arrays(columns, given, place)
     weight = weights.array([0])[:, 0] if weights else column[:, 0] if place else None
-    flow = _new_flow(arguments, len(columns), len(given), positive_columns(arguments, table, columns))
+    support = supports(arguments, table, columns)
+    flow = _new_flow(arguments, len(columns), len(given), support, supports(arguments, table, given, CONTEXT))
     keep_names(flow, table, columns, given)
     flow._missing = None if arguments.missing is None else tuple(arguments.missing)
     weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
@@ -100,14 +101,14 @@ def _log_lines(*, shown: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int, positive: Sequence[int]) -> ps.Flow:
+def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int, support: Any, context_support: Any) -> ps.Flow:
     recipe = RECIPES[arguments.recipe]
     known = inspect.signature(recipe).parameters
     for name in arguments.recipe_options:
         if name not in known:
             raise ValueError(f"--{name}: the recipe {arguments.recipe} has no such option")
     return recipe(
-        dim, context_dim=context_dim, support=dict.fromkeys(positive, "positive"), rng=arguments.seed,
+        dim, context_dim=context_dim, support=support, context_support=context_support or None, rng=arguments.seed,
         backend=arguments.backend, **arguments.recipe_options,
     )  # fmt: skip
 

@@ -15,6 +15,8 @@ from penstock import _validate
 from penstock._typing import Array
 from penstock.cli.columns import header, matched, missing_cells, unused
 from penstock.cli.tables import READ, Table, is_stream, read_table, suffix
+from penstock.training.rows import Rows
+from penstock.training.supports import check_inside
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def given_contexts(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
     except ValueError:
         raise ValueError(f"--context must be numbers with commas between them or a table, got {given!r}") from None
     _check_width(rows.shape[1], f"{rows.shape[1]} number{'' if rows.shape[1] == 1 else 's'}", flow)
+    _check_inside(rows, None, flow)
     return Contexts(_validate.reals(rows, name="--context"), None, flow._context_columns)
 
 
@@ -80,6 +83,7 @@ def _from_table(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
     parts = list(table.chunks(columns))
     rows = np.concatenate(parts) if parts else np.zeros((0, len(columns)))
     kept = ~np.isnan(rows).any(axis=1)  # all, unless --missing was given
+    _check_inside(rows, kept, flow)
     if not kept.all():
         table.dropped = int((~kept).sum())
         rows = np.where(kept[:, None], rows, 0)
@@ -90,6 +94,12 @@ def _from_table(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
 def _check_width(width: int, got: str, flow: ps.Flow) -> None:
     if width != flow.context_dim:
         raise ValueError(f"--context has {got}, but the flow has context_dim={flow.context_dim}")
+
+
+def _check_inside(rows: Array, kept: Array | None, flow: ps.Flow) -> None:
+    """Raise where there would be no draws but NaN."""
+    weight = None if kept is None else kept.astype(np.float64)
+    check_inside(Rows(rows, None, weight), flow.spec.context_support, flow._context_columns, name="--context")
 
 
 class Draws:

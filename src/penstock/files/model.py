@@ -303,10 +303,12 @@ def _check_tensors(container: Container, plan: Plan, version: int) -> None:
 def _check_supports(spec: FlowSpec, numbers: list[float]) -> None:
     """The numbers that supports have of their own are ones that a fit may have set."""
     rest = iter(numbers)
-    for i, own in enumerate(spec.support):
-        for name, value in zip(number_names(own, i), rest, strict=False):
-            fits = value > 0 if name == "s" else isinstance(own, Interval) and own.ends[0] <= value <= own.ends[1]
-            need(fits, f"tensor support.numbers: {name} of column {i} cannot be {value}")
+    for of, support in (("column", spec.support), ("context column", spec.context_support)):
+        for i, own in enumerate(support):
+            for name in number_names(own, i):
+                value = next(rest)
+                fits = value > 0 if name == "s" else isinstance(own, Interval) and own.ends[0] <= value <= own.ends[1]
+                need(fits, f"tensor support.numbers: {name} of {of} {i} cannot be {value}")
 
 
 def _snapshot(container: Container, plan: Plan) -> Snapshot:

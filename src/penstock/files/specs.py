@@ -15,7 +15,7 @@ import numpy as np
 from penstock.base import BASES, BLOCKS
 from penstock.conditioners import MLP
 from penstock.files.safetensors import need, some, whole
-from penstock.groups import is_by_column
+from penstock.groups import GROUPS, is_by_column
 from penstock.layers import LAYERS
 from penstock.spec import FlowSpec
 from penstock.support import SUPPORTS, Real, Support, kinds
@@ -24,7 +24,9 @@ from penstock.transforms import TRANSFORMS
 CONDITIONER_TYPES: dict[str, type] = {"MLP": MLP}
 # The fields of a layer that hold a spec of their own.
 NESTED: dict[str, dict[str, type]] = {"transform": TRANSFORMS, "conditioner": CONDITIONER_TYPES}
-KEYS = {"dtype", "conditioner_dtype", "context_dim", "base", "layers", "embedding", "embedding_dim", "support"}
+KEYS = {"dtype", "conditioner_dtype", "context_dim", "base", "layers", "embedding", "embedding_dim", "support"} | {
+    "context_support"
+}
 
 
 def encode(spec: FlowSpec) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def encode(spec: FlowSpec) -> dict[str, Any]:
         record |= {"embedding": _encode(spec.embedding, "MLP"), "embedding_dim": spec.embedding_dim}
     if spec.support:
         record["support"] = [_encode(support, support.name) for support in spec.support]
+    if spec.context_support:
+        record["context_support"] = [_encode(support, support.name) for support in spec.context_support]
     return record
 
 
@@ -92,7 +96,10 @@ def decode(record: Mapping[str, Any], table_size: int, size: int) -> FlowSpec:
     # The plan has at least one entry a dimension for each step and the two ends; more is not worth compiling.
     fits = (len(records) + 2) * base.dim <= table_size
     need(fits, f"{len(records)} layers of {base.dim} dimensions do not fit its plan of {table_size} numbers")
-    support = _support(reader, record["support"], base.dim) if "support" in record else ()
+    support, given = (
+        _support(reader, record[name], n, name) if name in record else ()
+        for name, n in (("support", base.dim), ("context_support", context_dim))
+    )
     n_lines = kinds(support, base.dim).count("line")
     layers = []
     for number, layer_record in enumerate(records):
@@ -102,15 +109,16 @@ def decode(record: Mapping[str, Any], table_size: int, size: int) -> FlowSpec:
         need(settled == layer, f"layers[{number}] is not resolved")
         need(n_lines > 0 or not layer.lines_only, f"layers[{number}] has no line to act on")
         layers.append(layer)
-    return FlowSpec(base, tuple(layers), context_dim, dtype, embedding, embedding_dim, support)
+    return FlowSpec(base, tuple(layers), context_dim, dtype, embedding, embedding_dim, support, given)
 
 
-def _support(reader: _Reader, records: Any, dim: int) -> tuple[Support, ...]:
-    """The supports of the columns, where not all are real."""
-    need(isinstance(records, list) and len(records) == dim, f"support must be a list of {dim}")
-    support = tuple(reader.read(record, f"support[{i}]", SUPPORTS) for i, record in enumerate(records))
-    need(is_by_column(support, dim), "support has a group that does not stand in the places of its columns")
-    need(not all(isinstance(own, Real) for own in support), "support is that of every flow, which is not written")
+def _support(reader: _Reader, records: Any, dim: int, name: str) -> tuple[Support, ...]:
+    """The supports of the columns, or of the context, where not all are real."""
+    known = SUPPORTS if name == "support" else {key: kind for key, kind in SUPPORTS.items() if key not in GROUPS}
+    need(isinstance(records, list) and len(records) == dim, f"{name} must be a list of {dim}")
+    support = tuple(reader.read(record, f"{name}[{i}]", known) for i, record in enumerate(records))
+    need(is_by_column(support, dim), f"{name} has a group that does not stand in the places of its columns")
+    need(not all(isinstance(own, Real) for own in support), f"{name} is that of every flow, which is not written")
     return support
 
 

@@ -238,6 +238,11 @@ def _other_flow(old: FlowSpec, new: FlowSpec) -> list[str]:
         ("context_dim", old.context_dim, new.context_dim),
         ("embedding", (old.embedding, old.embedding_dim), (new.embedding, new.embedding_dim)),
         ("support", ", ".join(map(str, old.support)) or "real", ", ".join(map(str, new.support)) or "real"),
+        (
+            "context_support",
+            ", ".join(map(str, old.context_support)) or "real",
+            ", ".join(map(str, new.context_support)) or "real",
+        ),
         ("number of layers", len(old.layers), len(new.layers)),
     ]
     told = [f"the flow is another one ({name} was {a} and is {b})" for name, a, b in parts if a != b]

@@ -59,11 +59,21 @@ class Data:
                         rows.context, rows, self.context_columns, name=context, library=self.library, rows_of=x
                     )
 
-    def check_inside(self, support: Sequence[Support], lattice: Lattice | None = None) -> None:
-        """Raise if a row that counts lies outside the support of a column, or its cell where columns have lattices."""
-        for rows, name in ((self.rows, "X"), (self.held_out, "validation")):
+    def check_inside(
+        self, support: Sequence[Support], lattice: Lattice | None = None, context_support: Sequence[Support] = ()
+    ) -> None:
+        """Raise if a row that counts lies outside the support of a column, or its cell where columns have lattices.
+
+        The same of its context.
+        """
+        for rows, name, given in (
+            (self.rows, "X", "context"), (self.held_out, "validation", "validation_context"),
+        ):  # fmt: skip
             if rows is not None:
                 check_inside(rows, support, self.columns, name=name, lattice=lattice)
+                if context_support and rows.context is not None:
+                    context = Rows(rows.context, None, rows.weight)
+                    check_inside(context, context_support, self.context_columns, name=given)
 
 
 @np.errstate(all="ignore")  # sums of scaled weights may underflow

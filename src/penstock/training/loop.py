@@ -49,11 +49,11 @@ class Training(Shares):
 
     def __init__(
         self, runner: Runner, snapshot: Snapshot, data: Data, options: Options, seed: int, checkpoint: Checkpoint | None,
-        support: Sequence[Support] = (), lattice: Lattice | None = None,
+        supports: tuple[Sequence[Support], Sequence[Support]] = ((), ()), lattice: Lattice | None = None,
     ) -> None:  # fmt: skip
         self.runner, self.before, self.data, self.seed = runner, snapshot, data, seed
         self.n_train, self.names = data.n_train, (data.columns, data.context_columns)
-        self.options, self.checkpoint, self.support = options, checkpoint, support
+        self.options, self.checkpoint, self.supports = options, checkpoint, supports
         self.budget = options.budget(data.n_train, validated=data.validated)
         self.frozen = frozen_ranges(runner.plan.tensors, options.freeze)
         self.params, self.buffers = snapshot.params.copy(), snapshot.buffers
@@ -84,10 +84,10 @@ class Training(Shares):
             sample = self.sample(SAMPLE_ROWS)
             numbers = self.buffers[len(self.buffers) - len(self.runner.plan.support_numbers) :]
             if standardize is not False:
-                numbers = measured(sample, self.support)
-            rows, some = (on_line(part, self.support, numbers) for part in (self.rows, sample))
+                numbers = measured(sample, *self.supports)
+            rows, some = (on_line(part, numbers, *self.supports) for part in (self.rows, sample))
             self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), numbers])
-            self.buffers = lines_alone(self.buffers, self.support)
+            self.buffers = lines_alone(self.buffers, self.runner.plan, *self.supports)
             checks.warn_of_rows(sample, some, self.n_train, *self.names)
             if standardize is True and self.leave_out("first"):
                 self.state = replace(self.state, left_out="first")

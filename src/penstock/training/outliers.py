@@ -87,8 +87,8 @@ def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_name
     some = rows.take(every)
     counted = len(rows) if rows.weight is None else int(np.count_nonzero(rows.weight))
     found = [every[:0]]
-    for name, columns, array, loc_and_scale in (
-        ("X", names, some.x, data), ("context", context_names, some.context, given),
+    for name, columns, whole, array, loc_and_scale in (
+        ("X", names, rows.x, some.x, data), ("context", context_names, rows.context, some.context, given),
     ):  # fmt: skip
         told = []
         for j, (loc, scale) in enumerate(np.reshape(loc_and_scale, (2, -1)).T):
@@ -96,9 +96,7 @@ def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_name
             far = far_rows(Rows(array[:, j : j + 1]), np.array([loc, scale]))
             values = array[far, j]
             if 0 < len(far) <= max(1, PART * counted) and np.isfinite(values).all():
-                mapped = (
-                    " (as its support maps it)" if isinstance(rows.x, Line) and name == "X" and rows.x.maps(j) else ""
-                )
+                mapped = " (as its support maps it)" if isinstance(whole, Line) and whole.maps(j) else ""
                 words = _described(values, every[far], counted, loc, scale)
                 told.append(f"column {called(j, columns)}{mapped}: {words}")
                 found.append(every[far])

@@ -29,6 +29,7 @@ def run(
     *,
     seed: int | None,
     support: Sequence[Support] = (),
+    context_support: Sequence[Support] = (),
     lattice: Lattice | None = None,
     actnorms: Sequence[int] = (),
     progress: bool | None = None,
@@ -50,6 +51,8 @@ def run(
         Decides the split and the order of rows. None takes that of the run that is resumed, or a new one.
     support : sequence of Support
         Of the columns, or none where all are real.
+    context_support : sequence of Support
+        Of the conditioning variables.
     lattice : Lattice, optional
         Of the columns that noise is added to.
     actnorms : sequence of int
@@ -81,7 +84,7 @@ def run(
         found = None if checkpoint is None else checkpoint.find()
         if seed is None:
             seed = _validate.seed(None) if found is None else found.seed
-        training = Training(runner, snapshot, data, options, seed, checkpoint, support, lattice)
+        training = Training(runner, snapshot, data, options, seed, checkpoint, (support, context_support), lattice)
         try:
             if checkpoint is not None and contents is not None:
                 checkpoint.begin(found, contents, runner, data, options, training.budget, seed)

@@ -96,15 +96,15 @@ def warn_far(loc: Array, scale: Array, name: str, names: Names) -> None:
 
 def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_columns: Names = ()) -> None:
     """Warn of columns of a later fit that lie elsewhere than those of the first, whose standardisation is kept."""
-    weight = None
+    weight, whole = None, sample
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
         weight = np.abs(sample.scaled_weights())
         if weight.sum() ** 2 < MOVED_WORTH * (weight * weight).sum():
             return
     data, given = sides(sample.x, sample.context, buffers)
-    for name, names, array, loc_and_scale in (
-        ("X", columns, sample.x, data), ("context", context_columns, sample.context, given),
+    for name, names, of, array, loc_and_scale in (
+        ("X", columns, whole.x, sample.x, data), ("context", context_columns, whole.context, sample.context, given),
     ):  # fmt: skip
         half = len(loc_and_scale) // 2
         loc, scale = loc_and_scale[:half], loc_and_scale[half:]
@@ -114,7 +114,7 @@ def warn_moved(sample: Rows, buffers: Array, columns: Names = (), context_column
         low, middle, high = _quartiles(array.astype(np.float64), weight)
         spread = (high - low) / QUARTILES
         has_moved = (np.abs(middle - loc) > MOVED * scale) | (spread > MOVED * scale)
-        moved = np.flatnonzero(has_moved & (array.standardised if isinstance(array, Line) else True))
+        moved = np.flatnonzero(has_moved & (of.standardised if isinstance(of, Line) else True))
         if len(moved):
             j = moved[0]
             listed = _listed(moved, names)

@@ -23,6 +23,8 @@ class Shares:
 
     Attributes
     ----------
+    supports : pair of sequences
+        Of the columns, and of the conditioning variables.
     rows : Rows
         Of which ``n_train``, in the order of ``split``, train.
     held_out : Rows or None
@@ -39,7 +41,7 @@ class Shares:
     seed: int
     n_train: int
     names: tuple[Names, Names]
-    support: Sequence[Support]
+    supports: tuple[Sequence[Support], Sequence[Support]]
     buffers: Array
     budget: Budget
     validated: bool
@@ -113,7 +115,7 @@ class Shares:
 
     def on_line(self, rows: Rows) -> Rows:
         """Rows as the standardisation sees them."""
-        return on_line(rows, self.support, self.buffers)
+        return on_line(rows, self.buffers, *self.supports)
 
     def sample(self, most: int) -> Rows:
         """Some of the training rows, at random."""

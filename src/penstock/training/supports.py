@@ -17,6 +17,7 @@ from penstock._typing import Array
 from penstock.columns import SHOWN, Names, called
 from penstock.groups import LINE, Group, Ordered, Simplex
 from penstock.lattice import Lattice
+from penstock.plan import Plan
 from penstock.support import CLOSED, LINEAR, Interval, Periodic, Real, Support, kinds, n_numbers
 from penstock.training.moments import QUARTILES
 from penstock.training.rows import Rows
@@ -160,12 +161,16 @@ class Line:
         return x if isinstance(some, slice) else x[..., 0]
 
 
-def on_line(rows: Rows, support: Sequence[Support], buffers: Array) -> Rows:
-    """Rows as the standardisation sees them; the context stays as it is. The last of ``buffers`` are the numbers of supports."""
-    if not support:
+def on_line(rows: Rows, buffers: Array, support: Sequence[Support], context_support: Sequence[Support] = ()) -> Rows:
+    """Rows and their context as the standardisation sees them. The last of ``buffers`` are the numbers of supports."""
+    if not support and not context_support:
         return rows
-    line: Any = Line(rows.x, support, numbers_of(support, buffers))
-    return Rows(line, rows.context, rows.weight)
+    numbers = numbers_of((*support, *context_support), buffers)
+    x: Any = Line(rows.x, support, numbers[: len(support)]) if support else rows.x
+    context: Any = rows.context
+    if context_support:
+        context = Line(context, context_support, numbers[len(support) :])
+    return Rows(x, context, rows.weight)
 
 
 def numbers_of(support: Sequence[Support], buffers: Array) -> list[list[float]]:
@@ -175,11 +180,14 @@ def numbers_of(support: Sequence[Support], buffers: Array) -> list[list[float]]:
     return [[next(last) for _ in range(count)] for count in counts]
 
 
-def lines_alone(buffers: Array, support: Sequence[Support]) -> Array:
-    """``[loc, scale, ...]`` with 0 and 1 for columns that are circles or boxes, which no data standardise."""
-    for j, kind in enumerate(kinds(support, len(support))):
-        if kind != LINE:
-            buffers[j], buffers[len(support) + j] = 0.0, 1.0
+def lines_alone(
+    buffers: Array, plan: Plan, support: Sequence[Support], context_support: Sequence[Support] = ()
+) -> Array:
+    """The buffers with location 0 and scale 1 for columns that are circles or boxes, which no data standardise."""
+    for first, n, own in ((0, plan.dim, support), (2 * plan.dim, plan.context_dim, context_support)):
+        for j, kind in enumerate(kinds(own, len(own))):
+            if kind != LINE:
+                buffers[first + j], buffers[first + n + j] = 0.0, 1.0
     return buffers
 
 
@@ -244,9 +252,9 @@ def _check_group(rows: Rows, group: Group, names: Names, name: str) -> None:
             )
 
 
-def measured(sample: Rows, support: Sequence[Support]) -> Array:
-    """The numbers of all supports, in the order of the columns, from a sample of the rows: ``s`` of every half-line, also of
-    those that begin at another column, ``m`` and ``s`` of every box.
+def measured(sample: Rows, support: Sequence[Support], context_support: Sequence[Support] = ()) -> Array:
+    """The numbers of all supports, in the order of the columns and then of the conditioning variables, from a sample of the
+    rows: ``s`` of every half-line, also of those that begin at another column, ``m`` and ``s`` of every box.
 
     ``s`` of a half-line, of powers of two times the median of the distances from the end, is the one under which the image
     of the sample is likeliest as a normal (Box, Cox, "An analysis of transformations", 1964): the coordinate that is closest to
@@ -264,7 +272,14 @@ def measured(sample: Rows, support: Sequence[Support]) -> Array:
     """
     if sample.weight is not None:
         sample = sample.take(sample.weight != 0)
-    found = []
+    found = _numbers(sample, support)
+    if context_support and sample.context is not None:
+        found += _numbers(Rows(sample.context, None, sample.weight), context_support)
+    return np.array(found, np.float64)
+
+
+def _numbers(sample: Rows, support: Sequence[Support]) -> list[float]:
+    found: list[float] = []
     for j, own in enumerate(support):
         if not n_numbers(own, j):
             continue
@@ -279,7 +294,7 @@ def measured(sample: Rows, support: Sequence[Support]) -> Array:
             found += box_numbers(x, *own.ends, w)
         else:
             found.append(half_line_scale(x - own.lo if own.lo is not None else own.ends[1] - x, w))
-    return np.array(found, np.float64)
+    return found
 
 
 def quantiles(x: Array, weight: Array | None) -> Array:

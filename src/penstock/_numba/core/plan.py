@@ -89,6 +89,9 @@ class Plan(NamedTuple):
     n_mapped: int  # columns of the data whose support is not the whole line: see isa/supports.py
     n_alone: int  # those behind are members of groups, each behind the one before it
     mapped: Any  # (n_mapped, MAPPED_SIZE)
+    n_context_mapped: int  # the same of columns of the context
+    context_mapped: Any
+    context_slots: Any  # of each column of the context its first feature: a circle has two
     n_base: int
     base: Any  # (n_base, BLOCK_SIZE)
     base_numbers: Any  # (n_base, BLOCK_NUMBERS_SIZE), and what is fixed

@@ -39,6 +39,7 @@ class Packed(NamedTuple):
     context_loc: Any  # of the context in float64, and 1 / scale
     context_inverse: Any
     mapped: Any  # (n_mapped, NUMBERS_SIZE)
+    context_mapped: Any  # the same of the context
 
 
 class Pass(NamedTuple):
@@ -108,9 +109,13 @@ def _kernel_types(number: Any) -> KernelTypes:
         return types.BaseTuple.from_types([fields.get(field, numbers) for field in kind._fields], kind)
 
     counts = [name for name in Plan._fields if name.startswith("n_")] + ["dim", "context_dim"]
-    lists = dict.fromkeys(("steps", "runs", "linear", "boundary", "slots", "mapped", "base"), integers)
+    lists = dict.fromkeys(
+        ("steps", "runs", "linear", "boundary", "slots", "mapped", "context_mapped", "context_slots", "base"), integers
+    )
     plan = tuple_type(Plan, **dict.fromkeys(counts, integer), **lists, base_numbers=doubles)
-    floats = dict.fromkeys(("loc", "scale", "inverse", "context_loc", "context_inverse", "mapped"), doubles)
+    floats = dict.fromkeys(
+        ("loc", "scale", "inverse", "context_loc", "context_inverse", "mapped", "context_mapped"), doubles
+    )
     packed = tuple_type(Packed, log_scale=types.float64, **floats)
     tile = tuple_type(Tile, rows=integer, stop=integers, log_det=doubles, context_kind=integer)
     gradient = tuple_type(TileGradient, hidden_half=integer, of_params=integer, of_context=integer)

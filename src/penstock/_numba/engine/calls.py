@@ -107,7 +107,9 @@ def context_part_rows(plan: Any, packed: Any, context: Any, part: Any, stop: Any
     """What the first row of context, float64, contributes to each conditioner."""
     plan, packed, space, part = pointers(plan), pointers(packed), pointers(space), pointer(part)
     tile = cut_tile(space, pointer(stop), 1, CONTEXT_ROWS, space.context, part)
-    tile_context = context_in(plan, packed, pointer(context), True, space.index, tile, False)
+    tile_context = context_in(
+        plan, packed, pointer(context), True, space.index, tile, False, space.squares, space.double_partial
+    )
     make_context_part(plan, packed, tile_context, tile, part)
 
 
@@ -136,7 +138,8 @@ class Calls:
             self._plans[training] = Plan(
                 self.dim, layout.context_dim, self.n_steps, layout.n_external, layout.n_context, steps, runs, linear,
                 layout.boundary, layout.slots, layout.options, len(layout.ends.mapped), layout.ends.n_alone,
-                layout.ends.mapped, len(base), base, layout.ends.base_numbers, layout.ends.n_normals, len(steps),
+                layout.ends.mapped, len(layout.ends.context_mapped), layout.ends.context_mapped, layout.ends.context_slots,
+                len(base), base, layout.ends.base_numbers, layout.ends.n_normals, len(steps),
             )  # fmt: skip
         return self._plans[training]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock import plan_table as codes
-from penstock._numba.core.plan import HALF_LINE, REAL
+from penstock._numba.core.plan import FIRST, HALF_LINE, LAST, REAL
 
 if TYPE_CHECKING:
     from penstock._numba.core.tile import Pass
@@ -33,7 +33,7 @@ MOST = {4: 120, 8: 1000}
 def exponents(packed: Packed, through: Pass, given: Context, x: Array, numbers: Array) -> Array:
     """The exponents of the largest numbers of rows of x that are far out; 0 for others, and for rows with a NaN.
 
-    A NaN may also be one of the row's context.
+    A NaN may also be one of the row's context; one outside its support is no number either.
     """
     view = packed.view
     u = x[numbers].astype(np.float64)
@@ -41,10 +41,19 @@ def exponents(packed: Packed, through: Pass, given: Context, x: Array, numbers: 
         u = (on_line(packed, u) - view.loc) * view.inverse
     largest = np.abs(u).max(axis=1)
     if given.rows.size:
-        largest[np.isnan(given.rows[numbers // given.block]).any(axis=1)] = np.nan
+        largest[without_context(packed, given.rows[numbers // given.block])] = np.nan
     limit = np.finfo(view.params.dtype)
     exponent = np.where(largest <= limit.max, np.frexp(largest)[1] - 1, limit.maxexp)
     return np.where(largest >= FAR[limit.dtype.itemsize], exponent, 0)
+
+
+def without_context(packed: Packed, context: Array) -> Array:
+    """Whether rows of context hold a NaN, or lie outside a support."""
+    none = np.array(np.isnan(context).any(axis=1))
+    for (column, kind, *_), numbers in zip(packed.context_mapped, packed.view.context_mapped, strict=True):
+        x = context[:, column]
+        none |= (x < numbers[FIRST]) | (x > numbers[LAST]) | ((kind == WRAP) & np.isinf(x))
+    return none
 
 
 def on_line(packed: Packed, x: Array) -> Array:

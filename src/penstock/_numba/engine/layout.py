@@ -65,7 +65,7 @@ class Layout:
         self.n_params, self.n_buffers, self.n_steps = flow["n_params"], flow["n_buffers"], len(table.steps)
         self.ends = Ends(table, self.dtype)
         self._slots = list(self.ends.slots)
-        self.n_context = self.context_dim  # features that conditioners read
+        self.n_context = self.ends.n_features  # features of the context that conditioners read
         if flow["embedding"] != NONE:
             self.n_context = table.networks[flow["embedding"]]["n_out"]
         self.context_part_size = 0
@@ -230,12 +230,12 @@ class Layout:
         """The same for the embedding: nothing if there is none."""
         number, first = self.table.flow["embedding"], len(self._linear)
         if number == NONE:
-            return self._row(KIND=PERMUTATION, N_U=self.context_dim, LINEAR=first), 0
+            return self._row(KIND=PERMUTATION, N_U=self.ends.n_features, LINEAR=first), 0
         network = self.table.networks[number]
-        conditioner, activation, size = self._network(network, self.context_dim * TILE, 0)
+        conditioner, activation, size = self._network(network, self.ends.n_features * TILE, 0)
         row = self._row(
             KIND=PERMUTATION, N_THETA=self.n_context, CONDITIONER=conditioner, ACTIVATION=activation,
-            N_LINEAR=network["n_linears"], N_U=self.context_dim, LINEAR=first, PARAMS=network["params"],
+            N_LINEAR=network["n_linears"], N_U=self.ends.n_features, LINEAR=first, PARAMS=network["params"],
             THETA=self._linear[-1][OUTPUT],
         )  # fmt: skip
         return row, size

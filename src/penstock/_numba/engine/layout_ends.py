@@ -55,17 +55,16 @@ class Ends:
         own: list[int] = []
         for i, column in enumerate(table.columns):
             data, kind, of_map = column["side"] == 0, column["kind"], codes.COLUMN_MAPS[column["map"]]
-            refuse(data or kind == LINE, f"columns of kind {codes.COLUMN_KINDS[kind]}")
-            known = data and (of_map in ("positive", "logit", *GROUPED) or kind != LINE)
+            known = of_map in ("positive", "logit") or kind != LINE or (data and of_map in GROUPED)
             refuse(known or of_map == "identity", f"columns with map {of_map}")
             refuse(known or column["ends"] == 0, "columns with ends")
             refuse(kind == BOX or column["closed"] == 0, "columns with closed ends")
             refuse(column["lattice"] == NONE, "columns on a lattice")
             refuse(column["loc"] != NONE, "columns without a standardisation")
             refuse(known or column["n_buffers"] == 0, "columns with buffers of their own")
-            if known and of_map not in GROUPED:
+            if known and data and of_map not in GROUPED:
                 mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER), 0, NONE, plan.REAL))
-                numbers.append(self._between(column))
+                numbers.append(self._stored_between(column))
                 own.append(column["buffers"] if column["n_buffers"] else NONE)
         self.n_alone = len(mapped)
         for members in self._groups():
@@ -76,11 +75,40 @@ class Ends:
         self.mapped = np.array(mapped, np.int64).reshape(-1, plan.MAPPED_SIZE)
         self.mapped_numbers = np.array(numbers, np.float64).reshape(-1, plan.NUMBERS_SIZE)
         self.mapped_buffers = np.array(own, np.int64)
+        self._context(table.columns[dim:])
         places = np.array([(column["loc"], column["scale"]) for column in table.columns], np.int64)
         self.loc, self.scale = places[:dim].T.copy()
         self.context_loc, self.context_scale = places[dim:].T.copy()
         self.kinds = np.zeros(dim, np.int64)  # of the slots
         self.kinds[table.boundary[-1]] = [column["kind"] for column in table.columns[:dim]]
+
+    def _context(self, columns: list[Record]) -> None:
+        """Columns of the context: nothing is stored, and there is no density, so that an end counts as either type rounds it."""
+        mapped, numbers, own, slots = [], [], [], [0]
+        for i, column in enumerate(columns):
+            slots.append(slots[-1] + (2 if codes.FEATURES[column["features"]] == "cos_sin" else 1))
+            if codes.COLUMN_MAPS[column["map"]] != "identity":
+                mapped.append((i, column["map"], int(not column["ends"] & codes.LOWER), 0, NONE, plan.REAL))
+                row = self._between(column)
+                row[plan.FIRST] = row[plan.FIRST + 1] = min(row[plan.FIRST : plan.FIRST + 2])
+                row[plan.LAST] = row[plan.LAST + 1] = max(row[plan.LAST : plan.LAST + 2])
+                numbers.append(row)
+                own.append(column["buffers"] if column["n_buffers"] else NONE)
+        self.n_features = slots.pop()
+        self.context_slots = np.array(slots, np.int64)
+        self.context_mapped = np.array(mapped, np.int64).reshape(-1, plan.MAPPED_SIZE)
+        self.context_mapped_numbers = np.array(numbers, np.float64).reshape(-1, plan.NUMBERS_SIZE)
+        self.context_mapped_buffers = np.array(own, np.int64)
+
+    def _stored_between(self, column: Record) -> list[float]:
+        """The same as ``_between``, of a column that is stored, too."""
+        row = self._between(column)
+        lo, hi, least, most = row[plan.LO], row[plan.HI], row[plan.LEAST], row[plan.MOST]
+        wraps = codes.COLUMN_MAPS[column["map"]] == "wrap"
+        fine = lo <= least if wraps or column["closed"] & codes.LOWER else lo < least
+        fine = fine and (most <= hi if column["closed"] & codes.UPPER else most < hi)
+        refuse(fine and least <= most, "columns between whose ends there is no number")
+        return row
 
     def _between(self, column: Record) -> list[float]:
         """One row of Packed.mapped, but for what buffers decide: what is stored lies between the numbers within.
@@ -97,8 +125,6 @@ class Ends:
             return next_to(dtype, lo, belongs[0], may_round, 1), next_to(dtype, hi, belongs[1], may_round, -1)
 
         least, most = ends(self.dtype, False)
-        fine = (lo <= least if belongs[0] else lo < least) and (most <= hi if belongs[1] else most < hi)
-        refuse(fine and least <= most, "columns between whose ends there is no number")
         row = [0.0] * plan.NUMBERS_SIZE
         row[plan.LO], row[plan.HI], row[plan.LEAST], row[plan.MOST] = lo, hi, least, most
         row[plan.SCALE] = {"logit": hi - lo, "wrap": (hi - lo) / (2 * math.pi)}.get(of_map, 1.0)

@@ -106,7 +106,9 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
     tile = cut_tile(space, source.stop, rows, source.context_kind, space.context, source.context_part)
     if has_rows(source.context_kind):
         shared = source.context_kind == CONTEXT_ROWS_AND_PART
-        context = context_in(plan, packed, source.context, shared, index, tile, through.keep)
+        context = context_in(
+            plan, packed, source.context, shared, index, tile, through.keep, space.squares, space.double_partial
+        )  # fmt: skip
         tile = cut_tile(space, source.stop, rows, source.context_kind, context, source.context_part)
     if source.sampling:
         base_draw(plan, packed, source.seed, source.context_row, source.draw, index[0], space.words, tile)
@@ -174,7 +176,11 @@ def walk_backward(
     if through.base and through.to_data:
         base_backward(plan, packed, d_value, tile, gradient)
     if gradient.of_context != IGNORE:
-        context_backward(plan, packed, tile, gradient, want_context, index, d_context)
+        shared = source.context_kind == CONTEXT_ROWS_AND_PART
+        context_backward(
+            plan, packed, source.context, shared, tile, gradient, want_context, index, d_context, space.squares,
+            space.double_partial,
+        )  # fmt: skip
     slots = beyond(plan.boundary, dim * before)
     cotangents_out(dim, slots, packed, through.columns and not through.to_data, gradient.state, index, rows, d_x)
     if through.columns and not through.to_data:

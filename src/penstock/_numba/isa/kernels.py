@@ -42,6 +42,7 @@ from penstock._numba.core.plan import (
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.tile import KERNEL_TYPES
 from penstock._numba.isa.bases import learned_backward, learned_draw, learned_log_density
+from penstock._numba.isa.contexts import mapped_context_backward, mapped_context_in
 from penstock._numba.isa.ends import (
     free_backward,
     free_forward,
@@ -122,10 +123,14 @@ def prepare(steps: Any, runs: Any, base: Any, dtype: Any, backwards: bool) -> No
 
 
 @jit
-def context_in(plan: Any, packed: Any, context: Any, shared: bool, index: Any, tile: Any, keep: bool) -> Any:
-    """What conditioners read of the context, (n_context, tile): its rows, float64, standardised, and through the embedding.
+def context_in(
+    plan: Any, packed: Any, context: Any, shared: bool, index: Any, tile: Any, keep: bool, numbers: Any, sines: Any
+) -> Any:
+    """What conditioners read of the context, (n_context, tile): its rows, float64, mapped, standardised, and through the
+    embedding.
 
-    Rows lie where the embedding reads them, or else in tile.context, where conditioners do.
+    ``numbers`` and ``sines`` are scratch of float64. Rows lie where the embedding reads them, or else in tile.context, where
+    conditioners do.
     """
     embedding, dim = step_of(plan, plan.n_steps), plan.context_dim
     embedded = embedding[N_LINEAR] > 0
@@ -134,8 +139,10 @@ def context_in(plan: Any, packed: Any, context: Any, shared: bool, index: Any, t
         for i in range(dim):
             row = 0 if shared else index[r]
             v = (context[row * dim + i] - packed.context_loc[i]) * packed.context_inverse[i]
-            to[i * TILE + r] = limit(v, to)
-    pad_rows(dim, tile.rows, to)
+            to[plan.context_slots[i] * TILE + r] = limit(v, to)
+    if plan.n_context_mapped > 0:
+        mapped_context_in(plan, packed, context, shared, index, tile.rows, to, numbers, sines)
+    pad_rows(step_of(plan, plan.n_steps)[N_U], tile.rows, to)
     if not embedded:
         return to
     call(embedding[FORWARD], (embedding, plan, packed, False, vectors(tile.rows, to), tile, keep))
@@ -153,9 +160,10 @@ def make_context_part(plan: Any, packed: Any, context: Any, tile: Any, part: Any
 
 @jit
 def context_backward(
-    plan: Any, packed: Any, tile: Any, gradient: Any, want_context: bool, index: Any, d_context: Any
-) -> None:
-    """The way back of gradient.context: parameters of the embedding, and rows of d_context."""
+    plan: Any, packed: Any, context: Any, shared: bool, tile: Any, gradient: Any, want_context: bool, index: Any,
+    d_context: Any, numbers: Any, sines: Any,
+) -> None:  # fmt: skip
+    """The way back of gradient.context: parameters of the embedding, and rows of d_context; scratch as for the bijections."""
     embedding, d, dim = step_of(plan, plan.n_steps), gradient.context, plan.context_dim
     if embedding[N_LINEAR] > 0:
         call(embedding[BACKWARD], (embedding, plan, packed, False, vectors(tile.rows, tile.state), tile, gradient))
@@ -163,7 +171,9 @@ def context_backward(
     if want_context:
         for r in range(tile.rows):
             for i in range(dim):
-                d_context[index[r] * dim + i] = d[i * TILE + r] * packed.context_inverse[i]
+                d_context[index[r] * dim + i] = d[plan.context_slots[i] * TILE + r] * packed.context_inverse[i]
+        if plan.n_context_mapped > 0:
+            mapped_context_backward(plan, packed, context, shared, index, tile.rows, d, d_context, numbers, sines)
 
 
 @jit

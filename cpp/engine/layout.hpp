@@ -52,6 +52,7 @@ class Plan {
   const std::vector<int64_t> &mapped_buffers() const { return mapped_buffers_; }
   // How many of them are no members of groups, which stand behind, each behind the one before it.
   int n_alone() const { return n_alone_; }
+  const std::vector<BaseBlock> &base_blocks() const { return base_; }
   // A hash of the table.
   uint64_t digest() const { return table_.digest; }
 

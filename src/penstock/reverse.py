@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from penstock import _validate
 from penstock._backend import Backend
-from penstock._typing import ArrayLike, Rng
-from penstock.base import blocks
+from penstock._typing import ArrayLike, Rng, RowsLike
+from penstock.base import GaussianMixture, StandardNormal, blocks
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, LULinear
 from penstock.montecarlo import MonteCarlo
 from penstock.plan import compile_plan
 from penstock.runner import Runner
+from penstock.spec import FlowSpec, latent_kinds
 from penstock.state import Snapshot
 from penstock.targets import LogDensity
+
+if TYPE_CHECKING:
+    from penstock.columns import Names
+    from penstock.files import model
+    from penstock.lattice import Lattice
+    from penstock.training import Checkpoint
+    from penstock.training.start import Design
 
 
 class ReverseKL(MonteCarlo):
@@ -25,12 +36,16 @@ class ReverseKL(MonteCarlo):
 
     history: History
     _backend: Backend
+    _columns: Names
+    _context_columns: Names
+    _lattice: Lattice | None
 
     def fit_to_target(
         self,
         log_density: LogDensity,
         *,
-        init: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+        context: RowsLike | Callable[[int, np.random.Generator], ArrayLike] | None = None,
+        init: RowsLike | tuple[ArrayLike, ArrayLike] | None = None,
         estimator: str = "path",
         epochs: int = 50,
         epoch_steps: int = 100,
@@ -46,6 +61,9 @@ class ReverseKL(MonteCarlo):
         rng: Rng = None,
         progress: bool | None = None,
         callbacks: Callable[[Any], Any] | Iterable[Callable[[Any], Any]] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = True,
     ) -> Self:
         """Train towards an unnormalised density, given as a function, keep the parameters that do best, and return the flow.
 
@@ -154,21 +172,10 @@ class ReverseKL(MonteCarlo):
         (True, True)
         """
         from penstock.training import start, target
+        from penstock.training.contexts import as_contexts
         from penstock.training.options import Options, TargetOptions
 
         try:
-            if self.context_dim:
-                raise ValueError("a target goes with a flow without a context (context_dim=0)")
-            if self._spec.support:
-                raise ValueError(
-                    "a target goes with a flow on the whole line for now: give no support, and map such parameters to the line "
-                    "in log_density, with the logarithm of the Jacobian"
-                )
-            if any(base.numbers(1) for base, _ in blocks(self._spec.base)):
-                raise ValueError(
-                    f"a target goes with a base that learns nothing for now, and {self._spec.base} does: "
-                    "take a StandardNormal, or a StudentT with learned=False"
-                )
             _validate.function(log_density, name="log_density")
             options = TargetOptions(
                 fit=Options(
@@ -180,25 +187,33 @@ class ReverseKL(MonteCarlo):
                 epoch_steps=epoch_steps, estimator=estimator, validation=validation,
             )  # fmt: skip
             calls = _validate.callables(callbacks, name="callbacks")
-            begin = start.as_start(init, self.dim)
-            if begin is not None and self._snapshot.initialised:
+            spec = self._spec
+            contexts = as_contexts(context if callable(context) else self._named_context(context), self.context_dim)
+            begin = start.as_start(init if isinstance(init, tuple) else self._named(init, "init"), self.dim)
+            start.check_start(begin, spec.support, self._columns)
+            if begin is not None and self._snapshot.initialised and not (checkpoint and resume):
                 raise ValueError(
                     "init was given, but a later fit keeps the standardisation of the first; flow.reset() forgets it"
                 )
-            seed = _validate.seed(rng)
+            design = self._design()
+            most = max((mixture.components for mixture in design.mixtures), default=0)
+            if options.fit.batch_size is not None and options.fit.batch_size < most:
+                raise ValueError(
+                    f"batch_size must be at least {most}, as each batch has draws of every component of the base, got {batch_size}"
+                )
+            seed = None if rng is None else _validate.seed(rng)
+            kept = self._checkpoint(checkpoint, checkpoint_every, resume)
+            if kept is not None:
+                kept.check_writable()
             with self._fitting():
-                runner = self._runner()
-                base = replace(self._spec, layers=(), embedding=None, embedding_dim=0)
                 snapshot, history = target.run(
-                    runner, Runner(compile_plan(base), self._backend), self._snapshot, log_density, begin, options,
+                    self._runner(), self._snapshot, log_density, begin, options, design,
                     seed=seed,
-                    actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
-                    linear=max(
-                        ((k, layer) for k, layer in enumerate(self._spec.layers) if isinstance(layer, LULinear)),
-                        key=lambda pair: pair[0], default=None,
-                    ),
+                    contexts=contexts,
                     progress=progress,
-                    watch=self._watch(calls, None) if calls else None,
+                    watch=self._watch(calls, None, self._lattice) if calls else None,
+                    checkpoint=kept,
+                    contents=None if kept is None else self._contents(None),
                 )  # fmt: skip
                 self._snapshot, self.history = snapshot, history
         except BaseException as error:
@@ -210,14 +225,52 @@ class ReverseKL(MonteCarlo):
             raise
         return self
 
+    def _design(self) -> Design:
+        """What training towards a target needs to know of the flow."""
+        from penstock.training.mixtures import Mixture
+        from penstock.training.start import Design
+
+        spec, dim = self._spec, self.dim
+        layers = list(enumerate(spec.layers))
+        linear = max(((k, layer) for k, layer in layers if isinstance(layer, LULinear)), key=lambda pair: pair[0], default=None)
+        lines: tuple[int, ...] = ()
+        if linear is not None:  # the dimensions that it finds to be lines, on its side of the data
+            outer = replace(spec, layers=spec.layers[linear[0] + 1 :])
+            lines = tuple(i for i, kind in enumerate(latent_kinds(outer)) if kind == "line")
+        latent = latent_kinds(spec)
+        mixtures = [
+            Mixture(number, tuple(i for i in dims if latent[i] == "line"), base.components)
+            for number, (base, dims) in enumerate(blocks(spec.base))
+            if isinstance(base, GaussianMixture)
+        ]
+        plain = FlowSpec(StandardNormal(dim), (), dtype=spec.dtype)
+        mapped = FlowSpec(StandardNormal(dim), (), dtype="float64", support=spec.support) if spec.support else None
+        return Design(
+            Runner(compile_plan(plain), self._backend),
+            spec.support, self._columns, self._context_columns,
+            tuple(k for k, layer in layers if isinstance(layer, ActNorm)),
+            None if linear is None else (*linear, lines),
+            tuple(mixture for mixture in mixtures if mixture.dims),
+            None if mapped is None else Runner(compile_plan(mapped), self._backend),
+        )  # fmt: skip
+
     # --- what the flow brings -----------------------------------------------------------------------------------
 
     def _fitting(self) -> AbstractContextManager[None]:
         """At most one fit of a flow runs at a time."""
         raise NotImplementedError
 
-    def _watch(self, calls: Any, names: Any) -> Callable[[Epoch, Snapshot, History], bool]:
+    def _watch(self, calls: Any, names: Any, lattice: Any = None) -> Callable[[Epoch, Snapshot, History], bool]:
         """What calls every callback."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
+        """The file that keeps the state of a run, if one was asked for."""
+        raise NotImplementedError
+
+    def _contents(self, history: History | None, names: Any = None) -> model.Contents:
+        """What goes into a file."""
         raise NotImplementedError
 
     def _with(self, snapshot: Snapshot, history: History | None = None, names: Any = None) -> Self:

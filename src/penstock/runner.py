@@ -221,7 +221,7 @@ class Runner:
         *,
         numbers: tuple[int, int] = (0, 0),
     ) -> Array:
-        """The way back of ``latents``: the gradient of parameters, (n_params,) in float64, with what decides the draws held fixed."""
+        """The way back of ``latents``: the gradient of parameters, (n_params,) in float64; what decides draws is held fixed."""
         d_params = np.zeros(self.plan.n_params)
         first, first_context = numbers
         self.engine.latents_vjp(packed, seed, first_context, first, context, components, d_z, d_log_weight, d_params)

@@ -42,7 +42,7 @@ from penstock._numba.core.plan import (
 )
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.tile import KERNEL_TYPES
-from penstock._numba.isa.bases import learned_backward, learned_draw, learned_log_density
+from penstock._numba.isa.bases import learned_backward, learned_draw, learned_draw_backward, learned_log_density
 from penstock._numba.isa.ends import (
     free_backward,
     free_forward,

@@ -199,7 +199,8 @@ class ReverseKL(MonteCarlo):
             most = max((mixture.components for mixture in design.mixtures), default=0)
             if options.fit.batch_size is not None and options.fit.batch_size < most:
                 raise ValueError(
-                    f"batch_size must be at least {most}, as each batch has draws of every component of the base, got {batch_size}"
+                    f"batch_size must be at least {most}, as each batch has draws of every component of the base, got "
+                    f"{batch_size}"
                 )
             seed = None if rng is None else _validate.seed(rng)
             kept = self._checkpoint(checkpoint, checkpoint_every, resume)
@@ -232,7 +233,9 @@ class ReverseKL(MonteCarlo):
 
         spec, dim = self._spec, self.dim
         layers = list(enumerate(spec.layers))
-        linear = max(((k, layer) for k, layer in layers if isinstance(layer, LULinear)), key=lambda pair: pair[0], default=None)
+        linear = max(
+            ((k, layer) for k, layer in layers if isinstance(layer, LULinear)), key=lambda pair: pair[0], default=None
+        )
         lines: tuple[int, ...] = ()
         if linear is not None:  # the dimensions that it finds to be lines, on its side of the data
             outer = replace(spec, layers=spec.layers[linear[0] + 1 :])

@@ -49,7 +49,8 @@ class Contexts:
             count = min(first + n - at, len(rows) - place)
             found.append(runner.row_order(seed, turn, len(rows), range(place, place + count)))
             at += count
-        return rows[np.concatenate(found)].astype(np.float64)
+        chosen: Array = rows[np.concatenate(found)].astype(np.float64)
+        return chosen
 
     def distinct(self, n: int) -> int:
         """How many of n contexts differ at most."""

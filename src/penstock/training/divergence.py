@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -81,7 +82,14 @@ class Divergence:
     """
 
     def __init__(
-        self, runner: Runner, target: LogDensity, seed: int, *, path: bool, contexts: Contexts | None, mixtures: Sequence[int]
+        self,
+        runner: Runner,
+        target: LogDensity,
+        seed: int,
+        *,
+        path: bool,
+        contexts: Contexts | None,
+        mixtures: Sequence[int],
     ) -> None:
         self.runner, self.target, self.seed, self._path = runner, target, seed, path
         self.contexts, self._mixtures = contexts, tuple(mixtures)
@@ -104,13 +112,14 @@ class Divergence:
         """
         if not self._mixtures:
             return None, np.zeros(0)
-        chosen, log_share = np.empty((len(self._mixtures), n), np.int64), np.zeros(n)
+        chosen, log_share = np.zeros((len(self._mixtures), n), np.int64), np.zeros(n)
         for i, count in enumerate(self._mixtures):
             dealt = (np.arange(n) + step * n) % count
             if i:
                 dealt = dealt[self.runner.row_order(seed_of(self.seed, STRATA + GOLDEN * i), step, n, range(n))]
             chosen[i] = dealt
-            log_share += np.log(np.bincount(dealt, minlength=count) / n)[dealt]
+            parts = np.bincount(dealt, minlength=count) / n
+            log_share += np.array([math.log(part) for part in parts.tolist()])[dealt]
         return chosen, log_share
 
     def estimate(self, params: Array, buffers: Array, step: int, n: int) -> Estimate:
@@ -166,11 +175,17 @@ class Divergence:
         return Estimate(loss, grad, x, good)
 
 
+def exp(x: Array) -> Array:
+    """Exponentials, number by number: NumPy's have other last bits on processors with wider vectors."""
+    return np.array([math.exp(number) for number in x.tolist()])
+
+
 def shares(good: Array, log_weight: Array | None) -> Array:
     """What part of a sum each row has; those that do not count have none."""
     if log_weight is None:
-        return good / good.sum()
+        alike: Array = good / good.sum()
+        return alike
     top = log_weight[good].max()
-    weight = np.where(good, np.exp(np.minimum(log_weight - top, 0.0)), 0.0)
+    weight = np.where(good, exp(np.minimum(log_weight - top, 0.0)), 0.0)
     result: Array = weight / weight.sum()
     return result

@@ -26,9 +26,7 @@ class Mixture(NamedTuple):
     components: int
 
 
-def spread(
-    plan: Plan, mixtures: Sequence[Mixture], params: Array, z: Array, seed: int, frozen: Array | None
-) -> None:
+def spread(plan: Plan, mixtures: Sequence[Mixture], params: Array, z: Array, seed: int, frozen: Array | None) -> None:
     """Set the mixtures in ``params`` to the clusters of latent rows: weights, means and widths. What is frozen stays."""
     for mixture in mixtures:
         tensors = plan.tensors_of(BASE - mixture.number)

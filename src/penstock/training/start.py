@@ -19,7 +19,7 @@ from penstock.targets import LogDensity, evaluated, shown
 from penstock.training.contexts import SAMPLE, Contexts
 from penstock.training.coordinates import Coordinates
 from penstock.training.diagnosis import TrainingError
-from penstock.training.divergence import CONTEXTS, PILOT, seed_of
+from penstock.training.divergence import CONTEXTS, PILOT, exp, seed_of
 from penstock.training.mixtures import Mixture, spread
 from penstock.training.moments import moments
 from penstock.training.pilot import DENSE, Pilot, pilot
@@ -146,7 +146,9 @@ def settled(start: Start | None, target: LogDensity, design: Design, contexts: C
     coordinates = Coordinates(design.unconstrained, design.support)
     if start is not None:
         loc, scale = coordinates.around(start.loc, start.scale)
-        found = measured_start(coordinates.to_data(loc + scale * draw(0, START_ROWS)), None, design.support, start.words)
+        found = measured_start(
+            coordinates.to_data(loc + scale * draw(0, START_ROWS)), None, design.support, start.words
+        )
         exact = np.array([isinstance(own, Real) for own in design.support])
         return found._replace(
             loc=np.where(exact, start.loc, found.loc), scale=np.where(exact, start.scale, found.scale), root=None
@@ -166,8 +168,8 @@ def _need(found: Sequence[Pilot | None]) -> list[Pilot]:
     usable = [one for one in found if one is not None]
     if not usable:
         raise TrainingError(
-            "log_density and its gradient are finite nowhere around 0, where the search for its location begins; give init=: rows "
-            "(prior draws), or (mean, scale). The flow is as it was before"
+            "log_density and its gradient are finite nowhere around 0, where the search for its location begins; give init=: "
+            "rows (prior draws), or (mean, scale). The flow is as it was before"
         )
     return usable
 
@@ -192,7 +194,9 @@ def _of_contexts(target: LogDensity, contexts: Array, dim: int, draw: Any) -> St
     found = _need([pilot(at(context), draw, dim) for context in contexts])
     n = len(found)
     loc = np.mean([one.loc for one in found], axis=0)
-    root = np.concatenate([*(_root(one) for one in found), *((one.loc - loc)[:, None] for one in found)], axis=1) / math.sqrt(n)
+    root = np.concatenate(
+        [*(_root(one) for one in found), *((one.loc - loc)[:, None] for one in found)], axis=1
+    ) / math.sqrt(n)
     rows = np.concatenate(
         [one.loc + draw(i * START_ROWS, START_ROWS // n) @ _root(one).T for i, one in enumerate(found)]
     )  # fmt: skip
@@ -218,7 +222,11 @@ def _by_coordinates(
         rows.append(coordinates.to_data(v))
         weights.append(_weights(log_p + 0.5 * (e**2).sum(axis=1)))
         asked += found.evaluations + n
-    words = f"a pilot of {asked} evaluations" if contexts[0] is None else f"pilots at {len(rows)} contexts, of {asked} evaluations"
+    words = (
+        f"a pilot of {asked} evaluations"
+        if contexts[0] is None
+        else f"pilots at {len(rows)} contexts, of {asked} evaluations"
+    )
     return measured_start(np.concatenate(rows), np.concatenate(weights), design.support, words)
 
 
@@ -232,7 +240,7 @@ def _weights(log_weights: Array) -> Array:
     good = np.isfinite(log_weights)
     if not good.any():
         return np.ones(len(log_weights))
-    weights = np.where(good, np.exp(np.minimum(log_weights - log_weights[good].max(), 0.0)), 0.0)
+    weights = np.where(good, exp(np.where(good, log_weights - log_weights[good].max(), 0.0)), 0.0)
     weights = np.minimum(weights, weights.mean() * math.sqrt(len(weights)))
     worth = weights.sum() ** 2 / (weights**2).sum()
     return weights / weights.mean() if worth >= WORTH else good.astype(np.float64)
@@ -270,39 +278,41 @@ def _resampled(rows: Array, weight: Array) -> Array:
 
 
 def begin(
-    runner: Runner, params: Array, start: Start, design: Design, contexts: Contexts | None, seed: int, frozen: Array | None
+    runner: Runner,
+    params: Array,
+    start: Start,
+    design: Design,
+    contexts: Contexts | None,
+    seed: int,
+    frozen: Array | None,
 ) -> Array:
     """Set the linear layer, mixtures and ActNorms in ``params``; the buffers."""
     dim = runner.plan.dim
     parts = [start.loc, start.scale]
     given = None
     if contexts is not None:
-        sample = contexts.take(runner, seed_of(seed, CONTEXTS), 0, contexts.distinct(SAMPLE))
-        rows = Rows(sample if contexts.rows is None else contexts.rows)
-        parts.append(loc_and_scale(rows, True, Rows(sample), "context", design.context_columns))
+        some = contexts.take(runner, seed_of(seed, CONTEXTS), 0, contexts.distinct(SAMPLE))
+        table = Rows(some if contexts.rows is None else contexts.rows)
+        parts.append(loc_and_scale(table, True, Rows(some), "context", design.context_columns))
         given = contexts.take(runner, seed_of(seed, PILOT + CONTEXTS), 0, START_ROWS)
     buffers = np.concatenate([*parts, start.numbers])
     if design.support:
         buffers = lines_alone(buffers, design.support)
     if runner.plan.dtype == np.float32:  # what the target is asked for are its numbers
         warn_far(buffers[:dim], buffers[dim : 2 * dim], "the target", design.columns)
-    one = None if given is None else given[0]
     if design.linear is not None:
-        start_linear(runner, *design.linear, params, buffers, start, frozen, one)
+        start_linear(runner, *design.linear, params, buffers, start, frozen, None if given is None else given[0])
     rows = start.rows
-    if rows is None and (design.actnorms or (start.given and design.mixtures)):
+    if rows is None:
         normals = design.normals
         packed = normals.pack(np.zeros(0, normals.plan.dtype), identity(normals.plan))
         rows = start.loc + normals.sample(packed, START_ROWS, seed_of(seed, PILOT))[0] * start.scale
-    if design.actnorms and rows is not None:
-        some = rows[:START_ROWS]
-        sample = Rows(some, None if given is None else given[: len(some)])
+    rows = rows[:START_ROWS]
+    sample = Rows(rows, None if given is None else given[: len(rows)])
+    if design.actnorms:
         start_actnorms(runner, design.actnorms, params, buffers, sample, frozen)
-    if design.mixtures and start.given and rows is not None:
-        some = rows[:START_ROWS]
-        z, _ = runner.transform(
-            runner.pack(params, buffers), False, some, None if given is None else given[: len(some)]
-        )  # fmt: skip
+    if design.mixtures and start.given:
+        z, _ = runner.transform(runner.pack(params, buffers), False, sample.x, sample.context)
         spread(runner.plan, design.mixtures, params, z, seed, frozen)
     return buffers
 

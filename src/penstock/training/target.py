@@ -11,7 +11,7 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,12 @@ from penstock.files import model
 from penstock.history import Epoch, History
 from penstock.runner import Runner
 from penstock.state import Snapshot
-from penstock.targets import LogDensity, evaluated, shown
+from penstock.targets import LogDensity, shown
+from penstock.training.bound import Validation, lower_bound
 from penstock.training.checkpoint import Checkpoint
 from penstock.training.contexts import Contexts
 from penstock.training.diagnosis import TrainingError
-from penstock.training.divergence import CONTEXTS, VALIDATION, Divergence, seed_of
+from penstock.training.divergence import Divergence
 from penstock.training.log import Log
 from penstock.training.loop import BETAS, EPSILON, Watch
 from penstock.training.mean import running_mean
@@ -35,10 +36,7 @@ from penstock.training.progress import Progress
 from penstock.training.start import Design, Start, begin, settled
 from penstock.training.state import Best, Moment, State
 from penstock.training.target_state import Probe, Tally, facts_of, history_of, tensors_of
-from penstock.weights import RELIABLE, Summary, summary
-
-CHUNK = 4096  # validation rows for which the target is asked together
-DRAWS_OF_A_CONTEXT = 32  # for validation
+from penstock.weights import RELIABLE
 
 
 def run(
@@ -161,11 +159,12 @@ class TargetTraining:
 
     def restore(self, moment: Moment, buffers: Array, contents: model.Contents) -> None:
         """Stand where a checkpoint was written."""
+        self.probe = Probe.of(contents, self.target)  # first, as it is an error where the target is another one
         self.params, self.buffers, self.m, self.v = moment.params, buffers, moment.m, moment.v
         self.losses[: len(moment.losses)] = moment.losses
         self.state = moment.state
         self.history = history_of(contents, moment)
-        self.tally, self.probe = Tally.of(contents), Probe.of(contents, self.target)
+        self.tally = Tally.of(contents)
         self._note_best()
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -279,27 +278,10 @@ class TargetTraining:
 
     def validate(self, params: Array) -> Validation:
         """The lower bound and the importance weights of some parameters, on draws that are the same after every epoch."""
-        packed, n, seed = self.runner.pack(params, self.buffers), self.options.validation, seed_of(self.seed, VALIDATION)
-        given, each = None, 1
-        if self.contexts is not None:
-            count = max(1, self.contexts.distinct(n // DRAWS_OF_A_CONTEXT))
-            given = self.contexts.take(self.runner, seed_of(self.seed, VALIDATION + CONTEXTS), 0, count)
-            each, n = n // count, n // count * count
-        log_weights, size = np.zeros(n), max(1, CHUNK // each) * each
-        for first in range(0, n, size):
-            count = min(size, n - first)
-            context, numbers = None, (first, 0)
-            if given is not None:
-                context, numbers = given[first // each : (first + count) // each], (0, first // each)
-            z, _ = self.runner.latents(packed, count, seed, context, numbers=numbers)
-            x, log_det = self.runner.transform(packed, True, z, context)
-            by_row = None if context is None else np.repeat(context, each, axis=0)
-            log_p, _ = evaluated(self.target, x, by_row, gradient=False)
-            log_weights[first : first + count] = log_p - (self.runner.log_base(packed, z, context) - log_det)
-            if self.probe is None:
-                self.probe = Probe.at(x, by_row, log_p)
-        log_weights[np.isnan(log_weights) | (log_weights == math.inf)] = -math.inf
-        return validation_of(log_weights.reshape(-1, n if given is None else each))
+        packed = self.runner.pack(params, self.buffers)
+        told, probe = lower_bound(self.runner, self.target, packed, self.contexts, self.options.validation, self.seed)
+        self.probe = self.probe or probe
+        return told
 
     def _close(self, seconds: float, rows_per_second: float) -> None:
         """The results of an epoch whose steps are done."""
@@ -415,34 +397,6 @@ class TargetTraining:
                 error.add_note(f"the checkpoint could not be brought up to date: {failure}")
             return f". The checkpoint could not be brought up to date: {failure}"
         return f". The same call goes on from {self.checkpoint.path!r}"
-
-
-class Validation(NamedTuple):
-    """The lower bound with its standard error, what the importance weights tell, and of how many draws."""
-
-    elbo: float
-    error: float
-    weights: Summary
-    draws: int
-
-
-def validation_of(log_weights: Array) -> Validation:
-    """What importance weights tell, from their logarithms, a row for each context.
-
-    Each context has an evidence of its own: effective sample sizes are those of the contexts added up, and the tail is that of
-    all weights, in units of the means of their contexts.
-    """
-    contexts, each = log_weights.shape
-    elbo = float(log_weights.mean())
-    error = math.sqrt(float(log_weights.var(axis=1).sum()) / max(each - 1, 1)) / contexts
-    told = [summary(row) for row in log_weights]
-    if contexts == 1:
-        return Validation(elbo, error, told[0], each)
-    means = np.array([one.log_mean for one in told])
-    relative = np.where(np.isfinite(means)[:, None], log_weights - means[:, None], -math.inf)
-    whole = summary(relative.ravel())
-    ess = float(sum(one.ess for one in told))
-    return Validation(elbo, error, whole._replace(log_mean=float(means.mean()), ess=ess), log_weights.size)
 
 
 def _norm(x: Array) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,10 @@ class Tally:
     def of(cls, contents: model.Contents) -> Tally:
         """As a checkpoint holds it."""
         numbers = contents.training.get("tally")
-        need(numbers is not None and numbers.dtype == np.float64 and numbers.shape == (3,), "training.tally must be 3 numbers")
+        need(
+            numbers is not None and numbers.dtype == np.float64 and numbers.shape == (3,),
+            "training.tally must be 3 numbers",
+        )
         assert numbers is not None
         left_out, asked, pareto_k = numbers.tolist()
         return cls(int(left_out), int(asked), contents.training.get("lost"), pareto_k)
@@ -102,15 +104,18 @@ class Probe:
             now, _ = evaluated(target, probe.x, probe.context, gradient=False)
             if not np.allclose(now, probe.log_p, rtol=SAME, atol=SAME):
                 raise ValueError(
-                    "the checkpoint holds the run of another call: log_density is another one. Repeat that call to go on with its "
-                    "run, or replace it with resume=False"
+                    "the checkpoint holds the run of another call: log_density is another one. Repeat that call to go on with "
+                    "its run, or replace it with resume=False"
                 )
         return probe
 
 
 def tensors_of(history: History, closed: int, tally: Tally, probe: Probe | None) -> dict[str, Array]:
     """The arrays of a checkpoint that a fit to data has not."""
-    tensors = {"tally": np.array([tally.left_out, tally.asked, tally.pareto_k], np.float64)}
+    tensors: dict[str, Array] = {
+        "tally": np.array([tally.left_out, tally.asked, tally.pareto_k], np.float64),
+        "start": np.frombuffer(history.start.encode(), np.uint8),
+    }
     if closed:
         tensors["target"] = np.array([getattr(history, name)[:closed] for name in LISTS], np.float64)
     if tally.first is not None:
@@ -132,16 +137,28 @@ def history_of(contents: model.Contents, moment: Moment) -> History:
         assert numbers is not None
         for name, values in zip(LISTS, numbers.tolist(), strict=True):
             setattr(history, name, values)
-    history.start = contents.history.start if contents.history is not None else ""
+    start = contents.training.get("start")
+    need(start is not None and start.dtype == np.uint8, "training.start must be text")
+    assert start is not None
+    history.start = start.tobytes().decode()
     return history
 
 
 def facts_of(
-    begins: model.Contents, runner: Runner, options: TargetOptions, budget: Budget, start: Start | None, contexts: Contexts | None
+    begins: model.Contents,
+    runner: Runner,
+    options: TargetOptions,
+    budget: Budget,
+    start: Start | None,
+    contexts: Contexts | None,
 ) -> dict[str, str]:
     """What decides the bits of a run besides its seed and its target, in words and hashes."""
     fit, schedule = options.fit, budget.schedule
-    told: dict[str, str] = {"backend": runner.backend, START: hash_of_numbers(begins.snapshot), "target": "a log-density"}
+    told: dict[str, str] = {
+        "backend": runner.backend,
+        START: hash_of_numbers(begins.snapshot),
+        "target": "a log-density",
+    }
     told |= _init_facts(start) | _context_facts(contexts)
     return told | {
         "estimator": repr(options.estimator),
@@ -159,10 +176,13 @@ def facts_of(
     }
 
 
-def _init_facts(start: Start | None) -> Mapping[str, str]:
+def _init_facts(start: Start | None) -> dict[str, str]:
     if start is None:
         return {"init": "a pilot"}
-    return {"init": start.words, VALUES + "init": hash_of(*((start.loc, start.scale) if start.rows is None else (start.rows,)))}
+    return {
+        "init": start.words,
+        VALUES + "init": hash_of(*((start.loc, start.scale) if start.rows is None else (start.rows,))),
+    }
 
 
 def _context_facts(contexts: Contexts | None) -> dict[str, Any]:

@@ -433,7 +433,8 @@ def learned_draw_backward(
     is_given: bool, given: Any, gradient: Any,
 ) -> None:  # fmt: skip
     """The way back of the draws in the state: overwrites gradient.theta, (numbers, tile). Cotangents of the weights of components
-    stand in gradient.log_det."""
+    stand in gradient.log_det.
+    """
     numbers, dims = block_places(block, plan)
     state, like = tile.state, tile.log_det
     for r in range(0, n_vectors * lanes(state), lanes(like)):

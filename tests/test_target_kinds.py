@@ -68,7 +68,7 @@ class Kinds:
 
 
 @uneven
-@pytest.mark.parametrize("init", ["pilot", "rows", "numbers"])
+@pytest.mark.parametrize("init", ["pilot", pytest.param("rows", marks=pytest.mark.slow), "numbers"])
 def test_a_target_on_every_kind_of_support_is_found_and_learned(init: str) -> None:
     target = Kinds()
     g = rng("kinds")
@@ -94,7 +94,7 @@ def test_a_target_on_every_kind_of_support_is_found_and_learned(init: str) -> No
 
 
 @uneven
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_the_scale_of_a_half_line_is_measured_whatever_its_unit(scale: float) -> None:
     def gamma(x: Array) -> tuple[Array, Array]:
         y = x / scale
@@ -149,14 +149,16 @@ class TwoModes:
 
 
 @uneven
-@pytest.mark.parametrize("estimator", ["path", "reparameterised"])
-@pytest.mark.parametrize("start", ["both", "wide"])
+@pytest.mark.parametrize(
+    ("start", "estimator"),
+    [("both", "path"), pytest.param("both", "reparameterised", marks=pytest.mark.slow), ("wide", "reparameterised")],
+)
 def test_both_modes_are_found_with_their_masses(start: str, estimator: str) -> None:
     target = TwoModes()
     rows = target.sample(500) if start == "both" else rng("prior").uniform(-12, 12, (500, 2))
     flow = ps.realnvp(2, layers=2, hidden=(16,), base=ps.GaussianMixture(2, 2 if start == "both" else 10), rng=0)
     flow.fit_to_target(target, init=rows, estimator=estimator, epochs=12, rng=0, learning_rate=1e-2)
-    assert abs(flow.history.elbo[-1] - 2) < (1e-2 if estimator == "path" else 3e-2)
+    assert abs(flow.history.elbo[-1] - 2) < (1e-2 if start == "both" else 3e-2)
     left = flow.sample(20_000, rng=0)[:, 0] < 0
     assert abs(left.mean() - 0.3) < 0.02
     found = ps.importance(flow, target, 10_000, rng=0)
@@ -215,8 +217,11 @@ def conjugate(x: Array, context: Array) -> tuple[Array, Array]:
 
 
 @uneven
-@pytest.mark.parametrize("kind", ["rows", "function"])
-@pytest.mark.parametrize("base", [None, ps.GaussianMixture(1, 2, conditioner=ps.MLP((8,)))], ids=["normal", "mixture"])
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [("rows", None), ("function", ps.GaussianMixture(1, 2, conditioner=ps.MLP((8,))))],
+    ids=["rows", "function"],
+)
 def test_a_target_over_contexts_is_amortised(kind: str, base: Any) -> None:
     rows = rng("amortised").normal(0, math.sqrt(1.25), (700, 1))
     context: Any = rows if kind == "rows" else lambda n, g: g.normal(0, math.sqrt(1.25), (n, 1))

@@ -43,8 +43,8 @@ class ReverseKL(MonteCarlo):
     def fit_to_target(
         self,
         log_density: LogDensity,
-        *,
         context: RowsLike | Callable[[int, np.random.Generator], ArrayLike] | None = None,
+        *,
         init: RowsLike | tuple[ArrayLike, ArrayLike] | None = None,
         estimator: str = "path",
         epochs: int = 50,
@@ -70,7 +70,11 @@ class ReverseKL(MonteCarlo):
         It minimises the reverse Kullback-Leibler divergence ``KL(q | p) = E_q[log q(x) - log p(x)] + log Z`` of the flow q
         from the target ``p / Z``, which is to say that it maximises the lower bound ``E_q[log p - log q]`` of the logarithm
         of the evidence Z. The draws are fresh in every step. Where the target has several modes far apart, the flow may
-        settle in one of them: this divergence does not miss what no draw has met.
+        settle in one of them: this divergence does not miss what no draw has met. With a :class:`GaussianMixture` as base
+        each batch has draws of every component, and ``init=`` rows over all modes start them there.
+
+        Columns lie within the supports of the flow, and so do the rows that the target is asked for. For a flow with a
+        context the divergence is averaged over contexts, and the flow learns the target at each of them (amortised).
 
         The first fit of a flow, this one or :meth:`fit`, sets the standardisation and every ActNorm, and this one also
         begins the LU layer nearest to the data, if there is one, with the correlations that the pilot has found; a later one
@@ -81,12 +85,20 @@ class ReverseKL(MonteCarlo):
         log_density : callable
             A function of rows, a float64 array of shape (rows, dim) in the order of the flow's columns, that returns a
             tuple: log p, of shape (rows,), up to a constant, and its gradient with respect to the rows, of shape (rows,
-            dim). Draws where either is not finite are left out of a step, with a warning at the end.
-        init : array of shape (rows, dim), or tuple (mean, scale), optional
+            dim). It is the density of the columns as they are, with no Jacobian for supports. Draws where either is not
+            finite are left out of a step, with a warning at the end. For a flow with a context a function of rows and
+            their contexts, (rows, context_dim) in float64.
+        context : array of shape (m, context_dim), a table, or callable, optional
+            For a flow with a context, what to average over: rows, of which each comes once in every pass through them,
+            in random order, or a function ``context(n, rng)`` that draws n rows with a NumPy generator. A first fit
+            standardises by them.
+        init : array of shape (rows, dim), a table, or tuple (mean, scale), optional
             What sets the standardisation: rows, such as draws of the prior, by their means and standard deviations, or the
-            numbers themselves, one or ``dim`` each. By default a pilot of about 14 000 evaluations finds them, a Gaussian
-            with (up to 128 dimensions) a full covariance that matches the scores of the target; ``flow.history.start`` says
-            what it found.
+            numbers themselves, one or ``dim`` each, of the columns as they are. Rows also measure supports, as a fit to
+            data does, and spread the components of a mixture in the base over their clusters (k-means). By default a pilot
+            of about 14 000 evaluations finds what it can, a Gaussian with (up to 128 dimensions) a full covariance that
+            matches the scores of the target, in unconstrained coordinates where columns have supports, and at six contexts
+            where there are any; ``flow.history.start`` says what it found.
         estimator : {"path", "reparameterised"}, default "path"
             How the gradient is estimated. Path, or "sticking the landing", leaves the score of q out, whose mean is zero: it
             has no variance where the flow meets its target.
@@ -116,6 +128,9 @@ class ReverseKL(MonteCarlo):
             Decides all draws.
         progress : bool, optional
             As for :meth:`fit`.
+        checkpoint, checkpoint_every, resume
+            As for :meth:`fit`: the state of the run is kept in a file at the end of each epoch, and the same call goes on
+            from there. Another target is told by its values at a few rows.
         callbacks : callable or list of callables
             As for :meth:`fit`: called with a :class:`TrainingState` after each epoch, whose ``validation_loss`` is minus the
             lower bound.
@@ -124,7 +139,8 @@ class ReverseKL(MonteCarlo):
         -------
         Flow
             The flow itself; ``flow.history`` holds ``elbo``, ``elbo_error``, ``ess`` (as a part of the draws) and
-            ``pareto_k`` of each epoch.
+            ``pareto_k`` of each epoch. Over contexts the lower bound is a mean over some of them, each with 32 draws and an
+            evidence of its own, ``ess`` is within contexts, and weights are compared in units of the mean of their context.
 
         Raises
         ------
@@ -132,8 +148,9 @@ class ReverseKL(MonteCarlo):
             When a gradient or parameter is NaN or infinite, when the target is for a whole batch, or when the pilot finds
             nothing.
         ValueError, TypeError
-            When an argument does not fit, when ``log_density`` returns what it must not, for a flow with a context or a
-            support, and for ``init`` at a later fit.
+            When an argument does not fit, when ``log_density`` returns what it must not, when ``init`` lies outside a
+            support, for ``init`` at a later fit, for a ``batch_size`` below the number of components of a mixture, and when
+            ``checkpoint`` holds the run of another call.
         RuntimeError
             When another fit of this flow is running.
 
@@ -170,6 +187,16 @@ class ReverseKL(MonteCarlo):
         >>> found = ps.importance(flow, log_density, 1000, rng=0)
         >>> abs(found.log_evidence - 3.224) < 0.01, found.ess > 990  # log(2 pi 2^2)
         (True, True)
+
+        A gamma density on the positive half-line, for every shape between 1 and 5:
+
+        >>> def gamma(x, shape):
+        ...     return ((shape - 1) * np.log(x) - x)[:, 0], (shape - 1) / x - 1
+        >>> import numpy as np
+        >>> flow = ps.nsf_ar(1, layers=1, hidden=(16,), context_dim=1, support="positive", rng=0)
+        >>> flow = flow.fit_to_target(gamma, lambda n, rng: rng.uniform(1, 5, (n, 1)), epochs=5, rng=0)
+        >>> bool(abs(flow.sample(20_000, [4.0], rng=0).mean() - 4) < 0.2)
+        True
         """
         from penstock.training import start, target
         from penstock.training.contexts import as_contexts

@@ -90,8 +90,8 @@ class Coordinates:
         rows, ones = np.repeat(x[None], dim, axis=0), np.eye(dim)
         found: Array = np.diag(self._runner.vjp(self._packed, False, rows, ones, None, params=False).x).copy()
         inner = self.of_data(x[None])
-        found = found / self._inward(inner)[1][0]
-        return found
+        result: Array = found / self._inward(inner)[1][0]
+        return result
 
     def pulled(self, log_density: LogDensity, context: Array | None = None) -> LogDensity:
         """A target as a density of the coordinates, with its gradient, at one context."""

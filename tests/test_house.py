@@ -147,7 +147,19 @@ def test_outputs_are_allocated_in_the_runner_alone() -> None:
     assert found == []
 
 
-ENGINE_CALLS = {"evaluate", "sample", "vjp", "loss_and_grad", "adam", "pack", "Engine", "Trainer", "row_order"}
+ENGINE_CALLS = {
+    "evaluate",
+    "latents",
+    "latents_vjp",
+    "sample",
+    "vjp",
+    "loss_and_grad",
+    "adam",
+    "pack",
+    "Engine",
+    "Trainer",
+    "row_order",
+}
 
 
 def test_the_runner_alone_calls_the_engine() -> None:

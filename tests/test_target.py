@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 import penstock as ps
 from cases import rng
 from helpers import assert_same_bits, derivative, each_backend, each_backend_numba_in_ci, each_dtype
-from penstock.plan import compile_plan
-from penstock.runner import Runner
+from penstock.training.contexts import as_contexts
+from penstock.training.divergence import shares
 from penstock.training.options import Options, TargetOptions
 from penstock.training.pilot import DENSE, pilot
 from penstock.training.target import TargetTraining
@@ -63,26 +64,61 @@ def small(dim: int = 2, **options: Any) -> ps.Flow:
     return ps.realnvp(dim, layers=2, hidden=(8,), **{"rng": 0, **options})
 
 
-def training_of(flow: ps.Flow, target: Any, estimator: str) -> TargetTraining:
+def training_of(flow: ps.Flow, target: Any, estimator: str, size: int = 40, context: Any = None) -> TargetTraining:
     """A run as ``fit_to_target`` begins it, on the numbers of a flow that an earlier fit has left."""
-    from dataclasses import replace
-
     fit = Options(
-        epochs=1, batch_size=16, learning_rate=1e-3, schedule=None, warmup=None, weight_decay=0.0, clip_norm=None,
+        epochs=1, batch_size=size, learning_rate=1e-3, schedule=None, warmup=None, weight_decay=0.0, clip_norm=None,
         patience=None, standardize=True, freeze=(),
     )  # fmt: skip
     options = TargetOptions(fit=fit, epoch_steps=1, estimator=estimator, validation=64)
-    base = Runner(compile_plan(replace(flow.spec, layers=())), flow._backend)
-    return TargetTraining(flow._runner(), base, flow._snapshot, target, options, seed=5)
+    contexts = as_contexts(context, flow.context_dim)
+    return TargetTraining(flow._runner(), flow._snapshot, target, options, flow._design(), 5, contexts)
 
 
-FLOWS = {
+def _bumps(dim: int) -> Callable[..., tuple[Array, Array]]:
+    """A smooth function of rows, and of contexts if they come, which need not be a density."""
+
+    def target(x: Array, *context: Array) -> tuple[Array, Array]:
+        a = np.linspace(0.3, 0.8, dim)
+        shift = context[0].sum(axis=1, keepdims=True) if context else 0.0
+        return (-np.log1p(a * x**2) + np.sin(a * x + shift)).sum(axis=1), -2 * a * x / (1 + a * x**2) + a * np.cos(
+            a * x + shift
+        )
+
+    return target
+
+
+SMOOTH = ps.RationalQuadratic(4), ps.MLP((8,), "tanh")
+FLOWS: dict[str, Any] = {
     "coupling": lambda **k: ps.realnvp(2, layers=2, hidden=(8,), activation="tanh", rng=0, **k),
     "lu_splines": lambda **k: ps.nsf_ar(2, layers=2, hidden=(8,), activation="tanh", mixing="lu", rng=0, **k),
     "maf_actnorm": lambda **k: ps.Flow(
         ps.StandardNormal(2), [ps.ActNorm(), ps.Autoregressive(ps.Affine(), ps.MLP((8,), "tanh"))], rng=0, **k
     ),
-}
+    "half_lines": lambda **k: ps.Flow(
+        ps.StandardNormal(3), [ps.Coupling(*SMOOTH), ps.Autoregressive(*SMOOTH)], rng=0,
+        support=["positive", ps.interval(None, 2), ps.interval(-1, None)], **k
+    ),
+    "intervals": lambda **k: ps.Flow(
+        ps.Normal(4), [ps.Autoregressive(*SMOOTH), ps.LULinear()], rng=0,
+        support=[ps.interval(-1, 2, map="logit"), (0, 3), ps.periodic(-2, 5), "real"], **k
+    ),
+    "groups": lambda **k: ps.Flow(
+        ps.GaussianMixture(6, 3), [ps.Coupling(*SMOOTH), ps.Permutation("reverse")], rng=0,
+        support=[ps.ordered([0, 2], lo=-1), ps.simplex([1, 3]), {4: "positive", 5: (0, 1)}], **k
+    ),
+    "normal": lambda **k: ps.Flow(ps.Normal(3), [ps.Coupling(*SMOOTH)], rng=0, **k),
+    "uniform": lambda **k: ps.Flow(ps.Uniform(2, -2.0, 3.0), [ps.Coupling(ps.Affine(), SMOOTH[1])], rng=0, **k),
+    "student": lambda **k: ps.Flow(ps.StudentT(3, df=[2.0, 3.0, 50.0]), [ps.Coupling(*SMOOTH)], rng=0, **k),
+    "mixture": lambda **k: ps.Flow(ps.GaussianMixture(2, components=3), [ps.Coupling(*SMOOTH)], rng=0, **k),
+    "product": lambda **k: ps.Flow(
+        ps.Product([ps.GaussianMixture(1, 2), ps.StudentT(1, 4.0), ps.GaussianMixture(2, 3)]), [ps.Coupling(*SMOOTH)], rng=0, **k
+    ),
+    "context": lambda **k: ps.Flow(
+        ps.Product([ps.GaussianMixture(1, 2, ps.MLP((6,), "tanh")), ps.Normal(1, ps.MLP((6,), "tanh"))]),
+        [ps.Coupling(*SMOOTH)], context_dim=2, embedding=ps.MLP((5,), "tanh"), rng=0, support=["positive", "real"], **k
+    ),
+}  # fmt: skip
 
 
 def moved(name: str, backend: str, dtype: str = "float64") -> ps.Flow:
@@ -97,40 +133,60 @@ def moved(name: str, backend: str, dtype: str = "float64") -> ps.Flow:
 
 @each_backend_numba_in_ci
 @pytest.mark.parametrize("name", FLOWS)
-def test_both_estimators_are_gradients_with_latents_held_fixed(name: str, backend: str) -> None:
+def test_both_estimators_are_gradients_with_what_decides_draws_held_fixed(name: str, backend: str) -> None:
     flow = moved(name, backend)
-    run = training_of(flow, banana, "reparameterised")
-    z = run.draw(0, 40)
-    frozen, start = flow.copy(), flow.params.copy()
+    target = _bumps(flow.dim)
+    context = rng("contexts", name).normal(size=(13, 2)) if flow.context_dim else None
+    run = training_of(flow, target, "reparameterised", context=context)
+    frozen, start, buffers = flow._snapshot.pack(flow._runner()), flow.params.copy(), run.buffers
     direction = rng("direction", name).normal(size=flow.n_params) * (start != 0)
 
-    def shifted(h: float) -> ps.Flow:
-        other = flow.copy()
-        other.params = start + h * direction
-        return other
-
     def bound(h: float) -> Array:
-        x, log_det = shifted(h).to_data(z)
-        return np.asarray((run.log_base(z) - log_det - banana(x)[0]).mean())
+        return np.asarray(run.divergence.estimate(start + h * direction, buffers, 3, 40).loss)
 
-    def path(h: float) -> Array:  # the parameters inside log q do not move
-        x = shifted(h).to_data(z)[0]
-        return np.asarray((frozen.log_prob(x) - banana(x)[0]).mean())
+    def path(h: float) -> Array:  # the parameters inside log q do not move, those by which draws are made and weigh do
+        packed = run.runner.pack(start + h * direction, buffers)
+        batch = run.divergence.batch(packed, 3, 40)
+        x, _ = run.runner.transform(packed, True, batch.z, batch.context)
+        given = () if batch.context is None else (batch.context,)
+        losses = run.runner.log_prob(frozen, x, batch.context) - target(x, *given)[0]
+        return np.asarray(shares(np.ones(40, bool), batch.log_weight) @ losses)
 
-    loss, grad = run.loss_and_grad(z)
-    assert loss == pytest.approx(float(bound(0.0)), rel=1e-12)
-    assert float(grad @ direction) == pytest.approx(float(derivative(bound, 1e-6)), rel=1e-6, abs=1e-7)
-    loss, grad = training_of(flow, banana, "path").loss_and_grad(z)
+    loss, grad = run.loss_and_grad(3)
+    assert loss == pytest.approx(float(path(0.0)), rel=1e-9)
+    expected = float(derivative(bound, 1e-6))
+    assert float(grad @ direction) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    loss, grad = training_of(flow, target, "path", context=context).loss_and_grad(3)
     assert loss == pytest.approx(float(bound(0.0)), rel=1e-12)
     assert float(grad @ direction) == pytest.approx(float(derivative(path, 1e-6)), rel=1e-6, abs=1e-7)
+    assert abs(float(grad @ direction) - expected) > 1e-4  # the score, which the one leaves out
 
 
-def test_both_estimators_have_one_mean() -> None:
-    flow = moved("coupling", "auto")
+@pytest.mark.parametrize("n", [12, 13])
+def test_every_batch_has_draws_of_every_component_and_shares_go_by_the_weights(n: int) -> None:
+    flow = moved("product", "auto")
+    run = training_of(flow, _bumps(4), "path")
+    packed = flow._snapshot.pack(flow._runner())
+    weights = [np.exp(named - np.logaddexp.reduce(named)) for named in
+               (flow.named_params()["base.0.logit"], flow.named_params()["base.2.logit"])]  # fmt: skip
+    pairs = np.zeros((2, 3))
+    for step in range(1000):
+        batch = run.divergence.batch(packed, step, n)
+        assert batch.components is not None
+        assert batch.log_weight is not None
+        for own, count in zip(batch.components, (2, 3), strict=True):
+            assert (abs(np.bincount(own, minlength=count) - n / count) < 1).all()
+        np.add.at(pairs, tuple(batch.components), np.exp(batch.log_weight) / n / 1000)
+    np.testing.assert_allclose(pairs, np.outer(*weights), atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["coupling", "mixture"])
+def test_both_estimators_have_one_mean(name: str) -> None:
+    flow, target = moved(name, "auto"), banana
     grads = {}
     for estimator in ("path", "reparameterised"):
-        run = training_of(flow, banana, estimator)
-        grads[estimator] = np.array([run.loss_and_grad(run.draw(256 * i, 256))[1] for i in range(300)])
+        run = training_of(flow, target, estimator, 256)
+        grads[estimator] = np.array([run.loss_and_grad(i)[1] for i in range(300)])
     mean = [grads[e].mean(axis=0) for e in grads]
     # The draws are the same, so that the difference has an error of its own.
     error = (grads["path"] - grads["reparameterised"]).std(axis=0) / math.sqrt(300)
@@ -142,25 +198,26 @@ def test_both_estimators_have_one_mean() -> None:
     assert abs(mean[0] / (error + 1e-12)).max() > 20  # there is something to agree on
 
 
-def test_the_path_estimator_has_no_variance_at_the_target() -> None:
-    flow = moved("lu_splines", "auto")
+@pytest.mark.parametrize("name", ["lu_splines", "half_lines", "intervals", "groups", "student", "product"])
+def test_the_path_estimator_has_no_variance_at_the_target(name: str) -> None:
+    flow = moved(name, "auto")
 
     def itself(x: Array) -> Any:
         return flow.log_prob_and_grad(x)
 
     sizes = []
     for estimator in ("path", "reparameterised"):
-        run = training_of(flow, itself, estimator)
-        sizes.append(abs(run.loss_and_grad(run.draw(0, 64))[1]).max())
-    assert sizes[0] < 1e-9 < 1e-3 < sizes[1]
+        run = training_of(flow, itself, estimator, 64)
+        sizes.append(abs(run.loss_and_grad(0)[1]).max())
+    assert sizes[0] < 1e-8 < 1e-3 < sizes[1]
 
 
 @each_dtype
 def test_the_latents_of_a_run_are_those_of_the_flow(dtype: str) -> None:
     flow = moved("coupling", "auto", dtype)
     run = training_of(flow, banana, "path")
-    assert_same_bits(flow.to_data(run.draw(7, 30))[0], flow.sample(30, key=run.seed, first=7))
-    assert abs(run.draw(0, 500, 1) - run.draw(0, 500)).min() > 0
+    batch = run.divergence.batch(flow._snapshot.pack(flow._runner()), 2, 30)
+    assert_same_bits(flow.to_data(batch.z)[0], flow.sample(30, key=run.seed, first=60))
 
 
 # -- the pilot ------------------------------------------------------------------------------------
@@ -589,11 +646,6 @@ def test_arguments_are_checked_by_name(arguments: dict[str, Any], kind: Any, wor
     assert not flow.fitted
 
 
-def test_a_flow_with_a_context_has_no_target() -> None:
-    with pytest.raises(ValueError, match="without a context"):
-        ps.realnvp(2, context_dim=1, rng=0).fit_to_target(banana)
-
-
 def test_the_target_sees_the_error_state_of_its_caller() -> None:
     states = []
 
@@ -620,12 +672,6 @@ def test_the_record_is_kept_in_the_file(tmp_path: Path) -> None:
     data = small().fit(rng("data").normal(size=(200, 2)), epochs=2, rng=0)
     assert b"elbo" not in data.to_bytes()
     assert ps.from_bytes(data.to_bytes()).history.elbo == []
-
-
-def test_a_flow_with_a_support_is_refused_with_what_to_do() -> None:
-    flow = ps.nsf_ar(2, support=["positive", "real"], rng=0)
-    with pytest.raises(ValueError, match="map such parameters to the line"):
-        flow.fit_to_target(lambda x: (-0.5 * (x**2).sum(axis=1), -x), epochs=1)
 
 
 def test_a_target_is_asked_of_finite_rows_alone() -> None:

@@ -1,6 +1,7 @@
 // Engine and Packed as Python has them: checks sizes against the plan, lends pointers, releases the GIL, calls once.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -113,19 +114,45 @@ class EngineHandle {
 
   void sample(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
               const py::object &context, const py::array &out, const py::object &log_prob) const {
-    constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
       const Context given = context_of(handle, context, rows);
-      const int64_t draws = given.block > 0 ? given.block : rows, contexts = draws > 0 ? rows / draws : 0;
-      if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
-          first_draw > most_draws - draws) {
-        wrong("first_draw and context_row", "leave draws below 2^56 and context rows below 2^40");
-      }
+      const Draws numbers = draws_of(seed, context_row, first_draw, given, rows);
       T *x = lent<T, true>(out, "out", {rows, plan().dim});
       T *p = lent<T, true>(log_prob, "log_prob", {rows});
-      const Draws numbers{seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw)};
       without_gil([&] { engine.sample(packed, numbers, given, rows, x, p, poll_signals); });
+    });
+  }
+
+  // Both of a call that draws from the base alone; components: (mixtures, rows), or None.
+  void latents(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
+               const py::object &context, const py::object &components, const py::array &out,
+               const py::object &log_weight) const {
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
+      const Context given = context_of(handle, context, rows);
+      const Draws numbers = draws_of(seed, context_row, first_draw, given, rows);
+      const Components chosen = components_of(components, rows);
+      T *z = lent<T, true>(out, "out", {rows, plan().dim});
+      double *weights = lent<double, true>(log_weight, "log_weight", {rows});
+      without_gil([&] { engine.latents(packed, numbers, chosen, given, rows, z, weights, poll_signals); });
+    });
+  }
+
+  void latents_vjp(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
+                   const py::object &context, const py::object &components, const py::array &d_out,
+                   const py::object &d_log_weight, const py::object &d_params) const {
+    with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
+      const int64_t rows = d_out.ndim() == 2 ? d_out.shape(0) : 0;
+      const Context given = context_of(handle, context, rows);
+      const Draws numbers = draws_of(seed, context_row, first_draw, given, rows);
+      const Components chosen = components_of(components, rows);
+      const T *d_z = lent<T, false>(d_out, "d_out", {rows, plan().dim});
+      const T *d_weights = lent<T, false>(d_log_weight, "d_log_weight", {rows});
+      double *gradient = needed<double, true>(d_params, "d_params", {plan().n_params});
+      without_gil([&] {
+        engine.latents_vjp(packed, numbers, chosen, given, rows, d_z, d_weights, gradient, poll_signals);
+      });
     });
   }
 
@@ -219,6 +246,23 @@ class EngineHandle {
       wrong("first and last", "be a range of steps, beginning at 0 with base");
     }
     return {static_cast<int>(first), static_cast<int>(last), to_data, base};
+  }
+
+  static Draws draws_of(uint64_t seed, int64_t context_row, int64_t first_draw, const Context &context, int64_t rows) {
+    constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
+    const int64_t draws = context.block > 0 ? context.block : rows, contexts = draws > 0 ? rows / draws : 0;
+    if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
+        first_draw > most_draws - draws) {
+      wrong("first_draw and context_row", "leave draws below 2^56 and context rows below 2^40");
+    }
+    return {seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw)};
+  }
+
+  Components components_of(const py::object &object, int64_t rows) const {
+    const auto is_mixture = [](const BaseBlock &block) { return block.kind == base_gaussian_mixture; };
+    const std::vector<BaseBlock> &blocks = plan().base_blocks();
+    const auto mixtures = static_cast<int64_t>(std::count_if(blocks.begin(), blocks.end(), is_mixture));
+    return {lent<int64_t, false>(object, "components", {mixtures, rows}), rows};
   }
 
   Context context_of(const PackedHandle &handle, const py::object &context, int64_t rows) const {

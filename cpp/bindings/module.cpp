@@ -63,6 +63,10 @@ void define_engine(py::module_ &m) {
            arg("index"), arg("context"), arg("thetas"), arg("base"), arg("out"), arg("log_det"))
       .def("sample", &EngineHandle::sample, arg("packed"), arg("seed"), arg("context_row"), arg("first_draw"),
            arg("context"), arg("out"), arg("log_prob"))
+      .def("latents", &EngineHandle::latents, arg("packed"), arg("seed"), arg("context_row"), arg("first_draw"),
+           arg("context"), arg("components"), arg("out"), arg("log_weight"))
+      .def("latents_vjp", &EngineHandle::latents_vjp, arg("packed"), arg("seed"), arg("context_row"), arg("first_draw"),
+           arg("context"), arg("components"), arg("d_out"), arg("d_log_weight"), arg("d_params"))
       .def("vjp", &EngineHandle::vjp, arg("packed"), arg("to_data"), arg("first"), arg("last"), arg("x"),
            arg("context"), arg("thetas"), arg("base"), arg("d_out"), arg("d_log_det"), arg("log_det"), arg("d_x"),
            arg("d_params"), arg("d_context"), arg("d_thetas"))

@@ -51,6 +51,15 @@ struct RowsView {
   int item_size;
 };
 
+// What decides the draws of a tile's rows, each a row of context and a number of its own. Of mixtures, components may be given.
+struct TileDraws {
+  uint64_t seed;
+  const uint64_t *context_row, *draw;  // (tile)
+  const int64_t *chosen = nullptr;     // (mixtures, rows) chosen_stride apart: components, or null where they are drawn
+  int64_t chosen_stride = 0;
+  double *log_weight = nullptr;  // (tile): what given components weigh is added to, or null
+};
+
 // One end of a range of steps: the slot of each column of an array, and whether the columns of the data, which are
 // standardised, lie between the two.
 struct End {

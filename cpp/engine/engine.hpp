@@ -80,6 +80,14 @@ struct Draws {
   uint64_t seed, context_row, first_draw;
 };
 
+// The components that draws of each mixture of the base have, (mixtures, rows); null where they are drawn.
+struct Components {
+  const int64_t *data = nullptr;
+  int64_t rows = 0;
+  // Throws std::invalid_argument for a component that a mixture has not.
+  void check(const Plan &plan, int64_t rows) const;
+};
+
 template <class T>
 struct Cotangents {
   const T *out = nullptr;         // (rows, dim) or null for zero
@@ -139,6 +147,12 @@ class Engine {
                 RowValues values, Poll poll) const;
   void sample(const Packed<T> &packed, const Draws &draws, const Context &context, int64_t rows, T *out, T *log_prob,
               Poll poll) const;
+  // Draws of the base alone, (rows, dim), and what given components weigh, log w summed over mixtures, (rows) or null.
+  void latents(const Packed<T> &packed, const Draws &draws, const Components &components, const Context &context,
+               int64_t rows, T *out, double *log_weight, Poll poll) const;
+  // Their way back: params (+=) from cotangents of both, (rows, dim) and (rows), or null for zero.
+  void latents_vjp(const Packed<T> &packed, const Draws &draws, const Components &components, const Context &context,
+                   int64_t rows, const T *d_out, const T *d_log_weight, double *params, Poll poll) const;
   // values: those of the forward pass.
   void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> *thetas,
            RowValues values, const Cotangents<T> &cotangents, Poll poll) const;

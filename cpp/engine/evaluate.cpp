@@ -39,6 +39,24 @@ bool any_theta(const Plan &plan, const ExternalTheta<T> *thetas) {
 
 }  // namespace
 
+void Components::check(const Plan &plan, int64_t n) const {
+  if (data == nullptr) {
+    return;
+  }
+  const int64_t *at = data;
+  for (const BaseBlock &block : plan.base_blocks()) {
+    if (block.kind != base_gaussian_mixture) {
+      continue;
+    }
+    for (const int64_t *end = at + n; at != end; at++) {
+      if (*at < 0 || *at >= block.components) {
+        throw std::invalid_argument("components must lie within the " + std::to_string(block.components) +
+                                    " of each mixture");
+      }
+    }
+  }
+}
+
 template <class T>
 void Engine<T>::refuse_external_theta(const char *what) const {
   if (!plan_.externals.empty()) {
@@ -102,14 +120,7 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
     const TileRows some = tiles[t];
     walk.forward(
         some, out + some.first * plan_.dim, log_prob != nullptr, tile,
-        [&](Tile<T> &to) {
-          uint64_t context_rows[tile_rows], numbers[tile_rows];
-          for (int64_t r = 0; r < tile_rows; r++) {
-            context_rows[r] = draws.context_row + static_cast<uint64_t>((some.first + r) / block);
-            numbers[r] = draws.first_draw + static_cast<uint64_t>((some.first + r) % block);
-          }
-          walk.draw(draws.seed, context_rows, numbers, to);
-        },
+        [&](Tile<T> &to) { walk.draw(DrawsOfTile(draws, {}, block, some.first).of, to); },
         [&](const Tile<T> &from) {
           if (log_prob == nullptr) {
             return;
@@ -134,6 +145,29 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
 }
 
 template <class T>
+void Engine<T>::latents(const Packed<T> &packed, const Draws &draws, const Components &components,
+                        const Context &context, int64_t rows, T *out, double *log_weight, Poll poll) const {
+  components.check(plan_, rows);
+  Walk<T> walk(plan_, packed, {0, 0, true, false}, Keep::nothing, context, rows, false);
+  const int64_t block = plan_.context_dim == 0 || context.shared ? rows : context.block;
+  const Tiling tiles = walk.tile(rows);
+  parallel(tiles.n(), useful_threads(plan_, rows, plan_.flops), poll, [&](int64_t t) {
+    Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
+    const TileRows some = tiles[t];
+    DrawsOfTile numbers(draws, components, block, some.first);
+    double weight[tile_rows] = {};
+    numbers.of.log_weight = weight;
+    walk.forward(
+        some, out + some.first * plan_.dim, false, tile, [&](Tile<T> &to) { walk.draw(numbers.of, to); },
+        [&](const Tile<T> &from) {
+          if (log_weight != nullptr) {
+            std::copy_n(weight, from.rows, log_weight + some.first);
+          }
+        });
+  });
+}
+
+template <class T>
 std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &packed, const RowsView &context) const {
   return Walk<T>::make_context_part(plan_, packed.view(), context);
 }
@@ -144,6 +178,8 @@ std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &packed, con
   template void Engine<T>::evaluate(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, T *, \
                                     RowValues, Poll) const;                                                         \
   template std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &, const RowsView &) const;          \
+  template void Engine<T>::latents(const Packed<T> &, const Draws &, const Components &, const Context &, int64_t,  \
+                                   T *, double *, Poll) const;                                                      \
   template void Engine<T>::sample(const Packed<T> &, const Draws &, const Context &, int64_t, T *, T *, Poll) const;
 // NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)

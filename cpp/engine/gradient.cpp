@@ -200,6 +200,42 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
 }
 
 template <class T>
+void Engine<T>::latents_vjp(const Packed<T> &packed, const Draws &draws, const Components &components,
+                            const Context &context, int64_t rows, const T *d_out, const T *d_log_weight, double *params,
+                            Poll poll) const {
+  const DefaultFloatingPoint environment;
+  components.check(plan_, rows);
+  const Slices slices(rows);
+  if (slices.n == 0) {
+    return;
+  }
+  const Keep keep = this->keep();
+  const Tiling tiles{rows, rows};
+  const Walk<T> walk(plan_, packed, {0, 0, true, false}, keep, context, rows, true);
+  const int64_t block = plan_.context_dim == 0 || context.shared ? rows : context.block;
+  const auto run_slice = [&](int64_t s, T *padded) {
+    std::fill_n(padded, plan_.padded_size, T{0});  // of the flow beside its base
+    for (int64_t t = slices.first_tile(s); t < slices.first_tile(s + 1) && keep_going(); t++) {
+      TileSpace<T> space = lend<T>(plan_, keep);
+      space.gradient.params = padded;
+      space.gradient.of_params = Gradient::accumulate;
+      space.gradient.of_context = plan_.embeds ? Gradient::accumulate : Gradient::ignore;
+      const TileRows some = tiles[t];
+      const DrawsOfTile numbers(draws, components, block, some.first);
+      walk.forward(
+          some, static_cast<T *>(nullptr), false, space.tile, [&](Tile<T> &to) { walk.draw(numbers.of, to); },
+          [&](Tile<T> &tile) {
+            walk.draw_backward(numbers.of, d_out != nullptr ? d_out + some.first * plan_.dim : nullptr,
+                               d_log_weight != nullptr ? d_log_weight + some.first : nullptr, tile, space.gradient);
+          });
+    }
+  };
+  SliceGradients<T> gradients(plan_, rows);
+  gradients.combine(gradients.run(slices, useful_threads(plan_, rows, 3 * plan_.flops), poll, run_slice), poll);
+  add_gradient(plan_, gradients.gradient(0), PowerOfTwo(0), params);
+}
+
+template <class T>
 LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
                                    const TrainingRows &order, SliceGradients<T> &gradients, int &n_left,
                                    Poll poll) const {
@@ -289,6 +325,8 @@ void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *pa
   template Keep Engine<T>::keep() const;                                                                              \
   template void Engine<T>::vjp(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, RowValues,  \
                                const Cotangents<T> &, Poll) const;                                                    \
+  template void Engine<T>::latents_vjp(const Packed<T> &, const Draws &, const Components &, const Context &, int64_t, \
+                                       const T *, const T *, double *, Poll) const;                                   \
   template LossSums Engine<T>::batch_gradient(const Packed<T> &, const Batch &, const SampleWeights &,                \
                                               const TrainingRows &, SliceGradients<T> &, int &, Poll) const;          \
   template LossSums Engine<T>::loss_and_grad(const Packed<T> &, const Batch &, const SampleWeights &, double *, Poll) \

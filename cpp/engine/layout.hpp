@@ -55,6 +55,7 @@ class Plan {
   // The same of columns of the context, which are in no groups.
   const std::vector<MappedColumn> &context_mapped() const { return context_mapped_; }
   const std::vector<int64_t> &context_mapped_buffers() const { return context_mapped_buffers_; }
+  const std::vector<BaseBlock> &base_blocks() const { return base_; }
   // A hash of the table.
   uint64_t digest() const { return table_.digest; }
 

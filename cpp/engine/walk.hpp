@@ -112,6 +112,26 @@ void put_values(const RowValues &out, int64_t first_row, const Tile<T> &tile) {
   }
 }
 
+// Numbers of the draws of a tile whose first row is number `first` of the call; `block` rows share a context.
+struct DrawsOfTile {
+  uint64_t context_rows[tile_rows], numbers[tile_rows];
+  TileDraws of;
+
+  DrawsOfTile(const Draws &draws, const Components &components, int64_t block, int64_t first)
+      : of{draws.seed, context_rows, numbers} {
+    for (int64_t r = 0; r < tile_rows; r++) {
+      context_rows[r] = draws.context_row + static_cast<uint64_t>((first + r) / block);
+      numbers[r] = draws.first_draw + static_cast<uint64_t>((first + r) % block);
+    }
+    if (components.data != nullptr) {
+      of.chosen = components.data + first;
+      of.chosen_stride = components.rows;
+    }
+  }
+  DrawsOfTile(const DrawsOfTile &) = delete;
+  DrawsOfTile &operator=(const DrawsOfTile &) = delete;
+};
+
 template <class T>
 class Walk {
  public:
@@ -181,8 +201,29 @@ class Walk {
     }
   }
   // Draws of the base as a source.
-  void draw(uint64_t seed, const uint64_t *context_rows, const uint64_t *draws, Tile<T> &tile) const {
-    kernels<T>().base_draw(view_, packed_, seed, context_rows, draws, stride_, tile);
+  void draw(const TileDraws &draws, Tile<T> &tile) const {
+    kernels<T>().base_draw(view_, packed_, draws, stride_, tile);
+  }
+
+  // The way back of draws that forward has left in the state, from cotangents of them, (rows, dim), and of the weights of
+  // their components, (rows): each null for zero.
+  void draw_backward(const TileDraws &draws, const T *d_out, const T *d_log_weight, Tile<T> &tile,
+                     const TileGradient<T> &gradient) const {
+    const Kernels<T> &kernel = kernels<T>();
+    std::fill_n(gradient.state, view_.dim * tile_stride, T{0});
+    for (int r = 0; r < tile_rows; r++) {
+      gradient.log_det[r] = d_log_weight != nullptr && r < tile.rows ? d_log_weight[r] : T{0};
+    }
+    if (d_out != nullptr) {
+      kernel.cotangents_in(view_, packed_, out_, d_out, tile.state, gradient.log_det, tile.rows, gradient.state);
+    }
+    if (gradient.of_context != Gradient::ignore) {
+      std::fill_n(gradient.context, view_.n_context * tile_stride, T{0});
+    }
+    kernel.base_draw_backward(view_, packed_, draws, gradient.log_det, tile, gradient);
+    if (gradient.of_context != Gradient::ignore) {
+      kernel.context_backward(view_, packed_, tile, gradient, nullptr);
+    }
   }
 
   // Forward: source(tile) fills the state, rows go to `out` unless it is null, and sink(tile) finds the value of each row in

@@ -11,7 +11,9 @@
 //   D(a)        log Gamma(a + 1/2) - log Gamma(a) = D(a + 8) + log prod_k<8 (a + k) / (a + k + 1/2)
 //               D(a) ~ log a / 2 + sum_i b_i a^(1 - 2 i),  b_i = -(1 - 4^-i) B_2i / (i (2 i - 1)), B the Bernoulli numbers
 //   draws       student_t  z = (nu (u^(-2 / nu) - 1))^1/2 cos(2 pi v)
-//               mixture    z = m_k + e^s_k n,  k the first with w_0 + ... + w_k above u
+//                          dx = z / 2 (1 - 2 w / (e^2w - 1)) dz,  w = log u / nu, 0 beyond the bounds
+//               mixture    z = m_k + e^s_k n,  k the first with w_0 + ... + w_k above u, or given
+//                          dm_k = dz,  ds_k = (z - m_k) dz,  dc_j = ([j = k] - w_j) dlog w_k
 // Bailey, "Polar generation of random variates with the t-distribution" (1994).
 #pragma once
 
@@ -248,44 +250,87 @@ void learned_backward(const BaseBlock &block, const BlockNumbers<T> &numbers, co
   }
 }
 
-// Draws of a block; those of a mixture are made from the normals that stand in the state.
+// Calls body(d, x, words[2]) for each dimension of a Student t: its number, and its two words.
+template <class D, class T, class Body>
+PENSTOCK_INLINE void each_student(const BaseBlock &block, const BlockNumbers<T> &numbers, const TileDraws &draws, int r,
+                                  Body &&body) {
+  const Counters<D> counters(draws.draw + r, draws.context_row + r);
+  Bits<D> words[4];
+  int64_t pair = -1;
+  for (int64_t d = 0; d < block.n; d++) {
+    const int64_t f = block.dims[d];
+    if (f / 2 != pair) {
+      pair = f / 2;
+      philox<D>(draws.seed, counters, static_cast<uint32_t>(pair), stream_pairs, words);
+    }
+    D x = splat<D>(block.fixed != nullptr ? block.fixed[d] : 0);
+    if (block.fixed == nullptr) {
+      reading<D>(numbers, r, [&](auto read) __attribute__((always_inline)) { x = read(d); });
+    }
+    body(d, StudentOf<D>(block, x), words + f % 2 * 2);
+  }
+}
+
+// w = log u / nu of the first word of a draw.
+template <class D>
+PENSTOCK_INLINE D student_exponent(Bits<D> word, D nu) {
+  const Bits<D> high = (Bits<D>)(word >> 1) & 0x7FFFFFFF;
+  return log<D>((number<D>(high) + splat<D>(0.5)) * splat<D>(1.0 / 2147483648.0)) / nu;
+}
+
+// The components of the rows from r on, of which there are `rows`: as given, or drawn by word 0 of block number `own`.
+template <class D, class Mixture>
+PENSTOCK_INLINE D components_of(const Mixture &mixture, int own, const TileDraws &draws, const int64_t *given, int r,
+                                int rows) {
+  D chosen{}, sum{};
+  if (given != nullptr) {
+    alignas(64) double numbers[lanes<D>];
+    for (int i = 0; i < lanes<D>; i++) {
+      numbers[i] = static_cast<double>(given[r + i < rows ? r + i : rows - 1]);
+    }
+    return load<D>(numbers);
+  }
+  if (mixture.K == 1) {
+    return chosen;
+  }
+  const Counters<D> counters(draws.draw + r, draws.context_row + r);
+  Bits<D> words[4];
+  philox<D>(draws.seed, counters, static_cast<uint32_t>(own), stream_mixture, words);
+  const D u = (number<D>(words[0]) + splat<D>(0.5)) * splat<D>(1.0 / 4294967296.0);
+  for (int64_t k = 0; k + 1 < mixture.K; k++) {
+    sum = sum + exp<D>(mixture.log_weight(k));
+    chosen = select(u >= sum, splat<D>(static_cast<double>(k + 1)), chosen);
+  }
+  return chosen;
+}
+
+// Draws of a block; those of a mixture are made from the normals that stand in the state. given: components of its rows.
 template <class D, class T>
-void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &numbers, uint64_t seed,
-                  const uint64_t *context_row, const uint64_t *draw, int rows, int stride, T *state) {
+void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &numbers, const TileDraws &draws,
+                  const int64_t *given, int rows, int stride, T *state) {
   for (int r = 0; r < rows; r += lanes<D>) {
-    const Counters<D> counters(draw + r, context_row + r);
-    Bits<D> words[4];
     const auto store_at = [&](int64_t d, D value)
                               __attribute__((always_inline)) { narrow<T>(state + block.dims[d] * stride + r, value); };
     if (block.kind == base_student_t) {
-      int64_t pair = -1;
-      for (int64_t d = 0; d < block.n; d++) {
-        const int64_t f = block.dims[d];
-        if (f / 2 != pair) {
-          pair = f / 2;
-          philox<D>(seed, counters, static_cast<uint32_t>(pair), stream_pairs, words);
-        }
-        D x = splat<D>(block.fixed != nullptr ? block.fixed[d] : 0), sine, cosine;
-        if (block.fixed == nullptr) {
-          reading<D>(numbers, r, [&](auto read) __attribute__((always_inline)) { x = read(d); });
-        }
-        const D nu = StudentOf<D>(block, x).nu;
-        const Bits<D> high = (Bits<D>)((f % 2 == 0 ? words[0] : words[2]) >> 1) & 0x7FFFFFFF;
-        const D u = (number<D>(high) + splat<D>(0.5)) * splat<D>(1.0 / 2147483648.0);
-        sincos_turn<D>(f % 2 == 0 ? words[1] : words[3], sine, cosine);
-        const D w = log<D>(u) / nu;  // u^(-2 / nu) - 1 = (1 - e^2w) e^-2w
-        store_at(d, sqrt<D>(-nu * expm1<D>(w + w)) * exp<D>(-w) * cosine);
-      }
+      each_student<D>(block, numbers, draws, r, [&](int64_t d, const StudentOf<D> &of, const Bits<D> *words)
+                                                    __attribute__((always_inline)) {
+                                                      D sine, cosine;
+                                                      sincos_turn<D>(words[1], sine, cosine);
+                                                      const D w = student_exponent<D>(words[0], of.nu);
+                                                      // u^(-2 / nu) - 1 = (1 - e^2w) e^-2w
+                                                      store_at(d, sqrt<D>(-of.nu * expm1<D>(w + w)) * exp<D>(-w) * cosine);
+                                                    });
       continue;
     }
-    philox<D>(seed, counters, static_cast<uint32_t>(own), stream_mixture, words);
-    const D u = (number<D>(words[0]) + splat<D>(0.5)) * splat<D>(1.0 / 4294967296.0);
     reading<D>(numbers, r, [&](auto read) __attribute__((always_inline)) {
       const MixtureOf<D, decltype(read)> mixture(block, read);
-      D chosen{}, sum{};
-      for (int64_t k = 0; k + 1 < mixture.K; k++) {
-        sum = sum + exp<D>(mixture.log_weight(k));
-        chosen = select(u >= sum, splat<D>(static_cast<double>(k + 1)), chosen);
+      const D chosen = components_of<D>(mixture, own, draws, given, r, rows);
+      if (given != nullptr && draws.log_weight != nullptr) {
+        D weight = mixture.log_weight(0);
+        for (int64_t k = 1; k < mixture.K; k++) {
+          weight = select(chosen == splat<D>(static_cast<double>(k)), mixture.log_weight(k), weight);
+        }
+        store(draws.log_weight + r, load<D>(draws.log_weight + r) + weight);
       }
       for (int64_t d = 0; d < mixture.n; d++) {
         D m = mixture.mean(0, d), s = mixture.log_scale(0, d);
@@ -295,6 +340,43 @@ void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &number
           s = select(this_one, mixture.log_scale(k, d), s);
         }
         store_at(d, fma<D>(exp<D>(s), widened<D>(state + block.dims[d] * stride + r), m));
+      }
+    });
+  }
+}
+
+// The way back of the draws z, n rows with the padding behind the last of `rows`: overwrites d_numbers (numbers, tile).
+template <class D, class T>
+void learned_draw_backward(const BaseBlock &block, int own, const BlockNumbers<T> &numbers, const TileDraws &draws,
+                           const int64_t *given, const T *z, const T *d_z, const T *d_log_weight, int rows, int n,
+                           T *d_numbers) {
+  for (int r = 0; r < n; r += lanes<D>) {
+    const auto at = [&](const T *tile, int64_t d)
+                        __attribute__((always_inline)) { return widened<D>(tile + block.dims[d] * tile_stride + r); };
+    const auto put = [&](int64_t i, D value)
+                         __attribute__((always_inline)) { narrow<T>(d_numbers + i * tile_stride + r, value); };
+    const D one = splat<D>(1), none{};
+    if (block.kind == base_student_t) {
+      each_student<D>(block, numbers, draws, r,
+                      [&](int64_t d, const StudentOf<D> &of, const Bits<D> *words) __attribute__((always_inline)) {
+                        const D w = student_exponent<D>(words[0], of.nu), twice = w + w;
+                        put(d, at(d_z, d) * of.inside * splat<D>(0.5) * at(z, d) * (one - twice / expm1<D>(twice)));
+                      });
+      continue;
+    }
+    reading<D>(numbers, r, [&](auto read) __attribute__((always_inline)) {
+      const MixtureOf<D, decltype(read)> mixture(block, read);
+      const D chosen = components_of<D>(mixture, own, draws, given, r, rows), along = widened<D>(d_log_weight + r);
+      for (int64_t k = 0; k < mixture.K; k++) {
+        const auto this_one = chosen == splat<D>(static_cast<double>(k));
+        if (mixture.first > 0) {
+          put(k, along * (select(this_one, one, none) - exp<D>(mixture.log_weight(k))));
+        }
+        for (int64_t d = 0; d < mixture.n; d++) {
+          const D pull = at(d_z, d), away = at(z, d) - mixture.mean(k, d);
+          put(mixture.first + k * mixture.n + d, select(this_one, pull, none));
+          put(mixture.first + (mixture.K + k) * mixture.n + d, select(this_one, pull * away, none));
+        }
       }
     });
   }

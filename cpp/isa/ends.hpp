@@ -141,13 +141,22 @@ PENSTOCK_INLINE bool is_learned(const BaseBlock &block) {
   return block.kind != base_standard_normal && block.kind != base_uniform;
 }
 
-// Draws from the base, each of a context row and a number of its own.
+// The components of a block that are given, and those of the next mixture.
+PENSTOCK_INLINE const int64_t *given_components(const BaseBlock &block, const TileDraws &draws, int64_t &mixture) {
+  if (draws.chosen == nullptr || block.kind != base_gaussian_mixture) {
+    return nullptr;
+  }
+  return draws.chosen + mixture++ * draws.chosen_stride;
+}
+
+// Draws from the base.
 template <class T>
-void base_draw(const PlanView &plan, const PackedView<T> &packed, uint64_t seed, const uint64_t *context_row,
-               const uint64_t *draw, int stride, Tile<T> &tile) {
+void base_draw(const PlanView &plan, const PackedView<T> &packed, const TileDraws &draws, int stride, Tile<T> &tile) {
   const int rows = tile.rows;
+  const uint64_t seed = draws.seed, *context_row = draws.context_row, *draw = draws.draw;
   T *state = tile.state;
   (stride == 1 ? normals<T> : normals<Native<T>>)(seed, context_row, draw, rows, plan.n_normals, stride, state);
+  int64_t mixture = 0;
   for (int i = 0; i < plan.n_base; i++) {
     const BaseBlock &block = plan.base[i];
     if (block.kind == base_uniform) {
@@ -157,8 +166,9 @@ void base_draw(const PlanView &plan, const PackedView<T> &packed, uint64_t seed,
                                                         state);
     } else if (is_learned(block)) {
       const BlockNumbers<T> numbers = numbers_of(plan, packed, block, stride, false, tile);
-      (stride == 1 ? learned_draw<double, T> : learned_draw<Native<double>, T>)(block, i, numbers, seed, context_row,
-                                                                                draw, rows, stride, state);
+      const int64_t *given = given_components(block, draws, mixture);
+      (stride == 1 ? learned_draw<double, T> : learned_draw<Native<double>, T>)(block, i, numbers, draws, given, rows,
+                                                                                stride, state);
     }
   }
 }
@@ -223,14 +233,12 @@ void base_log_density(const PlanView &plan, const PackedView<T> &packed, const T
   }
 }
 
-// The way back of a block whose numbers are learned.
+// The way back of numbers_of, from gradient.theta.
 template <class T>
-void learned_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block, const T *d_log_p,
-                      const Tile<T> &tile, const TileGradient<T> &gradient) {
+void numbers_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block,
+                      const BlockNumbers<T> &numbers, const Tile<T> &tile, const TileGradient<T> &gradient) {
   using V = Native<T>;
-  const int n = whole_vectors<T>(tile.rows), n_vectors = n / lanes<V>;
-  const BlockNumbers<T> numbers = numbers_of(plan, packed, block, tile_stride, true, tile);
-  learned_backward<Native<double>>(block, numbers, tile.state, d_log_p, n, gradient.state, gradient.theta);
+  const int n_vectors = whole_vectors<T>(tile.rows) / lanes<V>;
   if (block.network < 0) {
     T *sum = gradient.params + block.grad;
     for (int64_t i = 0; gradient.of_params != Gradient::ignore && i < block.n_numbers; i++) {
@@ -243,6 +251,16 @@ void learned_backward(const PlanView &plan, const PackedView<T> &packed, const B
     const T *du = mlp_backward<V>(step, packed, tile.rows, n_vectors, from, gradient, tile.kept + step.area);
     scatter_gradient<V>(step, n_vectors, du, tile.kept + step.area, gradient);
   }
+}
+
+// The way back of a block whose numbers are learned.
+template <class T>
+void learned_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block, const T *d_log_p,
+                      const Tile<T> &tile, const TileGradient<T> &gradient) {
+  const int n = whole_vectors<T>(tile.rows);
+  const BlockNumbers<T> numbers = numbers_of(plan, packed, block, tile_stride, true, tile);
+  learned_backward<Native<double>>(block, numbers, tile.state, d_log_p, n, gradient.state, gradient.theta);
+  numbers_backward(plan, packed, block, numbers, tile, gradient);
 }
 
 // dz += d log p / dz d_log_p, and gradients of what is learned. The density of uniform dimensions is flat.
@@ -263,6 +281,25 @@ void base_backward(const PlanView &plan, const PackedView<T> &packed, const T *d
     if (is_learned(block)) {
       learned_backward(plan, packed, block, d_log_p, tile, gradient);
     }
+  }
+}
+
+// The way back of base_draw: gradients of what is learned.
+template <class T>
+void base_draw_backward(const PlanView &plan, const PackedView<T> &packed, const TileDraws &draws,
+                        const T *d_log_weight, const Tile<T> &tile, const TileGradient<T> &gradient) {
+  const int n = whole_vectors<T>(tile.rows);
+  int64_t mixture = 0;
+  for (int i = 0; i < plan.n_base; i++) {
+    const BaseBlock &block = plan.base[i];
+    if (!is_learned(block)) {
+      continue;
+    }
+    const int64_t *given = given_components(block, draws, mixture);
+    const BlockNumbers<T> numbers = numbers_of(plan, packed, block, tile_stride, true, tile);
+    learned_draw_backward<Native<double>>(block, i, numbers, draws, given, tile.state, gradient.state, d_log_weight,
+                                          tile.rows, n, gradient.theta);
+    numbers_backward(plan, packed, block, numbers, tile, gradient);
   }
 }
 

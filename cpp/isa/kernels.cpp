@@ -256,6 +256,7 @@ constexpr Kernels<T> table() {
           base_draw<T>,
           base_log_density<T>,
           base_backward<T>,
+          base_draw_backward<T>,
           context_in<T>,
           make_context_part<T>,
           context_backward<T>,

@@ -29,11 +29,13 @@ struct Kernels {
                          int64_t first_row, const T *d_state, const T *d_log_det, int rows, T *d_in);
   void (*features_in)(const T *in, int64_t n, int rows, T *tile);
   void (*features_out)(const T *tile, int64_t n, int rows, T *out);
-  void (*base_draw)(const PlanView &, const PackedView<T> &, uint64_t seed, const uint64_t *context_row,
-                    const uint64_t *draw, int stride, Tile<T> &);
+  void (*base_draw)(const PlanView &, const PackedView<T> &, const TileDraws &, int stride, Tile<T> &);
   void (*base_log_density)(const PlanView &, const PackedView<T> &, const Tile<T> &, int stride, double *log_p);
   void (*base_backward)(const PlanView &, const PackedView<T> &, const T *d_log_p, const Tile<T> &,
                         const TileGradient<T> &);
+  // The way back of base_draw, from cotangents of the state and, d_log_weight (tile), of log_weight.
+  void (*base_draw_backward)(const PlanView &, const PackedView<T> &, const TileDraws &, const T *d_log_weight,
+                             const Tile<T> &, const TileGradient<T> &);
 
   // The context of a tile, one row of the array for each (stride 1: of one row), mapped and standardised in float64 and
   // through the embedding, into TileContext::rows.

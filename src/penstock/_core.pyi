@@ -58,6 +58,29 @@ class Engine:
         out: typing.Any,
         log_det: typing.Any,
     ) -> None: ...
+    def latents(
+        self,
+        packed: Packed,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        context_row: typing.SupportsInt | typing.SupportsIndex,
+        first_draw: typing.SupportsInt | typing.SupportsIndex,
+        context: typing.Any,
+        components: typing.Any,
+        out: numpy.ndarray,
+        log_weight: typing.Any,
+    ) -> None: ...
+    def latents_vjp(
+        self,
+        packed: Packed,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        context_row: typing.SupportsInt | typing.SupportsIndex,
+        first_draw: typing.SupportsInt | typing.SupportsIndex,
+        context: typing.Any,
+        components: typing.Any,
+        d_out: numpy.ndarray,
+        d_log_weight: typing.Any,
+        d_params: typing.Any,
+    ) -> None: ...
     def loss_and_grad(
         self, packed: Packed, x: numpy.ndarray, context: typing.Any, weight: typing.Any, d_params: typing.Any
     ) -> tuple[float, float]: ...

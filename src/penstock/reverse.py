@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from penstock import _validate
 from penstock._backend import Backend
-from penstock._typing import ArrayLike, Rng
-from penstock.base import blocks
+from penstock._typing import ArrayLike, Rng, RowsLike
+from penstock.base import GaussianMixture, StandardNormal, blocks
 from penstock.history import Epoch, History
 from penstock.layers import ActNorm, LULinear
 from penstock.montecarlo import MonteCarlo
 from penstock.plan import compile_plan
 from penstock.runner import Runner
+from penstock.spec import FlowSpec, latent_kinds
 from penstock.state import Snapshot
 from penstock.targets import LogDensity
+
+if TYPE_CHECKING:
+    from penstock.columns import Names
+    from penstock.files import model
+    from penstock.lattice import Lattice
+    from penstock.training import Checkpoint
+    from penstock.training.start import Design
 
 
 class ReverseKL(MonteCarlo):
@@ -25,12 +36,16 @@ class ReverseKL(MonteCarlo):
 
     history: History
     _backend: Backend
+    _columns: Names
+    _context_columns: Names
+    _lattice: Lattice | None
 
     def fit_to_target(
         self,
         log_density: LogDensity,
+        context: RowsLike | Callable[[int, np.random.Generator], ArrayLike] | None = None,
         *,
-        init: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+        init: RowsLike | tuple[ArrayLike, ArrayLike] | None = None,
         estimator: str = "path",
         epochs: int = 50,
         epoch_steps: int = 100,
@@ -46,13 +61,20 @@ class ReverseKL(MonteCarlo):
         rng: Rng = None,
         progress: bool | None = None,
         callbacks: Callable[[Any], Any] | Iterable[Callable[[Any], Any]] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = True,
     ) -> Self:
         """Train towards an unnormalised density, given as a function, keep the parameters that do best, and return the flow.
 
         It minimises the reverse Kullback-Leibler divergence ``KL(q | p) = E_q[log q(x) - log p(x)] + log Z`` of the flow q
         from the target ``p / Z``, which is to say that it maximises the lower bound ``E_q[log p - log q]`` of the logarithm
         of the evidence Z. The draws are fresh in every step. Where the target has several modes far apart, the flow may
-        settle in one of them: this divergence does not miss what no draw has met.
+        settle in one of them: this divergence does not miss what no draw has met. With a :class:`GaussianMixture` as base
+        each batch has draws of every component, and ``init=`` rows over all modes start them there.
+
+        Columns lie within the supports of the flow, and so do the rows that the target is asked for. For a flow with a
+        context the divergence is averaged over contexts, and the flow learns the target at each of them (amortised).
 
         The first fit of a flow, this one or :meth:`fit`, sets the standardisation and every ActNorm, and this one also
         begins the LU layer nearest to the data, if there is one, with the correlations that the pilot has found; a later one
@@ -63,12 +85,20 @@ class ReverseKL(MonteCarlo):
         log_density : callable
             A function of rows, a float64 array of shape (rows, dim) in the order of the flow's columns, that returns a
             tuple: log p, of shape (rows,), up to a constant, and its gradient with respect to the rows, of shape (rows,
-            dim). Draws where either is not finite are left out of a step, with a warning at the end.
-        init : array of shape (rows, dim), or tuple (mean, scale), optional
+            dim). It is the density of the columns as they are, with no Jacobian for supports. Draws where either is not
+            finite are left out of a step, with a warning at the end. For a flow with a context a function of rows and
+            their contexts, (rows, context_dim) in float64.
+        context : array of shape (m, context_dim), a table, or callable, optional
+            For a flow with a context, what to average over: rows, of which each comes once in every pass through them,
+            in random order, or a function ``context(n, rng)`` that draws n rows with a NumPy generator. A first fit
+            standardises by them.
+        init : array of shape (rows, dim), a table, or tuple (mean, scale), optional
             What sets the standardisation: rows, such as draws of the prior, by their means and standard deviations, or the
-            numbers themselves, one or ``dim`` each. By default a pilot of about 14 000 evaluations finds them, a Gaussian
-            with (up to 128 dimensions) a full covariance that matches the scores of the target; ``flow.history.start`` says
-            what it found.
+            numbers themselves, one or ``dim`` each, of the columns as they are. Rows also measure supports, as a fit to
+            data does, and spread the components of a mixture in the base over their clusters (k-means). By default a pilot
+            of about 14 000 evaluations finds what it can, a Gaussian with (up to 128 dimensions) a full covariance that
+            matches the scores of the target, in unconstrained coordinates where columns have supports, and at six contexts
+            where there are any; ``flow.history.start`` says what it found.
         estimator : {"path", "reparameterised"}, default "path"
             How the gradient is estimated. Path, or "sticking the landing", leaves the score of q out, whose mean is zero: it
             has no variance where the flow meets its target.
@@ -98,6 +128,9 @@ class ReverseKL(MonteCarlo):
             Decides all draws.
         progress : bool, optional
             As for :meth:`fit`.
+        checkpoint, checkpoint_every, resume
+            As for :meth:`fit`: the state of the run is kept in a file at the end of each epoch, and the same call goes on
+            from there. Another target is told by its values at a few rows.
         callbacks : callable or list of callables
             As for :meth:`fit`: called with a :class:`TrainingState` after each epoch, whose ``validation_loss`` is minus the
             lower bound.
@@ -106,7 +139,8 @@ class ReverseKL(MonteCarlo):
         -------
         Flow
             The flow itself; ``flow.history`` holds ``elbo``, ``elbo_error``, ``ess`` (as a part of the draws) and
-            ``pareto_k`` of each epoch.
+            ``pareto_k`` of each epoch. Over contexts the lower bound is a mean over some of them, each with 32 draws and an
+            evidence of its own, ``ess`` is within contexts, and weights are compared in units of the mean of their context.
 
         Raises
         ------
@@ -114,8 +148,9 @@ class ReverseKL(MonteCarlo):
             When a gradient or parameter is NaN or infinite, when the target is for a whole batch, or when the pilot finds
             nothing.
         ValueError, TypeError
-            When an argument does not fit, when ``log_density`` returns what it must not, for a flow with a context or a
-            support, and for ``init`` at a later fit.
+            When an argument does not fit, when ``log_density`` returns what it must not, when ``init`` lies outside a
+            support, for ``init`` at a later fit, for a ``batch_size`` below the number of components of a mixture, and when
+            ``checkpoint`` holds the run of another call.
         RuntimeError
             When another fit of this flow is running.
 
@@ -152,23 +187,22 @@ class ReverseKL(MonteCarlo):
         >>> found = ps.importance(flow, log_density, 1000, rng=0)
         >>> abs(found.log_evidence - 3.224) < 0.01, found.ess > 990  # log(2 pi 2^2)
         (True, True)
+
+        A gamma density on the positive half-line, for every shape between 1 and 5:
+
+        >>> def gamma(x, shape):
+        ...     return ((shape - 1) * np.log(x) - x)[:, 0], (shape - 1) / x - 1
+        >>> import numpy as np
+        >>> flow = ps.nsf_ar(1, layers=1, hidden=(16,), context_dim=1, support="positive", rng=0)
+        >>> flow = flow.fit_to_target(gamma, lambda n, rng: rng.uniform(1, 5, (n, 1)), epochs=5, rng=0)
+        >>> bool(abs(flow.sample(20_000, [4.0], rng=0).mean() - 4) < 0.2)
+        True
         """
         from penstock.training import start, target
+        from penstock.training.contexts import as_contexts
         from penstock.training.options import Options, TargetOptions
 
         try:
-            if self.context_dim:
-                raise ValueError("a target goes with a flow without a context (context_dim=0)")
-            if self._spec.support:
-                raise ValueError(
-                    "a target goes with a flow on the whole line for now: give no support, and map such parameters to the line "
-                    "in log_density, with the logarithm of the Jacobian"
-                )
-            if any(base.numbers(1) for base, _ in blocks(self._spec.base)):
-                raise ValueError(
-                    f"a target goes with a base that learns nothing for now, and {self._spec.base} does: "
-                    "take a StandardNormal, or a StudentT with learned=False"
-                )
             _validate.function(log_density, name="log_density")
             options = TargetOptions(
                 fit=Options(
@@ -180,25 +214,34 @@ class ReverseKL(MonteCarlo):
                 epoch_steps=epoch_steps, estimator=estimator, validation=validation,
             )  # fmt: skip
             calls = _validate.callables(callbacks, name="callbacks")
-            begin = start.as_start(init, self.dim)
-            if begin is not None and self._snapshot.initialised:
+            spec = self._spec
+            contexts = as_contexts(context if callable(context) else self._named_context(context), self.context_dim)
+            begin = start.as_start(init if isinstance(init, tuple) else self._named(init, "init"), self.dim)
+            start.check_start(begin, spec.support, self._columns)
+            if begin is not None and self._snapshot.initialised and not (checkpoint and resume):
                 raise ValueError(
                     "init was given, but a later fit keeps the standardisation of the first; flow.reset() forgets it"
                 )
-            seed = _validate.seed(rng)
+            design = self._design()
+            most = max((mixture.components for mixture in design.mixtures), default=0)
+            if options.fit.batch_size is not None and options.fit.batch_size < most:
+                raise ValueError(
+                    f"batch_size must be at least {most}, as each batch has draws of every component of the base, got "
+                    f"{batch_size}"
+                )
+            seed = None if rng is None else _validate.seed(rng)
+            kept = self._checkpoint(checkpoint, checkpoint_every, resume)
+            if kept is not None:
+                kept.check_writable()
             with self._fitting():
-                runner = self._runner()
-                base = replace(self._spec, layers=(), embedding=None, embedding_dim=0)
                 snapshot, history = target.run(
-                    runner, Runner(compile_plan(base), self._backend), self._snapshot, log_density, begin, options,
+                    self._runner(), self._snapshot, log_density, begin, options, design,
                     seed=seed,
-                    actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
-                    linear=max(
-                        ((k, layer) for k, layer in enumerate(self._spec.layers) if isinstance(layer, LULinear)),
-                        key=lambda pair: pair[0], default=None,
-                    ),
+                    contexts=contexts,
                     progress=progress,
-                    watch=self._watch(calls, None) if calls else None,
+                    watch=self._watch(calls, None, self._lattice) if calls else None,
+                    checkpoint=kept,
+                    contents=None if kept is None else self._contents(None),
                 )  # fmt: skip
                 self._snapshot, self.history = snapshot, history
         except BaseException as error:
@@ -210,14 +253,54 @@ class ReverseKL(MonteCarlo):
             raise
         return self
 
+    def _design(self) -> Design:
+        """What training towards a target needs to know of the flow."""
+        from penstock.training.mixtures import Mixture
+        from penstock.training.start import Design
+
+        spec, dim = self._spec, self.dim
+        layers = list(enumerate(spec.layers))
+        linear = max(
+            ((k, layer) for k, layer in layers if isinstance(layer, LULinear)), key=lambda pair: pair[0], default=None
+        )
+        lines: tuple[int, ...] = ()
+        if linear is not None:  # the dimensions that it finds to be lines, on its side of the data
+            outer = replace(spec, layers=spec.layers[linear[0] + 1 :])
+            lines = tuple(i for i, kind in enumerate(latent_kinds(outer)) if kind == "line")
+        latent = latent_kinds(spec)
+        mixtures = [
+            Mixture(number, tuple(i for i in dims if latent[i] == "line"), base.components)
+            for number, (base, dims) in enumerate(blocks(spec.base))
+            if isinstance(base, GaussianMixture)
+        ]
+        plain = FlowSpec(StandardNormal(dim), (), dtype=spec.dtype)
+        mapped = FlowSpec(StandardNormal(dim), (), dtype="float64", support=spec.support) if spec.support else None
+        return Design(
+            Runner(compile_plan(plain), self._backend),
+            spec.support, self._columns, self._context_columns,
+            tuple(k for k, layer in layers if isinstance(layer, ActNorm)),
+            None if linear is None else (*linear, lines),
+            tuple(mixture for mixture in mixtures if mixture.dims),
+            None if mapped is None else Runner(compile_plan(mapped), self._backend),
+        )  # fmt: skip
+
     # --- what the flow brings -----------------------------------------------------------------------------------
 
     def _fitting(self) -> AbstractContextManager[None]:
         """At most one fit of a flow runs at a time."""
         raise NotImplementedError
 
-    def _watch(self, calls: Any, names: Any) -> Callable[[Epoch, Snapshot, History], bool]:
+    def _watch(self, calls: Any, names: Any, lattice: Any = None) -> Callable[[Epoch, Snapshot, History], bool]:
         """What calls every callback."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
+        """The file that keeps the state of a run, if one was asked for."""
+        raise NotImplementedError
+
+    def _contents(self, history: History | None, names: Any = None) -> model.Contents:
+        """What goes into a file."""
         raise NotImplementedError
 
     def _with(self, snapshot: Snapshot, history: History | None = None, names: Any = None) -> Self:

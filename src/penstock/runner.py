@@ -139,6 +139,30 @@ class Runner:
         self.engine.sample(packed, seed, first_context, first, context, out, density)
         return out, density
 
+    def latents(
+        self,
+        packed: Any,
+        n: int,
+        seed: int,
+        context: Array | None = None,
+        components: Array | None = None,
+        *,
+        numbers: tuple[int, int] = (0, 0),
+    ) -> tuple[Array, Array]:
+        """``n`` draws of the base, (n, dim), those that ``sample`` maps to the data; and the logarithm of what their components
+        weigh, (n,) in float64, where these are given, an int64 array of shape (mixtures of the base, n), and 0 where drawn.
+        """
+        out, log_weight = np.empty((n, self.plan.dim), self._dtype), np.zeros(n)
+        first, first_context = numbers
+        self.engine.latents(packed, seed, first_context, first, context, components, out, log_weight)
+        return out, log_weight
+
+    def log_base(self, packed: Any, z: Array, context: Array | None = None) -> Array:
+        """The log-density of the base at latents, (n,) in float64."""
+        out = np.empty(len(z))
+        self._evaluate(packed, False, 0, 0, z, None, context, None, True, None, out)
+        return out
+
     # --- gradients ----------------------------------------------------------------------------------------------
 
     def vjp(
@@ -177,6 +201,31 @@ class Runner:
             d_thetas,
         )  # fmt: skip
         return Gradients(d_x, d_params, d_context, d_thetas or [], given)
+
+    def log_base_vjp(self, packed: Any, z: Array, d_log_p: Array, context: Array | None = None) -> tuple[Array, Array]:
+        """The way back of ``log_base``: gradients of latents, (n, dim), and of parameters, (n_params,) in float64."""
+        d_z, d_params = np.empty(z.shape, self._dtype), np.zeros(self.plan.n_params)
+        self.engine.vjp(
+            packed, False, 0, 0, z, context, None, True, None, d_log_p, None, d_z, d_params, None, None
+        )  # fmt: skip
+        return d_z, d_params
+
+    def latents_vjp(
+        self,
+        packed: Any,
+        seed: int,
+        d_z: Array,
+        d_log_weight: Array | None,
+        context: Array | None = None,
+        components: Array | None = None,
+        *,
+        numbers: tuple[int, int] = (0, 0),
+    ) -> Array:
+        """The way back of ``latents``: the gradient of parameters, (n_params,) in float64; what decides draws is held fixed."""
+        d_params = np.zeros(self.plan.n_params)
+        first, first_context = numbers
+        self.engine.latents_vjp(packed, seed, first_context, first, context, components, d_z, d_log_weight, d_params)
+        return d_params
 
     def log_prob_and_grad(self, packed: Any, x: Array, context: Array | None, *, contexts: bool) -> Gradients:
         """The log-density of every row, as ``log_det``, and its gradient, in one forward pass and one back."""

@@ -79,9 +79,7 @@ class Checkpoint:
         self,
         found: Found | None,
         template: model.Contents,
-        runner: Runner,
-        data: Data,
-        options: Options,
+        facts: dict[str, str],
         budget: Budget,
         seed: int,
     ) -> None:
@@ -90,8 +88,7 @@ class Checkpoint:
         ``template`` is the model where the run begins: the file has its spec and its names.
         """
         remove_stale(self.path)
-        self._template, self._seed = template, seed
-        self._facts = facts(template, runner, data, options, budget)
+        self._template, self._seed, self._facts = template, seed, facts
         if found is None:
             return
         different = found.differences(template, seed, self._facts)
@@ -107,11 +104,11 @@ class Checkpoint:
             budget.steps_per_epoch,
         )  # fmt: skip
 
-    def write(self, snapshot: Snapshot, moment: Moment) -> None:
-        """Replace the file by the state of the run and the flow that it would leave if it ended here."""
+    def write(self, snapshot: Snapshot, moment: Moment, more: Mapping[str, Array] | None = None) -> None:
+        """Replace the file by the state of the run and the flow that it would leave if it ended here; ``more`` are tensors."""
         record = {"version": VERSION, "seed": self._seed, "facts": self._facts, "state": _scalars(moment.state)}
         text = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
-        training = {"record": np.frombuffer(text, np.uint8), **_tensors(moment)}
+        training = {"record": np.frombuffer(text, np.uint8), **_tensors(moment), **(more or {})}
         self._save(replace(self._template, snapshot=snapshot, history=moment.history, training=training))
 
     def finish(self, snapshot: Snapshot, history: History) -> None:
@@ -149,7 +146,7 @@ class Found:
             return told
         before = self.record["facts"]
         # A flow that was loaded from the checkpoint, or that an interrupted fit has left, is where the run stands.
-        if before[START] != now[START] and now[START] != _hash_of_numbers(self.contents.snapshot):
+        if before[START] != now[START] and now[START] != hash_of_numbers(self.contents.snapshot):
             told.append(
                 "the flow begins with other parameters (build it with rng=seed, so that they are the same every time, or take "
                 "penstock.load of the checkpoint)"
@@ -181,7 +178,7 @@ def facts(
     start: model.Contents, runner: Runner, data: Data, options: Options, budget: Budget
 ) -> dict[str, str]:  # fmt: skip
     """What decides the bits of a run besides its seed, in words and hashes."""
-    told = {"backend": runner.backend, START: _hash_of_numbers(start.snapshot)}
+    told = {"backend": runner.backend, START: hash_of_numbers(start.snapshot)}
     for word, columns in (("columns", start.columns), ("context_columns", start.context_columns)):
         if columns:
             told[word] = ", ".join(map(repr, columns))
@@ -213,19 +210,21 @@ def _of_rows(runner: Runner, rows: Rows, names: tuple[str, str, str]) -> dict[st
     for name, array in zip(names, (rows.x, rows.context, rows.weight), strict=True):
         if array is not None:
             told[name] = f"{array.dtype.name} of shape {array.shape}"
-            told[VALUES + name] = _hash(array[index])
+            told[VALUES + name] = hash_of(array[index])
     return told
 
 
-def _hash(*arrays: Array) -> str:
+def hash_of(*arrays: Array) -> str:
+    """A hash of numbers, the same on every machine."""
     digest = blake2b(digest_size=16)
     for array in arrays:
         digest.update(array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
     return digest.hexdigest()
 
 
-def _hash_of_numbers(snapshot: Snapshot) -> str:
-    return _hash(snapshot.params, snapshot.buffers, np.array([snapshot.initialised], np.uint8))
+def hash_of_numbers(snapshot: Snapshot) -> str:
+    """A hash of the numbers of a flow."""
+    return hash_of(snapshot.params, snapshot.buffers, np.array([snapshot.initialised], np.uint8))
 
 
 def _other_flow(old: FlowSpec, new: FlowSpec) -> list[str]:

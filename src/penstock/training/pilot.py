@@ -43,7 +43,9 @@ class Pilot(NamedTuple):
     root: Array | None
 
 
-def pilot(log_density: LogDensity, draw: Callable[[int, int], Array], dim: int) -> Pilot | None:
+def pilot(
+    log_density: LogDensity, draw: Callable[[int, int], Array], dim: int, widest: Array | None = None
+) -> Pilot | None:
     """Fit a Gaussian to a target, from the standard normal and from a mode; None where the target is finite nowhere near 0.
 
     Of the two fits the one with the higher lower bound counts: a mode is reached from far away, where the other one gets
@@ -55,6 +57,8 @@ def pilot(log_density: LogDensity, draw: Callable[[int, int], Array], dim: int) 
     draw : callable
         ``draw(first, n)`` gives standard normal rows by number.
     dim : int
+    widest : array of shape (dim,), optional
+        Standard deviations that are not exceeded, such as that of a uniform angle.
     """
     asked = 0
 
@@ -73,7 +77,7 @@ def pilot(log_density: LogDensity, draw: Callable[[int, int], Array], dim: int) 
         starts.append(kind.of(loc, inverse))
     best, bound = None, -math.inf
     for state in starts:
-        reached = matched(counted, draw, state, dim)
+        reached = matched(counted, draw, state, dim, widest)
         if reached > bound or best is None:
             best, bound = state, reached
     assert best is not None
@@ -82,7 +86,9 @@ def pilot(log_density: LogDensity, draw: Callable[[int, int], Array], dim: int) 
     return Pilot(loc, scale, asked, getattr(best, "root", None)) if usable else None
 
 
-def matched(target: Callable[[Array], tuple[Array, Array]], draw: Any, state: Any, dim: int) -> float:
+def matched(
+    target: Callable[[Array], tuple[Array, Array]], draw: Any, state: Any, dim: int, widest: Array | None = None
+) -> float:
     """Match a Gaussian to the scores of a target; its lower bound ``E[log p] + entropy``, of the part of its draws that count.
 
     With the mean ``m`` and covariance ``S`` of the present Gaussian, draws ``x`` with mean ``x'`` and covariance ``C``, their
@@ -102,6 +108,8 @@ def matched(target: Callable[[Array], tuple[Array, Array]], draw: Any, state: An
         good = log_p > -math.inf
         if good.sum() < 2 or not state.match(x[good], slope[good], BATCH * dim / (turn + 1)):
             state.shrink()
+        if widest is not None:
+            state.narrow(widest)
     n = JUDGED * BATCH
     log_p, _ = target(state.rows(draw(ROUNDS * BATCH, n).astype(np.float64)))
     good = log_p > -math.inf
@@ -182,6 +190,10 @@ class _Dense:
         """Halve the width."""
         self.root = self.root / 2
 
+    def narrow(self, widest: Array) -> None:
+        """Bring dimensions that are wider down to these standard deviations."""
+        self.root = self.root * np.minimum(1, widest / np.maximum(self.scale(), 1e-300))[:, None]
+
     def match(self, x: Array, slope: Array, rate: float) -> bool:
         """Take a step, unless it leads out of what can be represented."""
         mean, push, part = x.mean(axis=0), slope.mean(axis=0), rate / (1 + rate)
@@ -237,6 +249,10 @@ class _Diagonal:
     def shrink(self) -> None:
         """Halve the width."""
         self._spread = self._spread / 2
+
+    def narrow(self, widest: Array) -> None:
+        """Bring dimensions that are wider down to these standard deviations."""
+        self._spread = np.minimum(self._spread, widest)
 
     def match(self, x: Array, slope: Array, rate: float) -> bool:
         """Take a step, unless it leads out of what can be represented."""

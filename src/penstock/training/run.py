@@ -15,7 +15,7 @@ from penstock.lattice import Lattice
 from penstock.runner import Runner
 from penstock.state import Snapshot
 from penstock.support import Support
-from penstock.training.checkpoint import Checkpoint
+from penstock.training.checkpoint import Checkpoint, facts
 from penstock.training.data import Data
 from penstock.training.loop import Training, Watch
 from penstock.training.options import Options
@@ -87,7 +87,8 @@ def run(
         training = Training(runner, snapshot, data, options, seed, checkpoint, (support, context_support), lattice)
         try:
             if checkpoint is not None and contents is not None:
-                checkpoint.begin(found, contents, runner, data, options, training.budget, seed)
+                told = facts(contents, runner, data, options, training.budget)
+                checkpoint.begin(found, contents, told, training.budget, seed)
             if found is None:
                 training.prepare(actnorms, options.standardize)
             else:

@@ -32,15 +32,15 @@ def standardisation(rows: Rows, how: bool | str, sample: Rows, names: Names = ()
 
     ``names`` and ``context_names`` are those of the columns, for messages.
     """
-    buffers = [_loc_and_scale(Rows(rows.x, None, rows.weight), how, sample, "X", names)]
+    buffers = [loc_and_scale(Rows(rows.x, None, rows.weight), how, sample, "X", names)]
     if rows.context is not None and sample.context is not None:
         given = Rows(rows.context, None, rows.weight)
         part = Rows(sample.context, None, sample.weight)
-        buffers.append(_loc_and_scale(given, how, part, "context", context_names))
+        buffers.append(loc_and_scale(given, how, part, "context", context_names))
     return np.concatenate(buffers)
 
 
-def _loc_and_scale(rows: Rows, how: bool | str, sample: Rows, name: str, names: Names) -> Array:
+def loc_and_scale(rows: Rows, how: bool | str, sample: Rows, name: str, names: Names) -> Array:
     """``[loc, scale]`` of the columns of the data or of the context."""
     dim = rows.x.shape[1]
     if how is not True:

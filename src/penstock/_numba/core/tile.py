@@ -97,7 +97,10 @@ class KernelTypes(NamedTuple):
     scale: Any
     base_density: Any  # block, plan, n_vectors, tile, log_p
     base_backward: Any  # block, plan, n_vectors, tile, d_log_p, gradient
-    base_draw: Any  # block, plan, n_vectors, tile, own, seed, context_row, draw, words
+    base_draw: Any  # block, plan, n_vectors, tile, own, seed, context_row, draw, words, is_given, given, log_weight
+    base_draw_backward: (
+        Any  # block, plan, n_vectors, tile, own, seed, context_row, draw, words, is_given, given, gradient
+    )
 
 
 def _kernel_types(number: Any) -> KernelTypes:
@@ -119,6 +122,8 @@ def _kernel_types(number: Any) -> KernelTypes:
     packed = tuple_type(Packed, log_scale=types.float64, **floats)
     tile = tuple_type(Tile, rows=integer, stop=integers, log_det=doubles, context_kind=integer)
     gradient = tuple_type(TileGradient, hidden_half=integer, of_params=integer, of_context=integer)
+    words = types.CPointer(types.uint32)
+    draws = (integers, plan, integer, tile, integer, types.uint64, counters, counters, words, flag, doubles)
     return KernelTypes(
         (integers, plan, packed, flag, integer, tile, flag),
         (integers, plan, packed, flag, integer, tile, gradient),
@@ -128,7 +133,8 @@ def _kernel_types(number: Any) -> KernelTypes:
         (integer, numbers, integer, numbers, integer, numbers, integer),
         (integers, plan, integer, tile, doubles),
         (integers, plan, integer, tile, numbers, gradient),
-        (integers, plan, integer, tile, integer, types.uint64, counters, counters, types.CPointer(types.uint32)),
+        (*draws, doubles),
+        (*draws, gradient),
     )
 
 

@@ -22,7 +22,7 @@ from penstock._numba.engine.packed import Packed
 from penstock._numba.engine.pool import NEVER, Job, Stop, num_threads, parallel
 from penstock._numba.engine.walk import Source, cut_tile
 from penstock._numba.engine.workspace import Workspace
-from penstock._numba.isa.kernels import context_in, make_context_part, prepare
+from penstock._numba.isa.kernels import context_in, make_context_part, prepare, prepare_draws_backward
 
 Array = np.ndarray[Any, Any]
 
@@ -125,7 +125,9 @@ class Calls:
         self.training_chunk = TILE * int(np.clip(CHUNK_FLOPS / (3 * TILE * layout.flops), 1, CHUNK_TILES))
         self._spaces: tuple[list[Workspace], list[Workspace]] = ([], [])
         self._plans: dict[bool, Plan] = {}
-        self._nothing = np.zeros(0, layout.dtype)
+        self._draws_backward = False
+        self._nothing, self._no_numbers = np.zeros(0, layout.dtype), np.zeros((1, 0))
+        self._no_weights = np.zeros(0)
 
     def plan(self, training: bool) -> Plan:
         """The plan with the kernels that it needs, which are compiled when they are first asked for."""
@@ -143,14 +145,24 @@ class Calls:
             )  # fmt: skip
         return self._plans[training]
 
+    def plan_of_draws(self) -> Plan:
+        """The one of training, with the way back of draws."""
+        plan = self.plan(True)
+        if not self._draws_backward:
+            prepare_draws_backward(plan.base, self.layout.dtype)
+            self._draws_backward = True
+        return plan
+
     def source(
         self, space: Workspace, given: Context, theta: Theta, itemsize: int, seed: np.uint64 | None = None,
-        by_row: bool = False,
+        by_row: bool = False, components: Array | None = None, log_weight: Array | None = None,
     ) -> Source:  # fmt: skip
         """A chunk, of rows of numbers of so many bytes, as the walk of its tiles reads it."""
         return Source(
             space.x, int(itemsize > 4), seed is not None, np.uint64(0) if seed is None else seed, space.counters[0],
-            space.counters[1], space.stop, given.seen(by_row), space.context, given.part, space.theta, theta.shared,
+            space.counters[1], self._no_numbers if components is None else components,
+            0 if components is None else components.shape[1], self._no_weights if log_weight is None else log_weight,
+            space.stop, given.seen(by_row), space.context, given.part, space.theta, theta.shared,
         )  # fmt: skip
 
     def chunks(self, rows: int, chunk: Callable[[int, int, Workspace], None]) -> None:

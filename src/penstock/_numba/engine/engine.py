@@ -9,6 +9,7 @@ import numpy as np
 from penstock._numba.engine import adam as _adam
 from penstock._numba.engine import evaluate as _evaluate
 from penstock._numba.engine import gradient as _gradient
+from penstock._numba.engine import latents as _latents
 from penstock._numba.engine.calls import Calls
 from penstock._numba.engine.packed import Packed
 
@@ -20,6 +21,8 @@ class Engine(Calls):
 
     evaluate = _evaluate.evaluate
     sample = _evaluate.sample
+    latents = _latents.latents
+    latents_vjp = _latents.latents_vjp
     vjp = _gradient.vjp
     loss_and_grad = _gradient.loss_and_grad
 

@@ -9,7 +9,7 @@ import numpy as np
 from penstock._numba.core.jit import entry
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.pointers import beyond, pointer, pointers
-from penstock._numba.engine.calls import Calls
+from penstock._numba.engine.calls import Calls, Context
 from penstock._numba.engine.far_rows import mend_values
 from penstock._numba.engine.walk import walk_forward
 from penstock._numba.isa.ends import columns_out
@@ -94,6 +94,18 @@ def evaluate(
         mend_values(packed, through, given, x, index, log_det)
 
 
+def draws_of_each(given: Context, rows: int, first_draw: int, context_row: int) -> int:
+    """How many draws a row of context has, where their numbers are such as there are."""
+    draws = given.block if len(given.rows) > 1 else max(rows, 1)
+    for name, start, count, most in (
+        ("first_draw", first_draw, draws, DRAWS_MAX),
+        ("context_row", context_row, max(len(given.rows), 1), CONTEXT_ROWS_MAX),
+    ):
+        if not 0 <= start <= most - count:
+            raise ValueError(f"{name} must be at least 0, and numbers must stay below {most}, got {start}")
+    return draws
+
+
 def sample(
     engine: Calls, packed: Packed, seed: int, context_row: int, first_draw: int, context: Array | None, out: Array,
     log_prob: Array | None,
@@ -110,13 +122,7 @@ def sample(
     engine.need("log_prob", log_prob, (rows,), np.float64)
     through = engine.through(True, 0, engine.n_steps, log_prob is not None, False)
     given = engine.context_of(packed, context, rows)
-    draws = given.block if len(given.rows) > 1 else max(rows, 1)
-    for name, start, count, most in (
-        ("first_draw", first_draw, draws, DRAWS_MAX),
-        ("context_row", context_row, max(len(given.rows), 1), CONTEXT_ROWS_MAX),
-    ):
-        if not 0 <= start <= most - count:
-            raise ValueError(f"{name} must be at least 0, and numbers must stay below {most}, got {start}")
+    draws = draws_of_each(given, rows, first_draw, context_row)
     plan, theta = engine.plan(False), engine.theta(None, through, rows)
 
     def chunk(begin: int, end: int, space: Workspace) -> None:

@@ -15,6 +15,7 @@ from penstock._numba.core.tile import CONTEXT_ROWS_AND_PART, IGNORE, Tile, TileG
 from penstock._numba.isa.ends import (
     base_backward,
     base_draw,
+    base_draw_backward,
     base_log_density,
     begin_log_det,
     columns_in,
@@ -42,6 +43,9 @@ class Source(NamedTuple):
     seed: Any
     context_row: Any  # numbers of the rows' contexts and draws
     draw: Any
+    components: Any  # (mixtures, components_apart) float64: those of draws, and
+    components_apart: int  # 0 where they are drawn too
+    log_weight: Any  # of given components, added to
     stop: Any  # see Tile
     context_kind: int
     context: Any  # (rows, context_dim) float64, or the first row alone of a shared one
@@ -111,7 +115,7 @@ def walk_forward(plan: Any, packed: Any, through: Any, source: Any, rows: int, s
         )  # fmt: skip
         tile = cut_tile(space, source.stop, rows, source.context_kind, context, source.context_part)
     if source.sampling:
-        base_draw(plan, packed, source.seed, source.context_row, source.draw, index[0], space.words, tile)
+        base_draw(plan, packed, source, index[0], space.words, tile)
     else:
         slots = beyond(plan.boundary, dim * (through.first if through.to_data else through.last))
         columns_in(dim, slots, packed, through.columns and not through.to_data, source.x, index, rows, state)
@@ -173,6 +177,8 @@ def walk_backward(
     if through.base and not through.to_data:
         base_backward(plan, packed, d_value, tile, gradient)
     backward(plan, packed, through, tile, gradient)
+    if source.sampling:
+        base_draw_backward(plan, packed, source, index[0], space.words, tile, gradient)
     if through.base and through.to_data:
         base_backward(plan, packed, d_value, tile, gradient)
     if gradient.of_context != IGNORE:

@@ -12,7 +12,9 @@ blocks. Numbers x of a block are free, or a tile's own from a network of the con
     D(a)        log Gamma(a + 1/2) - log Gamma(a) = D(a + 8) + log prod_k<8 (a + k) / (a + k + 1/2)
                 D(a) ~ log a / 2 + sum_i b_i a^(1 - 2 i),  b_i = -(1 - 4^-i) B_2i / (i (2 i - 1)), B the Bernoulli numbers
     draws       student_t  z = (nu (u^(-2 / nu) - 1))^1/2 cos(2 pi v)
-                mixture    z = m_k + e^s_k n,  k the first with w_0 + ... + w_k above u
+                           dx = z / 2 (1 - 2 w / (e^2w - 1)) dz,  w = log u / nu, 0 beyond the bounds
+                mixture    z = m_k + e^s_k n,  k the first with w_0 + ... + w_k above u, or given
+                           dm_k = dz,  ds_k = (z - m_k) dz,  dc_j = ([j = k] - w_j) dlog w_k
 
 Bailey, "Polar generation of random variates with the t-distribution" (1994).
 """
@@ -325,24 +327,46 @@ def put_words(seed: Any, context_row: Any, draw: Any, own: int, stream: Any, r: 
 
 
 @jit
+def student_exponent(like: Any, nu: Any, words: Any, first: int) -> Any:
+    """w = log u / nu of the first word of a draw; ``like``: doubles."""
+    u = (number((bits_of_words(like, words, first) >> 1) & 0x7FFFFFFF) + 0.5) * (1.0 / 2147483648.0)
+    return log(u) / nu
+
+
+@jit
 def student_draw(like: Any, nu: Any, words: Any, first: int) -> Any:
     """A draw from two words; ``like``: doubles."""
-    u = (number((bits_of_words(like, words, first) >> 1) & 0x7FFFFFFF) + 0.5) * (1.0 / 2147483648.0)
     word = bits_of_words(like, words, first + TILE)
     quarter = ((word + (1 << 29)) >> 30) & 3  # nearest quarter turn
     rest = sign_extended(word - (quarter << 30))
     _, cosine = sincos_turn(quarter, number(rest) * (6.28318530717958647692 / 4294967296.0))
-    w = log(u) / nu  # u^(-2 / nu) - 1 = (1 - e^2w) e^-2w
+    w = student_exponent(like, nu, words, first)  # u^(-2 / nu) - 1 = (1 - e^2w) e^-2w
     return sqrt(-nu * expm1(w + w)) * exp(-w) * cosine
 
 
 @jit
-def mixture_draw(block: Any, dims: Any, x: Numbers, u: Any, state: Any, r: int) -> None:
-    """Draws from the normals that stand in the state; u chooses their components."""
-    every, chosen, total = log_of_weights(block, x), splat(u, 0.0), splat(u, 0.0)
+def components_of(
+    like: Any, block: Any, x: Numbers, own: int, seed: Any, context_row: Any, draw: Any, words: Any, is_given: bool, given: Any,
+    r: int,
+) -> Any:  # fmt: skip
+    """The components of the rows from r on: as given, or drawn by word 0 of block number ``own``; ``like``: doubles."""
+    if is_given:
+        return load(given, r)
+    chosen, total = splat(load(like, 0), 0.0), splat(load(like, 0), 0.0)
+    if block[BLOCK_COMPONENTS] == 1:
+        return chosen
+    put_words(seed, context_row, draw, own, STREAM_MIXTURE, r, lanes(like), words)
+    u = (number(bits_of_words(like, words, 0)) + 0.5) * (1.0 / 4294967296.0)
+    every = log_of_weights(block, x)
     for k in range(block[BLOCK_COMPONENTS] - 1):
         total = total + exp(log_weight(block, x, every, k))
         chosen = select(u >= total, float(k + 1), chosen)
+    return chosen
+
+
+@jit
+def mixture_draw(block: Any, dims: Any, x: Numbers, chosen: Any, state: Any, r: int) -> None:
+    """Draws from the normals that stand in the state."""
     for d in range(block[BLOCK_N]):
         at = dims[d] * TILE + r
         m, s = mean(block, x, 0, d), log_scale(block, x, 0, d)
@@ -352,10 +376,21 @@ def mixture_draw(block: Any, dims: Any, x: Numbers, u: Any, state: Any, r: int) 
         narrow(state, at, fma(exp(s), widened(state, at), m))
 
 
+@jit
+def add_log_weight(block: Any, x: Numbers, chosen: Any, log_weights: Any, r: int) -> None:
+    """What the components of the rows from r on weigh."""
+    every = log_of_weights(block, x)
+    weight = log_weight(block, x, every, 0)
+    for k in range(1, block[BLOCK_COMPONENTS]):
+        weight = select(chosen != float(k), weight, log_weight(block, x, every, k))
+    store(log_weights, r, load(log_weights, r) + weight)
+
+
 def learned_draw(
-    block: Any, plan: Any, n_vectors: int, tile: Any, own: int, seed: Any, context_row: Any, draw: Any, words: Any
-) -> None:
-    """Draws of block number ``own``; ``words`` is scratch."""
+    block: Any, plan: Any, n_vectors: int, tile: Any, own: int, seed: Any, context_row: Any, draw: Any, words: Any,
+    is_given: bool, given: Any, log_weights: Any,
+) -> None:  # fmt: skip
+    """Draws of block number ``own``; ``words`` is scratch, ``given`` the components of its rows, if they are."""
     numbers, dims = block_places(block, plan)
     state, like = tile.state, tile.log_det
     for r in range(0, n_vectors * lanes(state), lanes(like)):
@@ -370,6 +405,53 @@ def learned_draw(
                 nu, _ = degrees(numbers, log_degrees(block, plan, x, d, like))
                 narrow(state, f * TILE + r, student_draw(like, nu, words, 2 * (f % 2) * TILE))
         else:
-            put_words(seed, context_row, draw, own, STREAM_MIXTURE, r, lanes(like), words)
-            u = (number(bits_of_words(like, words, 0)) + 0.5) * (1.0 / 4294967296.0)
-            mixture_draw(block, dims, x, u, state, r)
+            chosen = components_of(like, block, x, own, seed, context_row, draw, words, is_given, given, r)
+            if is_given:
+                add_log_weight(block, x, chosen, log_weights, r)
+            mixture_draw(block, dims, x, chosen, state, r)
+
+
+@jit
+def mixture_draw_backward(block: Any, dims: Any, x: Numbers, chosen: Any, tile: Any, gradient: Any, r: int) -> None:
+    """The way back of the draws of a mixture from the rows r on."""
+    along, d_numbers, none = widened(gradient.log_det, r), gradient.theta, splat(chosen, 0.0)
+    n, K, first, every = block[BLOCK_N], block[BLOCK_COMPONENTS], first_mean(block), log_of_weights(block, x)
+    for k in range(K):
+        other = chosen != float(k)
+        if first > 0:
+            this_one = select(other, none, splat(chosen, 1.0))
+            narrow(d_numbers, k * TILE + r, along * (this_one - exp(log_weight(block, x, every, k))))
+        for d in range(n):
+            at = dims[d] * TILE + r
+            pull, away = widened(gradient.state, at), widened(tile.state, at) - mean(block, x, k, d)
+            narrow(d_numbers, (first + k * n + d) * TILE + r, select(other, none, pull))
+            narrow(d_numbers, (first + (K + k) * n + d) * TILE + r, select(other, none, pull * away))
+
+
+def learned_draw_backward(
+    block: Any, plan: Any, n_vectors: int, tile: Any, own: int, seed: Any, context_row: Any, draw: Any, words: Any,
+    is_given: bool, given: Any, gradient: Any,
+) -> None:  # fmt: skip
+    """The way back of the draws in the state: overwrites gradient.theta, (numbers, tile). Cotangents of the weights of components
+    stand in gradient.log_det.
+    """
+    numbers, dims = block_places(block, plan)
+    state, like = tile.state, tile.log_det
+    for r in range(0, n_vectors * lanes(state), lanes(like)):
+        x = numbers_at(block, plan, tile, r)
+        if block[BLOCK_KIND] == STUDENT_T:
+            pair = -1
+            for d in range(block[BLOCK_N]):
+                f = dims[d]
+                if f // 2 != pair:
+                    pair = f // 2
+                    put_words(seed, context_row, draw, pair, STREAM_PAIRS, r, lanes(like), words)
+                nu, inside = degrees(numbers, log_degrees(block, plan, x, d, like))
+                w = student_exponent(like, nu, words, 2 * (f % 2) * TILE)
+                twice = w + w
+                z, d_z = widened(state, f * TILE + r), widened(gradient.state, f * TILE + r)
+                dx = d_z * inside * 0.5 * z * (1.0 - twice / expm1(twice))
+                narrow(gradient.theta, d * TILE + r, dx)
+        else:
+            chosen = components_of(like, block, x, own, seed, context_row, draw, words, is_given, given, r)
+            mixture_draw_backward(block, dims, x, chosen, tile, gradient, r)

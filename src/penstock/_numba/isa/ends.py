@@ -37,6 +37,7 @@ from penstock._numba.core.plan import (
     BLOCK_DENSITY,
     BLOCK_DIMS,
     BLOCK_DRAW,
+    BLOCK_DRAW_BACKWARD,
     BLOCK_HI,
     BLOCK_KIND,
     BLOCK_LEAST,
@@ -48,6 +49,7 @@ from penstock._numba.core.plan import (
     BLOCK_STEP,
     BLOCK_WIDTH,
     FORWARD,
+    GAUSSIAN_MIXTURE,
     GRAD,
     N_THETA,
     N_U,
@@ -204,11 +206,11 @@ def bring_numbers(plan: Any, packed: Any, block: Any, keep: bool, tile: Any) -> 
 
 
 @jit
-def base_draw(
-    plan: Any, packed: Any, seed: Any, context_row: Any, draw: Any, first: int, words: Any, tile: Any
-) -> None:
+def base_draw(plan: Any, packed: Any, source: Any, first: int, words: Any, tile: Any) -> None:
     """Draws from the base, each of a context row and a number of its own; ``words`` is scratch."""
-    context_row, draw, rows, state = beyond(context_row, first), beyond(draw, first), tile.rows, tile.state
+    context_row, draw = beyond(source.context_row, first), beyond(source.draw, first)
+    seed, rows, state, mixture = source.seed, tile.rows, tile.state, first
+    given = source.components_apart > 0
     normals(seed, context_row, draw, rows, plan.n_normals, words, state)
     for i in range(plan.n_base):
         block, numbers, dims = block_of(plan, i)
@@ -220,7 +222,13 @@ def base_draw(
         elif block[BLOCK_DRAW] != 0:
             bring_numbers(plan, packed, block, False, tile)
             n = vectors(rows, state)
-            call(block[BLOCK_DRAW], (block, plan, n, tile, i, seed, context_row, draw, words))
+            is_given, components = given and block[BLOCK_KIND] == GAUSSIAN_MIXTURE, beyond(source.components, mixture)
+            weights = beyond(source.log_weight, first)
+            call(
+                block[BLOCK_DRAW],
+                (block, plan, n, tile, i, seed, context_row, draw, words, is_given, components, weights),
+            )
+            mixture += source.components_apart if is_given else 0
 
 
 @jit
@@ -286,3 +294,23 @@ def base_backward(plan: Any, packed: Any, d_log_p: Any, tile: Any, gradient: Any
                     store(d_z, at, load(d_z, at) - load(z, at) * load(d_log_p, lane))
         elif block[BLOCK_KIND] != UNIFORM:
             learned_block_backward(plan, packed, block, d_log_p, tile, gradient)
+
+
+@jit
+def base_draw_backward(plan: Any, packed: Any, source: Any, first: int, words: Any, tile: Any, gradient: Any) -> None:
+    """The way back of base_draw, from the cotangents of the state and, in gradient.log_det, of the weights of components."""
+    context_row, draw = beyond(source.context_row, first), beyond(source.draw, first)
+    n, mixture, given = vectors(tile.rows, tile.state), first, source.components_apart > 0
+    for i in range(plan.n_base):
+        block, _, _ = block_of(plan, i)
+        if block[BLOCK_DRAW_BACKWARD] != 0:
+            bring_numbers(plan, packed, block, True, tile)
+            is_given, components = given and block[BLOCK_KIND] == GAUSSIAN_MIXTURE, beyond(source.components, mixture)
+            call(
+                block[BLOCK_DRAW_BACKWARD],
+                (block, plan, n, tile, i, source.seed, context_row, draw, words, is_given, components, gradient),
+            )
+            mixture += source.components_apart if is_given else 0
+            if block[BLOCK_STEP] >= 0:
+                step = step_of(plan, block[BLOCK_STEP])
+                call(step[BACKWARD], (step, plan, packed, False, n, tile, gradient))

@@ -17,6 +17,7 @@ from penstock._numba.core.plan import (
     BLOCK_BACKWARD,
     BLOCK_DENSITY,
     BLOCK_DRAW,
+    BLOCK_DRAW_BACKWARD,
     BLOCK_KIND,
     COUPLING,
     ELEMENTWISE,
@@ -41,7 +42,7 @@ from penstock._numba.core.plan import (
 )
 from penstock._numba.core.pointers import beyond
 from penstock._numba.core.tile import KERNEL_TYPES
-from penstock._numba.isa.bases import learned_backward, learned_draw, learned_log_density
+from penstock._numba.isa.bases import learned_backward, learned_draw, learned_draw_backward, learned_log_density
 from penstock._numba.isa.contexts import mapped_context_backward, mapped_context_in
 from penstock._numba.isa.ends import (
     free_backward,
@@ -120,6 +121,13 @@ def prepare(steps: Any, runs: Any, base: Any, dtype: Any, backwards: bool) -> No
             block[BLOCK_DRAW] = kernel(learned_draw, kinds.base_draw)
             if backwards:
                 block[BLOCK_BACKWARD] = kernel(learned_backward, kinds.base_backward)
+
+
+def prepare_draws_backward(base: Any, dtype: Any) -> None:
+    """And those of the way back of draws, which few need."""
+    for block in base:
+        if block[BLOCK_KIND] not in (STANDARD_NORMAL, UNIFORM):
+            block[BLOCK_DRAW_BACKWARD] = kernel(learned_draw_backward, KERNEL_TYPES[dtype.name].base_draw_backward)
 
 
 @jit

@@ -42,6 +42,11 @@ class Lattice:
         """Numbers of the columns that have one."""
         return [int(j) for j in np.flatnonzero(self.steps)]
 
+    def of(self, places: Sequence[int]) -> Lattice | None:
+        """Those of some columns; None where none of these has one."""
+        found = Lattice(self.steps[list(places)], self.origins[list(places)])
+        return found if found.columns else None
+
     def round(self, rows: Array) -> None:
         """Move rows, of shape (..., dim), to the nearest values of the lattices, in place."""
         for j in self.columns:

@@ -12,9 +12,8 @@ from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.columns import worded
 from penstock.montecarlo import MonteCarlo
-from penstock.quadrature import Panels
 from penstock.quantiles import shortest
-from penstock.sections import Evidence, Joint, Line, Section, Weighted
+from penstock.sections import Along, Evidence, Joint, Section, Weighted
 from penstock.verbs import _shaped
 
 # Draws of a proposal, and their log-densities.
@@ -98,22 +97,6 @@ class OneDimension:
 def _shortest(view: OneDimension, level: float) -> Array:
     found: Array = shortest(lambda u: view._at(u.reshape(-1)).reshape(u.shape), level, 1)[0]
     return found
-
-
-def below(panels: Panels, line: Line, x: Array) -> Array:
-    """The share of the mass below numbers, (n,), by the panels of one density."""
-    share = (x >= line.hi).astype(np.float64)
-    inside = (x > line.lo) & (x < line.hi)
-    w = line.w(x[inside])
-    share[inside] = panels.cdf(np.zeros(len(w), np.int64), np.clip(w, -1.0, 1.0))
-    return share
-
-
-def at(panels: Panels, line: Line, u: Array) -> Array:
-    """The numbers below which shares, (n,), of one density lie."""
-    inner = panels.quantile(np.zeros(len(u), np.int64), u)
-    x = line.x(np.clip(inner, np.nextafter(-1, 0), np.nextafter(1, 0)))[0]
-    return np.where(u == 0, line.lo, np.where(u == 1, line.hi, x))
 
 
 class Marginal(OneDimension):
@@ -244,7 +227,7 @@ class Marginal(OneDimension):
         return x, self.log_prob(x)
 
     @cached_property
-    def _panels(self) -> tuple[Panels, Line]:
+    def _along(self) -> Along:
         """The density along the one column."""
         if self._proposed is not None or len(self._missing) > 1:
             raise ValueError(
@@ -253,13 +236,13 @@ class Marginal(OneDimension):
                 "np.quantile(marginal.sample(n), u)"
             )
         section = Section(Joint(self._flow, self._context), (), (*self._kept, *self._missing), self.tolerance)
-        return section.panels(np.zeros((1, 0))), section.lines[0]
+        return section.along(np.zeros((1, 0)))
 
     def _below(self, x: Array) -> Array:
-        return below(*self._panels, x)
+        return self._along.below(np.zeros(len(x), np.int64), x)
 
     def _at(self, u: Array) -> Array:
-        return at(*self._panels, u)
+        return self._along.at(np.zeros(len(u), np.int64), u)
 
 
 def _marginal(

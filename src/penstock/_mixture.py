@@ -25,7 +25,7 @@ def log_density(t: Array, log_scale: Array) -> Array:
 def cdf(z: Array, weight: Array, mean: Array, log_scale: Array, *, upper: bool = False) -> Array:
     """The distribution function at ``z`` (rows,) of components (rows or 1, k); ``upper`` gives 1 minus it."""
     t = (z[:, None] - mean) * np.exp(-log_scale)
-    found: Array = (weight * _normal.cdf(-t if upper else t)).sum(axis=1)
+    found: Array = (weight * _normal.cdf(-t if upper else t)).sum(axis=1) / weight.sum(axis=1)
     return found
 
 

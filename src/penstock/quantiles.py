@@ -73,11 +73,8 @@ class Quantiles(Verbs):
         if not self._spec.support:
             return _shaped(below[:, 0], batch.shape)
         lo, hi = ends_of(self._spec.support[0])
-        if self._spec.kinds == ("circle",):
-            outside = ~np.isnan(below) & ((batch.x < lo) | (batch.x >= hi))
-        else:
-            outside = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
-            outside &= np.isnan(below)
+        nowhere = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
+        outside = np.where(np.isnan(below), nowhere, (batch.x <= lo) | (batch.x >= hi))
         below[outside] = batch.x[outside] >= hi
         return _shaped(below[:, 0], batch.shape)
 

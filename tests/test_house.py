@@ -167,8 +167,8 @@ ROOMS = (
     "conditionals", "marginals", "sections", "coordinates", "restricted", "quadrature",
     "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
     "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",
-    "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "groups", "_mixture", "_normal", "_files",
-    "_validate",
+    "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "groups", "_mixture", "_normal",
+    "_files", "_validate",
     "columns", "_warn", "_html", "_typing",
 )  # fmt: skip
 

@@ -31,13 +31,15 @@ def cdf(z: Array, weight: Array, mean: Array, log_scale: Array, *, upper: bool =
 
 def quantile(u: Array, weight: Array, mean: Array, log_scale: Array, *, upper: bool = False) -> Array:
     """The inverse of ``cdf`` for ``u`` (rows,): Newton's steps on its logarithm, in a bracket that the components give,
-    and bisection where they do not halve each other."""
+    and bisection where they do not halve each other.
+    """
     shape = (len(u), weight.shape[-1])
     weight, mean, log_scale = (np.broadcast_to(part, shape) for part in (weight, mean, log_scale))
     own = _normal.quantile(u)[:, None]
     each = mean + np.exp(log_scale) * (-own if upper else own)  # the root lies between these
     low, high = each.min(axis=1), each.max(axis=1)
-    z, last = low.copy(), np.full(len(u), np.inf)
+    z: Array = low.copy()
+    last = np.full(len(u), np.inf)
     open_ = np.flatnonzero(low < high)
     z[open_] = np.clip((weight * each)[open_].sum(axis=1), low[open_], high[open_])
     for _ in range(STEPS):

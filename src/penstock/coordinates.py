@@ -1,10 +1,10 @@
 """Coordinates along a column where others are known: which numbers it may hold, and a w in (-1, 1) for each of them.
 
 The ends of a column by itself are those of its support; those of a column of a group are moved by the columns of the group that
-are known. An open end has no density, and is sent to infinity: ``v = x``, ``log(e^t - 1)`` with ``t = (x - lo) / s`` and the mirror
-image of it below hi, or ``log(x - lo) - log(hi - x)``, and ``v = centre + width w / (1 - w^2)``. At the ends of a box, and where a circle is cut open, the
-density is finite, and w reaches them: ``x = centre + width sinh v`` with v linear in w, so that a narrow column in a wide box
-keeps its resolution.
+are known. An open end has no density, and is sent to infinity: ``v = x``, ``log(e^t - 1)`` with ``t = (x - lo) / s``, the mirror
+image of that below hi, or ``log(x - lo) - log(hi - x)``, and ``v = centre + width w / (1 - w^2)``. At the ends of a box, and
+where a circle is cut open, the density is finite, and w reaches them: ``x = centre + width sinh v`` with v linear in w, so that
+a narrow column in a wide box keeps its resolution.
 """
 
 from __future__ import annotations
@@ -112,8 +112,7 @@ class Line:
         # The root of t w^2 + w - t = 0 without cancellation.
         t = (self._to_line(x, lo, hi) - self._centre) / self._width
         with np.errstate(invalid="ignore", over="ignore"):
-            w = np.where(np.abs(t) < 1e150, 2 * t / (1 + np.sqrt(1 + 4 * t * t)), np.sign(t))
-        return w
+            return np.where(np.abs(t) < 1e150, 2 * t / (1 + np.sqrt(1 + 4 * t * t)), np.sign(t))
 
     def x(self, w: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
         """Numbers of the data, and ``log dx/dw``."""

@@ -523,7 +523,7 @@ class Flow(ReverseKL, Parts):
             if kept is not None:
                 kept.check_writable()
             data.check_finite()
-            lattice = training.lattice_of(data, dequantize, self._lattice, fitted=self.fitted)
+            lattice = training.lattice_of(data, dequantize, self._lattice, self._spec.support, fitted=self.fitted)
             data.check_inside(self._spec.support, lattice)
             with self._fitting():
                 snapshot, history = training.run(

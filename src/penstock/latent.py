@@ -121,9 +121,7 @@ def cdf(side: Side, z: Array, *, given: Sequence[int] = (), upper: bool = False)
     return found
 
 
-def quantile(
-    side: Side, u: Array, *, z: Array | None = None, given: Sequence[int] = (), upper: bool = False
-) -> Array:
+def quantile(side: Side, u: Array, *, z: Array | None = None, given: Sequence[int] = (), upper: bool = False) -> Array:
     """The inverse of ``cdf`` for numbers in [0, 1], (rows, dim), with the dimensions ``given`` as ``z`` has them; infinite at
     the ends of a line.
     """

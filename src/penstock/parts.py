@@ -207,7 +207,7 @@ class Parts(MonteCarlo):
             return self._as_it_is()
         twin = self._like(*restricted(self._spec, self._plan, self._snapshot, places))
         twin._columns = tuple(self._columns[i] for i in places) if self._columns else ()
-        twin._lattice = None if self._lattice is None else self._lattice.of(places)
+        twin._lattice = None if self._lattice is None else self._lattice.of(places, twin._spec.support)
         return twin
 
     def _need(self, context: Array | None, verb: str) -> None:

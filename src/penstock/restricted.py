@@ -131,7 +131,11 @@ def _base(base: AnyBase, slots: Sequence[int]) -> tuple[AnyBase, list[int]]:
 
 def _block(block: Any, places: Sequence[int]) -> Any:
     """A block of some of its dimensions."""
-    own = {"df": tuple(block.df[i] for i in places)} if isinstance(block, StudentT) and isinstance(block.df, tuple) else {}
+    own = (
+        {"df": tuple(block.df[i] for i in places)}
+        if isinstance(block, StudentT) and isinstance(block.df, tuple)
+        else {}
+    )
     return replace(block, dim=len(places), **own)
 
 
@@ -159,9 +163,7 @@ def _member(group: Group, column: int, columns: Sequence[int]) -> Support:
 # --- layers -------------------------------------------------------------------------------------------------------
 
 
-def _layer(
-    layer: Layer, table: Table, number: int, plan: Plan, slots: list[int], kinds: Sequence[str]
-) -> Layer | None:
+def _layer(layer: Layer, table: Table, number: int, plan: Plan, slots: list[int], kinds: Sequence[str]) -> Layer | None:
     """A layer as the slots of a closed set see it; None if it does nothing to them."""
     step = table.steps[number]
     b = [slots.index(slot) for slot in _list(table, step, "b") if slot in slots]
@@ -241,9 +243,7 @@ def _copy_layer(
         units = following
 
 
-def _copy_base(
-    params: Array, source: Array, part: Plan, whole: Plan, spec: FlowSpec, slots: Sequence[int]
-) -> None:
+def _copy_base(params: Array, source: Array, part: Plan, whole: Plan, spec: FlowSpec, slots: Sequence[int]) -> None:
     """Bring the numbers of the blocks of the base over, or of the networks that give them."""
     kinds, own = latent_kinds(spec), 0
     for number, (block, dims) in enumerate(blocks(spec.base)):

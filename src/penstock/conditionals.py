@@ -74,6 +74,7 @@ class Conditional(OneDimension):
         self._rest = tuple(i for i in range(flow.dim) if i not in self._known)
         self.dim = len(self._rest)
         self._names = tuple(flow._columns[i] for i in self._rest) if flow._columns else ()
+        self._steps = None if flow._lattice is None else flow._lattice.of(self._rest)
         self.method = "exact" if not self._hidden else "quadrature" if proposed is None else "importance"
         evidence = self._evidence()
         self.log_evidence, self.error, self.ess, self.pareto_k = (float(value) for value in evidence)
@@ -140,13 +141,19 @@ class Conditional(OneDimension):
         return _shaped(self._joint.log_prob(self._full(rows)) - self.log_evidence, shape)
 
     def sample(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> Array:
         """Draw rows of the columns that are left, given the others.
 
         Parameters
         ----------
-        n, rng, key, first
+        n, rng, key, first, raw
             As for ``Flow.sample``: with one seed, draw ``i`` is the same however many are drawn.
 
         Returns
@@ -168,13 +175,22 @@ class Conditional(OneDimension):
         count = int(np.prod(wanted, dtype=np.int64))
         seed = _validate.key(rng, key)
         start = _validate.number_of_first(first, count, 1 << 56, name="first")
-        return self._draws(count, seed, start).reshape(*wanted, self.dim)
+        rows = self._draws(count, seed, start)
+        if self._flow._lattice is not None and not raw:
+            self._flow._lattice.round(rows)
+        return np.take(rows, self._rest, axis=1).reshape(*wanted, self.dim)
 
     def sample_and_log_prob(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> tuple[Array, Any]:
         """Draw rows, with their log-density."""
-        x = self.sample(n, rng=rng, key=key, first=first)
+        x = self.sample(n, rng=rng, key=key, first=first, raw=raw)
         return x, self.log_prob(x)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -229,7 +245,7 @@ class Conditional(OneDimension):
         return full
 
     def _draws(self, n: int, key: int, first: int) -> Array:
-        """Draws of the columns that are left, (n, dim)."""
+        """Draws of all columns where some are known, (n, columns of the flow)."""
         joint, slots = self._joint, self._joint.slots()
         z, _ = joint.runner.transform(joint.packed, False, joint.draws(n, key, first))
         members = [slots[i] for i in self._members]
@@ -242,10 +258,8 @@ class Conditional(OneDimension):
         z = latent.redrawn(joint.side, z, self._latents_of(x), members)
         runner = self._flow._runner()
         packed = self._flow._snapshot.pack(runner)
-        rows, _ = runner.transform(packed, True, z, self._context)
-        if self._flow._lattice is not None:
-            self._flow._lattice.round(rows)
-        return np.take(rows, self._rest, axis=1)
+        rows: Array = runner.transform(packed, True, z, self._context)[0]
+        return rows
 
     def _put_hidden(self, x: Array, shares: Array) -> None:
         """Put the hidden columns for uniform numbers, (n, hidden), into rows of C: each given those before it."""

@@ -56,8 +56,8 @@ class Lattice:
         """Numbers of the columns that have one."""
         return [int(j) for j in np.flatnonzero(self.steps)]
 
-    def of(self, places: Sequence[int], support: Sequence[Any]) -> Lattice | None:
-        """Those of some columns, which have such supports; None where none of these has one."""
+    def of(self, places: Sequence[int], support: Sequence[Any] = ()) -> Lattice | None:
+        """Those of some columns, where they have such supports; None where none of these has one."""
         found = Lattice.within(self.steps[list(places)], self.origins[list(places)], support)
         return found if found.columns else None
 
@@ -123,17 +123,12 @@ def outside(x: Array, steps: Array, group: Group) -> Array:
             low.sum(axis=1, keepdims=True) >= 1,
             x.sum(axis=1, keepdims=True) > most,
         ]
-        return _any(wrong)
+        return np.asarray(np.concatenate(wrong, axis=1).any(axis=1))
     alone = x[:, ~on]
     wrong += [np.diff(x[:, on], axis=1) < -WHOLE * steps.max(), np.diff(alone, axis=1) <= 0]
     wrong += [] if group.lo is None else [alone <= group.lo]
     wrong += [] if group.hi is None else [alone >= group.hi]
-    return _any(wrong)
-
-
-def _any(wrong: Sequence[Array]) -> Array:
-    found: Array = np.concatenate(wrong, axis=1).any(axis=1)
-    return found
+    return np.asarray(np.concatenate(wrong, axis=1).any(axis=1))
 
 
 def nearest(x: Array, step: float, origin: float) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.columns import worded
+from penstock.lattice import Lattice
 from penstock.montecarlo import MonteCarlo
 from penstock.quantiles import shortest
 from penstock.sections import Along, Evidence, Joint, Section, Weighted
@@ -25,6 +26,13 @@ class OneDimension:
 
     dim: int
     _names: tuple[str, ...]
+    _steps: Lattice | None
+
+    @property
+    def lattice(self) -> dict[int | str, float] | None:
+        """Steps of the columns that have a lattice, as ``Flow.lattice``."""
+        own = self._steps
+        return None if own is None else {self._names[j] if self._names else j: float(own.steps[j]) for j in own.columns}
 
     def cdf(self, x: RowsLike) -> Any:
         """The distribution function of the one column, as ``Flow.cdf``.
@@ -142,6 +150,7 @@ class Marginal(OneDimension):
         self.method = "quadrature" if proposed is None else "importance"
         self.dim = len(self._kept)
         self._names = tuple(flow._columns[i] for i in self._kept) if flow._columns else ()
+        self._steps = None if flow._lattice is None else flow._lattice.of(self._kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _marginal, (self._flow, self._kept, self._context, self.tolerance, self._proposed)
@@ -212,18 +221,29 @@ class Marginal(OneDimension):
         return self.estimate(X).log_prob
 
     def sample(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> Array:
         """Draw rows: the columns of those that ``Flow.sample`` draws."""
-        context = None if self._context is None else self._context
-        x = self._flow.sample(n, context, rng=rng, key=key, first=first)
+        x = self._flow.sample(n, self._context, rng=rng, key=key, first=first, raw=raw)
         return np.take(x, self._kept, axis=-1)
 
     def sample_and_log_prob(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> tuple[Array, Any]:
         """Draw rows, with their log-density."""
-        x = self.sample(n, rng=rng, key=key, first=first)
+        x = self.sample(n, rng=rng, key=key, first=first, raw=raw)
         return x, self.log_prob(x)
 
     @cached_property

@@ -54,8 +54,10 @@ class Parts(MonteCarlo):
 
         It is exact, and a flow by itself, where all layers are autoregressive in one order or elementwise (``mixing="none"``,
         ``order=`` of the autoregressive recipes) and the columns are the first of that order: ``p(x_1 ... x_k)`` is the part of
-        the flow that reads nothing else. Otherwise one or two columns are integrated out numerically, with an error. More
-        of them need a proposal. Columns that can be left out exactly are, in any case.
+        the flow that reads nothing else, behind the same dimensions of the base, and a column of a group reads those that move
+        its ends. Otherwise one or two columns are integrated out numerically, with an error: a circle over a turn, a column of a
+        group between the ends that the others leave it. More of them need a proposal. Columns that can be left out exactly
+        are, in any case.
 
         Parameters
         ----------

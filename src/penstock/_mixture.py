@@ -1,6 +1,13 @@
-"""Mixtures of normals in one dimension, a mixture of its own in each row: distribution function and quantiles, in float64."""
+"""Mixtures of k normals in one dimension, one for each row: distribution function and quantiles, in float64.
+
+One of several dimensions is such a mixture, too, where others are given, or left out.
+
+The numbers of a mixture in n dimensions are logarithms of weights (k), means (k, n) and logarithms of scales (k, n), in turn.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,6 +15,29 @@ from penstock import _normal
 from penstock._typing import Array
 
 STEPS = 200  # of a root
+
+
+def parts(numbers: Array, k: int) -> tuple[Array, Array, Array]:
+    """Logarithms of weights, (..., k), means and log-scales, (..., k, n)."""
+    size = (numbers.shape[-1] - k) // 2
+    logit, mean, log_scale = np.split(numbers.astype(np.float64), [k, k + size], axis=-1)
+    shape = (*numbers.shape[:-1], k, size // k)
+    return logit, mean.reshape(shape), log_scale.reshape(shape)
+
+
+def of_rows(numbers: Array, k: int) -> tuple[Array, Array, Array]:
+    """Weights, means and log-scales of mixtures in one dimension, (rows or 1, k)."""
+    logit, mean, log_scale = parts(np.atleast_2d(numbers), k)
+    return weights(logit), mean[..., 0], log_scale[..., 0]
+
+
+def one(numbers: Array, k: int, place: int, before: Sequence[int], z: Array) -> Array:
+    """The numbers of one dimension by itself, others known, ``z`` (rows, before): their densities weigh the components."""
+    logit, mean, log_scale = parts(numbers, k)
+    with np.errstate(over="ignore"):
+        for j, i in enumerate(before):
+            logit = logit + log_density((z[:, j, None] - mean[..., i]) * np.exp(-log_scale[..., i]), log_scale[..., i])
+    return np.concatenate(np.broadcast_arrays(logit, mean[..., place], log_scale[..., place]), axis=-1)
 
 
 def weights(logits: Array) -> Array:

@@ -381,35 +381,17 @@ class GaussianMixture(_Block):
         k, n = self.components, len(places)
         return np.concatenate([np.zeros(k), rng.standard_normal(k * n), np.zeros(k * n)])
 
-    def one(self, numbers: Array, n: int, place: int, before: Sequence[int], z: Array) -> Array:
-        """The numbers of the mixture that one of n dimensions is where some are known, ``z`` (rows, before): their densities
-        weigh the components.
-        """
-        logit, mean, log_scale = self._parts(numbers, n)
-        with np.errstate(over="ignore"):
-            for j, i in enumerate(before):
-                t = (z[:, j, None] - mean[..., i]) * np.exp(-log_scale[..., i])
-                logit = logit + _mixture.log_density(t, log_scale[..., i])
-        return np.concatenate(np.broadcast_arrays(logit, mean[..., place], log_scale[..., place]), axis=-1)
+    def one(self, numbers: Array, place: int, before: Sequence[int], z: Array) -> Array:
+        """The numbers of the mixture that one dimension is where some are known, ``z`` (rows, before)."""
+        return _mixture.one(numbers, self.components, place, before, z)
 
     def cdf(self, z: Array, numbers: Array, *, upper: bool = False) -> Array:
         """That of one dimension, z (rows, 1)."""
-        return _mixture.cdf(z[:, 0], *self._of_rows(numbers), upper=upper)[:, None]
+        return _mixture.cdf(z[:, 0], *_mixture.of_rows(numbers, self.components), upper=upper)[:, None]
 
     def quantile(self, u: Array, numbers: Array, *, upper: bool = False) -> Array:
         """Its inverse."""
-        return _mixture.quantile(u[:, 0], *self._of_rows(numbers), upper=upper)[:, None]
-
-    def _parts(self, numbers: Array, n: int) -> tuple[Array, Array, Array]:
-        """Logarithms of weights, (..., k), means and log-scales, (..., k, n)."""
-        k = self.components
-        logit, mean, log_scale = np.split(numbers.astype(np.float64), [k, k + k * n], axis=-1)
-        return logit, mean.reshape(*mean.shape[:-1], k, n), log_scale.reshape(*mean.shape[:-1], k, n)
-
-    def _of_rows(self, numbers: Array) -> tuple[Array, Array, Array]:
-        """Weights, means and log-scales of one dimension, (rows or 1, k)."""
-        logit, mean, log_scale = self._parts(np.atleast_2d(numbers), 1)
-        return _mixture.weights(logit), mean[..., 0], log_scale[..., 0]
+        return _mixture.quantile(u[:, 0], *_mixture.of_rows(numbers, self.components), upper=upper)[:, None]
 
 
 COMPONENTS_MAX = 256
@@ -461,16 +443,6 @@ def blocks(base: AnyBase) -> Iterator[tuple[Base, range]]:
     for part in base.parts if isinstance(base, Product) else (base,):
         yield part, range(first, first + part.dim)
         first += part.dim
-
-
-def chosen(base: Base, n: int, places: Sequence[int]) -> Array:
-    """Which of the numbers of a base of n dimensions are those of some of them: weights of a mixture belong to all."""
-    found, first = [], 0
-    for name, shape in base.numbers(n).items():
-        whole = first + np.arange(math.prod(shape)).reshape(shape)
-        first += whole.size
-        found.append((whole if name in base.shared else whole[..., list(places)]).ravel())
-    return np.concatenate(found)
 
 
 def _check_conditioner(conditioner: Any) -> None:

@@ -51,14 +51,13 @@ class Line:
             return tuple(np.full(n, end) for end in ends_of(own))  # type: ignore[return-value]
         if isinstance(own, Ordered):
             place = own.columns.index(self._column)
-            below, above = (self._nearest(own.columns[:place][::-1]), self._nearest(own.columns[place + 1 :]))
-            lo = np.full(n, -math.inf if own.lo is None else own.lo) if below is None else rows[:, below]
-            hi = np.full(n, math.inf if own.hi is None else own.hi) if above is None else rows[:, above]
+            below, above = self._nearest(own.columns[:place][::-1]), self._nearest(own.columns[place + 1 :])
+            lo = np.full(n, -math.inf if own.lo is None else own.lo) if below is None else _finite(rows[:, below])
+            hi = np.full(n, math.inf if own.hi is None else own.hi) if above is None else _finite(rows[:, above])
         else:
             members = [place for place, i in enumerate(self._known) if i in own.columns]
-            lo, hi = np.zeros(n), 1.0 - rows[:, members].sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            room = (lo < hi) | ~np.isfinite(lo) & (lo < 0) | ~np.isfinite(hi) & (hi > 0)
+            lo, hi = np.zeros(n), 1.0 - _finite(rows[:, members]).sum(axis=1)
+        room = lo < hi
         return np.where(room, lo, 0.0), np.where(room, hi, 1.0)
 
     def _nearest(self, members: Sequence[int | str]) -> int | None:
@@ -125,3 +124,8 @@ class Line:
             rest = (1 - w) * (1 + w)
             x, slope = self._from_line(self._centre + self._width * w / rest, lo, hi)
             return x, slope + np.log(self._width) + np.log1p(w * w) - 2 * np.log(rest)
+
+
+def _finite(x: Array) -> Array:
+    """Numbers, with NaN in the place of infinite ones."""
+    return np.where(np.isfinite(x), x, np.nan)

@@ -48,7 +48,7 @@ class Block(NamedTuple):
             before = order[:turn]
 
             def numbers(z: Array, place: int = place, before: list[int] = before) -> Array:
-                found: Array = self.base.one(self.numbers, n, place, before, z[:, [self.slots[i] for i in before]])
+                found: Array = self.base.one(self.numbers, place, before, z[:, [self.slots[i] for i in before]])
                 return found
 
             yield [self.slots[place]], numbers

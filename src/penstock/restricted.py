@@ -11,6 +11,7 @@ dimensions of a block are a block of the same kind.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ import numpy as np
 
 from penstock import plan_table
 from penstock._typing import Array
-from penstock.base import AnyBase, Product, StudentT, blocks, chosen
+from penstock.base import AnyBase, Base, Product, StudentT, blocks
 from penstock.conditioners import MLP
 from penstock.groups import LINE, Group, Simplex
 from penstock.layers import Autoregressive, Coupling, Elementwise, Layer, LULinear, Permutation
@@ -141,16 +142,13 @@ def _block(block: Any, places: Sequence[int]) -> Any:
 
 def _supports(support: Sequence[Support], columns: Sequence[int]) -> tuple[Support, ...]:
     """The supports of a closed set of columns, of which groups lose their last ones."""
-    found = tuple(_member(own, i, columns) if isinstance(own, Group) else own for own, i in _chosen(support, columns))
-    return () if all(isinstance(own, Real) for own in found) else found
+    own = [support[i] for i in columns] if support else []
+    found = tuple(_left(each, columns) if isinstance(each, Group) else each for each in own)
+    return () if all(isinstance(each, Real) for each in found) else found
 
 
-def _chosen(support: Sequence[Support], columns: Sequence[int]) -> list[tuple[Support, int]]:
-    return [(support[i], i) for i in columns] if support else []
-
-
-def _member(group: Group, column: int, columns: Sequence[int]) -> Support:
-    """What the group of a column is where some columns are left: one by itself is the first of its chain."""
+def _left(group: Group, columns: Sequence[int]) -> Support:
+    """What a group is where some columns are left: one of it by itself is the first of its chain."""
     members = tuple(columns.index(i) for i in group.chain if i in columns)
     if len(members) > 1:
         return replace(group, columns=tuple(columns.index(int(i)) for i in group.columns if i in columns))
@@ -256,13 +254,23 @@ def _copy_base(params: Array, source: Array, part: Plan, whole: Plan, spec: Flow
         own += 1
         if not kept or not theirs:
             continue
-        which = chosen(block, len(lines), kept)
+        which = _chosen_numbers(block, len(lines), kept)
         if block.conditioner is None:
             params[mine[0].offset : mine[-1].stop] = source[theirs[0].offset + which]
             continue
         params[mine[0].offset : mine[-2].offset] = source[theirs[0].offset : theirs[-2].offset]
         _view(params, mine[-2])[:] = _view(source, theirs[-2])[:, which]
         params[mine[-1].offset : mine[-1].stop] = source[theirs[-1].offset + which]
+
+
+def _chosen_numbers(base: Base, n: int, places: Sequence[int]) -> Array:
+    """Which of the numbers of a base of n dimensions are those of some of them: weights of a mixture belong to all."""
+    found, first = [], 0
+    for name, shape in base.numbers(n).items():
+        whole = first + np.arange(math.prod(shape)).reshape(shape)
+        first += whole.size
+        found.append((whole if name in base.shared else whole[..., list(places)]).ravel())
+    return np.concatenate(found)
 
 
 def _view(vector: Array, tensor: Tensor) -> Array:

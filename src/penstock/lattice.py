@@ -123,12 +123,13 @@ def outside(x: Array, steps: Array, group: Group) -> Array:
             low.sum(axis=1, keepdims=True) >= 1,
             x.sum(axis=1, keepdims=True) > most,
         ]
-        return np.asarray(np.concatenate(wrong, axis=1).any(axis=1))
-    alone = x[:, ~on]
-    wrong += [np.diff(x[:, on], axis=1) < -WHOLE * steps.max(), np.diff(alone, axis=1) <= 0]
-    wrong += [] if group.lo is None else [alone <= group.lo]
-    wrong += [] if group.hi is None else [alone >= group.hi]
-    return np.asarray(np.concatenate(wrong, axis=1).any(axis=1))
+    else:
+        alone = x[:, ~on]
+        wrong += [np.diff(x[:, on], axis=1) < -WHOLE * steps.max(), np.diff(alone, axis=1) <= 0]
+        wrong += [] if group.lo is None else [alone <= group.lo]
+        wrong += [] if group.hi is None else [alone >= group.hi]
+    found: Array = np.logical_or.reduce(np.concatenate(wrong, axis=1), axis=1)
+    return found
 
 
 def nearest(x: Array, step: float, origin: float) -> Array:

@@ -112,8 +112,9 @@ class Parts(MonteCarlo):
         """The density of the other columns where some are known: ``p(rest | given) = p(rest, given) / p(given)``.
 
         The density of what is given is :meth:`marginal`'s: exact where the given columns come first in the one order of all
-        autoregressive layers without mixing, and the draws are then exact, too; else by quadrature over one or two
-        columns, or by importance sampling.
+        autoregressive layers without mixing, and the draws are then exact, too (where the base is a mixture, with its components
+        weighed anew); else by quadrature over one or two columns, or by importance sampling. A column of a group lies
+        between the ends that the given ones leave it.
 
         Parameters
         ----------

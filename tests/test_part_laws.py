@@ -307,6 +307,20 @@ def test_a_hidden_column_between_two_of_its_group_lies_between_them() -> None:
     assert rest.quantile(1.0)[0] == pytest.approx(0.3)
 
 
+def test_a_narrow_column_in_a_wide_box_is_integrated_over_where_it_lies() -> None:
+    layers = [ps.Elementwise(ps.RationalQuadratic()), ps.Autoregressive(ps.Affine(), ps.MLP((4,)), order=(1, 0))]
+    flow = ps.Flow(ps.StandardNormal(2), layers, support={1: (-1e6, 1e6)}, dtype="float64", rng=0)
+    for m, s in ((3.0, 1e-3), (-1e6, 1e-4), (1e6, 1e-3)):
+        buffers = flow._snapshot.buffers.copy()
+        buffers[4:] = m, s  # of the map of the box, in which the flow is uniform
+        assign(flow, params=flow.params + 0.1 * rng("narrow").standard_normal(flow.n_params), buffers=buffers)
+        x = flow.sample(300, rng=0)
+        nodes, weights = pieces(x[:, 0], -np.inf, np.inf, nodes=8)
+        assert np.exp(flow.marginal(0, tolerance=1e-3).log_prob(nodes[:, None])) @ weights == pytest.approx(1, abs=2e-3)
+        part = Marginal(flow, (1,), context=None, tolerance=1e-2)
+        assert kolmogorov(part.cdf(x[:, [1]])) < KS
+
+
 def test_parts_of_float32_flows_keep_to_their_supports() -> None:
     for support in (ps.ordered([0, 1, 2]), ps.simplex([0, 1, 2]), [ps.periodic(0, 1), (0, 1), "real"]):
         flow = Part("float32", support, dim=3).build("float32")

@@ -19,6 +19,7 @@ from penstock.groups import LINE, Group, Ordered
 from penstock.support import Support, ends_of
 
 PANELS = np.array([0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999])  # quantiles between which the first panels lie
+LEAST = 2.0**-50  # width of a column, of that of its box
 FAR = 0.9  # quantile of the distance from an only end, below which v is a logarithm of it
 
 Ends = tuple[Array, Array]
@@ -71,7 +72,8 @@ class Line:
             self._scale = float(np.quantile(x - lo if self._bounded[0] else hi - x, FAR))
         v = self._to_line(x, lo, hi) if self._open else x
         low, self._centre, high = (float(q) for q in np.quantile(v, [0.16, 0.5, 0.84]))
-        self._width = max(high - low, np.finfo(np.float64).tiny)
+        least = np.finfo(np.float64).tiny if self._open else LEAST * float(hi[0] - lo[0])
+        self._width = max(high - low, least)
         w = np.unique(np.quantile(self.w(x, lo, hi), PANELS))
         return np.concatenate([[-1.0], w[(w > -1) & (w < 1)], [1.0]])
 

@@ -13,7 +13,7 @@ import pytest
 import penstock as ps
 import reference as file_format
 from cases import BACKENDS, rng
-from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci
+from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci, inside
 
 Array = np.ndarray[Any, Any]
 stats = pytest.importorskip("scipy.stats")
@@ -290,14 +290,26 @@ def test_quantiles_of_bases(backend: str) -> None:
         flow = flow_of(base, backend, "float64", ps.Elementwise(ps.RationalQuadratic(bins=4)))
         np.testing.assert_allclose(flow.cdf(flow.quantile(u)), u, rtol=1e-9)
         assert np.isfinite(flow.prior_transform(np.array([[0.0], [1.0]]))).all()
-    for base, context_dim in ((ps.GaussianMixture(1), 0), (ps.Normal(1, NETWORK), 1)):
-        flow = ps.Flow(base, [], context_dim=context_dim, backend=backend)
-        for call in (
-            lambda flow=flow: flow.cdf([0.0], *([0.0],) * flow.context_dim),
-            lambda flow=flow: flow.prior_transform([0.5], *([0.0],) * flow.context_dim),
-        ):
-            with pytest.raises(ValueError, match=r"cdf, quantile and prior_transform need another one"):
-                call()
+    mixture = flow_of(ps.GaussianMixture(2), backend, "float64")
+    with pytest.raises(ValueError, match=r"a mixture of more than one dimension has no quantiles.* needs another one"):
+        mixture.prior_transform([0.5, 0.5])
+
+
+@each_backend
+@inside("base", (ps.Normal(1, NETWORK), ps.StudentT(1, 3.0, conditioner=NETWORK), ps.GaussianMixture(1, 3, NETWORK)))
+def test_quantiles_of_bases_that_read_the_context(base: Any, backend: str) -> None:
+    flow = flow_of(base, backend, "float64", context_dim=2)
+    u = np.array([0.001, 0.3, 0.5, 0.9, 0.9999])
+    context = rng("contexts of a base").standard_normal((5, 2))
+    every = flow.quantile(np.tile(u, (5, 1)), context)
+    for c, own in zip(context, every, strict=True):
+        np.testing.assert_allclose(flow.quantile(u, c), own, rtol=1e-12)
+        np.testing.assert_allclose(flow.cdf(own, c), u, rtol=1e-9)
+        np.testing.assert_allclose(flow.given(c).prior_transform(u[:, None]), own, rtol=1e-12)
+        draws = flow.sample(2000, c, rng=0)
+        assert abs((draws <= own[2]).mean() - 0.5) < 0.06
+    np.testing.assert_allclose(flow.cdf(every, context), np.tile(u, (5, 1)), rtol=1e-9)
+    assert np.ptp(every[:, 1]) > 0.01
 
 
 RECIPES = ("nice", "realnvp", "glow", "nsf", "maf", "iaf", "nsf_ar")

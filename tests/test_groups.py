@@ -843,13 +843,3 @@ def test_a_killed_fit_resumes_with_the_bits_of_a_whole_one(backend: str, tmp_pat
     resumed = fit(SORTED, ps.ordered(range(4), 0), **options, checkpoint=path)
     assert_same_bits(resumed.params, whole.params)
     assert_same_bits(resumed._snapshot.buffers, whole._snapshot.buffers)
-
-
-def test_what_does_not_go_with_groups_says_so() -> None:
-    flow = ps.nsf_ar(3, mixing="none", layers=1, hidden=(4,), support=ps.ordered([0, 1]), rng=0)
-    for call in (lambda: flow.marginal([2]), lambda: flow.conditional({0: 1.0})):
-        with pytest.raises(ValueError, match="in groups are to come"):
-            call()
-    x = np.cumsum(np.random.default_rng(0).integers(1, 5, (200, 3)), axis=1).astype(float)
-    with pytest.raises(ValueError, match="column 0 is part of a group"):
-        flow.fit(x, dequantize={0: 1.0}, epochs=1, progress=False)

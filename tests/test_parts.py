@@ -627,7 +627,7 @@ def test_what_is_no_part_is_refused_by_name() -> None:
             call()
 
 
-def test_marginals_of_circles_and_boxes_are_exact_or_refused() -> None:
+def test_marginals_of_circles_and_boxes_are_exact() -> None:
     support = [ps.periodic(0, 1), (0, 2), "real"]
     flow = ps.nsf_ar(3, mixing="none", layers=2, hidden=(8,), support=support, rng=0)
     flow.params = np.random.default_rng(1).normal(0, 0.3, flow.n_params)
@@ -636,10 +636,3 @@ def test_marginals_of_circles_and_boxes_are_exact_or_refused() -> None:
     rows = np.column_stack([np.full(4001, 0.3), np.full(4001, 1.2), grid])
     total = np.trapezoid(np.exp(flow.astype("float64").log_prob(rows)), grid)
     assert float(part.log_prob([0.3, 1.2])) == pytest.approx(np.log(total), abs=1e-4)
-    with pytest.raises(ValueError, match=r"lies on a (circle|box) are to come"):
-        ps.nsf_ar(2, layers=1, hidden=(4,), support=ps.periodic(0, 1), rng=0).marginal([1]).log_prob([0.5])
-
-
-def test_marginals_refuse_other_bases() -> None:
-    with pytest.raises(ValueError, match="standard normal base for now"):
-        ps.nsf_ar(2, mixing="none", layers=1, hidden=(4,), base=ps.StudentT(2), rng=0).marginal([0])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from penstock import _normal, _validate
+from penstock import _mixture, _normal, _validate
 from penstock._typing import Array
 from penstock._validate import positive_int
 from penstock.conditioners import MLP
@@ -43,6 +43,11 @@ class Base(Protocol):
         """Names and shapes of what is learned, if it acts on ``n`` dimensions."""
         ...
 
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Names of those that all dimensions have in common; the last axis of the others is that of dimensions."""
+        ...
+
     def initial(self, places: Sequence[int], rng: np.random.Generator) -> Array:
         """What they begin with, for some of its dimensions."""
         ...
@@ -52,7 +57,9 @@ class Base(Protocol):
         ...
 
     def cdf(self, z: Array, numbers: Array, *, upper: bool = False) -> Array:
-        """The distribution function of each dimension at ``z``, (rows, n), with the numbers that belong to the n."""
+        """The distribution function of each dimension at ``z``, (rows, n), with the numbers that belong to the n: (size,), or
+        (rows, size).
+        """
         ...
 
     def quantile(self, u: Array, numbers: Array, *, upper: bool = False) -> Array:
@@ -62,6 +69,8 @@ class Base(Protocol):
 
 class _Block:
     """What most bases have in common: nothing that is learned, fixed or constant."""
+
+    shared: ClassVar[tuple[str, ...]] = ()
 
     def constants(self, places: Sequence[int]) -> tuple[float, ...]:
         """What the kernels read: nothing."""
@@ -169,12 +178,12 @@ class Normal(_Block):
 
     def cdf(self, z: Array, numbers: Array, *, upper: bool = False) -> Array:
         """The distribution function of each dimension."""
-        mean, log_scale = np.split(numbers.astype(np.float64), 2)
+        mean, log_scale = np.split(numbers.astype(np.float64), 2, axis=-1)
         return StandardNormal(self.dim).cdf((z - mean) * np.exp(-log_scale), upper=upper)
 
     def quantile(self, u: Array, numbers: Array, *, upper: bool = False) -> Array:
         """Its inverse."""
-        mean, log_scale = np.split(numbers.astype(np.float64), 2)
+        mean, log_scale = np.split(numbers.astype(np.float64), 2, axis=-1)
         z: Array = mean + np.exp(log_scale) * StandardNormal(self.dim).quantile(u, upper=upper)
         return z
 
@@ -349,6 +358,7 @@ class GaussianMixture(_Block):
     conditioner: MLP | None = None
 
     name: ClassVar[str] = "gaussian_mixture"
+    shared: ClassVar[tuple[str, ...]] = ("logit",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dim", positive_int(self.dim, name="dim"))
@@ -371,13 +381,17 @@ class GaussianMixture(_Block):
         k, n = self.components, len(places)
         return np.concatenate([np.zeros(k), rng.standard_normal(k * n), np.zeros(k * n)])
 
+    def one(self, numbers: Array, place: int, before: Sequence[int], z: Array) -> Array:
+        """The numbers of the mixture that one dimension is where some are known, ``z`` (rows, before)."""
+        return _mixture.one(numbers, self.components, place, before, z)
+
     def cdf(self, z: Array, numbers: Array, *, upper: bool = False) -> Array:
-        """That of a mixture of one dimension."""
-        raise _no_quantiles()
+        """That of one dimension, z (rows, 1)."""
+        return _mixture.cdf(z[:, 0], *_mixture.of_rows(numbers, self.components), upper=upper)[:, None]
 
     def quantile(self, u: Array, numbers: Array, *, upper: bool = False) -> Array:
-        """There is none dimension by dimension."""
-        raise _no_quantiles()
+        """Its inverse."""
+        return _mixture.quantile(u[:, 0], *_mixture.of_rows(numbers, self.components), upper=upper)[:, None]
 
 
 COMPONENTS_MAX = 256
@@ -442,9 +456,3 @@ def _special(verb: str) -> Any:
     except ImportError:
         raise ImportError(f"the {verb} of a Student t base needs SciPy: pip install scipy") from None
     return special
-
-
-def _no_quantiles() -> ValueError:
-    return ValueError(
-        "a base that is a mixture has no quantiles, dimension by dimension: cdf, quantile and prior_transform need another one"
-    )

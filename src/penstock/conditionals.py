@@ -2,7 +2,8 @@
 
 ``p(rest | given) = p(rest, given) / p(given)``. With C the smallest closed set that holds the given columns (``restricted.py``)
 and H what it holds besides them: p(given) is the density of C, integrated over H, which may be empty; draws are those of H,
-by the inverse of its distribution function, and of the other columns as the flow maps fresh latents, those of C fixed.
+by the inverse of its distribution function, and of the other columns as the flow maps fresh latents, those of C fixed. The
+latents are independent, but for those of a mixture: there they are drawn given the ones of C, which weigh the components.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from penstock import _normal, _validate
+from penstock import _validate, latent
 from penstock._typing import Array, Rng, RowsLike
 from penstock.columns import called, worded
-from penstock.marginals import OneDimension, Proposed, at, below
+from penstock.marginals import OneDimension, Proposed
 from penstock.montecarlo import Importance, MonteCarlo
-from penstock.quadrature import Panels
-from penstock.sections import Evidence, Joint, Section, Weighted
+from penstock.sections import Along, Evidence, Joint, Section, Weighted
 from penstock.verbs import _shaped
 
 TOGETHER = 4096  # draws together, each with its own panels along the second hidden column
@@ -74,6 +74,7 @@ class Conditional(OneDimension):
         self._rest = tuple(i for i in range(flow.dim) if i not in self._known)
         self.dim = len(self._rest)
         self._names = tuple(flow._columns[i] for i in self._rest) if flow._columns else ()
+        self._steps = None if flow._lattice is None else flow._lattice.of(self._rest)
         self.method = "exact" if not self._hidden else "quadrature" if proposed is None else "importance"
         evidence = self._evidence()
         self.log_evidence, self.error, self.ess, self.pareto_k = (float(value) for value in evidence)
@@ -140,13 +141,19 @@ class Conditional(OneDimension):
         return _shaped(self._joint.log_prob(self._full(rows)) - self.log_evidence, shape)
 
     def sample(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> Array:
         """Draw rows of the columns that are left, given the others.
 
         Parameters
         ----------
-        n, rng, key, first
+        n, rng, key, first, raw
             As for ``Flow.sample``: with one seed, draw ``i`` is the same however many are drawn.
 
         Returns
@@ -168,13 +175,22 @@ class Conditional(OneDimension):
         count = int(np.prod(wanted, dtype=np.int64))
         seed = _validate.key(rng, key)
         start = _validate.number_of_first(first, count, 1 << 56, name="first")
-        return self._draws(count, seed, start).reshape(*wanted, self.dim)
+        rows = self._draws(count, seed, start)
+        if self._flow._lattice is not None and not raw:
+            self._flow._lattice.round(rows)
+        return np.take(rows, self._rest, axis=1).reshape(*wanted, self.dim)
 
     def sample_and_log_prob(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> tuple[Array, Any]:
         """Draw rows, with their log-density."""
-        x = self.sample(n, rng=rng, key=key, first=first)
+        x = self.sample(n, rng=rng, key=key, first=first, raw=raw)
         return x, self.log_prob(x)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -184,15 +200,19 @@ class Conditional(OneDimension):
         return Joint(self._flow, self._context)
 
     @cached_property
-    def _section(self) -> Section:
-        """Integrals of the flow of C over the hidden columns."""
-        joint = Joint(self._closed, self._context)
-        return Section(joint, *self._positions(), self._tolerance)
+    def _inner(self) -> Joint:
+        """The density of C."""
+        return Joint(self._closed, self._context)
 
     @cached_property
-    def _panels(self) -> Panels:
+    def _section(self) -> Section:
+        """Integrals of it over the hidden columns."""
+        return Section(self._inner, *self._positions(), self._tolerance)
+
+    @cached_property
+    def _along(self) -> Along:
         """The density along the first hidden column, any second one integrated out."""
-        return self._section.panels(self._values(self._members)[None])
+        return self._section.along(self._values(self._members)[None])
 
     def _positions(self) -> tuple[list[int], list[int]]:
         """The known and the hidden columns, as columns of the flow of C."""
@@ -205,13 +225,13 @@ class Conditional(OneDimension):
 
     def _weighted(self) -> Weighted:
         assert self._proposed is not None
-        return Weighted(Joint(self._closed, self._context), *self._positions(), *self._proposed)
+        return Weighted(self._inner, *self._positions(), *self._proposed)
 
     def _evidence(self) -> Sequence[float]:
         """The log-density of what is given, its error, and what weights tell."""
         row = self._values(self._members)[None]
         if not self._hidden:
-            return float(Joint(self._closed, self._context).log_prob(row)[0]), 0.0, np.nan, np.nan
+            return float(self._inner.log_prob(row)[0]), 0.0, np.nan, np.nan
         integrals = self._section if self._proposed is None else self._weighted()
         evidence: Evidence = integrals.evidence(row)
         return [float(values[0]) for values in evidence]
@@ -225,87 +245,95 @@ class Conditional(OneDimension):
         return full
 
     def _draws(self, n: int, key: int, first: int) -> Array:
-        """Draws of the columns that are left, (n, dim)."""
+        """Draws of all columns where some are known, (n, columns of the flow)."""
         joint, slots = self._joint, self._joint.slots()
-        x = joint.draws(n, key, first)
-        z, _ = joint.runner.transform(joint.packed, False, x)
-        for i, value in self._known.items():
-            x[:, i] = value
-        if self._hidden:
-            w = self._hidden_draws(_normal.cdf(z)[:, [slots[i] for i in self._hidden]])
-            for j, i in enumerate(self._hidden):
-                x[:, i] = self._section.lines[j].x(w[:, j])[0]
-        # The latents of C follow from its columns, whatever the others are.
-        own, _ = joint.runner.transform(joint.packed, False, x)
+        z, _ = joint.runner.transform(joint.packed, False, joint.draws(n, key, first))
         members = [slots[i] for i in self._members]
-        z[:, members] = own[:, members]
+        x = np.zeros((n, len(members)))
+        for place, i in enumerate(self._members):
+            x[:, place] = self._known.get(i, 0.0)
+        if self._hidden:
+            shares = latent.cdf(joint.side, z, given=members)
+            self._put_hidden(x, shares[:, [slots[i] for i in self._hidden]])
+        z = latent.redrawn(joint.side, z, self._latents_of(x), members)
         runner = self._flow._runner()
         packed = self._flow._snapshot.pack(runner)
-        rows, _ = runner.transform(packed, True, z, self._context)
-        return np.take(rows, self._rest, axis=1)
+        rows: Array = runner.transform(packed, True, z, self._context)[0]
+        return rows
 
-    def _hidden_draws(self, shares: Array) -> Array:
-        """Places w of the hidden columns for uniform numbers, (n, hidden): each given those before it."""
-        panels = self._panels
-        w = np.zeros(shares.shape)
-        w[:, 0] = _open(panels.quantile(np.zeros(len(shares), np.int64), shares[:, 0]))
-        if shares.shape[1] == 1:
-            return w
-        x = self._section.lines[0].x(w[:, 0])[0]
-        known = self._values(self._members)
-        for start in range(0, len(w), TOGETHER):
+    def _put_hidden(self, x: Array, shares: Array) -> None:
+        """Put the hidden columns for uniform numbers, (n, hidden), into rows of C: each given those before it."""
+        shares = np.clip(shares, latent.SMALLEST, 1 - latent.SMALLEST)
+        known, hidden = self._positions()
+        x[:, hidden[0]] = self._along.at(np.zeros(len(x), np.int64), shares[:, 0])
+        for start in range(0, len(x), TOGETHER) if len(hidden) > 1 else ():
             part = slice(start, start + TOGETHER)
-            rows = np.concatenate([np.tile(known, (len(x[part]), 1)), x[part, None]], axis=1)
-            along = self._section.panels(rows, skip=1)
-            w[part, 1] = _open(along.quantile(np.arange(len(rows)), shares[part, 1]))
-        return w
+            along = self._section.along(x[part][:, [*known, hidden[0]]], skip=1)
+            x[part, hidden[1]] = along.at(np.arange(len(x[part])), shares[part, 1])
 
-    def _latent(self, rows: Array) -> Array:
-        """The latent of the one column that is left, in an exact conditional."""
-        joint = self._joint
-        z: Array = joint.runner.transform(joint.packed, False, self._full(rows))[0]
-        return z[:, joint.slots()[self._rest[0]]]
+    def _latents_of(self, x: Array) -> Array:
+        """The latents of C, which follow from its columns, (rows, C), in the places that they have among those of all."""
+        inner, slots = self._inner, self._joint.slots()
+        own, _ = inner.runner.transform(inner.packed, False, x)
+        z = np.zeros((len(x), self._flow.dim))
+        z[:, [slots[i] for i in self._members]] = own[:, inner.slots()]
+        return z
+
+    # --- one column ---------------------------------------------------------------------------------------------
+
+    def _ends(self) -> tuple[float, float]:
+        """Those of the one column that is left, given the others."""
+        known = list(self._known)
+        lo, hi = self._joint.line(self._rest[0], known).ends(self._values(known)[None])
+        return float(lo[0]), float(hi[0])
+
+    def _latents(self, rows: Array) -> Array:
+        z: Array = self._joint.runner.transform(self._joint.packed, False, self._full(rows))[0]
+        return z
+
+    def _seam(self) -> float | None:
+        """On a circle, the latent of its lower end; else None."""
+        column = self._rest[0]
+        if self._flow._spec.kinds[column] != "circle":
+            return None
+        z = self._latents(np.array([[self._ends()[0]]]))
+        return float(z[0, self._joint.slots()[column]])
 
     def _below(self, x: Array) -> Array:
-        if self.method == "exact":
-            column = self._rest[0]
-            line = self._joint.line(column)
-            share = (x >= line.hi).astype(np.float64)
-            inside = (x > line.lo) & (x < line.hi)
-            share[inside] = _normal.cdf(self._latent(x[inside, None])[:, None])[:, 0]
-            return share
-        self._need_panels()
-        return below(self._panels, self._section.lines[0], x)
+        self._need_shares()
+        if self.method != "exact":
+            return self._along.below(np.zeros(len(x), np.int64), x)
+        (lo, hi), seam, slots = self._ends(), self._seam(), self._joint.slots()
+        share = (x >= hi).astype(np.float64)
+        inside = (x > lo) & (x < hi)
+        z, slot = self._latents(x[inside, None]), slots[self._rest[0]]
+        if seam is not None:
+            share[inside] = latent.turn(z[:, slot], np.array(seam))
+        else:
+            given = [slots[i] for i in self._members]
+            share[inside] = latent.cdf(self._joint.side, z, given=given, upper=not self._flow._rises())[:, slot]
+        return share
 
     def _at(self, u: Array) -> Array:
+        self._need_shares()
         if self.method != "exact":
-            self._need_panels()
-            return at(self._panels, self._section.lines[0], u)
-        joint, column = self._joint, self._rest[0]
-        # The latents of what is given are those of any row that has it.
-        z = np.repeat(joint.runner.transform(joint.packed, False, self._anywhere())[0], len(u), axis=0)
-        z[:, joint.slots()[column]] = _normal.quantile(u)
+            return self._along.at(np.zeros(len(u), np.int64), u)
+        joint, column, seam, (lo, hi) = self._joint, self._rest[0], self._seam(), self._ends()
+        slots = joint.slots()
+        z = np.repeat(self._latents_of(self._values(self._members)[None]), len(u), axis=0)
+        if seam is not None:
+            z[:, slots[column]] = latent.turned(u, np.array(seam))
+        else:
+            shares, given = np.repeat(u[:, None], self._flow.dim, axis=1), [slots[i] for i in self._members]
+            z = latent.quantile(joint.side, shares, z=z, given=given, upper=not self._flow._rises())
         x: Array = joint.runner.transform(joint.packed, True, z)[0][:, column]
-        line = joint.line(column)
-        return np.where(u == 0, line.lo, np.where(u == 1, line.hi, x))
+        return np.where(u == 0, lo, np.where(u == 1, hi, x))
 
-    def _anywhere(self) -> Array:
-        """A row with what is given."""
-        row = self._joint.draws(1, 0)
-        for i, value in self._known.items():
-            row[:, i] = value
-        return row
-
-    def _need_panels(self) -> None:
+    def _need_shares(self) -> None:
         if self.method == "importance":
             raise ValueError(
                 "probabilities and quantiles need an exact density or quadrature; this is importance sampling"
             )
-
-
-def _open(w: Array) -> Array:
-    """Places strictly inside (-1, 1)."""
-    return np.clip(w, np.nextafter(-1, 0), np.nextafter(1, 0))
 
 
 def _conditional(

@@ -387,7 +387,10 @@ class Flow(ReverseKL, Parts):
             is new in every epoch, and fixed for validation; :attr:`lattice` tells the steps. ``log_prob`` then is the density
             of the variable with noise, in units of the data: step times density at a value is the probability of that value, to
             first order. ``sample`` gives values of the lattice, unless ``raw=True``. Within a support the whole cell of every
-            value must lie: of counts, ``ps.interval(-0.5, None)``.
+            value must lie: of counts, ``ps.interval(-0.5, None)``. The noise of columns of a group stays within it, and only part
+            of a cell need lie there: rising columns may tie, in which case their noise is put in order, and positive ones may
+            be zero or have the sum 1. Rising columns with different lattices are refused, for their cells overlap in parts, in
+            which no noise is both uniform and in order.
         validation : float, array or table, default 0.1
             A fraction of the rows, drawn at random, or rows of one's own, of shape (rows, dim). 0 or None trains without; the
             last parameters are then kept.
@@ -535,7 +538,7 @@ class Flow(ReverseKL, Parts):
             if kept is not None:
                 kept.check_writable()
             data.check_finite()
-            lattice = training.lattice_of(data, dequantize, self._lattice, fitted=self.fitted)
+            lattice = training.lattice_of(data, dequantize, self._lattice, self._spec.support, fitted=self.fitted)
             data.check_inside(self._spec.support, lattice, self._spec.context_support)
             with self._fitting():
                 snapshot, history = training.run(

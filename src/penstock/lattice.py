@@ -1,6 +1,7 @@
 """Columns whose values lie on a lattice, ``origin + k step`` with whole numbers k: how one is told, found and gone back to.
 
 A density needs values that fill the line. Training adds uniform noise as wide as a step, and draws are rounded to the lattice.
+Columns of a group stay in it: rising ones rise or tie on the lattice, and parts of a whole are not more than the whole.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy as np
 from penstock import _validate
 from penstock._typing import Array
 from penstock.columns import Names, called, listed
+from penstock.groups import Group, Ordered, Simplex
 
 AUTO = "auto"
 GAPS = 1000  # between values, by which a step is found
 NARROW = 4.0  # times what gaps may be off, at which a step is none
+WHOLE = 1e-3  # of a step, by which the parts of a whole may be more than it, for rounding
 DIGITS, PARTS = 12, 1000  # digits of a step that was meant, or parts of 1
 
 
@@ -32,24 +35,101 @@ class Lattice:
         0 for columns that have none.
     origins : float64 array of shape (dim,)
         A value of each lattice, at least 0 and below its step.
+    groups : tuple of Ordered and Simplex
+        Those in which some columns have one.
     """
 
     steps: Array
     origins: Array
+    groups: tuple[Group, ...] = ()
+
+    @classmethod
+    def within(cls, steps: Array, origins: Array, support: Sequence[Any]) -> Lattice:
+        """The lattices of columns of such supports."""
+        groups = dict.fromkeys(
+            own for j, own in enumerate(support) if isinstance(own, Group) and steps[list(own.chain)].any()
+        )
+        return cls(steps, origins, tuple(groups))
 
     @property
     def columns(self) -> list[int]:
         """Numbers of the columns that have one."""
         return [int(j) for j in np.flatnonzero(self.steps)]
 
+    def of(self, places: Sequence[int], support: Sequence[Any] = ()) -> Lattice | None:
+        """Those of some columns, where they have such supports; None where none of these has one."""
+        found = Lattice.within(self.steps[list(places)], self.origins[list(places)], support)
+        return found if found.columns else None
+
     def round(self, rows: Array) -> None:
         """Move rows, of shape (..., dim), to the nearest values of the lattices, in place."""
+        wholes = [(group, rows[..., list(group.chain)]) for group in self.groups if isinstance(group, Simplex)]
         for j in self.columns:
             rows[..., j] = nearest(rows[..., j], float(self.steps[j]), float(self.origins[j]))
+        for group, raw in wholes:
+            self._keep_whole(rows, list(group.chain), raw)
+
+    def _keep_whole(self, rows: Array, members: list[int], raw: Array) -> None:
+        """Round the parts down by which rounding made more than the whole, those first that went up the most."""
+        steps, origins = self.steps[members], self.origins[members]
+        near, raw = rows[..., members].reshape(-1, len(members)), raw.reshape(-1, len(members))
+        for _ in members:
+            over = np.flatnonzero(near.sum(axis=1, dtype=np.float64) > 1 + WHOLE * steps[steps > 0].min())
+            if len(over) == 0:
+                break
+            up = np.where(steps > 0, near[over] - raw[over], -np.inf)
+            j = up.argmax(axis=1)
+            value = near[over, j].astype(np.float64) - steps[j]
+            for k in np.unique(j):
+                near[over[j == k], k] = nearest(value[j == k], float(steps[k]), float(origins[k]))
+        rows[..., members] = near.reshape(*rows.shape[:-1], len(members))
 
     def described(self, names: Names) -> str:
         """The steps by column."""
         return ", ".join(f"{called(j, names)} {self.steps[j]:.9g}" for j in self.columns)
+
+
+def cells(x: Array, steps: Array, group: Group) -> tuple[Array, Array]:
+    """Both ends of the part of the cell of each value, (..., members), that a group leaves: a point without a step.
+
+    Of rising columns that is where those beside them that have no lattice leave it, and of parts of a whole what is positive.
+    """
+    low, high = x - steps / 2, x + steps / 2
+    if not isinstance(group, Ordered):
+        return np.where(steps > 0, np.maximum(low, 0.0), x), high
+    for ends, places, best, bound in (
+        (low, range(len(steps)), np.maximum, -np.inf if group.lo is None else group.lo),
+        (high, range(len(steps) - 1, -1, -1), np.minimum, np.inf if group.hi is None else group.hi),
+    ):
+        limit: Any = bound
+        for k in places:
+            if steps[k]:
+                ends[..., k] = best(ends[..., k], limit)
+            else:
+                limit = x[..., k]
+    return low, high
+
+
+def outside(x: Array, steps: Array, group: Group) -> Array:
+    """Whether rows of the columns of a group, (rows, members), have no part of their cells in it, or are themselves beside it."""
+    low, high = cells(x, steps, group)
+    on = steps > 0
+    wrong: list[Array] = [on & (low >= high)]
+    if isinstance(group, Simplex):
+        most = 1 + WHOLE * steps[on].min()
+        wrong += [
+            x < -WHOLE * steps,
+            ~on & (x <= 0),
+            low.sum(axis=1, keepdims=True) >= 1,
+            x.sum(axis=1, keepdims=True) > most,
+        ]
+    else:
+        alone = x[:, ~on]
+        wrong += [np.diff(x[:, on], axis=1) < -WHOLE * steps.max(), np.diff(alone, axis=1) <= 0]
+        wrong += [] if group.lo is None else [alone <= group.lo]
+        wrong += [] if group.hi is None else [alone >= group.hi]
+    found: Array = np.logical_or.reduce(np.concatenate(wrong, axis=1), axis=1)
+    return found
 
 
 def nearest(x: Array, step: float, origin: float) -> Array:

@@ -11,10 +11,10 @@ import numpy as np
 from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.columns import worded
+from penstock.lattice import Lattice
 from penstock.montecarlo import MonteCarlo
-from penstock.quadrature import Panels
 from penstock.quantiles import shortest
-from penstock.sections import Evidence, Joint, Line, Section, Weighted
+from penstock.sections import Along, Evidence, Joint, Section, Weighted
 from penstock.verbs import _shaped
 
 # Draws of a proposal, and their log-densities.
@@ -26,6 +26,13 @@ class OneDimension:
 
     dim: int
     _names: tuple[str, ...]
+    _steps: Lattice | None
+
+    @property
+    def lattice(self) -> dict[int | str, float] | None:
+        """Steps of the columns that have a lattice, as ``Flow.lattice``."""
+        own = self._steps
+        return None if own is None else {self._names[j] if self._names else j: float(own.steps[j]) for j in own.columns}
 
     def cdf(self, x: RowsLike) -> Any:
         """The distribution function of the one column, as ``Flow.cdf``.
@@ -100,22 +107,6 @@ def _shortest(view: OneDimension, level: float) -> Array:
     return found
 
 
-def below(panels: Panels, line: Line, x: Array) -> Array:
-    """The share of the mass below numbers, (n,), by the panels of one density."""
-    share = (x >= line.hi).astype(np.float64)
-    inside = (x > line.lo) & (x < line.hi)
-    w = line.w(x[inside])
-    share[inside] = panels.cdf(np.zeros(len(w), np.int64), np.clip(w, -1.0, 1.0))
-    return share
-
-
-def at(panels: Panels, line: Line, u: Array) -> Array:
-    """The numbers below which shares, (n,), of one density lie."""
-    inner = panels.quantile(np.zeros(len(u), np.int64), u)
-    x = line.x(np.clip(inner, np.nextafter(-1, 0), np.nextafter(1, 0)))[0]
-    return np.where(u == 0, line.lo, np.where(u == 1, line.hi, x))
-
-
 class Marginal(OneDimension):
     """Some columns of a flow, where these are no flow by themselves: what ``flow.marginal(columns)`` then gives.
 
@@ -159,6 +150,7 @@ class Marginal(OneDimension):
         self.method = "quadrature" if proposed is None else "importance"
         self.dim = len(self._kept)
         self._names = tuple(flow._columns[i] for i in self._kept) if flow._columns else ()
+        self._steps = None if flow._lattice is None else flow._lattice.of(self._kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _marginal, (self._flow, self._kept, self._context, self.tolerance, self._proposed)
@@ -229,22 +221,33 @@ class Marginal(OneDimension):
         return self.estimate(X).log_prob
 
     def sample(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> Array:
         """Draw rows: the columns of those that ``Flow.sample`` draws."""
-        context = None if self._context is None else self._context
-        x = self._flow.sample(n, context, rng=rng, key=key, first=first)
+        x = self._flow.sample(n, self._context, rng=rng, key=key, first=first, raw=raw)
         return np.take(x, self._kept, axis=-1)
 
     def sample_and_log_prob(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> tuple[Array, Any]:
         """Draw rows, with their log-density."""
-        x = self.sample(n, rng=rng, key=key, first=first)
+        x = self.sample(n, rng=rng, key=key, first=first, raw=raw)
         return x, self.log_prob(x)
 
     @cached_property
-    def _panels(self) -> tuple[Panels, Line]:
+    def _along(self) -> Along:
         """The density along the one column."""
         if self._proposed is not None or len(self._missing) > 1:
             raise ValueError(
@@ -253,13 +256,13 @@ class Marginal(OneDimension):
                 "np.quantile(marginal.sample(n), u)"
             )
         section = Section(Joint(self._flow, self._context), (), (*self._kept, *self._missing), self.tolerance)
-        return section.panels(np.zeros((1, 0))), section.lines[0]
+        return section.along(np.zeros((1, 0)))
 
     def _below(self, x: Array) -> Array:
-        return below(*self._panels, x)
+        return self._along.below(np.zeros(len(x), np.int64), x)
 
     def _at(self, u: Array) -> Array:
-        return at(*self._panels, u)
+        return self._along.at(np.zeros(len(u), np.int64), u)
 
 
 def _marginal(

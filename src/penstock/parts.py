@@ -9,10 +9,8 @@ import numpy as np
 
 from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng
-from penstock.base import StandardNormal
 from penstock.columns import worded
 from penstock.conditionals import Conditional
-from penstock.groups import Ordered, Simplex
 from penstock.marginals import Marginal, Proposed
 from penstock.montecarlo import MonteCarlo
 from penstock.plan import Plan
@@ -56,8 +54,10 @@ class Parts(MonteCarlo):
 
         It is exact, and a flow by itself, where all layers are autoregressive in one order or elementwise (``mixing="none"``,
         ``order=`` of the autoregressive recipes) and the columns are the first of that order: ``p(x_1 ... x_k)`` is the part of
-        the flow that reads nothing else. Otherwise one or two columns are integrated out numerically, with an error. More
-        of them need a proposal. Columns that can be left out exactly are, in any case.
+        the flow that reads nothing else, behind the same dimensions of the base, and a column of a group reads those that move
+        its ends. Otherwise one or two columns are integrated out numerically, with an error: a circle over a turn, a column of a
+        group between the ends that the others leave it. More of them need a proposal. Columns that can be left out exactly
+        are, in any case.
 
         Parameters
         ----------
@@ -112,8 +112,9 @@ class Parts(MonteCarlo):
         """The density of the other columns where some are known: ``p(rest | given) = p(rest, given) / p(given)``.
 
         The density of what is given is :meth:`marginal`'s: exact where the given columns come first in the one order of all
-        autoregressive layers without mixing, and the draws are then exact, too; else by quadrature over one or two
-        columns, or by importance sampling.
+        autoregressive layers without mixing, and the draws are then exact, too (where the base is a mixture, with its components
+        weighed anew); else by quadrature over one or two columns, or by importance sampling. A column of a group lies
+        between the ends that the given ones leave it.
 
         Parameters
         ----------
@@ -155,7 +156,6 @@ class Parts(MonteCarlo):
     def _marginal(
         self, asked: Any, context: Array | None, proposal: Any, n: Any, tolerance: Any, rng: Any
     ) -> Self | Marginal:
-        self._need_simple()
         kept = columns.places(asked, self._columns, self.dim, name="columns")
         tolerance = None if tolerance is None else _validate.positive_number(tolerance, name="tolerance")
         if len(kept) == self.dim:
@@ -176,7 +176,6 @@ class Parts(MonteCarlo):
     ) -> Conditional:
         if not isinstance(given, Mapping):
             raise TypeError(f"given must be a mapping of columns to numbers, got {type(given).__name__}")
-        self._need_simple()
         asked = columns.places(list(given), self._columns, self.dim, name="given")
         known = {
             i: _validate.finite(value, name=f"given[{key!r}]")
@@ -211,18 +210,8 @@ class Parts(MonteCarlo):
             return self._as_it_is()
         twin = self._like(*restricted(self._spec, self._plan, self._snapshot, places))
         twin._columns = tuple(self._columns[i] for i in places) if self._columns else ()
+        twin._lattice = None if self._lattice is None else self._lattice.of(places, twin._spec.support)
         return twin
-
-    def _need_simple(self) -> None:
-        if not isinstance(self._spec.base, StandardNormal):
-            raise ValueError(
-                f"marginals and conditionals go with a standard normal base for now, got {self._spec.base}"
-            )
-        grouped = [own for own in self._spec.support if isinstance(own, (Ordered, Simplex))]
-        if grouped:
-            raise ValueError(
-                f"marginals and conditionals of flows whose columns are in groups are to come, got {grouped[0]}"
-            )
 
     def _need(self, context: Array | None, verb: str) -> None:
         if self.context_dim and context is None:

@@ -2,9 +2,10 @@
 
 On a panel the density is a Legendre series through its values at 15 nodes of Gauss, and the last of its coefficients give the
 error: splines have kinks in the density, at which coefficients fall like 1 / k^2 and two rules for the same integral may agree
-by chance. A peak that is narrower than the distance of nodes would be missed by that: so on each panel the logarithms are
-continued as straight lines into the gaps between nodes, and what could hide there counts as an error, too. Thus panels are
-halved towards a peak from afar, where all that can be seen of it is the slope of log p.
+by chance. A kink between an end of a panel and its outermost node is in none of them, and so the series is held against the
+density at the ends. A peak that is narrower than the distance of nodes would be missed by all of that: on each panel the
+logarithms are continued as straight lines into the gaps, and what could hide there counts as an error, too, relative to the
+largest value anywhere. Thus panels are halved towards a peak from afar, where all that can be seen of it is the slope of log p.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ N = 15
 NODES, WEIGHTS = (array.astype(np.float64) for array in np.polynomial.legendre.leggauss(N))
 # Values at the nodes to coefficients of the Legendre series through them.
 TO_LEGENDRE = (np.polynomial.legendre.legvander(NODES, N - 1) * WEIGHTS[:, None]).T * (np.arange(N) + 0.5)[:, None]
+# Where a density is evaluated: at the nodes, and so close to the ends of a panel that nothing matters beyond.
+CLOSE = 1e-5
+POINTS = np.concatenate([[-1 + CLOSE], NODES, [1 - CLOSE]])
+AT_ENDS = np.polynomial.legendre.legvander(POINTS[[0, -1]], N - 1) @ TO_LEGENDRE
+GAP = 1 + NODES[0]
 # The error of an integral over part of a panel with one kink is at most so much of the sum of the last three coefficients
 # (found by trying all places of the kink and of the end), and no more where they fall faster than there.
-KINK = 0.4
+KINK = 0.5
 SMOOTH = 10.0
 ROUNDING = 1e-13  # of values of a density, relative
 
@@ -36,7 +42,7 @@ class LogDensity(Protocol):
     """What is integrated over (-1, 1): the logarithm of a density for each integral."""
 
     def __call__(self, number: Array, w: Array, floor: Array) -> tuple[Array, Array | None]:
-        """Logarithms at ``w`` of shape (panels, N), of the integrals ``number`` (panels,), and those of their errors.
+        """Logarithms at ``w`` of shape (panels, points), of the integrals ``number`` (panels,), and those of their errors.
 
         ``floor`` (panels,) is the logarithm of an error that does not matter.
         """
@@ -127,14 +133,17 @@ class Panels(NamedTuple):
 
 
 class _Pool:
-    """The panels so far, and what is known of each: ``peak``, the largest logarithm; integral and error in units of it."""
+    """The panels so far, and what is known of each.
 
-    names = ("number", "a", "b", "logs", "peak", "integral", "error", "inner")
+    ``peak`` is the largest logarithm; integral and errors are in units of it. ``hidden`` is the logarithm of what may hide.
+    """
+
+    names = ("number", "a", "b", "logs", "peak", "integral", "error", "inner", "hidden")
 
     def __init__(self) -> None:
         self.number = np.zeros(0, np.int64)
-        self.a, self.b, self.peak, self.integral, self.error, self.inner = (np.zeros(0) for _ in range(6))
-        self.logs = np.zeros((0, N))
+        self.a, self.b, self.peak, self.integral, self.error, self.inner, self.hidden = (np.zeros(0) for _ in range(7))
+        self.logs = np.zeros((0, len(POINTS)))
 
     def add(self, **found: Array) -> None:
         for name in self.names:
@@ -144,14 +153,26 @@ class _Pool:
         for name in self.names:
             setattr(self, name, getattr(self, name)[which])
 
-    def totals(self, top: Array) -> tuple[Array, Array, Array, Array]:
-        """Integrals, their errors, and those of the density itself, in units of exp(top); and what a panel's unit is in these."""
+    def units(self, top: Array) -> Array:
+        """What the unit of each panel is in units of exp(top)."""
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-            weight = np.where(self.peak > -np.inf, np.exp(self.peak - top[self.number]), 0.0)
-        sums = [
-            np.bincount(self.number, weight * x, minlength=len(top)) for x in (self.integral, self.error, self.inner)
-        ]
-        return sums[0], sums[1], sums[2], weight
+            weight: Array = np.where(self.peak > -np.inf, np.exp(self.peak - top[self.number]), 0.0)
+        return weight
+
+    def errors(self, top: Array) -> Array:
+        """The error of each panel, in units of exp(top)."""
+        with np.errstate(invalid="ignore", under="ignore"):
+            hidden = np.where(self.hidden > -np.inf, np.exp(np.minimum(self.hidden - top[self.number], 600.0)), 0.0)
+        error: Array = self.units(top) * self.error + hidden
+        return error
+
+    def totals(self, top: Array) -> tuple[Array, Array, Array]:
+        """Integrals, their errors, and those of the density itself, in units of exp(top)."""
+        weight, n = self.units(top), len(top)
+        return tuple(  # type: ignore[return-value]
+            np.bincount(self.number, part, minlength=n)
+            for part in (weight * self.integral, self.errors(top), weight * self.inner)
+        )
 
 
 def integrate(log_f: LogDensity, n: int, edges: Array, tolerance: float, floor: Array) -> Panels:
@@ -179,12 +200,12 @@ def integrate(log_f: LogDensity, n: int, edges: Array, tolerance: float, floor: 
         # Of the panels that there are: the one that had a larger value may have been halved, and its halves miss the place.
         top = np.full(n, -np.inf)
         np.maximum.at(top, pool.number, pool.peak)
-        total, error, inner, weight = pool.totals(top)
+        total, error, inner = pool.totals(top)
         # Halving panels does nothing about the error of the density itself.
         allowed = np.maximum(tolerance * total, _in_units(floor, top)) - inner
         count = np.bincount(pool.number, minlength=n)
-        stuck |= ~(allowed > 0) & (total > 0)
-        splits = (error > allowed)[pool.number] & (weight * pool.error > 0.5 * (allowed / count)[pool.number])
+        stuck |= ~(allowed > 0) & (inner > 0)
+        splits = (error > allowed)[pool.number] & (pool.errors(top) > 0.5 * (allowed / count)[pool.number])
         splits = (splits | _uneven(pool, top, allowed)) & ~stuck[pool.number]
         middle = 0.5 * (pool.a + pool.b)
         stuck[pool.number[splits & ((middle <= pool.a) | (middle >= pool.b))]] = True
@@ -225,47 +246,54 @@ def _in_units(floor: Array, top: Array) -> Array:
 def _measure(pool: _Pool, log_f: LogDensity, number: Array, a: Array, b: Array, floor: Array) -> None:
     """Evaluate panels, and put them into the pool."""
     half = 0.5 * (b - a)
-    logs, inner = log_f(number, (a + half)[:, None] + half[:, None] * NODES, floor)
+    logs, inner = log_f(number, (a + half)[:, None] + half[:, None] * POINTS, floor)
     peak = logs.max(axis=1)
     unit = np.where(peak > -np.inf, peak, 0.0)[:, None]
     with np.errstate(all="ignore"):
-        f = np.exp(logs - unit)
+        every = np.exp(logs - unit)
+        f = every[:, 1:-1]
         size = np.abs(f @ TO_LEGENDRE.T)
         last, before = size[:, -3:].sum(axis=1), size[:, -9:-6].sum(axis=1)
         # Of a smooth density the coefficients fall by far more than those of a kink.
         falling = np.where(before > 0, np.minimum(1.0, SMOOTH * last / before), 1.0)
-        error = KINK * last * falling + _hidden(logs, peak) + ROUNDING * (f @ WEIGHTS)
-        blur = np.zeros(len(f)) if inner is None else np.exp(inner - unit) @ WEIGHTS
+        beside = np.abs(every[:, [0, -1]] - f @ AT_ENDS.T).sum(axis=1)
+        error = KINK * last * falling + GAP * beside + ROUNDING * (f @ WEIGHTS)
+        blur = np.zeros(len(f)) if inner is None else np.exp(inner - unit)[:, 1:-1] @ WEIGHTS
+        hidden = _hidden(logs, peak) + np.log(half)
     pool.add(
-        number=number, a=a, b=b, logs=logs, peak=peak, integral=(f @ WEIGHTS) * half, error=error * half, inner=blur * half
+        number=number, a=a, b=b, logs=logs, peak=peak, integral=(f @ WEIGHTS) * half, error=error * half, inner=blur * half,
+        hidden=hidden,
     )  # fmt: skip
 
 
 def _hidden(logs: Array, peak: Array) -> Array:
-    """What a peak between nodes may hold, if log p is concave there, in units of exp(peak), on (-1, 1)."""
-    gaps = np.diff(NODES)
+    """The logarithm of what a peak between the points may hold, if log p is concave there, on (-1, 1)."""
+    gaps = np.diff(POINTS)
     slope = np.diff(logs, axis=1) / gaps
     before, after, gap = slope[:, :-2], slope[:, 2:], gaps[1:-1]
     # Where the lines from either side meet, in the gap between.
     way = np.clip((logs[:, 2:-1] - after * gap - logs[:, 1:-2]) / (before - after), 0.0, gap)
     height = np.where((before > 0) & (after < 0), logs[:, 1:-2] + before * way, -np.inf)
-    ends = np.stack([logs[:, 0] - slope[:, 0] * (NODES[0] + 1), logs[:, -1] + slope[:, -1] * (1 - NODES[-1])], axis=1)
-    ends = np.where(np.stack([slope[:, 0] < 0, slope[:, -1] > 0], axis=1), ends, -np.inf)
-    above = np.concatenate([height, ends], axis=1) - peak[:, None]
-    width = np.concatenate([gap, [NODES[0] + 1, 1 - NODES[-1]]])
-    mass: Array = np.where(above > HIDDEN, np.exp(np.minimum(above, 600.0)) * width, 0.0).sum(axis=1)
-    return mass
+    # And in the outermost gaps, where there is a line on one side alone.
+    ends = np.stack([logs[:, 1] - slope[:, 1] * gaps[0], logs[:, -2] + slope[:, -2] * gaps[-1]], axis=1)
+    rising = np.stack([slope[:, 1] < 0, slope[:, -2] > 0], axis=1)
+    met = np.stack([slope[:, 0] >= slope[:, 1], slope[:, -1] <= slope[:, -2]], axis=1)
+    heights = np.concatenate([height, np.where(rising & met, ends, -np.inf)], axis=1)
+    width = np.concatenate([gap, gaps[[0, -1]]])
+    mass = np.where(heights - peak[:, None] > HIDDEN, heights + np.log(width), -np.inf)
+    found: Array = np.logaddexp.reduce(mass, axis=1)
+    return found
 
 
 def _finished(pool: _Pool, top: Array, tolerance: float, floor: Array) -> Panels:
     pool.keep(np.lexsort((pool.a, pool.number)))
-    total, error, inner, weight = pool.totals(top)
-    error = error + inner
+    total, error, inner = pool.totals(top)
+    weight, error = pool.units(top), error + inner
     first = np.searchsorted(pool.number, np.arange(len(top) + 1))
     with np.errstate(all="ignore"):
         log_integral = np.where(total > 0, top + np.log(total), np.where(np.isnan(total), np.nan, -np.inf))
         relative = np.where(total > 0, error / total, np.where(np.isnan(total), np.nan, 0.0))
         converged = (relative <= tolerance) | (error <= _in_units(floor, top))
-        f = np.exp(pool.logs - np.where(pool.peak > -np.inf, pool.peak, 0.0)[:, None])
+        f = np.exp(pool.logs[:, 1:-1] - np.where(pool.peak > -np.inf, pool.peak, 0.0)[:, None])
         scale = np.where(total[pool.number] > 0, weight / total[pool.number], 0.0)
     return Panels(log_integral, relative, converged, first, pool.a, pool.b, (f @ TO_LEGENDRE.T) * scale[:, None])

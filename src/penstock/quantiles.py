@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from penstock import _validate, latent
+from penstock._backend import Backend
 from penstock._typing import Array, ArrayLike, RowsLike
 from penstock.layers import LULinear
-from penstock.plan import Plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec
 from penstock.support import ends_of
@@ -21,7 +21,6 @@ from penstock.verbs import Verbs, _shaped
 
 # Half of the step of uniform numbers of 53 bits: what a number in the outermost half step is taken for.
 CUBE_END = 2.0**-54
-TURN = 2 * np.pi
 # The shortest interval: lower ends looked at first, and then around the best, so many times.
 GRID, FINER, ROUNDS = 257, 17, 4
 BLOCK = 256  # contexts together
@@ -31,6 +30,7 @@ class Quantiles(Verbs):
     """Verbs of flows whose base has a distribution function."""
 
     _spec: FlowSpec
+    _backend: Backend
 
     def cdf(self, x: RowsLike, context: RowsLike | None = None) -> Any:
         """The distribution function of a flow of one dimension: ``P(X <= x | context) = Phi(f(x))``, or ``Phi(-f(x))`` where
@@ -66,17 +66,15 @@ class Quantiles(Verbs):
         batch = self._batch(x, context, "x")
         runner, packed = self._in_double()
         z, _ = runner.transform(packed, False, batch.x, batch.context)
+        if self._spec.kinds == ("circle",):
+            below = latent.turn(z, self._seam(len(z), batch.context))
+        else:
+            below = latent.cdf(self._side(batch.context, len(z)), z, upper=not self._rises())
         if not self._spec.support:
-            below = latent.cdf(*self._base_of(), z, upper=not self._rises())
             return _shaped(below[:, 0], batch.shape)
         lo, hi = ends_of(self._spec.support[0])
-        if self._spec.kinds == ("circle",):
-            below = (z - self._seam(len(z), batch.context)) % TURN / TURN
-            outside = ~np.isnan(below) & ((batch.x < lo) | (batch.x >= hi))
-        else:
-            below = latent.cdf(*self._base_of(), z, upper=not self._rises())
-            outside = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
-            outside &= np.isnan(below)
+        nowhere = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
+        outside = np.where(np.isnan(below), nowhere, (batch.x <= lo) | (batch.x >= hi))
         below[outside] = batch.x[outside] >= hi
         return _shaped(below[:, 0], batch.shape)
 
@@ -185,11 +183,17 @@ class Quantiles(Verbs):
         """
         cube = _validate.as_probabilities(u, name="u")
         _validate.as_batch(cube, self.dim, name="u")
+        latent.need_quantiles(self._spec)
+        batch = self._batch(cube, context, "z")
+        side, cube = self._side(batch.context, len(batch.x)), batch.x
         # The upper end has no such number: it is reached from the other side.
         lower = cube <= 0.5
-        z = latent.quantile(*self._base_of(), np.maximum(np.where(lower, cube, 0.5), CUBE_END))
-        high = latent.quantile(*self._base_of(), np.maximum(np.where(lower, 0.5, 1.0 - cube), CUBE_END), upper=True)
-        return self._map(True, np.where(lower, z, high), context, "z")[0]
+        z = latent.quantile(side, np.maximum(np.where(lower, cube, 0.5), CUBE_END))
+        high = latent.quantile(side, np.maximum(np.where(lower, 0.5, 1.0 - cube), CUBE_END), upper=True)
+        runner = self._runner()
+        z = np.where(lower, z, high)
+        x, _ = runner.transform(self._snapshot.pack(runner), True, z, batch.context)
+        return x.reshape(*batch.shape, self.dim)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -201,9 +205,9 @@ class Quantiles(Verbs):
         if self.dim != 1:
             raise ValueError(f"{verb} needs a flow of one dimension, and this one has {self.dim}")
 
-    def _base_of(self) -> tuple[FlowSpec, Plan, Array]:
-        """What the distribution of the latents is made of."""
-        return self._spec, self._plan, self._snapshot.params
+    def _side(self, context: Any, rows: int) -> latent.Side:
+        """The distribution of the latents of so many rows."""
+        return latent.side(self._spec, self._plan, self._snapshot, self._backend, context, rows)
 
     def _seam(self, rows: int, context: Any) -> Array:
         """Latents of the lower end of a circle, where its distribution function begins, for each row of a batch."""
@@ -219,13 +223,13 @@ class Quantiles(Verbs):
 
     def _rows_below(self, u: Array, context: Any) -> Array:
         """Rows below which shares of the mass lie."""
-        z = latent.quantile(*self._base_of(), u[..., None], upper=not self._rises())
-        batch = self._batch(z, context, "z")
+        batch = self._batch(u[..., None], context, "z")
         runner, packed = self._in_double()
         if self._spec.kinds == ("circle",):
-            turned = batch.x + (np.pi + self._seam(len(batch.x), batch.context))
-            batch = batch._replace(x=(turned + np.pi) % TURN - np.pi)
-        x, _ = runner.transform(packed, True, batch.x, batch.context)
+            z = latent.turned(batch.x, self._seam(len(batch.x), batch.context))
+        else:
+            z = latent.quantile(self._side(batch.context, len(batch.x)), batch.x, upper=not self._rises())
+        x, _ = runner.transform(packed, True, z, batch.context)
         return x.reshape(*batch.shape, 1)
 
     def _central(self, level: float, contexts: Array | None) -> Array:

@@ -1,29 +1,31 @@
 """The density of a flow along one or two of its columns, the others known: integrals by quadrature or by importance sampling.
 
-Everything is computed in float64. A column is integrated in the coordinate u of its bijection and standardisation, in which
-no support has an end, and there over w in (-1, 1), u = centre + width w / (1 - w^2).
+Everything is computed in float64, along the coordinate w in (-1, 1) of ``coordinates.py``. The ends of a column of a group are
+moved by what is known of the group, and of two columns the second one is integrated between ends that the first one moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from penstock import latent
 from penstock._typing import Array
 from penstock._warn import TargetWarning, warn
-from penstock.plan_table import COLUMN_KINDS, read
+from penstock.base import Uniform, blocks
+from penstock.coordinates import Line
+from penstock.groups import LINE
+from penstock.plan_table import read
 from penstock.quadrature import Panels, integrate
-from penstock.restricted import ends
-from penstock.runner import Runner
-from penstock.support import Interval
+from penstock.spec import latent_kinds
+from penstock.support import Real
 from penstock.weights import RELIABLE, summary
 
 DRAWS = 4096  # which tell where a column lies
-PANELS = np.array([0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999])  # quantiles between which the first panels lie
 ROWS = 1 << 16  # evaluated together
+FINER = 8  # parts of a first panel where a density ends abruptly, and no slope tells where it lies
 TOGETHER = (1024, 16)  # integrals together, over one and over two columns
 INNER = 0.25  # tolerance of the inner integrals, of that of the outer ones
 TOLERANCES = (1e-4, 1e-3)  # over one and over two columns, which take about 1e3 and 1e6 evaluations a row
@@ -55,14 +57,15 @@ class Joint:
     ----------
     dim : int
     flow : Flow
+    side : latent.Side
+        The distribution of the latents.
     """
 
     def __init__(self, flow: Any, context: Array | None) -> None:
         self.flow, self.dim = flow, flow.dim
         self.runner, packed = flow._in_double()
         self.packed = packed if context is None else self.runner.with_context(packed, context)
-        self._spec = replace(flow._spec, dtype="float64")
-        self._buffers = flow._snapshot
+        self.side = latent.side(flow._spec, flow._plan, flow._snapshot, flow._backend, context)
 
     def log_prob(self, x: Array) -> Array:
         """The log-density of rows, (rows, dim)."""
@@ -74,69 +77,54 @@ class Joint:
         x: Array = self.runner.sample(self.packed, n, key, numbers=(first, 0))[0]
         return x
 
-    def line(self, column: int) -> Line:
-        """The coordinates of a column, which has to lie on a line or a part of it."""
-        kind = COLUMN_KINDS[read(self.runner.plan.table).columns[column]["kind"]]
-        if kind != "line":
-            raise ValueError(f"integrals and probabilities along a column that lies on a {kind} are to come")
-        support = self._spec.support[column] if self._spec.support else None
-        limits = support.ends if isinstance(support, Interval) else (-np.inf, np.inf)
-        _, plan, snapshot = ends(self._spec, self.runner.plan, self._buffers, [column])
-        runner = Runner(plan, self.flow._backend)
-        return Line(runner, runner.pack(snapshot.params, snapshot.buffers), limits)
+    def line(self, column: int, known: Sequence[int]) -> Line:
+        """The coordinates of a column where others are known."""
+        support = self.flow._spec.support
+        return Line(support[column] if support else Real(), column, known)
+
+    @property
+    def abrupt(self) -> bool:
+        """Whether the base ends where no support does: a uniform one on lines."""
+        kinds = latent_kinds(self.flow._spec)
+        return any(
+            isinstance(base, Uniform) and kinds[slot] == LINE
+            for base, dims in blocks(self.flow._spec.base)
+            for slot in dims
+        )
 
     def slots(self) -> list[int]:
         """The place of each column on the latent side."""
         return list(read(self.runner.plan.table).boundary[-1])
 
 
-class Line:
-    """Coordinates of a column: x of the data, u on the line, w in (-1, 1).
+class Along(NamedTuple):
+    """Densities along a column, each at values of the known ones, and between ends that follow from these.
 
     Attributes
     ----------
-    lo, hi : float
-        Ends of the support.
+    panels : Panels
+    line : Line
+    ends : two arrays of shape (n,)
     """
 
-    def __init__(self, runner: Runner, packed: Any, limits: tuple[float, float]) -> None:
-        self._runner, self._packed = runner, packed
-        self.lo, self.hi = limits
-        self._centre, self._width = 0.0, 1.0
+    panels: Panels
+    line: Line
+    ends: tuple[Array, Array]
 
-    def settle(self, x: Array) -> Array:
-        """Choose w by draws of the column, and return ends of panels, from -1 to 1."""
-        u = self._to_latent(x)
-        low, self._centre, high = (float(q) for q in np.quantile(u, [0.16, 0.5, 0.84]))
-        self._width = max(high - low, np.finfo(np.float64).tiny)
-        w = np.unique(self._w(np.quantile(u, PANELS)))
-        return np.concatenate([[-1.0], w[(w > -1) & (w < 1)], [1.0]])
+    def below(self, number: Array, x: Array) -> Array:
+        """The share of the mass below ``x`` (m,) of the densities ``number`` (m,)."""
+        lo, hi = (end[number] for end in self.ends)
+        share = (x >= hi).astype(np.float64)
+        inside = (x > lo) & (x < hi)
+        w = self.line.w(x[inside], lo[inside], hi[inside])
+        share[inside] = self.panels.cdf(number[inside], np.clip(w, -1.0, 1.0))
+        return share
 
-    def _to_latent(self, x: Array) -> Array:
-        u: Array = self._runner.transform(self._packed, False, x.reshape(-1, 1))[0][:, 0]
-        return u
-
-    def _w(self, u: Array) -> Array:
-        # The root of t w^2 + w - t = 0 without cancellation.
-        t = (u - self._centre) / self._width
-        w: Array = 2 * t / (1 + np.sqrt(1 + 4 * t * t))
-        return w
-
-    def w(self, x: Array) -> Array:
-        """The coordinate of numbers inside the support."""
-        return self._w(self._to_latent(x))
-
-    def u(self, w: Array) -> Array:
-        """The coordinate on the line; infinite at -1 and 1."""
-        with np.errstate(divide="ignore"):
-            u: Array = self._centre + self._width * w / ((1 - w) * (1 + w))
-        return u
-
-    def x(self, w: Array) -> tuple[Array, Array]:
-        """Numbers of the data, and ``log |dx/dw|``, of the shape of w."""
-        x, log_det = self._runner.transform(self._packed, True, self.u(w).reshape(-1, 1))
-        slope = np.log(self._width) + np.log1p(w * w) - 2 * np.log((1 - w) * (1 + w))
-        return x.reshape(w.shape), log_det.reshape(w.shape) + slope
+    def at(self, number: Array, u: Array) -> Array:
+        """The numbers below which shares ``u`` (m,) of the densities ``number`` (m,) lie; the ends for 0 and 1."""
+        lo, hi = (end[number] for end in self.ends)
+        w = np.clip(self.panels.quantile(number, u), np.nextafter(-1, 0), np.nextafter(1, 0))
+        return np.where(u == 0, lo, np.where(u == 1, hi, self.line.x(w, lo, hi)[0]))
 
 
 class Section:
@@ -154,9 +142,17 @@ class Section:
     def __init__(self, joint: Joint, known: Sequence[int], hidden: Sequence[int], tolerance: float) -> None:
         self._joint, self._known, self._hidden = joint, list(known), list(hidden)
         self._tolerance = tolerance
-        self.lines = [joint.line(column) for column in hidden]
+        before = [[*known, *hidden[:place]] for place in range(len(hidden))]
+        self._lines = [joint.line(column, some) for column, some in zip(hidden, before, strict=True)]
         draws = joint.draws(DRAWS, 0)
-        self._edges = [line.settle(draws[:, column]) for line, column in zip(self.lines, hidden, strict=True)]
+        self._edges = [
+            line.settle(draws[:, column], draws[:, some])
+            for line, column, some in zip(self._lines, hidden, before, strict=True)
+        ]
+        if joint.abrupt:
+            self._edges = [
+                np.interp(np.arange(FINER * (len(e) - 1) + 1) / FINER, np.arange(len(e)), e) for e in self._edges
+            ]
 
     def evidence(self, rows: Array) -> Evidence:
         """The density of the known columns, (rows, known), the hidden ones integrated out."""
@@ -165,12 +161,12 @@ class Section:
         size = TOGETHER[len(self._hidden) - 1]
         for start in range(0, len(asked), size):
             part = asked[start : start + size]
-            panels = self.panels(rows[part])
+            panels = self.along(rows[part]).panels
             values[part], errors[part] = panels.log_integral, panels.error
         none = np.full(len(rows), np.nan)
         return Evidence(values, errors, none, none)
 
-    def panels(self, rows: Array, *, skip: int = 0) -> Panels:
+    def along(self, rows: Array, *, skip: int = 0) -> Along:
         """The density along the first hidden column at each row of the known ones, or along a later one at those before, too.
 
         Raises
@@ -183,14 +179,15 @@ class Section:
             self._integrand(rows, skip, self._tolerance), len(rows), self._edges[skip], self._tolerance, floor,
         )  # fmt: skip
         self._check(found, self._tolerance)
-        return found
+        return Along(found, self._lines[skip], self._lines[skip].ends(rows))
 
     def _integrand(self, rows: Array, place: int, tolerance: float) -> Any:
         """What is integrated along the hidden column number ``place``, those before it known."""
-        line, column, known = self.lines[place], self._hidden[place], self._known + self._hidden[:place]
+        line, column, known = self._lines[place], self._hidden[place], self._known + self._hidden[:place]
+        ends = line.ends(rows)
 
         def log_f(number: Array, w: Array, floor: Array) -> tuple[Array, Array | None]:
-            x, slope = line.x(w)
+            x, slope = line.x(w, *(end[number][:, None] for end in ends))
             full = np.zeros((w.size, self._joint.dim))
             full[:, known] = np.repeat(rows[number], w.shape[1], axis=0)
             full[:, column] = x.ravel()
@@ -202,7 +199,7 @@ class Section:
                 self._integrand(full[:, [*known, column]], place + 1, inner), len(full), self._edges[place + 1], inner,
                 negligible,
             )  # fmt: skip
-            self._check(found, inner)
+            # Where they are too large, the outer integral does not converge.
             with np.errstate(divide="ignore"):
                 errors = found.log_integral + np.log(found.error)
             return _plus(found.log_integral.reshape(w.shape), slope), _plus(errors.reshape(w.shape), slope)

@@ -241,7 +241,7 @@ def _read(file: BinaryIO, size: int) -> Contents:
         {
             name.removeprefix(TRAINING): container.tensor(name) for name in container.entries if name.startswith(TRAINING)
         },
-        version, _missing(container), _lattice(container, plan),
+        version, _missing(container), _lattice(container, plan, spec),
     )  # fmt: skip
 
 
@@ -344,7 +344,7 @@ def _names(container: Container, name: str, count: int) -> tuple[str, ...]:
     return names
 
 
-def _lattice(container: Container, plan: Plan) -> Lattice | None:
+def _lattice(container: Container, plan: Plan, spec: FlowSpec) -> Lattice | None:
     """The lattices of columns, if there are any."""
     entry = container.entries.get("lattice")
     if entry is None:
@@ -358,7 +358,7 @@ def _lattice(container: Container, plan: Plan) -> Lattice | None:
     )
     within = (origins >= 0) & ((origins < steps) | (origins == 0))
     need(bool(within.all()), "the origins in tensor lattice must be at least 0 and below the steps")
-    return Lattice(steps, origins)
+    return Lattice.within(steps, origins, spec.support)
 
 
 def _missing(container: Container) -> tuple[str, ...] | None:

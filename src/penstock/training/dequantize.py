@@ -7,6 +7,7 @@ grouped, nor a resume changes a bit of it; and it is made where rows are looked 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 
 from penstock._typing import Array
 from penstock.columns import Names, called
-from penstock.lattice import AUTO, Lattice, as_steps, away, found, origin_of, slack
+from penstock.groups import Group, Ordered
+from penstock.lattice import AUTO, Lattice, as_steps, away, cells, found, origin_of, slack
 from penstock.runner import Runner
+from penstock.support import Support
 from penstock.training.data import Data
 from penstock.training.rows import Rows
 
@@ -29,7 +32,9 @@ BUFFER = 1 << 20  # numbers of rows with noise that are held together
 # --- which columns ----------------------------------------------------------------------------------------------
 
 
-def lattice_of(data: Data, value: Any, kept: Lattice | None, *, fitted: bool) -> Lattice | None:
+def lattice_of(
+    data: Data, value: Any, kept: Lattice | None, support: Sequence[Support], *, fitted: bool
+) -> Lattice | None:
     """The lattices of a fit: what ``dequantize`` says of its rows, or for a later fit that of the first one.
 
     ``kept`` is that of the flow, if it has one.
@@ -51,7 +56,21 @@ def lattice_of(data: Data, value: Any, kept: Lattice | None, *, fitted: bool) ->
     lattice = Lattice(np.zeros(dim), np.zeros(dim))
     for j, step in steps.items():
         _measure(lattice, rows, j, step, names, every=every)
+    lattice = Lattice.within(lattice.steps, lattice.origins, support)
+    for group in lattice.groups:
+        _check_group(lattice, group, names)
     return lattice if lattice.columns else None
+
+
+def _check_group(lattice: Lattice, group: Group, names: Names) -> None:
+    """Raise if the cells of rising columns are not the same, or one above the other."""
+    own = {(float(lattice.steps[j]), float(lattice.origins[j])) for j in group.chain if lattice.steps[j]}
+    if isinstance(group, Ordered) and len(own) > 1:
+        steps = ", ".join(f"{called(j, names)} {lattice.steps[j]:.9g}" for j in group.chain if lattice.steps[j])
+        raise ValueError(
+            f"dequantize of rising columns needs one lattice for all of them that have one, got {steps}: cells of different "
+            "lattices overlap in parts, and there is no noise within them that is both uniform and in order"
+        )
 
 
 def _measure(lattice: Lattice, rows: Rows, j: int, step: float | None, names: Names, *, every: bool) -> None:
@@ -139,9 +158,60 @@ class Noised:
         for place, j in enumerate(columns):
             step = float(self._lattice.steps[j])
             if step:
-                u = uniform(stream(self._seed, self._table, self._epoch, j), np.atleast_1d(numbers))
-                x[..., place] += step * (u.reshape(np.shape(numbers)) - 0.5)
+                x[..., place] += step * (self._uniform(numbers, j) - 0.5)
+        for group in self._lattice.groups:
+            if any(j in columns for j in group.chain):
+                found = self._within(group, self._x[rows], numbers)
+                for member, values in zip(group.columns, np.moveaxis(found, -1, 0), strict=True):
+                    if member in columns:
+                        x[..., columns.index(int(member))] = values
         return x[..., 0] if one else x
+
+    def _uniform(self, numbers: Any, *streams: int) -> Array:
+        """Uniform numbers, one for each row."""
+        found = uniform(stream(self._seed, self._table, self._epoch, *streams), np.atleast_1d(numbers))
+        result: Array = found.reshape(np.shape(numbers))
+        return result
+
+    def _within(self, group: Group, x: Array, numbers: Any) -> Array:
+        """The columns of a group with noise, in its order, such that they are within it."""
+        members = [int(j) for j in group.columns]
+        x, steps = x[..., members].astype(np.float64), self._lattice.steps[members]
+        u = np.stack([self._uniform(numbers, j) for j in members], axis=-1)
+        if isinstance(group, Ordered):
+            return rising(x, steps, u, group)
+        more = np.stack([self._uniform(numbers, j, 1) for j in members], axis=-1)
+        return parts_of_whole(x, steps, u, np.where(steps > 0, more, 0.0).max(axis=-1), group)
+
+
+def rising(x: Array, steps: Array, u: Array, group: Group) -> Array:
+    """Rising columns with noise: uniform where the cells of a row are in order, since those that tie are put in order."""
+    low, high = cells(x, steps, group)
+    found: Array = low + (high - low) * u
+    first = 0
+    for k in range(len(steps) + 1):  # between columns that have no lattice
+        if k == len(steps) or not steps[k]:
+            found[..., first:k] = np.sort(found[..., first:k], axis=-1)
+            first = k + 1
+    for k in range(1, len(steps)):  # noise is of 32 bits
+        if steps[k]:
+            found[..., k] = np.maximum(found[..., k], np.nextafter(found[..., k - 1], np.inf))
+    return found
+
+
+def parts_of_whole(x: Array, steps: Array, u: Array, radius: Array, group: Group) -> Array:
+    """Positive columns whose sum is below 1, with noise: uniform in the cells of a row, or where that is too much, drawn
+    towards their lowest corner, ``radius`` of the way to where the sum is 1.
+
+    As the radius is the largest of as many uniform numbers as there are columns, the density is finite in the corner.
+    """
+    low, high = cells(x, steps, group)
+    way = (high - low) * u
+    least, total = low.sum(axis=-1), way.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part = np.where(least + total < 1, 1.0, radius * (1 - least) / total)
+    found: Array = low + way * part[..., None]
+    return found
 
 
 def noised(rows: Rows, lattice: Lattice | None, seed: int, table: int) -> Rows:

@@ -16,7 +16,7 @@ import numpy as np
 from penstock._typing import Array
 from penstock.columns import SHOWN, Names, called
 from penstock.groups import LINE, Group, Ordered, Simplex
-from penstock.lattice import Lattice
+from penstock.lattice import Lattice, outside
 from penstock.plan import Plan
 from penstock.support import CLOSED, LINEAR, Interval, Periodic, Real, Support, kinds, n_numbers
 from penstock.training.moments import QUARTILES
@@ -196,13 +196,8 @@ def check_inside(
 ) -> None:
     """Raise if a row that counts lies outside the support of a column, or on its ends; on a lattice, if its cell lies outside."""
     for j, own in enumerate(support):
-        if isinstance(own, Group) and lattice is not None and lattice.steps[j]:
-            raise ValueError(
-                f"dequantize goes with columns by themselves, and column {called(j, names)} is part of a group: the noise of one "
-                "would have to stay within what the others leave"
-            )
         if isinstance(own, Group) and j == min(own.chain):
-            _check_group(rows, own, names, name)
+            _check_group(rows, own, names, name, lattice)
         if not isinstance(own, Interval):
             continue
         lo, hi = own.ends
@@ -230,26 +225,35 @@ def check_inside(
                 )
 
 
-def _check_group(rows: Rows, group: Group, names: Names, name: str) -> None:
-    """Raise if a row that counts lies outside a group."""
-    for part in rows.chunks(len(group.chain)):
-        outside = np.zeros(part.stop - part.start, bool)
-        end: Any = group.opening
-        for j in group.chain:
-            x = rows.x[part, j].astype(np.float64)
-            lo, hi = group.interval(end)
-            outside |= (x <= lo) | (x >= hi)
-            end = group.moved(end, x)
+def _check_group(rows: Rows, group: Group, names: Names, name: str, lattice: Lattice | None) -> None:
+    """Raise if a row that counts lies outside a group, or its cell where columns have lattices."""
+    members = [int(j) for j in group.columns]
+    steps = np.zeros(len(members)) if lattice is None else lattice.steps[members]
+    for part in rows.chunks(len(members)):
+        x = np.stack([rows.x[part, j].astype(np.float64) for j in members], axis=1)
+        out = outside(x, steps, group) if steps.any() else _outside(x, group)
         if rows.weight is not None:
-            outside &= rows.weight[part] != 0
-        found = np.flatnonzero(outside)
+            out &= rows.weight[part] != 0
+        found = np.flatnonzero(out)
         if len(found):
             i = part.start + int(found[0])
-            held = [f"column {called(int(j), names)} holds {rows.x[i, int(j)]}" for j in group.columns[:SHOWN]]
+            held = [f"column {called(j, names)} holds {rows.x[i, j]}" for j in members[:SHOWN]]
             raise ValueError(
                 f"{name} must lie within the supports of the flow, but row {i} is not {group.described(names)}: "
                 + ", ".join(held)
             )
+
+
+def _outside(x: Array, group: Group) -> Array:
+    """Whether rows, in the order of a group, lie outside it."""
+    out = np.zeros(len(x), bool)
+    end: Any = group.opening
+    for j in group.chain:
+        own = x[:, group.columns.index(j)]
+        lo, hi = group.interval(end)
+        out |= (own <= lo) | (own >= hi)
+        end = group.moved(end, own)
+    return out
 
 
 def measured(sample: Rows, support: Sequence[Support], context_support: Sequence[Support] = ()) -> Array:

@@ -122,7 +122,7 @@ _LAZY = {
     "infer_support": "penstock.infer",
 }
 # Modules that are imported when somebody asks for them.
-_MODULES = ("cli", "demo", "training")
+_MODULES = ("cli", "demo", "diagnostics", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -348,9 +348,7 @@ class Pairs:
         places = np.arange(len(self.features))
         ax.set_xticks(places, self.features, rotation=90 if max(map(len, self.features)) > 2 else 0)
         ax.set_yticks(places, self.features)
-        ax.figure.colorbar(
-            image, ax=ax, label="correlation in the model less that of the rows,\nin standard errors", shrink=0.85
-        )
+        ax.figure.colorbar(image, ax=ax, label="draws less rows, in standard errors", shrink=0.85)
         return ax
 
 

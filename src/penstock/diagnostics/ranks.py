@@ -117,7 +117,7 @@ class PIT:
             error = math.sqrt((bins - 1) / self.size)
             ax.axhspan(1 - 2 * error, 1 + 2 * error, color=drawing.BAND, lw=0, label="2 standard errors")
             ax.hist(
-                self.values[:, 0], bins, (0, 1), weights=self.weight, density=True, histtype="step", lw=1.5,
+                self.values[:, 0], bins, range=(0, 1), weights=self.weight, density=True, histtype="step", lw=1.5,
                 color=drawing.MODEL,
             )  # fmt: skip
             ax.axhline(1, color=drawing.DATA, lw=0.8)

@@ -176,8 +176,8 @@ def test_the_runner_alone_calls_the_engine() -> None:
 
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
-    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "reverse", "given", "parts",
-    "conditionals", "marginals", "sections", "coordinates", "restricted", "quadrature",
+    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "recalibrate", "diagnostics", "reverse",
+    "given", "parts", "conditionals", "marginals", "sections", "coordinates", "restricted", "quadrature",
     "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
     "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",
     "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "groups", "_mixture", "_normal",

@@ -39,6 +39,7 @@ from penstock.transforms import Additive, Affine, BoxRationalQuadratic, Circular
 from penstock.verbs import key
 
 if TYPE_CHECKING:
+    from penstock.diagnostics.page import report
     from penstock.files.model import FileFormatError
     from penstock.infer import infer_support
     from penstock.training.diagnosis import TrainingError
@@ -109,6 +110,7 @@ __all__ = [
     "ordered",
     "periodic",
     "realnvp",
+    "report",
     "save",
     "set_num_threads",
     "show_versions",
@@ -122,9 +124,10 @@ _LAZY = {
     "FileFormatError": "penstock.files.model",
     "TrainingError": "penstock.training.diagnosis",
     "infer_support": "penstock.infer",
+    "report": "penstock.diagnostics.page",
 }
 # Modules that are imported when somebody asks for them.
-_MODULES = ("cli", "demo", "training")
+_MODULES = ("cli", "demo", "diagnostics", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -222,7 +222,7 @@ class Walk {
     }
     kernel.base_draw_backward(view_, packed_, draws, gradient.log_det, tile, gradient);
     if (gradient.of_context != Gradient::ignore) {
-      kernel.context_backward(view_, packed_, tile, gradient, nullptr);
+      kernel.context_backward(view_, packed_, context_.rows, nullptr, tile, gradient, nullptr);
     }
   }
 

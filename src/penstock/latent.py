@@ -97,7 +97,9 @@ def _of_network(
         for mine, theirs in zip(compiled.tensors_of(layer), own, strict=True):
             params[mine.offset : mine.stop] = snapshot.params[theirs.offset : theirs.stop]
     buffers = identity(compiled)
-    buffers[2 * compiled.dim :] = snapshot.buffers[2 * plan.dim : 2 * (plan.dim + plan.context_dim)]
+    given, mapped = 2 * (compiled.dim + plan.context_dim), len(compiled.support_numbers)
+    buffers[2 * compiled.dim : given] = snapshot.buffers[2 * plan.dim : 2 * (plan.dim + plan.context_dim)]
+    buffers[given:] = snapshot.buffers[len(snapshot.buffers) - mapped :]  # those of the context stand last
     runner = Runner(compiled, backend)
     start = np.zeros((len(context), compiled.dim))
     shift: Array = runner.transform(runner.pack(params, buffers), True, start, context)[0]

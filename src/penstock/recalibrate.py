@@ -27,7 +27,7 @@ from penstock.plan import BASE, EMBEDDING, Plan, compile_plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, latent_kinds
 from penstock.state import Snapshot, identity
-from penstock.support import BOX, CIRCLE, Interval, Periodic, Real
+from penstock.support import BOX, CIRCLE, Interval, Periodic, Real, Support, n_numbers
 from penstock.transforms import Affine, RationalQuadratic
 
 FEWEST = {"temperature": 100, "pit": 500}  # rows, or their effective size
@@ -152,9 +152,10 @@ def recalibrated(
     gain, gain_error = mean_with_error(after - before, rows.weight)
     shares = _coverage(members, rows, folds, parts, rebuilt, seed)
     scale = math.exp(float(thetas[-1][0])) if how == "temperature" else math.nan
+    means = [float(mean_with_error(values, rows.weight)[0]) for values in (before, after)]
     record = Recalibration(
-        how, len(rows.x), scale, *(float(mean_with_error(values, rows.weight)[0]) for values in (before, after)), float(gain),
-        float(gain_error), np.array(LEVELS), *shares, ends[0].left_alone,
+        how, len(rows.x), scale, means[0], means[1], float(gain), float(gain_error), np.array(LEVELS), *shares,
+        ends[0].left_alone,
     )  # fmt: skip
     logging.getLogger("penstock").info("%s", record)
     if not gain > gain_error:
@@ -201,21 +202,26 @@ class LatentEnd:
         if lines and not isinstance(spec.base, StandardNormal):
             bound = max(bound, 1.2 * float(np.quantile(abs(self.z[:, lines]), 0.995)))
         self.layer = Elementwise(Affine(math.inf) if how == "temperature" else RationalQuadratic(BINS, bound=bound))
-        support = tuple(
-            {CIRCLE: Periodic(-math.pi, math.pi), BOX: Interval(-1.0, 1.0)}.get(kind, Real()) for kind in self._kinds
-        )
+        ends: dict[str, Support] = {CIRCLE: Periodic(-math.pi, math.pi), BOX: Interval(-1.0, 1.0)}
+        support = tuple(ends.get(kind, Real()) for kind in self._kinds)
         reads = any(base.conditioner is not None for base, _ in blocks(spec.base))
         self._context = rows.context if reads else None
         small = replace(
-            spec, layers=(self.layer,), dtype="float64", support=support if set(self._kinds) != {"line"} else (),
-            **({} if reads else {"context_dim": 0, "embedding": None, "embedding_dim": 0}),
+            spec, layers=(self.layer,), dtype="float64", support=support if set(self._kinds) != {"line"} else ()
         )  # fmt: skip
+        if not reads:
+            small = replace(small, context_dim=0, embedding=None, embedding_dim=0, context_support=())
         self._plan = compile_plan(small)
         self._runner = Runner(self._plan, flow._backend)
         self._buffers = identity(self._plan)
         if reads:
             own = slice(2 * plan.dim, 2 * plan.dim + 2 * plan.context_dim)
             self._buffers[own] = flow._snapshot.buffers[own]
+            if spec.context_support:  # whose numbers stand last
+                mapped = sum(n_numbers(own_support, j) for j, own_support in enumerate(spec.context_support))
+                self._buffers[len(self._buffers) - mapped :] = flow._snapshot.buffers[
+                    len(flow._snapshot.buffers) - mapped :
+                ]
         self._params = np.zeros(self._plan.n_params)
         for kind in (EMBEDDING, *(BASE - number for number, _ in enumerate(blocks(spec.base)))):
             if kind == EMBEDDING and not reads:

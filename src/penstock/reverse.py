@@ -282,6 +282,7 @@ class ReverseKL(MonteCarlo):
             None if linear is None else (*linear, lines),
             tuple(mixture for mixture in mixtures if mixture.dims),
             None if mapped is None else Runner(compile_plan(mapped), self._backend),
+            spec.context_support,
         )  # fmt: skip
 
     # --- what the flow brings -----------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def has_latents(model: Any) -> bool:
     if not hasattr(flow, "_plan") or not hasattr(model, "to_latent"):
         return False
     try:
-        latent.cdf(flow._spec, flow._plan, flow._snapshot.params, np.zeros((1, flow.dim)))
+        latent.cdf(flow._side(np.zeros(flow.context_dim), 1), np.zeros((1, flow.dim)))
     except (ValueError, ImportError):
         return False
     return True
@@ -200,7 +200,7 @@ def latents_of(subject: Subject) -> Latents:
             f"{int(lost.sum())} rows of X lie outside the support of the flow, and have no latents, "
             f"first row {int(np.argmax(lost))}"
         )
-    scores = np.where(z <= 0, *(_scores(flow, z, upper) for upper in (False, True)))
+    scores = np.where(z <= 0, *(_scores(flow, z, given[0] if given else None, upper) for upper in (False, True)))
     weight, size = subject.weight, subject.size
     mean, mean_error = mean_with_error(scores, weight)
     variance, variance_error = mean_with_error((scores - mean) ** 2, weight)
@@ -221,9 +221,9 @@ def latents_of(subject: Subject) -> Latents:
     )  # fmt: skip
 
 
-def _scores(flow: Any, z: Array, upper: bool) -> Array:
+def _scores(flow: Any, z: Array, context: Any, upper: bool) -> Array:
     """Normal scores by the probability on one side, which is exact where it is small."""
-    share = latent.cdf(flow._spec, flow._plan, flow._snapshot.params, z, upper=upper)
+    share = latent.cdf(flow._side(context, len(z)), z, upper=upper)
     scores = special().ndtri(np.clip(share, TINY, 1.0))
     found: Array = np.clip(-scores if upper else scores, -8.3, 8.3)
     return found

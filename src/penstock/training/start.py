@@ -37,7 +37,7 @@ class Design(NamedTuple):
 
     Attributes
     ----------
-    support : sequence of Support
+    support, context_support : sequence of Support
         One for each column; empty where all are real.
     columns, context_columns : tuple of str
         Names, for messages.
@@ -61,6 +61,7 @@ class Design(NamedTuple):
     linear: tuple[int, LULinear, tuple[int, ...]] | None = None
     mixtures: tuple[Mixture, ...] = ()
     unconstrained: Runner | None = None
+    context_support: Sequence[Support] = ()
 
 
 class Start(NamedTuple):
@@ -251,7 +252,7 @@ def measured_start(rows: Array, weight: Array | None, support: Sequence[Support]
     keep = np.isfinite(rows).all(axis=1)
     sample = Rows(rows[keep], None, None if weight is None else weight[keep])
     numbers = measured(sample, support)
-    line = on_line(sample, support, numbers)
+    line = on_line(sample, numbers, support)
     x = line.x[:]
     mapped = np.isfinite(x).all(axis=1)  # a row that rounding has put on an end has no image
     sample, line = sample.take(mapped), Rows(x[mapped], None, None if sample.weight is None else sample.weight[mapped])
@@ -288,16 +289,20 @@ def begin(
 ) -> Array:
     """Set the linear layer, mixtures and ActNorms in ``params``; the buffers."""
     dim = runner.plan.dim
-    parts = [start.loc, start.scale]
+    parts, last = [start.loc, start.scale], [start.numbers]
     given = None
     if contexts is not None:
         some = contexts.take(runner, seed_of(seed, CONTEXTS), 0, contexts.distinct(SAMPLE))
-        table = Rows(some if contexts.rows is None else contexts.rows)
-        parts.append(loc_and_scale(table, True, Rows(some), "context", design.context_columns))
+        own = design.context_support
+        numbers = measured(Rows(some), own) if own else np.zeros(0)
+        table, sample = (
+            on_line(Rows(x), numbers, own) for x in (some if contexts.rows is None else contexts.rows, some)
+        )
+        parts.append(loc_and_scale(table, True, sample, "context", design.context_columns))
+        last.append(numbers)
         given = contexts.take(runner, seed_of(seed, PILOT + CONTEXTS), 0, START_ROWS)
-    buffers = np.concatenate([*parts, start.numbers])
-    if design.support:
-        buffers = lines_alone(buffers, design.support)
+    buffers = np.concatenate([*parts, *last])
+    buffers = lines_alone(buffers, runner.plan, design.support, design.context_support)
     if runner.plan.dtype == np.float32:  # what the target is asked for are its numbers
         warn_far(buffers[:dim], buffers[dim : 2 * dim], "the target", design.columns)
     if design.linear is not None:

@@ -355,6 +355,7 @@ def test_latents_are_compared_with_any_base_that_has_distribution_functions() ->
     assert wrong.dimensions[int(np.argmin(wrong.p_values))] == "z0"
     with pytest.raises(ValueError, match="outside the support"):
         diagnostics.latents(ps.nsf(2, support="positive", rng=0), X)
-    mixture = ps.realnvp(2, base=ps.GaussianMixture(2), rng=0)
-    with pytest.raises(ValueError, match="mixture"):
-        diagnostics.latents(mixture, X)
+    mixture = ps.Flow(ps.GaussianMixture(2, components=2), [ps.Permutation((0, 1))], dtype="float64", rng=0)
+    X = mixture.sample(ROWS, rng=2)  # one dimension by the components, the other given it
+    assert diagnostics.latents(mixture, X).passed
+    assert not diagnostics.latents(mixture, X * [1.0, 1.5]).passed

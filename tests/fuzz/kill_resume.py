@@ -90,8 +90,8 @@ RUNS: dict[str, tuple[Callable[[str, str], Any], str, dict[str, Any]]] = {
     "plateau": (_nsf, "float32", {"schedule": "plateau", "patience": 6, "learning_rate": 2e-2, "epochs": 200}),
     "weights": (_glow, "float32", {"sample_weight": weights(4), "batch_size": 3, "epochs": 6}),
     "weights without validation": (_nsf, "float32", {"sample_weight": weights(5), "validation": None}),
-    # These two begin again, with weight decay.
     "context, frozen": (_given, "float32", {"context": table(6, ROWS, 2), "freeze": ["layers.1", "embedding.0"]}),
+    # Begins again, with weight decay.
     "context in float64, robust": (_given, "float64", {"context": table(6, ROWS, 2), "standardize": "robust"}),
     "no running mean": (_glow, "float32", {"epochs": 8, "batch_size": 20}),
     "a later fit": (_fitted, "float32", {"learning_rate": 1e-2}),

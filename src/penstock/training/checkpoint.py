@@ -285,7 +285,7 @@ def _tensors(moment: Moment) -> dict[str, Array]:
     if state.mean is not None:
         tensors["mean"] = state.mean.params
     if moment.start is not None:
-        tensors["start"] = moment.start
+        tensors["restart"] = moment.start
     if state.best is None:
         tensors |= {f"end.{number}": params for number, params in enumerate(state.ends)}
     if state.first:
@@ -358,7 +358,7 @@ def _moment(contents: model.Contents, scalars: Mapping[str, Any], plan: Plan, bu
     return Moment(
         state, _history(tensor("history", np.float64, 4, closed), contents.history),
         tensor("losses", np.float64, first), tensor("params", dtype, n), tensor("m", dtype, n), tensor("v", dtype, n),
-        tensor("start", dtype, n) if "start" in contents.training else None,
+        tensor("restart", dtype, n) if "restart" in contents.training else None,
     )  # fmt: skip
 
 

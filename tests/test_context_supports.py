@@ -194,6 +194,19 @@ def test_fit_measures_lines_where_they_are_mapped_to_and_nothing_else() -> None:
         flow.fit(x, moved, epochs=1, rng=0)
 
 
+def test_weighted_angles_beside_the_seam_have_not_moved() -> None:
+    source = rng("seam")
+    angles = source.uniform(177, 179, (2, 400))  # about pi, more than three scales from the 0 that nothing measured
+    flow = ps.nsf(
+        2, layers=1, hidden=(8,), context_dim=1, support={0: SUPPORT[CIRCLE]}, context_support=SUPPORT[CIRCLE], rng=0
+    )
+    rows = np.column_stack([angles[0], source.standard_normal(400)]), angles[1][:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for weight in (None, np.ones(400)):
+            flow.fit(*rows, sample_weight=weight, epochs=1, rng=0)
+
+
 @pytest.mark.parametrize("column", [j for j in OUTSIDE if j != CIRCLE])
 def test_fit_names_row_column_and_value_of_a_context_outside(column: int) -> None:
     x, c = table(300)

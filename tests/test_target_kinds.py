@@ -15,6 +15,7 @@ import pytest
 import penstock as ps
 from cases import rng
 from helpers import assert_same_bits, each_backend, python
+from penstock.training.coordinates import Coordinates
 
 Array = np.ndarray[Any, Any]
 
@@ -65,6 +66,29 @@ class Kinds:
             (2 / share - 2 / (1 - share)) / 10, -c[6] - 1 / gap + 1, 1 / gap - 1, 1 / c[8] - 3 / rest, 2 / c[9] - 3 / rest,
         ]  # fmt: skip
         return log_p, np.stack(slope, axis=1)
+
+
+def test_a_target_in_unconstrained_coordinates_is_the_same_density_and_has_its_gradient() -> None:
+    flow = ps.nsf(10, layers=1, hidden=(4,), dtype="float64", support=Kinds.support, rng=0)
+    runner = flow._design().unconstrained
+    assert runner is not None
+    coordinates, target = Coordinates(runner, flow.spec.support), Kinds()
+    v = rng("coordinates").normal(0, 0.7, (20, 10))
+    v[:, 3] = -400 + 1e-3 * v[:, 3]  # where the target is narrow
+    pulled = coordinates.pulled(target)
+    log_p, slope = pulled(v)  # type: ignore[misc]
+    x, h = coordinates.to_data(v), 1e-5
+    np.testing.assert_allclose(coordinates.of_data(x), v, atol=1e-9)
+    jacobian = np.zeros((20, 10, 10))
+    for j, move in enumerate(h * np.eye(10)):
+        ahead, behind = pulled(v + move)[0], pulled(v - move)[0]
+        np.testing.assert_allclose(slope[:, j], (np.asarray(ahead) - behind) / (2 * h), rtol=1e-5, atol=1e-4)
+        moved = (coordinates.to_data(v + move) - coordinates.to_data(v - move) + 180) % 360 - 180
+        near = coordinates.to_data(v + move) - coordinates.to_data(v - move)
+        near[:, 4] = moved[:, 4]  # the angle, which may have come around
+        jacobian[:, :, j] = near / (2 * h)
+    np.testing.assert_allclose(log_p, target(x)[0] + np.linalg.slogdet(jacobian)[1], atol=1e-5)
+    assert log_p.std() > 1
 
 
 @uneven

@@ -285,6 +285,23 @@ def test_contexts_are_checked_by_name() -> None:
     assert flow.fitted
 
 
+def test_importance_weights_are_judged_within_contexts() -> None:
+    from penstock.training.bound import validation_of
+
+    log_weights = rng("weights").normal(0, 0.8, (12, 50))
+    shift = np.linspace(-300, 300, 12)
+    plain, moved = validation_of(log_weights), validation_of(log_weights + shift[:, None])
+    assert moved.elbo == pytest.approx(plain.elbo, abs=1e-9)
+    assert moved.error == pytest.approx(plain.error)
+    assert moved.weights.ess == pytest.approx(plain.weights.ess)
+    assert moved.weights.pareto_k == pytest.approx(plain.weights.pareto_k)
+    assert 200 < plain.weights.ess < 500
+    assert plain.draws == 600
+    many = rng("many weights").normal(0, 0.8, (1500, 1, 50))
+    spread = np.std([validation_of(one).elbo for one in many])
+    assert spread == pytest.approx(np.mean([validation_of(one).error for one in many]), rel=0.1)
+
+
 def test_every_context_comes_once_in_a_pass() -> None:
     from penstock.training.contexts import Contexts
 
@@ -354,7 +371,10 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_same_bits(
             "learning_rate",
         ):
             assert getattr(again.history, name) == getattr(whole.history, name), name
-        assert_same_bits(ps.load(path).params, whole.params)  # a run that has ended leaves a plain model
+        kept_flow = ps.load(path, backend=backend)
+        with pytest.raises(ValueError, match="init was given, but a later fit"):
+            kept_flow.fit_to_target(TwoModes(), rng=0, **RUN, **options, **kept)
+        assert_same_bits(kept_flow.params, whole.params)  # a run that has ended leaves a plain model
         assert (
             mixture_flow(backend).fit_to_target(TwoModes(), rng=0, **RUN, **options).params.tobytes()
             == whole.params.tobytes()

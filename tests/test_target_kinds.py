@@ -382,6 +382,25 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_same_bits(
 
 
 @uneven
+@pytest.mark.parametrize("loaded", [True, False])
+def test_an_interrupted_flow_goes_on_and_so_does_one_that_was_loaded(tmp_path: Path, loaded: bool) -> None:
+    path, target, calls = tmp_path / "run.safetensors", TwoModes(), 0
+
+    def stopped(x: Array) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 16:
+            raise KeyboardInterrupt
+        return target(x)
+
+    flow = mixture_flow()
+    with pytest.warns(ps.TrainingWarning, match=r"interrupted after 13 steps.*The same call goes on from"):
+        flow.fit_to_target(stopped, rng=0, checkpoint=path, **RUN)
+    again = (ps.load(path) if loaded else flow).fit_to_target(target, rng=0, checkpoint=path, **RUN)
+    assert_same_bits(again.params, mixture_flow().fit_to_target(target, rng=0, **RUN).params)
+
+
+@uneven
 def test_another_call_is_told_from_the_one_that_a_checkpoint_holds(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     with pytest.raises(StopError):

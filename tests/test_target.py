@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import penstock as ps
-from cases import rng
+from cases import BACKENDS, rng
 from helpers import assert_same_bits, derivative, each_backend, each_backend_numba_in_ci, each_dtype
 from penstock.training.contexts import as_contexts
 from penstock.training.divergence import shares
@@ -131,8 +131,14 @@ def moved(name: str, backend: str, dtype: str = "float64") -> ps.Flow:
 # -- gradients ------------------------------------------------------------------------------------
 
 
-@each_backend_numba_in_ci
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        pytest.param(name, backend, marks=pytest.mark.slow if backend == "numba" else ())
+        for backend in BACKENDS
+        for name in (FLOWS if backend == "cpp" else ("lu_splines", "context"))
+    ],
+)
 def test_both_estimators_are_gradients_with_what_decides_draws_held_fixed(name: str, backend: str) -> None:
     flow = moved(name, backend)
     target = _bumps(flow.dim)

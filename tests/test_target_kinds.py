@@ -14,7 +14,7 @@ import pytest
 
 import penstock as ps
 from cases import rng
-from helpers import assert_same_bits, each_backend, python
+from helpers import assert_same_bits, each_backend_numba_in_ci, python
 from penstock.training.coordinates import Coordinates
 
 Array = np.ndarray[Any, Any]
@@ -344,7 +344,7 @@ def mixture_flow(backend: str = "auto") -> ps.Flow:
 
 
 @uneven
-@each_backend
+@each_backend_numba_in_ci
 @pytest.mark.parametrize("options", [{}, {"patience": 3}], ids=["cosine", "plateau"])
 def test_a_run_that_is_cut_anywhere_ends_with_the_same_bits(
     tmp_path: Path, backend: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,8 @@ import pytest
 
 import penstock as ps
 from cases import rng
-from helpers import assert_same_bits, each_backend, python
+from helpers import assert_same_bits, each_backend_numba_in_ci, python
+from penstock.training.coordinates import Coordinates
 
 Array = np.ndarray[Any, Any]
 
@@ -65,6 +66,29 @@ class Kinds:
             (2 / share - 2 / (1 - share)) / 10, -c[6] - 1 / gap + 1, 1 / gap - 1, 1 / c[8] - 3 / rest, 2 / c[9] - 3 / rest,
         ]  # fmt: skip
         return log_p, np.stack(slope, axis=1)
+
+
+def test_a_target_in_unconstrained_coordinates_is_the_same_density_and_has_its_gradient() -> None:
+    flow = ps.nsf(10, layers=1, hidden=(4,), dtype="float64", support=Kinds.support, rng=0)
+    runner = flow._design().unconstrained
+    assert runner is not None
+    coordinates, target = Coordinates(runner, flow.spec.support), Kinds()
+    v = rng("coordinates").normal(0, 0.7, (20, 10))
+    v[:, 3] = -400 + 1e-3 * v[:, 3]  # where the target is narrow
+    pulled = coordinates.pulled(target)
+    log_p, slope = pulled(v)  # type: ignore[misc]
+    x, h = coordinates.to_data(v), 1e-5
+    np.testing.assert_allclose(coordinates.of_data(x), v, atol=1e-9)
+    jacobian = np.zeros((20, 10, 10))
+    for j, move in enumerate(h * np.eye(10)):
+        ahead, behind = pulled(v + move)[0], pulled(v - move)[0]
+        np.testing.assert_allclose(slope[:, j], (np.asarray(ahead) - behind) / (2 * h), rtol=1e-5, atol=1e-4)
+        moved = (coordinates.to_data(v + move) - coordinates.to_data(v - move) + 180) % 360 - 180
+        near = coordinates.to_data(v + move) - coordinates.to_data(v - move)
+        near[:, 4] = moved[:, 4]  # the angle, which may have come around
+        jacobian[:, :, j] = near / (2 * h)
+    np.testing.assert_allclose(log_p, target(x)[0] + np.linalg.slogdet(jacobian)[1], atol=1e-5)
+    assert log_p.std() > 1
 
 
 @uneven
@@ -261,6 +285,23 @@ def test_contexts_are_checked_by_name() -> None:
     assert flow.fitted
 
 
+def test_importance_weights_are_judged_within_contexts() -> None:
+    from penstock.training.bound import validation_of
+
+    log_weights = rng("weights").normal(0, 0.8, (12, 50))
+    shift = np.linspace(-300, 300, 12)
+    plain, moved = validation_of(log_weights), validation_of(log_weights + shift[:, None])
+    assert moved.elbo == pytest.approx(plain.elbo, abs=1e-9)
+    assert moved.error == pytest.approx(plain.error)
+    assert moved.weights.ess == pytest.approx(plain.weights.ess)
+    assert moved.weights.pareto_k == pytest.approx(plain.weights.pareto_k)
+    assert 200 < plain.weights.ess < 500
+    assert plain.draws == 600
+    many = rng("many weights").normal(0, 0.8, (1500, 1, 50))
+    spread = np.std([validation_of(one).elbo for one in many])
+    assert spread == pytest.approx(np.mean([validation_of(one).error for one in many]), rel=0.1)
+
+
 def test_every_context_comes_once_in_a_pass() -> None:
     from penstock.training.contexts import Contexts
 
@@ -303,7 +344,7 @@ def mixture_flow(backend: str = "auto") -> ps.Flow:
 
 
 @uneven
-@each_backend
+@each_backend_numba_in_ci
 @pytest.mark.parametrize("options", [{}, {"patience": 3}], ids=["cosine", "plateau"])
 def test_a_run_that_is_cut_anywhere_ends_with_the_same_bits(
     tmp_path: Path, backend: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -330,11 +371,33 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_same_bits(
             "learning_rate",
         ):
             assert getattr(again.history, name) == getattr(whole.history, name), name
-        assert_same_bits(ps.load(path).params, whole.params)  # a run that has ended leaves a plain model
+        kept_flow = ps.load(path, backend=backend)
+        with pytest.raises(ValueError, match="init was given, but a later fit"):
+            kept_flow.fit_to_target(TwoModes(), rng=0, **RUN, **options, **kept)
+        assert_same_bits(kept_flow.params, whole.params)  # a run that has ended leaves a plain model
         assert (
             mixture_flow(backend).fit_to_target(TwoModes(), rng=0, **RUN, **options).params.tobytes()
             == whole.params.tobytes()
         )
+
+
+@uneven
+@pytest.mark.parametrize("loaded", [True, False])
+def test_an_interrupted_flow_goes_on_and_so_does_one_that_was_loaded(tmp_path: Path, loaded: bool) -> None:
+    path, target, calls = tmp_path / "run.safetensors", TwoModes(), 0
+
+    def stopped(x: Array) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 16:
+            raise KeyboardInterrupt
+        return target(x)
+
+    flow = mixture_flow()
+    with pytest.warns(ps.TrainingWarning, match=r"interrupted after 13 steps.*The same call goes on from"):
+        flow.fit_to_target(stopped, rng=0, checkpoint=path, **RUN)
+    again = (ps.load(path) if loaded else flow).fit_to_target(target, rng=0, checkpoint=path, **RUN)
+    assert_same_bits(again.params, mixture_flow().fit_to_target(target, rng=0, **RUN).params)
 
 
 @uneven

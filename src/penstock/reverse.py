@@ -218,10 +218,6 @@ class ReverseKL(MonteCarlo):
             contexts = as_contexts(context if callable(context) else self._named_context(context), self.context_dim)
             begin = start.as_start(init if isinstance(init, tuple) else self._named(init, "init"), self.dim)
             start.check_start(begin, spec.support, self._columns)
-            if begin is not None and self._snapshot.initialised and not (checkpoint and resume):
-                raise ValueError(
-                    "init was given, but a later fit keeps the standardisation of the first; flow.reset() forgets it"
-                )
             design = self._design()
             most = max((mixture.components for mixture in design.mixtures), default=0)
             if options.fit.batch_size is not None and options.fit.batch_size < most:

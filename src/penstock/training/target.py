@@ -92,6 +92,10 @@ def run(
 
     with np.errstate(all="ignore"):
         found = None if checkpoint is None else checkpoint.find()
+        if found is None and start is not None and snapshot.initialised:
+            raise ValueError(
+                "init was given, but a later fit keeps the standardisation of the first; flow.reset() forgets it"
+            )
         if seed is None:
             seed = _validate.seed(None) if found is None else found.seed
         training = TargetTraining(runner, snapshot, target, options, design, seed, contexts, checkpoint)

@@ -239,7 +239,7 @@ THREE = [
     Part("mixture", base=ps.GaussianMixture(3, 3), dim=3, mixing="none"),
     Part("product", {2: BOX}, base=ps.Product([ps.Normal(1), ps.GaussianMixture(2, 2)]), dim=3, mixing="none"),
 ]
-each_of_three = each(THREE, ("rising", "product"))
+each_of_three = each(THREE, ("rising",))
 
 
 @each_of_three
@@ -317,8 +317,8 @@ def test_a_narrow_column_in_a_wide_box_is_integrated_over_where_it_lies() -> Non
 def test_parts_of_float32_flows_keep_to_their_supports() -> None:
     for support in (ps.ordered([0, 1, 2]), ps.simplex([0, 1, 2]), [ps.periodic(0, 1), (0, 1), "real"]):
         flow = Part("float32", support, dim=3).build("float32")
-        rest = flow.conditional({1: float(flow.sample(rng=0)[1])}, tolerance=2e-2)
-        x = rest.sample(200, rng=1)
+        rest = flow.conditional({1: float(flow.sample(rng=0)[1])}, tolerance=1e-1)
+        x = rest.sample(50, rng=1)
         assert x.dtype == np.float32
         assert np.isfinite(rest.log_prob(x)).all()
 

@@ -27,7 +27,7 @@ from penstock.transforms import Additive
 ENDS = {"circle": math.pi, "box": 1.0}  # of the interval [-end, end] that latents of a kind fill
 TURN = 2 * math.pi
 ROWS = 1 << 13  # together, each with all components of a mixture
-SMALLEST = 2.0**-54  # of a share, and of what is left of 1
+SMALLEST = 2.0**-53  # of a share, and of what is left of 1
 
 
 class Block(NamedTuple):
@@ -117,9 +117,11 @@ def cdf(side: Side, z: Array, *, given: Sequence[int] = (), upper: bool = False)
     draws, independent uniform numbers.
     """
     found = np.full(z.shape, np.nan)
-    for block in side:
-        for slots, numbers in block.turns(given):
-            found[:, slots] = block.base.cdf(z[:, slots], numbers(z), upper=upper)
+    for part in _pieces(side, len(z)):
+        rows, shares = z[part], found[part]
+        for block in side:
+            for slots, numbers in block.turns(given):
+                shares[:, slots] = block.base.cdf(rows[:, slots], numbers(rows), upper=upper)
     return found
 
 
@@ -128,13 +130,21 @@ def quantile(side: Side, u: Array, *, z: Array | None = None, given: Sequence[in
     the ends of a line.
     """
     found = np.full(u.shape, np.nan) if z is None else z.copy()
-    for block in side:
-        for slots, numbers in block.turns(given):
-            own = [slot for slot in slots if slot not in given]
-            if own:
-                values = block.base.quantile(u[:, slots], numbers(found), upper=upper)
-                found[:, own] = values[:, [slots.index(slot) for slot in own]]
+    for part in _pieces(side, len(u)):
+        shares, rows = u[part], found[part]
+        for block in side:
+            for slots, numbers in block.turns(given):
+                own = [slot for slot in slots if slot not in given]
+                if own:
+                    values = block.base.quantile(shares[:, slots], numbers(rows), upper=upper)
+                    rows[:, own] = values[:, [slots.index(slot) for slot in own]]
     return found
+
+
+def _pieces(side: Side, n: int) -> list[slice]:
+    """Rows together: all of them where each has numbers of its own."""
+    size = n if any(block.numbers.ndim > 1 for block in side) else ROWS
+    return [slice(first, first + size) for first in range(0, n, max(size, 1))]
 
 
 def redrawn(side: Side, z: Array, own: Array, given: Sequence[int]) -> Array:
@@ -142,10 +152,9 @@ def redrawn(side: Side, z: Array, own: Array, given: Sequence[int]) -> Array:
     found = z.copy()
     found[:, list(given)] = own[:, list(given)]
     mixed = [block for block in side if len(block.slots) > 1 and isinstance(block.base, GaussianMixture)]
-    for start in range(0, len(z), ROWS) if mixed else ():
-        part = slice(start, start + ROWS)
-        shares = np.clip(cdf(mixed, z[part], given=given), SMALLEST, 1 - SMALLEST)
-        found[part] = quantile(mixed, shares, z=found[part], given=given)
+    if mixed:
+        shares = np.clip(cdf(mixed, z, given=given), SMALLEST, 1 - SMALLEST)
+        found = quantile(mixed, shares, z=found, given=given)
     return found
 
 

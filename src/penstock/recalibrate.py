@@ -150,12 +150,12 @@ def recalibrated(
     thetas, before, after = fit(ends, log_weights, rows.weight, folds)
     parts = [[end.parts(theta) for end in ends] for theta in thetas]
     gain, gain_error = mean_with_error(after - before, rows.weight)
-    shares = _coverage(members, rows, folds, parts, rebuilt, seed)
+    covered, covered_after, covered_error = _coverage(members, rows, folds, parts, rebuilt, seed)
     scale = math.exp(float(thetas[-1][0])) if how == "temperature" else math.nan
     means = [float(mean_with_error(values, rows.weight)[0]) for values in (before, after)]
     record = Recalibration(
-        how, len(rows.x), scale, means[0], means[1], float(gain), float(gain_error), np.array(LEVELS), *shares,
-        ends[0].left_alone,
+        how, len(rows.x), scale, means[0], means[1], float(gain), float(gain_error), np.array(LEVELS), covered, covered_after,
+        covered_error, ends[0].left_alone,
     )  # fmt: skip
     logging.getLogger("penstock").info("%s", record)
     if not gain > gain_error:

@@ -145,7 +145,7 @@ def latents(
     Parameters
     ----------
     model : Flow, or what ``flow.given(context)`` gives
-        With a base whose dimensions have distribution functions: no mixture, and no network of its own.
+        With any base; of a mixture each dimension counts given those before it.
     X, context, sample_weight
         As for :func:`pit`.
 

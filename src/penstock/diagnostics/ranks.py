@@ -196,7 +196,7 @@ def pit(
     >>> X = np.random.default_rng(0).normal(size=(2000, 2))
     >>> flow = ps.realnvp(2, rng=0)  # a fresh flow is the standard normal
     >>> print(ps.diagnostics.pit(flow, X, rng=0))
-    PIT: uniform as far as 1818 rows tell (p = 0.9)
+    PIT: uniform as far as 1818 rows tell (p = 0.2...)
     """
     subject = Subject(model, X, context, sample_weight=sample_weight, rng=rng)
     return pit_of(subject, None if draws is None else number(draws, name="draws"))

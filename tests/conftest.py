@@ -6,8 +6,8 @@ import pytest
 
 from cases import BACKENDS
 
-# What engines say of tables and arguments before they compute, or nearly so.
-NEXT_TO_NOTHING = ("test_plan.py", "test_validation.py")
+# What engines say of tables, for which nothing is compiled.
+WITHOUT_COMPILING = ("test_plan.py",)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     if len(BACKENDS) > 1:
         for item in items:
-            if on_numba(item) and item.path.name not in NEXT_TO_NOTHING:
+            if on_numba(item) and item.path.name not in WITHOUT_COMPILING:
                 item.add_marker(pytest.mark.slow)
 
 

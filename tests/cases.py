@@ -298,7 +298,8 @@ TABLE = (
 
 MAPPED = "logarithms and exponentials of the bijections, times what the layers make of them"
 LOGIT, ABOVE, BELOW = ps.interval(-1, 3, map="logit"), ps.interval(1.5, None), ps.interval(None, 2.5)
-# Flows whose columns have supports: they are no identity when they are fresh, and meet laws of their own (test_supports.py).
+# Flows whose columns have supports: they are no identity when they are fresh, and meet the laws of
+# test_supports.py, as do those of the next two tables.
 SUPPORTED = (
     Case("positive", "layer", _flow(1, ps.Elementwise(AFFINE), support="positive"), 64, MAPPED),
     Case("above", "layer", _flow(1, ps.Elementwise(SPLINE), support=ABOVE), 512, MAPPED, **BENT),
@@ -320,7 +321,7 @@ TURNED = "angles of up to 180 degrees, cosines and sines, splines, and what the 
 TURN, PHASE = ps.periodic(-180, 180), ps.periodic(0.5, 2.5)
 BOX, OPEN = ps.interval(-1, 3), ps.interval(10, 11, closed="neither")
 ALL_KINDS: Any = ["real", TURN, BOX, "positive", PHASE]
-# Flows with circles and boxes, which meet laws of their own (test_kinds.py): alone, mixed with each other and with lines, in
+# Flows with circles and boxes, with more laws in test_kinds.py: alone, mixed with each other and with lines, in
 # every layer that acts on them or leaves them alone, free and given, in both directions.
 KINDED = (
     Case("circle", "layer", _flow(1, ps.Elementwise(SPLINE), support=TURN), 512, TURNED, kinks=True),
@@ -362,7 +363,7 @@ KINDED = (
 SHARED = "what the columns before one leave of its interval, logarithms of it, and what the layers make of them"
 LONG: Any = [{0: TURN, 39: "positive"}, ps.simplex(range(38, 0, -1))]
 MIXTURE: Any = [{0: TURN, 4: BOX, 6: "positive"}, ps.ordered([3, 1]), ps.simplex([7, 2, 5])]
-# Flows with groups of columns, which meet laws of their own (test_groups.py): with every combination of ends, alone and mixed,
+# Flows with groups of columns, with more laws in test_groups.py: with every combination of ends, alone and mixed,
 # in rising order of the columns and not, free and given; LONG has more columns than the way back takes at a time.
 GROUPED = (
     Case("ordered_two", "layer", _flow(2, ps.Elementwise(AFFINE), support=ps.ordered([0, 1])), 256, SHARED),

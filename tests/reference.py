@@ -92,8 +92,7 @@ def spline(transform: ps.RationalQuadratic, theta: Array, x: Array) -> tuple[Arr
     """Durkan et al. (2019), eqs. 4 and 5, literally."""
     x_k, y_k, slope = (np.broadcast_to(k, (*x.shape, k.shape[-1])) for k in knots(transform, theta))
     inside, outer, x = np.abs(x) <= transform.bound, x, np.clip(x, -transform.bound, transform.bound)
-    k = np.clip((x[..., None] >= x_k).sum(axis=-1) - 1, 0, transform.bins - 1)[..., None]
-    x0, x1, y0, y1, d0, d1 = (np.take_along_axis(a, k + i, axis=-1)[..., 0] for a in (x_k, y_k, slope) for i in (0, 1))
+    x0, x1, y0, y1, d0, d1 = bin_of(x, x_k, x_k, y_k, slope)
     s, xi = (y1 - y0) / (x1 - x0), np.clip((x - x0) / (x1 - x0), 0, 1)
     below = s + (d1 + d0 - 2 * s) * xi * (1 - xi)
     y = y0 + (y1 - y0) * (s * xi**2 + d0 * xi * (1 - xi)) / below
@@ -101,12 +100,23 @@ def spline(transform: ps.RationalQuadratic, theta: Array, x: Array) -> tuple[Arr
     return np.where(inside, y, outer), np.where(inside, log_slope, 0.0)
 
 
+def bin_of(v: Array, along: Array, *arrays: Array) -> list[Array]:
+    """Of each array, its numbers at both ends of the bin where v lies along one of them."""
+    k = np.clip((v[..., None] >= along).sum(axis=-1) - 1, 0, along.shape[-1] - 2)[..., None]
+    return [np.take_along_axis(a, k + i, axis=-1)[..., 0] for a in arrays for i in (0, 1)]
+
+
 def bisect(transform: ps.RationalQuadratic, theta: Array, y: Array) -> Array:
-    """The x whose image is y, by halving the box until nothing changes."""
-    low, high = np.full(y.shape, -transform.bound), np.full(y.shape, transform.bound)
-    for _ in range(80):
+    """The x whose image is y, by halving its bin until nothing changes: the inverse of eq. 4 without eq. 6 and its roots."""
+    x_k, y_k, slope = (np.broadcast_to(k, (*y.shape, k.shape[-1])) for k in knots(transform, theta))
+    low, high, y0, y1, d0, d1 = bin_of(y, y_k, x_k, y_k, slope)
+    x0, width, rise = low, high - low, y1 - y0
+    s = rise / width
+    for _ in range(64):
         middle = 0.5 * (low + high)
-        above = spline(transform, theta, middle)[0] > y
+        xi = (middle - x0) / width
+        both = xi * (1 - xi)
+        above = y0 + rise * (s * xi * xi + d0 * both) / (s + (d1 + d0 - 2 * s) * both) > y
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return np.where(np.abs(y) <= transform.bound, 0.5 * (low + high), y)
 

@@ -16,8 +16,8 @@ import reference
 from cases import BACKENDS, KINDED, Case, bare, built, contexts, fresh, rng
 from helpers import assert_same_bits, both_dtypes, engine_of, inside
 from penstock.plan_table import Table
+from supports_table import points
 from tables import TRANSFORMS, Maker
-from test_kinds import points
 
 Array = np.ndarray[Any, Any]
 

@@ -382,16 +382,17 @@ needs_bash = pytest.mark.skipif(os.name != "posix" or not shutil.which("bash"), 
 
 
 @needs_bash
-@pytest.mark.parametrize("header", [(), NAMES], ids=["bare", "named"])
 @pytest.mark.parametrize(
-    "line",
+    ("line", "header"),
     [
-        "penstock fit - -o m {} < x.csv",
-        "cat x.csv | penstock fit - -o m {}",
-        "cat x.csv | penstock fit /dev/stdin -o m {}",
-        "penstock fit <(cat x.csv) -o m {}",
-        "mkfifo pipe.csv; cat x.csv > pipe.csv & penstock fit pipe.csv -o m {}",
-        "(printf '\n\n'; cat x.csv) | penstock fit - -o m {}",
+        ("penstock fit - -o m {} < x.csv", ()),
+        ("penstock fit - -o m {} < x.csv", NAMES),
+        ("cat x.csv | penstock fit - -o m {}", NAMES),
+        ("cat x.csv | penstock fit /dev/stdin -o m {}", ()),
+        ("penstock fit <(cat x.csv) -o m {}", NAMES),
+        ("mkfifo pipe.csv; cat x.csv > pipe.csv & penstock fit pipe.csv -o m {}", NAMES),
+        ("(printf '\n\n'; cat x.csv) | penstock fit - -o m {}", ()),
+        ("(printf '\n\n'; cat x.csv) | penstock fit - -o m {}", NAMES),
     ],
 )
 def test_fit_reads_a_stream_once(line: str, header: tuple[str, ...], tmp_path: Path) -> None:
@@ -434,15 +435,26 @@ def test_what_a_stream_cannot_carry_is_said(model: Path, tmp_path: Path) -> None
 
 
 @needs_bash
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
-    "words", ["fit x.csv -o m --epochs 2 --hidden 8", "sample model.safetensors -n 5 -o m.npy", "info"]
+    ("words", "closed"),
+    [
+        ("fit x.csv -o m --epochs 2 --hidden 8", "2>&-"),
+        ("fit x.csv -o m --epochs 2 --hidden 8", "<&- >&- 2>&-"),
+        ("sample model.safetensors -n 5 -o m.npy", ">&- 2>&-"),
+        ("info", ">&-"),
+        ("info", "<&- >&- 2>&-"),
+    ],
 )
 def test_closed_standard_streams_are_no_error(words: str, closed: str, model: Path, tmp_path: Path) -> None:
     write(tmp_path / "x.csv", table())
     done = shell(f"penstock {words} {closed}", tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     assert words == "info" or any(path.name.startswith("m") for path in set(tmp_path.iterdir()) - {model})
+
+
+@needs_bash
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_an_error_is_one_whatever_streams_are_closed(closed: str, model: Path, tmp_path: Path) -> None:
     assert shell(f"penstock score {model} missing.npy {closed}", tmp_path).returncode == 1
 
 

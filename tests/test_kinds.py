@@ -1,250 +1,30 @@
-"""Laws of columns that are circles and boxes, alone, mixed with each other and with lines, free and given a context."""
+"""What circles and boxes alone have to obey; the laws of all supports are in ``test_supports.py``."""
 
 from __future__ import annotations
 
 import math
-import pickle
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import penstock as ps
-import reference
-from cases import ALL_KINDS, BACKENDS, BOX, KINDED, OPEN, PHASE, TURN, Case, assign, built, contexts, rng, support_scale
+from cases import ALL_KINDS, BOX, KINDED, OPEN, PHASE, TURN, Case, assign, built
 from helpers import assert_close, assert_same_bits, both_dtypes, each_backend, each_backend_numba_in_ci
-from penstock.spec import latent_kinds
 from penstock.training.supports import box_numbers, image
+from supports_table import BY_NAME, apart, each_of, points, supports, twin
 
 Array = np.ndarray[Any, Any]
-QUICK = (
-    "circle",
-    "free_kinds",
-    "autoregressive_kinds",
-    "kinds_given",
-)  # whose kernels Numba compiles in the quick suite
-BY_NAME = {case.name: case for case in KINDED}
-each_kinded = pytest.mark.parametrize(
-    ("case", "backend"),
-    [
-        pytest.param(
-            case,
-            backend,
-            id=f"{case.name}-{backend}",
-            marks=pytest.mark.slow if backend == "numba" and case.name not in QUICK else (),
-        )
-        for case in KINDED
-        for backend in BACKENDS
-    ],
-)
-
-
-def bare(flow: Any) -> ps.Flow:
-    return flow if isinstance(flow, ps.Flow) else flow.flow
-
-
-def supports(flow: Any) -> tuple[Any, ...]:
-    return bare(flow).spec.support
-
-
-def latents(case: Case, rows: int, flow: Any, dtype: str, *key: Any) -> Array:
-    """Points on the latent side, which fill circles and boxes."""
-    source = rng("kinded latents", case.name, *key)
-    z = case.spread * source.standard_normal((rows, flow.dim))
-    for i, kind in enumerate(latent_kinds(bare(flow).spec)):
-        if kind != "line":
-            z[:, i] = {"circle": math.pi, "box": 1.0}[kind] * source.uniform(-0.999, 0.999, rows)
-    return z.astype(np.float32).astype(dtype)
-
-
-def points(case: Case, rows: int, flow: Any, *key: Any) -> Array:
-    """Points on the data side, which fill circles and boxes."""
-    source = rng("kinded points", case.name, *key)
-    x = source.standard_normal((rows, flow.dim))
-    for j, own in enumerate(supports(flow)):
-        if own.kind == "line":
-            x[:, j] = np.exp(x[:, j]) if own.name == "interval" else x[:, j]
-        else:
-            x[:, j] = own.lo + (own.hi - own.lo) * source.uniform(0.001, 0.999, rows)
-    return x.astype(np.float32).astype(flow.dtype)
-
-
-def apart(flow: Any, a: Array, b: Array, *, latent: bool = False) -> Array:
-    """The distance of numbers, which on a circle is that of angles."""
-    d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    periods = [2 * math.pi if kind == "circle" else 0.0 for kind in latent_kinds(bare(flow).spec)]
-    if not latent:
-        periods = [own.hi - own.lo if own.kind == "circle" else 0.0 for own in supports(flow)]
-    for i, period in enumerate(periods):
-        if period:
-            d[..., i] -= period * np.round(d[..., i] / period)
-    return np.abs(d)
-
-
-def gap(flow: Any, x: Array) -> Array:
-    """The distance of every number from the nearer end of its column; 1 where it has none."""
-    found = np.ones(x.shape)
-    for j, own in enumerate(supports(flow)):
-        if own.name == "interval":
-            lo, hi = own.ends
-            found[:, j] = np.minimum(np.minimum(x[:, j] - lo, hi - x[:, j]), 1)
-    return found
-
-
-def spread(flow: Any, function: Any, at: Array, size: Array) -> Array:
-    """By how much rounding of points may move their images: row sums of the Jacobian times ``size``, by differences."""
-    total = np.zeros(at.shape)
-    for j in range(at.shape[1]):
-        step = np.zeros(at.shape)
-        step[:, j] = 1e-6 * np.minimum(size[:, j], 1)
-        up, down = (function(at + way * step)[0] for way in (1, -1))
-        d = np.minimum(np.abs(up - down), 1e-3)  # a turn at a seam is none
-        total += d / (2 * step[:, j : j + 1]) * size[:, j : j + 1]
-    return total
-
-
-def twin(flow: Any) -> Any:
-    """The same flow in float64."""
-    other = bare(flow).astype("float64")
-    return other if not flow.context_dim else type(flow)(other, flow.context)
 
 
 # -- the two directions -------------------------------------------------------------------------
 
 
-@each_kinded
-@both_dtypes
-def test_to_latent_undoes_to_data(case: Case, backend: str, dtype: str) -> None:
-    flow = built(case, backend, dtype)
-    z = latents(case, 130, flow, dtype)
-    x, log_det = flow.to_data(z)
-    back, log_det_back = flow.to_latent(x)
-    size = np.abs(np.asarray(x, np.float64))
-    for j, own in enumerate(supports(flow)):
-        if own.kind != "line":
-            size[:, j] = max(abs(own.lo), abs(own.hi))
-    double = twin(flow)
-    scale = (
-        1 + np.abs(z) + spread(flow, double.to_latent, np.asarray(x, np.float64), np.minimum(size, 1e3 * gap(flow, x)))
-    )
-    eps = np.finfo(dtype).eps
-    assert (apart(flow, back, z, latent=True) <= case.ulps * eps * scale).all()
-    scale = scale.sum(axis=1) * (1 + np.abs(log_det))
-    assert (np.abs(log_det + log_det_back) <= 4 * case.ulps * eps * scale).all()
-
-
-@each_kinded
-@both_dtypes
-def test_a_flow_agrees_with_the_reference(case: Case, backend: str, dtype: str) -> None:
-    flow = built(case, backend, dtype)
-    x, z = points(case, 130, flow), latents(case, 130, flow, dtype)
-    eps = np.finfo(dtype).eps * case.ulps * (8 if dtype == "float64" else 1)
-    wanted, log_det = reference.to_latent(flow, x)
-    found, log_det_found = flow.to_latent(x)
-    size = 1 + np.abs(wanted).max(axis=1, keepdims=True)
-    assert (apart(flow, found, wanted, latent=True) <= eps * size).all()
-    assert (np.abs(log_det_found - log_det) <= eps * size[:, 0]).all()
-    assert (np.abs(flow.log_prob(x) - reference.log_prob(flow, x)) <= eps * size[:, 0] ** 2).all()
-    wanted, log_det = reference.to_data(flow, z)
-    found, log_det_found = flow.to_data(z)
-    size = 1 + np.abs(wanted).max(axis=1, keepdims=True)
-    assert (apart(flow, found, wanted) <= eps * size).all()
-    assert (np.abs(log_det_found - log_det) <= eps * (1 + np.abs(z).max(axis=1)) ** 2).all()
-
-
-@each_kinded
-def test_log_det_is_that_of_a_numerical_jacobian(case: Case, backend: str) -> None:
-    flow = built(case, backend, "float64")
-    x, z = points(case, 5, flow), latents(case, 5, flow, "float64")
-    for function, at, latent, steps in (
-        (flow.to_latent, x, True, 1e-6 * gap(flow, x)),
-        (flow.to_data, z, False, np.full(z.shape, 1e-6)),
-    ):
-        jacobian = np.zeros((5, flow.dim, flow.dim))
-        for j in range(flow.dim):
-            unit = np.zeros(at.shape)
-            unit[:, j] = steps[:, j]
-            up, down = function(at + unit)[0], function(at - unit)[0]
-            turned = up - down
-            for i, kind in enumerate(latent_kinds(bare(flow).spec) if latent else bare(flow).spec.kinds):
-                if kind == "circle":
-                    period = 2 * math.pi if latent else supports(flow)[i].hi - supports(flow)[i].lo
-                    turned[:, i] -= period * np.round(turned[:, i] / period)
-            jacobian[:, :, j] = turned / (2 * steps[:, j : j + 1])
-        np.testing.assert_allclose(function(at)[1], np.linalg.slogdet(jacobian)[1], rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, id=c.name, marks=() if c.name in QUICK else pytest.mark.slow) for c in KINDED]
-)
-@both_dtypes
-def test_backends_agree(case: Case, dtype: str) -> None:
-    if len(BACKENDS) < 2:
-        pytest.skip("one backend alone")
-    one, other = (built(case, backend, dtype) for backend in BACKENDS)
-    x, z = points(case, 130, one), latents(case, 130, one, dtype)
-    cotangent, along = rng("cotangent").standard_normal((130, one.dim)), rng("along").standard_normal(130)
-    for call in (
-        lambda flow: flow.log_prob(x),
-        lambda flow: flow.to_data(z)[1],
-        lambda flow: flow.log_prob_and_grad(x),
-        lambda flow: flow.to_latent_vjp(x, cotangent, along),
-        lambda flow: flow.to_data_vjp(z, cotangent, along),
-        lambda flow: flow.sample_and_log_prob(100, rng=1)[1],
-    ):
-        for a, b in zip(_parts(call(one)), _parts(call(other)), strict=True):
-            size = np.abs(np.asarray(b, np.float64)).max(initial=1.0)
-            assert_close(a, b, 8 * case.ulps, dtype, scale=size)
-    assert apart(one, one.sample(100, rng=1), other.sample(100, rng=1)).max() < 180 * case.ulps * np.finfo(dtype).eps
-
-
-def _parts(result: Any) -> list[Array]:
-    return [part for part in (result if isinstance(result, tuple) else (result,)) if part is not None]
-
-
-@each_kinded
-@both_dtypes
-def test_a_row_has_the_same_bits_alone_and_in_a_batch_of_any_size(case: Case, backend: str, dtype: str) -> None:
-    flow = built(case, backend, dtype)
-    x, z = points(case, 131, flow), latents(case, 131, flow, dtype)
-    density, image_of, grad = flow.log_prob(x), flow.to_latent(x), flow.log_prob_and_grad(x)[1]
-    back, drawn = flow.to_data(z), flow.sample_and_log_prob(131, rng=5)
-    for rows in (1, 2, 7, 63, 64, 65, 130):
-        for some in (slice(rows), slice(131 - rows, None)):
-            assert_same_bits(flow.log_prob(x[some]), density[some])
-            assert_same_bits(flow.log_prob_and_grad(x[some])[1], grad[some])
-            for a, b in zip((*flow.to_latent(x[some]), *flow.to_data(z[some])), (*image_of, *back), strict=True):
-                assert_same_bits(a, b[some])
-        for a, b in zip(flow.sample_and_log_prob(rows, rng=5), drawn, strict=True):
-            assert_same_bits(a, b[:rows])
-    for i in (0, 63, 70, 130):
-        assert_same_bits(flow.log_prob(x[i]), density[i])
-        for a, b in zip((*flow.to_latent(x[i]), *flow.to_data(z[i])), (*image_of, *back), strict=True):
-            assert_same_bits(a, b[i])
-    for order in (np.asfortranarray(x), x[::-1].copy()[::-1], x.astype(np.float64)):
-        assert_same_bits(flow.log_prob(order), density)
-
-
-@each_kinded
-@both_dtypes
-def test_nan_stays_nan_in_its_row(case: Case, backend: str, dtype: str) -> None:
-    flow = built(case, backend, dtype)
-    clean = points(case, 66, flow)
-    for j in range(flow.dim):
-        for value in (math.nan, math.inf) if supports(flow)[j].kind == "circle" else (math.nan,):
-            x = clean.copy()
-            x[[0, 64], j] = value
-            assert np.isnan(flow.log_prob(x)[[0, 64]]).all()
-            assert_same_bits(np.delete(flow.log_prob(x), [0, 64]), np.delete(flow.log_prob(clean), [0, 64]))
-            assert np.isnan(flow.to_latent(x)[0][[0, 64]]).any(axis=1).all()
-
-
 # -- circles ------------------------------------------------------------------------------------
 
 
-@each_kinded
+@each_of(KINDED)
 @both_dtypes
 def test_whole_turns_change_nothing(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
@@ -305,7 +85,7 @@ def test_the_density_integrates_to_one_in_two_dimensions(name: str, backend: str
     assert abs(total - 1) < 2e-4
 
 
-@each_kinded
+@each_of(KINDED)
 @both_dtypes
 def test_samples_lie_within_and_carry_the_density_of_the_row_as_stored(case: Case, backend: str, dtype: str) -> None:
     flow = built(case, backend, dtype)
@@ -425,38 +205,6 @@ def test_a_row_of_a_narrow_box_that_rounding_has_moved_has_its_own_density(backe
     assert_close(density, again, 64, "float32", scale=1 + np.abs(again))
 
 
-@each_kinded
-@both_dtypes
-def test_outside_a_box_there_is_no_density_and_no_gradient(case: Case, backend: str, dtype: str) -> None:
-    flow = built(case, backend, dtype)
-    clean = points(case, 130, flow)
-    context = {} if not flow.context_dim else {"context": contexts(case, 130, flow)}
-    subject = bare(flow)
-    ones = np.ones(130, dtype)
-    wanted, (d_x, d_params, _) = subject.log_prob(clean, **context), subject.log_prob_vjp(clean, ones, **context)
-    for j, own in enumerate(supports(flow)):
-        if own.kind != "box":
-            continue
-        for value in (own.lo - 1, own.hi + 1, -math.inf, math.inf, np.nextafter(np.float32(own.hi), np.float32(1e9))):
-            x = clean.copy()
-            bad = [0, 63, 64, 129]
-            x[bad, j] = value
-            keep = np.setdiff1d(np.arange(130), bad)
-            density = subject.log_prob(x, **context)
-            assert (density[bad] == -math.inf).all()
-            assert_same_bits(density[keep], wanted[keep])
-            grad, of_params, _ = subject.log_prob_vjp(x, ones, **context)
-            assert (grad[bad] == 0).all()
-            assert_same_bits(grad[keep], d_x[keep])
-            some = {key: rows[keep] for key, rows in context.items()}
-            of_others = subject.log_prob_vjp(clean[keep], ones[keep], **some)[1]
-            np.testing.assert_allclose(of_params, of_others, rtol=1e-4, atol=1e-4 * np.abs(d_params).max(initial=1.0))
-            z, log_det = subject.to_latent(x, **context)
-            assert np.isnan(z[bad]).all()
-            assert np.isnan(log_det[bad]).all()
-            assert np.isfinite(z[keep]).all()
-
-
 @each_backend
 def test_a_narrow_column_in_a_wide_box_keeps_its_resolution(backend: str) -> None:
     source = np.random.default_rng(0)
@@ -493,67 +241,6 @@ def test_the_numbers_of_a_box_follow_the_half_of_the_rows_in_the_middle() -> Non
 
 
 # -- gradients ----------------------------------------------------------------------------------
-
-
-@each_kinded
-def test_gradients_match_differences(case: Case, backend: str) -> None:
-    flow = built(case, backend, "float64")
-    x, z = points(case, 6, flow, "gradients"), latents(case, 6, flow, "float64", "gradients")
-    over, along = rng("over").standard_normal((6, flow.dim)), rng("along").standard_normal(6)
-
-    def weighed(flow: Any, which: str, at: Array) -> float:
-        if which == "density":
-            return float(along @ flow.log_prob(at))
-        y, log_det = flow.to_latent(at) if which == "latent" else flow.to_data(at)
-        return float((over * y).sum() + along @ log_det)
-
-    for which, at, step, vjp in (
-        ("density", x, 1e-6 * gap(flow, x), flow.log_prob_vjp(x, along)),
-        ("latent", x, 1e-6 * gap(flow, x), flow.to_latent_vjp(x, over, along)),
-        ("data", z, np.full(z.shape, 1e-6), flow.to_data_vjp(z, over, along)),
-    ):
-        expected = np.zeros(at.shape)
-        for place in np.ndindex(*at.shape):
-            unit = np.zeros(at.shape)
-            unit[place] = step[place]
-            values = [weighed(flow, which, at + k * unit) for k in (-2, -1, 1, 2)]
-            expected[place] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step[place])
-        size = 1 + np.abs(expected).max(axis=0, keepdims=True)
-        np.testing.assert_allclose(vjp[0] / size, expected / size, rtol=0, atol=2e-5)
-        found, start, other = vjp[1], np.array(flow.params), flow.copy()
-        for k in rng("chosen", case.name).choice(len(start), min(len(start), 16), replace=False):
-            values = []
-            for way in (-1, 1):
-                moved = start.copy()
-                moved[k] += way * 1e-6
-                other.params = moved
-                values.append(weighed(other, which, at))
-            assert abs(found[k] - (values[1] - values[0]) / 2e-6) <= 2e-5 * (1 + np.abs(found).max())
-
-
-@pytest.mark.parametrize("name", ["kinds_given", "kinds_embedded"])
-@each_backend_numba_in_ci
-def test_gradients_of_the_context_match_differences(name: str, backend: str) -> None:
-    flow = built(BY_NAME[name], backend, "float64").flow
-    x, context = points(BY_NAME[name], 6, flow), contexts(BY_NAME[name], 6, flow)
-    found = flow.log_prob_and_grad(x, context, wrt="context")[1]
-    for place in np.ndindex(*context.shape):
-        unit = np.zeros(context.shape)
-        unit[place] = 1e-6
-        expected = (flow.log_prob(x, context + unit).sum() - flow.log_prob(x, context - unit).sum()) / 2e-6
-        assert abs(found[place] - expected) < 1e-5 * (1 + np.abs(found).max())
-
-
-@each_kinded
-def test_a_training_step_has_the_gradient_of_the_loss(case: Case, backend: str) -> None:
-    flow = bare(built(case, backend, "float32"))
-    x = points(case, 200, flow)
-    context = contexts(case, 200, flow) if flow.context_dim else None
-    weight = rng("weights").uniform(0, 2, 200)
-    loss, _, grad = flow.loss_and_grad(x, context, weight)
-    wanted = flow.log_prob_vjp(x, -weight.astype(np.float32), context)[1]
-    assert loss == pytest.approx(float(-(weight * flow.log_prob(x, context)).sum()), rel=1e-5)
-    np.testing.assert_allclose(grad, wanted, rtol=0, atol=2e-4 * np.abs(wanted).max())
 
 
 # -- what a user writes -------------------------------------------------------------------------
@@ -639,27 +326,6 @@ def test_a_support_that_is_none_is_refused(call: Any, error: type[Exception], me
 
 
 # -- files and training -------------------------------------------------------------------------
-
-
-@each_kinded
-@both_dtypes
-def test_a_file_keeps_kinds(case: Case, backend: str, dtype: str, tmp_path: Path) -> None:
-    flow = built(case, backend, dtype)
-    subject, context = bare(flow), flow.context if flow.context_dim else None
-    x = points(case, 20, flow)
-    subject.save(tmp_path / "flow.safetensors")
-    for other in (
-        ps.load(tmp_path / "flow.safetensors", backend=backend),
-        pickle.loads(pickle.dumps(subject)),
-        subject.copy(),
-        subject.astype("float64").astype(dtype),
-    ):
-        assert other.spec == subject.spec
-        assert_same_bits(other.log_prob(x, context), subject.log_prob(x, context))
-        assert other.to_bytes() == subject.to_bytes()
-    spec, tensors = reference.reader()["read"](tmp_path / "flow.safetensors")
-    assert len(spec["support"]) == subject.dim
-    assert len(tensors.get("support.numbers", ())) == len(support_scale(flow))
 
 
 @each_backend_numba_in_ci

@@ -189,7 +189,9 @@ class PlanBuilder:
         In an autoregressive step it is a function of those before each in ``b``.
         """
         start, kinds = self.n_params, self.kinds
-        own = [self._transform(transform, kinds[i]) for i in b]
+        # Flows of lines alone may have any transform: penstock.ops and old files do.
+        lines = set(self.slot_kinds) == {LINE}
+        own = [transform if lines else of_kind(transform, kinds[i]) for i in b]
         thetas = [len(each.theta_names) for each in own]
         source = "network" if conditioner is not None else "external" if external else "free"
         first = len(self._table.parts)
@@ -218,10 +220,6 @@ class PlanBuilder:
         )
         self._n_external += source == "external"
         self._rename(self._slots)
-
-    def _transform(self, transform: Transform, kind: str) -> Transform:
-        """That of a dimension. Flows of lines alone may have any: penstock.ops and old files do."""
-        return transform if set(self.slot_kinds) == {LINE} else of_kind(transform, kind)
 
     def _add_part(
         self, transform: Transform, source: str, members: Sequence[int], starts: Sequence[int], dims: Sequence[int]

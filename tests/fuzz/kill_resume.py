@@ -98,10 +98,10 @@ RUNS: dict[str, tuple[Callable[[str, str], Any], str, dict[str, Any]]] = {
 }
 
 
-def train(name: str, backend: str, *, longer: int = 1, **arguments: Any) -> Any:
+def train(name: str, backend: str, *, longer: float = 1, **arguments: Any) -> Any:
     """The flow of a run after its training, of so many times its epochs."""
     build, dtype, own = RUNS[name]
-    arguments["epochs"] = longer * {**COMMON, **own}["epochs"]
+    arguments["epochs"] = round(longer * {**COMMON, **own}["epochs"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build(dtype, backend).fit(table(1, ROWS, 3), **{**COMMON, **own, **arguments})

@@ -256,13 +256,30 @@ def test_every_recipe_takes_it(recipe: str, dim: int) -> None:
     assert np.isnan(flow.log_prob(x, [0.0, 0.0])).all()
 
 
+def test_a_base_that_the_context_chooses_reads_it_in_the_same_way() -> None:
+    base = ps.Product([ps.StudentT(1, conditioner=ps.MLP((4,))), ps.GaussianMixture(1, 2, conditioner=ps.MLP((4,)))])
+    layers = [ps.Elementwise(ps.Affine())]
+    flow = ps.Flow(base, layers, context_dim=6, context_support=CONTEXTS, dtype="float64", rng=0)
+    plain = ps.Flow(base, layers, context_dim=7, dtype="float64", rng=0)
+    flow.params = plain.params = 0.5 * rng("base").standard_normal(flow.n_params)
+    x, c = rng("base rows").standard_normal((70, 2)), some(70)
+    for rows, mapped in ((c, features(c)), (c[2], features(c)[2])):
+        np.testing.assert_allclose(flow.log_prob(x, rows), plain.log_prob(x, mapped), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(flow.sample(5, rows, rng=0), plain.sample(5, mapped, rng=0), rtol=1e-9, atol=1e-9)
+    assert flow.log_prob(x[0], c).std() > 0.1
+
+
 def test_parts_of_a_flow_keep_it() -> None:
     flow = ps.nsf_ar(
         3, layers=2, hidden=(8,), mixing="none", order=(0, 1, 2), context_dim=6, context_support=CONTEXTS, rng=0
     )
     flow.params = 0.3 * rng("parts").standard_normal(flow.n_params)
+    numbers = standardisation(flow)
+    numbers[-4:] = 1.7, 10.3, 0.2, 0.6  # s, m and s of the box, s
+    assign(flow, buffers=numbers)
     x = rng("parts of").standard_normal((5, 3))
     first = flow.marginal([0])
+    assert_same_bits(standardisation(first)[2:], numbers[6:])
     assert first.spec.context_support == SUPPORT
     rest = flow.given(INSIDE).conditional({0: 0.5})
     whole = flow.log_prob(np.column_stack([np.full(5, 0.5), x[:, 1:]]), INSIDE)

@@ -150,9 +150,8 @@ class EngineHandle {
       const T *d_z = lent<T, false>(d_out, "d_out", {rows, plan().dim});
       const T *d_weights = lent<T, false>(d_log_weight, "d_log_weight", {rows});
       double *gradient = needed<double, true>(d_params, "d_params", {plan().n_params});
-      without_gil([&] {
-        engine.latents_vjp(packed, numbers, chosen, given, rows, d_z, d_weights, gradient, poll_signals);
-      });
+      without_gil(
+          [&] { engine.latents_vjp(packed, numbers, chosen, given, rows, d_z, d_weights, gradient, poll_signals); });
     });
   }
 

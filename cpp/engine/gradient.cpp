@@ -321,16 +321,16 @@ void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *pa
 }
 
 // NOLINTBEGIN(bugprone-macro-parentheses): T is a type
-#define PENSTOCK_INSTANTIATE(T)                                                                                       \
-  template Keep Engine<T>::keep() const;                                                                              \
-  template void Engine<T>::vjp(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, RowValues,  \
-                               const Cotangents<T> &, Poll) const;                                                    \
+#define PENSTOCK_INSTANTIATE(T)                                                                                        \
+  template Keep Engine<T>::keep() const;                                                                               \
+  template void Engine<T>::vjp(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, RowValues,   \
+                               const Cotangents<T> &, Poll) const;                                                     \
   template void Engine<T>::latents_vjp(const Packed<T> &, const Draws &, const Components &, const Context &, int64_t, \
-                                       const T *, const T *, double *, Poll) const;                                   \
-  template LossSums Engine<T>::batch_gradient(const Packed<T> &, const Batch &, const SampleWeights &,                \
-                                              const TrainingRows &, SliceGradients<T> &, int &, Poll) const;          \
-  template LossSums Engine<T>::loss_and_grad(const Packed<T> &, const Batch &, const SampleWeights &, double *, Poll) \
-      const;                                                                                                          \
+                                       const T *, const T *, double *, Poll) const;                                    \
+  template LossSums Engine<T>::batch_gradient(const Packed<T> &, const Batch &, const SampleWeights &,                 \
+                                              const TrainingRows &, SliceGradients<T> &, int &, Poll) const;           \
+  template LossSums Engine<T>::loss_and_grad(const Packed<T> &, const Batch &, const SampleWeights &, double *, Poll)  \
+      const;                                                                                                           \
   template void Engine<T>::adam(const AdamSettings &, const double *, T *, T *, T *) const;
 // NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)

@@ -312,14 +312,14 @@ void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &number
     const auto store_at = [&](int64_t d, D value)
                               __attribute__((always_inline)) { narrow<T>(state + block.dims[d] * stride + r, value); };
     if (block.kind == base_student_t) {
-      each_student<D>(block, numbers, draws, r, [&](int64_t d, const StudentOf<D> &of, const Bits<D> *words)
-                                                    __attribute__((always_inline)) {
-                                                      D sine, cosine;
-                                                      sincos_turn<D>(words[1], sine, cosine);
-                                                      const D w = student_exponent<D>(words[0], of.nu);
-                                                      // u^(-2 / nu) - 1 = (1 - e^2w) e^-2w
-                                                      store_at(d, sqrt<D>(-of.nu * expm1<D>(w + w)) * exp<D>(-w) * cosine);
-                                                    });
+      each_student<D>(block, numbers, draws, r,
+                      [&](int64_t d, const StudentOf<D> &of, const Bits<D> *words) __attribute__((always_inline)) {
+                        D sine, cosine;
+                        sincos_turn<D>(words[1], sine, cosine);
+                        const D w = student_exponent<D>(words[0], of.nu);
+                        // u^(-2 / nu) - 1 = (1 - e^2w) e^-2w
+                        store_at(d, sqrt<D>(-of.nu * expm1<D>(w + w)) * exp<D>(-w) * cosine);
+                      });
       continue;
     }
     reading<D>(numbers, r, [&](auto read) __attribute__((always_inline)) {

@@ -9,14 +9,16 @@ import numpy as np
 
 from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng
+from penstock.base import Uniform, blocks
 from penstock.columns import worded
 from penstock.conditionals import Conditional
+from penstock.groups import LINE
 from penstock.marginals import Marginal, Proposed
 from penstock.montecarlo import MonteCarlo
 from penstock.plan import Plan
 from penstock.restricted import closure, restricted
 from penstock.sections import TOLERANCES
-from penstock.spec import FlowSpec
+from penstock.spec import FlowSpec, latent_kinds
 from penstock.state import Snapshot
 
 MOST = 2  # columns that quadrature takes
@@ -86,7 +88,8 @@ class Parts(MonteCarlo):
         Raises
         ------
         ValueError
-            Where more than two columns would have to be integrated out, and there is no proposal; for columns that the flow has
+            Where more than two columns would have to be integrated out, or any with a ``Uniform`` base on lines, whose pieces
+            quadrature may miss, and there is no proposal; for columns that the flow has
             not; where none would be left out. For a flow with a context, unless exact: ``flow.given(context).marginal``.
 
         Examples
@@ -220,6 +223,12 @@ class Parts(MonteCarlo):
     def _proposed(self, hidden: Sequence[int], proposal: Any, n: Any, rng: Any, of: str) -> Proposed | None:
         """Draws of the proposal, with their log-densities; None where quadrature does without."""
         if proposal is None:
+            if _abrupt(self._spec) and hidden:
+                raise ValueError(
+                    f"the density of {of} needs an integral over {worded(hidden, self._columns)}, and quadrature may miss pieces "
+                    "of a density with a ps.Uniform base on lines, which ends abruptly. Give proposal=, a density of these with "
+                    "sample(n, rng=) and log_prob, or declare the ends of columns as their support"
+                )
             if len(hidden) <= MOST:
                 return None
             raise ValueError(
@@ -253,3 +262,9 @@ class Parts(MonteCarlo):
                 f"proposal must have the columns {columns.listed(wanted)}, and has {columns.listed(names)}"
             )
         return [names.index(name) for name in wanted]
+
+
+def _abrupt(spec: FlowSpec) -> bool:
+    """Whether the base ends where no support does: a uniform one on lines."""
+    kinds = latent_kinds(spec)
+    return any(isinstance(base, Uniform) and kinds[slot] == LINE for base, dims in blocks(spec.base) for slot in dims)

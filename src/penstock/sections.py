@@ -14,18 +14,14 @@ import numpy as np
 from penstock import latent
 from penstock._typing import Array
 from penstock._warn import TargetWarning, warn
-from penstock.base import Uniform, blocks
 from penstock.coordinates import Line
-from penstock.groups import LINE
 from penstock.plan_table import read
 from penstock.quadrature import Panels, integrate
-from penstock.spec import latent_kinds
 from penstock.support import Real
 from penstock.weights import RELIABLE, summary
 
 DRAWS = 4096  # which tell where a column lies
 ROWS = 1 << 16  # evaluated together
-FINER = 8  # parts of a first panel where a density ends abruptly, and no slope tells where it lies
 TOGETHER = (1024, 16)  # integrals together, over one and over two columns
 INNER = 0.25  # tolerance of the inner integrals, of that of the outer ones
 TOLERANCES = (1e-4, 1e-3)  # over one and over two columns, which take about 1e3 and 1e6 evaluations a row
@@ -81,16 +77,6 @@ class Joint:
         """The coordinates of a column where others are known."""
         support = self.flow._spec.support
         return Line(support[column] if support else Real(), column, known)
-
-    @property
-    def abrupt(self) -> bool:
-        """Whether the base ends where no support does: a uniform one on lines."""
-        kinds = latent_kinds(self.flow._spec)
-        return any(
-            isinstance(base, Uniform) and kinds[slot] == LINE
-            for base, dims in blocks(self.flow._spec.base)
-            for slot in dims
-        )
 
     def slots(self) -> list[int]:
         """The place of each column on the latent side."""
@@ -149,10 +135,6 @@ class Section:
             line.settle(draws[:, column], draws[:, some])
             for line, column, some in zip(self._lines, hidden, before, strict=True)
         ]
-        if joint.abrupt:
-            self._edges = [
-                np.interp(np.arange(FINER * (len(e) - 1) + 1) / FINER, np.arange(len(e)), e) for e in self._edges
-            ]
 
     def evidence(self, rows: Array) -> Evidence:
         """The density of the known columns, (rows, known), the hidden ones integrated out."""

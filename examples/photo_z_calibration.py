@@ -57,13 +57,14 @@ def main() -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained", sharey=True)
+    lowest: list[float] = []
     for ax, (name, model) in zip(axes, (("trained for too long", flow), ("recalibrated", better)), strict=True):
         found = ps.diagnostics.hdr_coverage(model, z[test], magnitudes[test], rng=0)
         found.plot(ax)
         share, error = found.at(0.9)
         ax.set_title(f"{name}: regions of 90 % hold {100 * share[0]:.1f} ± {100 * error[0]:.1f} %", fontsize=10)
-    limit = max(abs(y) for ax in axes for y in ax.get_ylim())
-    axes[0].set_ylim(-limit, limit)
+        lowest.append(-float(found.distance[0]))
+    axes[0].set_ylim(1.15 * min(lowest), 0.04)  # shared by both
     path = given.output / "photo-z-calibration.png"
     figure.savefig(path, dpi=150)
     print(f"picture: {path}")

@@ -154,6 +154,18 @@ def test_what_is_right_passes_and_what_is_wrong_is_measured(check: Callable[...,
                 assert wanted in text, (kind, s, text)
 
 
+def test_the_energy_distance_is_that_of_its_definition() -> None:
+    from scipy.stats import energy_distance
+
+    X = np.random.default_rng(0).normal(size=(150, 2)) * [1.0, 7.0] + [0.0, 3.0]
+    weight = np.random.default_rng(1).uniform(size=150)
+    found = diagnostics.marginals(scaled(1.0), X, draws=400, sample_weight=weight, rng=0)
+    for j in range(2):
+        sigma = math.sqrt(np.cov(X[:, j], aweights=weight, bias=True))
+        exact = energy_distance(X[:, j] / sigma, found.draws[:, j] / sigma, weight) ** 2
+        assert found.energy[j] == pytest.approx(exact, rel=0.02)  # sigma has one degree of freedom less
+
+
 def test_c2st_finds_the_accuracy_that_is_possible() -> None:
     shift = 1.0  # the best answer is right with Phi(shift / 2)
     generator = np.random.default_rng(0)

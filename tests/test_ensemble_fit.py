@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -185,6 +186,7 @@ def test_no_more_threads_compute_than_there_are() -> None:
         with lock:
             busy += 1
             most = max(most, busy * ps.num_threads())
+        time.sleep(0.002)
         try:
             return plain(self, *arguments, **more)
         finally:
@@ -365,6 +367,27 @@ def test_a_checkpoint_resumes_with_the_same_bits(case: str, tmp_path: Path) -> N
     assert [own.validation_loss for own in resumed.history] == [own.validation_loss for own in whole.history]
     assert path.read_bytes() == resumed.to_bytes() == whole.to_bytes()
     assert [other.name for other in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_member_that_has_ended_stays_in_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    over: list[int] = []
+
+    def watch(state: ps.TrainingState) -> bool:
+        if state.member == 0:
+            over.append(state.epoch)
+        elif over and state.epoch > 2:
+            raise MineError
+        return state.member == 0
+
+    for _ in range(2):
+        with pytest.raises(MineError):
+            ps.Ensemble(recipe, 3, rng=0).fit(ROWS, epochs=300, rng=7, checkpoint=path, callbacks=watch)
+        held = ps.load(path)
+        assert isinstance(held, ps.Ensemble)
+        assert held.fitted
+        assert held.history[0].stopped == "callback"
+    assert over == [1]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

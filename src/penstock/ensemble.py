@@ -620,7 +620,7 @@ def _built(source: Any, n: Any, rng: Rng) -> list[Flow]:
             raise ValueError("an ensemble needs members, got none")
         for k, flow in enumerate(source):
             _validate.instance(flow, (Flow,), name=f"flow_or_recipe[{k}]")
-        return [flow.copy() for flow in source]
+        return list(source)
     n = _validate.positive_int(n, name="n")
     children = seeds(_validate.seed(rng), n)
     if isinstance(source, Flow):

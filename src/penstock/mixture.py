@@ -184,13 +184,11 @@ class Mixture(Runner):
         for own, numbers, share in zip(self.members, packed.members, shares, strict=True):
             d_value = (share * d_log_det).astype(self._dtype)
             found = own.vjp(numbers, False, x, None, d_value, context, base=True, params=params, contexts=contexts)
-            d_x += _counting(found.x, share)
+            d_x += found.x
             if found.params is not None:
                 d_params.append(found.params)
             if found.context is not None:
-                part = found.context if found.context.dtype != self._dtype else found.context.astype(np.float64)
-                rows = found.context.shape[:1] == x.shape[:1]
-                d_context = (0 if d_context is None else d_context) + (_counting(part, share) if rows else part)
+                d_context = found.context.astype(np.float64) + (0 if d_context is None else d_context)
         if d_context is not None and context is not None and context.ndim == 2 and len(context) == len(x):
             d_context = d_context.astype(self._dtype)
         return Gradients(
@@ -217,10 +215,3 @@ class Mixture(Runner):
         values = self.log_prob(packed, x, context, dtype=np.dtype(np.float64))
         assert found.params is not None
         return float(-(scaled * values).sum() * unit), float(scaled.sum() * unit), found.params * unit
-
-
-def _counting(gradient: Array, share: Array) -> Array:
-    """Gradients of rows as float64, 0 where the share of the member is: it may lie where its own are no numbers."""
-    counted = gradient.astype(np.float64)
-    counted[share == 0] = 0
-    return counted

@@ -79,6 +79,7 @@ KERNEL_ROOMS = (
     "cpp/isa/rows.hpp",
     "cpp/isa/doubles.hpp",
     "cpp/isa/groups.hpp",
+    "cpp/isa/mixtures.hpp",
     "cpp/isa/supports.hpp",
     "cpp/isa/contexts.hpp",
     "cpp/isa/bases.hpp",
@@ -136,11 +137,14 @@ def test_user_arrays_are_converted_at_the_front_door_alone() -> None:
     assert found == []
 
 
+RUNNERS = ("runner.py", "mixture.py")  # of a flow, and of several
+
+
 def test_outputs_are_allocated_in_the_runner_alone() -> None:
     found = [
         f"{path.name}:{line}"
         for path in sources(*SHELL)
-        if path.name != "runner.py"
+        if path.name not in RUNNERS
         for name, line in calls(path)
         if name in ("np.empty", "np.empty_like")
     ]
@@ -157,6 +161,7 @@ ENGINE_CALLS = {
     "adam",
     "pack",
     "Engine",
+    "Mixture",
     "Trainer",
     "row_order",
 }
@@ -166,7 +171,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
     found = [
         f"{path.name}:{line}"
         for path in sources(*SHELL)
-        if path.name != "runner.py"
+        if path.name not in RUNNERS
         for name, line in calls(path)
         if name.rpartition(".")[0].rpartition(".")[2] in ("engine", "_engine", "backend", "_backend")
         if name.rpartition(".")[2] in ENGINE_CALLS
@@ -176,12 +181,12 @@ def test_the_runner_alone_calls_the_engine() -> None:
 
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
-    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "recalibrate", "diagnostics", "reverse",
-    "given", "parts", "conditionals", "marginals", "sections", "coordinates", "restricted", "quadrature",
-    "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
-    "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",
-    "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "groups", "_mixture", "_normal",
-    "_files", "_validate",
+    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "models", "ensemble", "members_fit", "flow",
+    "trained", "recalibrate", "diagnostics", "reverse", "given", "parts", "conditionals", "marginals", "sections",
+    "coordinates", "restricted", "quadrature", "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames",
+    "_versions", "_describe", "infer", "training", "files", "ops", "histories", "history", "weights", "targets", "mixture",
+    "runner", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec", "layers", "base", "conditioners",
+    "transforms", "lattice", "support", "groups", "_mixture", "_normal", "_files", "_validate",
     "columns", "_warn", "_html", "_typing",
 )  # fmt: skip
 

@@ -142,7 +142,7 @@ class EngineHandle {
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
       const Context given = context_of(handle, context, rows);
-      const Draws numbers = draws_of(seed, context_row, first_draw, given, rows);
+      const Draws numbers = draws(seed, context_row, first_draw, given, rows);
       const Components chosen = components_of(components, rows);
       T *z = lent<T, true>(out, "out", {rows, plan().dim});
       double *weights = lent<double, true>(log_weight, "log_weight", {rows});
@@ -156,7 +156,7 @@ class EngineHandle {
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = d_out.ndim() == 2 ? d_out.shape(0) : 0;
       const Context given = context_of(handle, context, rows);
-      const Draws numbers = draws_of(seed, context_row, first_draw, given, rows);
+      const Draws numbers = draws(seed, context_row, first_draw, given, rows);
       const Components chosen = components_of(components, rows);
       const T *d_z = lent<T, false>(d_out, "d_out", {rows, plan().dim});
       const T *d_weights = lent<T, false>(d_log_weight, "d_log_weight", {rows});

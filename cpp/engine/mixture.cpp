@@ -218,7 +218,7 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
             context_rows[r] = context_row(row);
             draw_numbers[r] = number_of_draw(row);
           }
-          walk.draw(draws.seed, context_rows, draw_numbers, to);
+          walk.draw(TileDraws{draws.seed, context_rows, draw_numbers}, to);
         },
         [](const Tile<T> &) {});
     for (int r = 0; r < some.count; r++) {

@@ -154,6 +154,17 @@ def test_what_is_right_passes_and_what_is_wrong_is_measured(check: Callable[...,
                 assert wanted in text, (kind, s, text)
 
 
+def test_the_distance_of_cramer_and_von_mises_is_that_of_its_definition() -> None:
+    from scipy.stats import cramervonmises_2samp
+
+    X = 1.3 * np.random.default_rng(0).normal(size=(300, 1))
+    found = diagnostics.marginals(scaled(1.0, 1), X, draws=500, rng=0)
+    n, m = 300, 500
+    T = cramervonmises_2samp(X[:, 0], found.draws[:, 0]).statistic
+    assert found.cramer[0] == pytest.approx(6 * T * (n + m) / (n * m), rel=1e-9)
+    assert 0.2 < found.cramer_error[0] / found.cramer[0] < 2
+
+
 def test_the_energy_distance_is_that_of_its_definition() -> None:
     from scipy.stats import energy_distance
 

@@ -14,7 +14,7 @@ import pytest
 
 import penstock as ps
 from cases import assign
-from helpers import assert_same_bits, derivative, each_backend
+from helpers import assert_same_bits, derivative, each_backend_numba_in_ci
 from penstock.recalibrate import LatentEnd, Rows, recalibrated
 
 Array = np.ndarray[Any, Any]
@@ -227,7 +227,7 @@ def parts_at(members: Any, X: Array, log_scale: float) -> Any:
     return [end.parts(end.scaled(log_scale)) for end in ends]
 
 
-@each_backend
+@each_backend_numba_in_ci
 def test_backends_agree_on_a_recalibrated_flow(backend: str) -> None:
     flow = ps.realnvp(2, layers=2, hidden=(6,), dtype="float64", backend=backend, rng=0)
     X = 1.3 * np.random.default_rng(0).normal(size=(700, 2))

@@ -116,7 +116,9 @@ def test_a_report_is_the_same_twice_and_weights_count() -> None:
     assert again.lines() == weighted.lines()
 
 
-@pytest.mark.parametrize("dim", [1, 2, 7, 12])
+@pytest.mark.parametrize(
+    "dim", [pytest.param(1, marks=pytest.mark.slow), 2, 7, pytest.param(12, marks=pytest.mark.slow)]
+)
 def test_no_words_of_the_picture_overlap(dim: int, tmp_path: Path) -> None:
     flow = normal(dim, 0.9)
     flow.columns = [f"column <{j}>" for j in range(dim)]

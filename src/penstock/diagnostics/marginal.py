@@ -44,8 +44,9 @@ class Marginals:
     distance, distance_error : arrays of shape (dim,)
         The largest difference of the distribution functions (Kolmogorov, Smirnov), and the standard error of the difference
         there.
-    cramer : array of shape (dim,)
-        The mean square of their difference over rows and draws (Cramer, von Mises), times 6, so that it lies between 0 and 2.
+    cramer, cramer_error : arrays of shape (dim,)
+        The mean square of their difference over rows and draws (Cramer, von Mises), times 6, so that it
+        lies between 0 and 2, and its standard error by the jackknife.
     energy, energy_error : arrays of shape (dim,)
         ``2 int (F - G)^2 dx``, the energy distance, in standard deviations, and its standard error by the jackknife.
     p_values : array of shape (dim,)
@@ -67,6 +68,7 @@ class Marginals:
     distance: Array
     distance_error: Array
     cramer: Array
+    cramer_error: Array
     energy: Array
     energy_error: Array
     p_values: Array
@@ -214,14 +216,15 @@ def marginals_of(subject: Subject, draws: int = DRAWS) -> Marginals:
     found = []
     for j in range(subject.dim):
         columns = [(subject.X[:, j] / sigma[j], subject.weight), (y[:, j] / sigma[j], own)]
-        found.append((*_distances(columns, sizes), *_energy(columns, order)))
-    distance, distance_error, cramer, p_values, energy, energy_error = (
-        np.array(values) for values in zip(*found, strict=True)
+        (energy, cramer), errors = _energy(columns, order)
+        found.append((*_distances(columns, sizes), cramer, errors[1], energy, errors[0]))
+    distance, distance_error, p_values, cramer, cramer_error, energy, energy_error = map(
+        np.array, zip(*found, strict=True)
     )
     outside = ((y < subject.X.min(axis=0)) | (y > subject.X.max(axis=0))).mean(axis=0)
     return Marginals(
-        subject.names, shift, shift_error, width, width_error, distance, distance_error, cramer, energy, energy_error, p_values,
-        outside, sizes, subject.X, y, subject.weight,
+        subject.names, shift, shift_error, width, width_error, distance, distance_error, cramer, cramer_error,
+        energy, energy_error, p_values, outside, sizes, subject.X, y, subject.weight,
     )  # fmt: skip
 
 
@@ -235,20 +238,20 @@ def _functions(columns: list[tuple[Array, Array | None]]) -> tuple[Array, list[A
     return every, heights
 
 
-def _distances(
-    columns: list[tuple[Array, Array | None]], sizes: tuple[float, float]
-) -> tuple[float, float, float, float]:
-    """The distance of Kolmogorov with its error, that of Cramer and von Mises, and the p-value of the first."""
+def _distances(columns: list[tuple[Array, Array | None]], sizes: tuple[float, float]) -> tuple[float, float, float]:
+    """The distance of Kolmogorov with its error and its p-value."""
     _, (own, other) = _functions(columns)
     k = int(np.argmax(abs(own - other)))
     distance = float(abs(own - other)[k])
     error = float(np.sqrt(own[k] * (1 - own[k]) / sizes[0] + other[k] * (1 - other[k]) / sizes[1]))
     size = 1 / (1 / sizes[0] + 1 / sizes[1])
-    return distance, error, float(6 * ((own - other) ** 2).mean()), kolmogorov(distance, size)
+    return distance, error, kolmogorov(distance, size)
 
 
-def _energy(columns: list[tuple[Array, Array | None]], order: list[Array]) -> tuple[float, float]:
-    """The energy distance, and its error by the jackknife: without one of 20 groups of the rows, or of the draws, at a time.
+def _energy(columns: list[tuple[Array, Array | None]], order: list[Array]) -> tuple[Array, Array]:
+    """The energy distance and that of Cramer and von Mises, with errors by the jackknife.
+
+    One of 20 groups of the rows, or of the draws, is left out at a time.
 
     One sorting serves for all: what a group adds to its distribution function is a sum along the others' order, too.
     """
@@ -261,17 +264,18 @@ def _energy(columns: list[tuple[Array, Array | None]], order: list[Array]) -> tu
     side = place >= len(columns[0][0])
     sums = [np.cumsum(np.where(side == k, weight, 0.0)) for k in (False, True)]
 
-    def distance(own: list[Array]) -> float:
-        return float(2 * (gaps * (own[0] / own[0][-1] - own[1] / own[1][-1])[:-1] ** 2).sum())
+    def distance(own: list[Array]) -> Array:
+        squares = (own[0] / own[0][-1] - own[1] / own[1][-1]) ** 2
+        return np.array([2 * (gaps * squares[:-1]).sum(), 6 * squares.mean()])
 
-    variance = 0.0
+    variance = np.zeros(2)
     for k in (0, 1):
         parts = []
         for g in range(GROUPS):
             rest = sums[k] - np.cumsum(np.where((side == bool(k)) & (group == g), weight, 0.0))
             parts.append(distance([rest, sums[1]] if k == 0 else [sums[0], rest]))
-        variance += float(np.var(parts)) * (GROUPS - 1)
-    return distance(sums), float(np.sqrt(variance))
+        variance += np.var(parts, axis=0) * (GROUPS - 1)
+    return distance(sums), np.sqrt(variance)
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------

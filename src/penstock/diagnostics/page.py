@@ -22,6 +22,7 @@ from penstock.diagnostics.scores import crps_of
 from penstock.diagnostics.statistics import effective_size, mean_with_error, pm
 from penstock.diagnostics.subject import Model, Subject
 from penstock.diagnostics.twosample import c2st_of
+from penstock.given import Given
 
 WIDTH = 110
 FEWEST = 50
@@ -273,6 +274,6 @@ def _described(subject: Subject) -> str:
         width = subject.contexts.shape[1]
         own = ", ".join(contexts[:8]) if contexts else f"{width} variable{'s' if width > 1 else ''}"
         given = f" given {own}"
-    elif subject._fixed or hasattr(owner, "flow"):
+    elif subject._fixed or isinstance(owner, Given):
         given = " at one context"
     return f"a {what} of {subject.dim} column{'s' if subject.dim > 1 else ''} ({names}){given}"

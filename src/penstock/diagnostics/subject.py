@@ -12,6 +12,7 @@ import numpy as np
 from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.diagnostics.statistics import effective_size
+from penstock.given import Given
 from penstock.support import Support, ends_of, kinds
 
 BLOCK = 1 << 20  # numbers of draws together
@@ -114,7 +115,7 @@ class Subject:
             if expected:
                 raise ValueError(f"the model has a context of {expected} variables: give context")
             return
-        if expected == 0 or hasattr(model, "flow"):
+        if expected == 0 or isinstance(model, Given):
             raise ValueError("context was given, but the model takes none")
         names = tuple(getattr(model, "context_columns", None) or ())
         values = columns.matched(context, names, expected or -1, name="context", attribute="context_columns").values

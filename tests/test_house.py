@@ -120,7 +120,7 @@ def calls(path: Path) -> Iterator[tuple[str, int]]:
             yield ast.unparse(node.func), node.lineno
 
 
-SHELL = tuple(f"src/penstock/{room}*.py" for room in ("", "layers/", "transforms/", "training/"))
+SHELL = tuple(f"src/penstock/{room}*.py" for room in ("", "layers/", "transforms/", "training/", "sbi/"))
 
 
 def test_user_arrays_are_converted_at_the_front_door_alone() -> None:
@@ -163,7 +163,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
 
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
-    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "recipes", "flow", "reverse", "given", "parts",
+    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "sbi", "recipes", "flow", "reverse", "given", "parts",
     "conditionals", "marginals", "sections", "restricted", "quadrature",
     "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
     "training", "files", "ops", "history", "weights", "targets", "runner", "_backend", "_core", "_numba", "state", "plan",

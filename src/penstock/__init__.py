@@ -40,6 +40,7 @@ from penstock.verbs import key
 if TYPE_CHECKING:
     from penstock.files.model import FileFormatError
     from penstock.infer import infer_support
+    from penstock.sbi import nle, npe
     from penstock.training.diagnosis import TrainingError
     from penstock.training.optim import Adam, AdamW
 
@@ -100,6 +101,8 @@ __all__ = [
     "load",
     "maf",
     "nice",
+    "nle",
+    "npe",
     "nsf",
     "nsf_ar",
     "num_threads",
@@ -120,9 +123,11 @@ _LAZY = {
     "FileFormatError": "penstock.files.model",
     "TrainingError": "penstock.training.diagnosis",
     "infer_support": "penstock.infer",
+    "nle": "penstock.sbi",
+    "npe": "penstock.sbi",
 }
 # Modules that are imported when somebody asks for them.
-_MODULES = ("cli", "demo", "training")
+_MODULES = ("cli", "demo", "sbi", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -207,7 +207,9 @@ def test_simulations_that_are_not_finite_and_constant_columns_are_left_out_aloud
     with pytest.warns(ps.DataWarning) as said:
         posterior = quick(theta, x, sample_weight=weight)
     words = [str(one.message) for one in said]
-    assert any("3 of 300 simulations hold NaN or infinity (2 in theta, 2 in x; the first is row 7)" in one for one in words)
+    assert any(
+        "3 of 300 simulations hold NaN or infinity (2 in theta, 2 in x; the first is row 7)" in one for one in words
+    )
     assert any("column 2 of x is constant in all simulations and left out" in one for one in words)
     kept = np.delete(np.arange(300), [7, 9, 11])
     clean = quick(theta[kept], x[kept, :2])

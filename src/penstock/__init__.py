@@ -24,12 +24,15 @@ from penstock._warn import (
 from penstock.base import GaussianMixture, Normal, Product, StandardNormal, StudentT, Uniform
 from penstock.conditionals import Conditional
 from penstock.conditioners import MLP
-from penstock.flow import Flow, TrainingState, from_bytes, load, save
+from penstock.ensemble import Ensemble
+from penstock.flow import Flow, TrainingState
 from penstock.given import Given
 from penstock.groups import Ordered, Simplex, ordered, simplex
+from penstock.histories import EnsembleHistory
 from penstock.history import History
 from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, LULinear, Permutation
 from penstock.marginals import Marginal
+from penstock.models import from_bytes, load, save
 from penstock.montecarlo import importance
 from penstock.recipes import glow, iaf, maf, nice, nsf, nsf_ar, realnvp
 from penstock.spec import FlowSpec
@@ -61,6 +64,8 @@ __all__ = [
     "DataWarning",
     "DiscreteWarning",
     "Elementwise",
+    "Ensemble",
+    "EnsembleHistory",
     "FileFormatError",
     "Flow",
     "FlowSpec",

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from penstock import _backend, _validate, columns
+from penstock import _backend, _validate
 from penstock._describe import describe
 from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
 from penstock._warn import ModelWarning, warn
 from penstock.base import BASES, AnyBase
 from penstock.columns import Names
 from penstock.conditioners import MLP
-from penstock.given import Given
 from penstock.history import Epoch, History
 from penstock.lattice import Lattice
 from penstock.layers import ActNorm, Layer
-from penstock.parts import Parts
 from penstock.plan import Plan, compile_plan
 from penstock.reverse import ReverseKL
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, circular_layers, resolved_spec
 from penstock.state import Snapshot, initial, named
 from penstock.support import SupportLike, resolved
+from penstock.trained import Trained, files_of_models, free_lock
 
 if TYPE_CHECKING:
     from penstock.files import model
@@ -77,7 +75,7 @@ OWN = frozenset(
 )  # fmt: skip
 
 
-class Flow(ReverseKL, Parts):
+class Flow(Trained, ReverseKL):
     """A normalizing flow, composed from a base density and layers.
 
     It maps data ``x`` to latents ``z`` by an invertible function ``f``, which layers compose, and has the density
@@ -152,6 +150,7 @@ class Flow(ReverseKL, Parts):
         self._plan = plan
         self._snapshot = snapshot
         self._backend = backend
+        self._fit_lock = free_lock()
         self._asked = asked  # the backend as it was asked for, which is what travels with a pickle
         self._made: Runner | None = None
         self._kin: Flow | None = None  # a flow of the same plan and backend, which has the runner or will make it
@@ -162,7 +161,6 @@ class Flow(ReverseKL, Parts):
         self._missing: tuple[str, ...] | None = None  # what stood for no value there, if the command line has been told
         self._row_shapes = ((1, plan.dim), (plan.dim,))
         self._context_shape = (plan.context_dim,)
-        self._fit_lock = os.getpid(), threading.Lock()
         self._doubled: tuple[Snapshot, Flow] | None = None  # numbers, and the flow in float64 that has them
         self.history = History()
         return self
@@ -206,37 +204,6 @@ class Flow(ReverseKL, Parts):
     def scale(self) -> Array:
         """Scale of the standardisation, a read-only float64 array of shape (dim,); ones before the first ``fit``."""
         return self._snapshot.buffers[self.dim : 2 * self.dim]
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """Names of the dimensions, or None. The first ``fit`` on a table with names sets them, and so does assigning.
-
-        Every verb then puts the columns of a table into this order, by name; arrays without names are taken as they lie.
-        Gradients with respect to rows have this order. Assigning a sequence of ``dim`` different strings renames the
-        columns; None forgets the names.
-        """
-        return self._columns or None
-
-    @columns.setter
-    def columns(self, names: Iterable[str] | None) -> None:
-        self._columns = columns.checked(names, self.dim, name="columns")
-
-    @property
-    def context_columns(self) -> tuple[str, ...] | None:
-        """Names of the conditioning variables, or None; as :attr:`columns`."""
-        return self._context_columns or None
-
-    @context_columns.setter
-    def context_columns(self, names: Iterable[str] | None) -> None:
-        self._context_columns = columns.checked(names, self.context_dim, name="context_columns")
-
-    @property
-    def lattice(self) -> dict[int | str, float] | None:
-        """Steps of the columns that ``fit(dequantize=...)`` took for lattices, by name or position; None without any."""
-        own = self._lattice
-        return (
-            None if own is None else {(self._columns or range(self.dim))[j]: float(own.steps[j]) for j in own.columns}
-        )
 
     @property
     def spec(self) -> FlowSpec:
@@ -290,30 +257,6 @@ class Flow(ReverseKL, Parts):
         title, _, first = whole.partition("\n")[0].partition(" ")
         lines = [first, f"last fit: {self.history}"] if len(self.history) else [first]
         return _html.block(title, lines, "layers and backend", whole)
-
-    # --- conditioning -------------------------------------------------------------------------------------------
-
-    def given(self, context: RowsLike) -> Given:
-        """The flow at one context: a view with every verb, without the argument.
-
-        Parameters
-        ----------
-        context : array of shape (context_dim,), or a table of one row
-            A mapping, ``{"mass": 1.0, "age": 3.0}``, is one.
-
-        Returns
-        -------
-        Given
-            It gives the bits that the flow gives with that context.
-
-        Examples
-        --------
-        >>> import penstock as ps
-        >>> flow = ps.realnvp(2, context_dim=1, rng=0)
-        >>> flow.given([0.5]).sample(3).shape
-        (3, 2)
-        """
-        return Given(self, _validate.as_one_context(self._named_context(context), self.context_dim))
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -569,22 +512,6 @@ class Flow(ReverseKL, Parts):
         name = _validate.path(path, name="checkpoint")
         return training.Checkpoint(name, every=every, resume=resume)
 
-    @contextmanager
-    def _fitting(self) -> Iterator[None]:
-        """At most one ``fit`` of a flow runs at a time."""
-        pid, lock = self._fit_lock
-        if pid != os.getpid():  # the child of a fork has no part in a fit that its parent runs
-            self._fit_lock = _, lock = os.getpid(), threading.Lock()
-        if not lock.acquire(blocking=False):
-            raise RuntimeError(
-                "another fit of this flow is running, in another thread or around this callback; "
-                "wait for its end, or fit a copy: flow.copy().fit(...)"
-            )
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _with(
         self,
         snapshot: Snapshot,
@@ -703,13 +630,13 @@ class Flow(ReverseKL, Parts):
         >>> ps.from_bytes(flow.to_bytes()).spec == flow.spec
         True
         """
-        data: bytes = _files().to_bytes(self._contents(self.history))
+        data: bytes = files_of_models().to_bytes(self._contents(self.history))
         return data
 
     def _contents(self, history: History | None, names: tuple[Names, Names] | None = None) -> model.Contents:
         """What goes into a file, with the flow's names of columns or others."""
         columns, context_columns = (self._columns, self._context_columns) if names is None else names
-        held: model.Contents = _files().Contents(
+        held: model.Contents = files_of_models().Contents(
             self._spec,
             self._plan,
             self._snapshot,
@@ -721,30 +648,9 @@ class Flow(ReverseKL, Parts):
         )
         return held
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the flow to a file (safetensors), replacing it at once; :func:`load` reads it.
-
-        Parameters
-        ----------
-        path : str or path
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> import penstock as ps
-        >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
-        >>> ps.realnvp(2, rng=0).save(path)
-        >>> ps.load(path).dim
-        2
-        """
-        _files().save(_validate.path(path), self.to_bytes())
-
-    def __copy__(self) -> Self:
-        return self.copy()
-
     def __reduce__(self) -> tuple[Any, ...]:
         state = {"history": self.history, "_library": self._library, **self._attributes()}
-        return _unpickle, (type(self), _files().to_bytes(self._contents(None)), self._asked), state
+        return _unpickle, (type(self), files_of_models().to_bytes(self._contents(None)), self._asked), state
 
     def _attributes(self) -> dict[str, Any]:
         """Attributes that a subclass or a user has added."""
@@ -758,17 +664,21 @@ class Flow(ReverseKL, Parts):
             self._made = Runner(self._plan, self._backend) if self._kin is None else self._kin._runner()
         return self._made
 
-    def _in_double(self) -> tuple[Runner, Any]:
-        """What computes in float64, and the flow's numbers in its form: of the flow itself, or of a copy that is kept."""
-        twin: Flow = self
+    def _double(self) -> Flow:
+        """The flow in float64: itself, or a copy that is kept while the numbers stay."""
+        if self.dtype == np.float64:
+            return self
         snapshot = self._snapshot
-        if self.dtype != np.float64:
-            kept = self._doubled
-            if kept is None or kept[0] is not snapshot:
-                kept = self._doubled = snapshot, self._with(snapshot).astype("float64")
-            twin, snapshot = kept[1], kept[1]._snapshot
+        kept = self._doubled
+        if kept is None or kept[0] is not snapshot:
+            kept = self._doubled = snapshot, self._with(snapshot).astype("float64")
+        return kept[1]
+
+    def _in_double(self) -> tuple[Runner, Any]:
+        """What computes in float64, and the flow's numbers in its form."""
+        twin = self._double()
         runner = twin._runner()
-        return runner, snapshot.pack(runner)
+        return runner, twin._snapshot.pack(runner)
 
     def _like(self, spec: FlowSpec, plan: Plan, snapshot: Snapshot, cls: type[Flow] | None = None) -> Self:
         """A flow of the same class, or of another one, with the same names and attributes."""
@@ -779,92 +689,8 @@ class Flow(ReverseKL, Parts):
         return twin  # type: ignore[no-any-return]
 
 
-def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow:
-    """Read a flow from a file. Everything in it is checked before anything is built.
-
-    Parameters
-    ----------
-    path : str or path
-    backend : {"auto", "cpp", "numba"}, default "auto"
-
-    Raises
-    ------
-    FileFormatError
-        If the file is not one of penstock, truncated, from a newer version or damaged; the message says which.
-
-    Returns
-    -------
-    Flow
-        With its names of columns and its history; always a plain :class:`Flow`.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> import penstock as ps
-    >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
-    >>> ps.save(ps.realnvp(2, rng=0), path)
-    >>> ps.load(path).dim
-    2
-    """
-    return _from_contents(_files().load(_validate.path(path)), backend)
-
-
-def save(flow: Flow, path: str | os.PathLike[str]) -> None:
-    """Write a flow to a file, as ``flow.save(path)`` does.
-
-    Parameters
-    ----------
-    flow : Flow
-    path : str or path
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> import penstock as ps
-    >>> path = os.path.join(tempfile.mkdtemp(), "flow.safetensors")
-    >>> ps.save(ps.realnvp(2, rng=0), path)
-    >>> ps.load(path).dim
-    2
-    """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow must be a Flow, got {type(flow).__name__}")
-    flow.save(path)
-
-
-def from_bytes(data: bytes | bytearray | memoryview, *, backend: str = "auto") -> Flow:
-    """Read a flow from the bytes that ``flow.to_bytes()`` gave.
-
-    Parameters
-    ----------
-    data : bytes
-    backend : {"auto", "cpp", "numba"}, default "auto"
-
-    Returns
-    -------
-    Flow
-
-    Raises
-    ------
-    FileFormatError
-        As for :func:`load`.
-
-    Examples
-    --------
-    >>> import penstock as ps
-    >>> ps.from_bytes(ps.realnvp(2, rng=0).to_bytes()).dim
-    2
-    """
-    return _from_contents(_files().from_bytes(_validate.bytes_like(data, name="data")), backend)
-
-
-def _files() -> Any:
-    """The module that reads and writes models. It is as much to import as all the rest, and not everybody needs it."""
-    from penstock.files import model
-
-    return model
-
-
-def _from_contents(contents: model.Contents, backend: str) -> Flow:
+def flow_of(contents: model.Contents, backend: str) -> Flow:
+    """A flow from what a file holds."""
     circular = circular_layers(contents.spec)
     if circular:
         warn(
@@ -894,7 +720,7 @@ def _unpickle(cls: type[Flow], data: bytes, backend: str) -> Flow:
 @lru_cache(maxsize=4)
 def _read_once(data: bytes, backend: str, forced: str | None) -> Flow:
     """A flow whose numbers, which never change, those that are pickled alike share."""
-    return from_bytes(data, backend=backend)
+    return flow_of(files_of_models().from_bytes(memoryview(data)), backend)
 
 
 def _generators(rng: Any) -> tuple[np.random.Generator, np.random.Generator]:

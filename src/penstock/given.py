@@ -56,7 +56,7 @@ class Given:
         flow = self.flow
         names = flow._context_columns or [str(i) for i in range(flow.context_dim)]
         words = ", ".join(f"{name}={value:g}" for name, value in zip(names, self.context, strict=True))
-        return f"Flow of {flow.dim} dimension{'' if flow.dim == 1 else 's'} given {words}"
+        return f"{flow._word.capitalize()} of {flow.dim} dimension{'' if flow.dim == 1 else 's'} given {words}"
 
     @property
     def dim(self) -> int:

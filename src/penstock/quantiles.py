@@ -17,7 +17,7 @@ from penstock.plan import Plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec
 from penstock.support import ends_of
-from penstock.verbs import Verbs, _shaped
+from penstock.verbs import Batch, Verbs, _shaped
 
 # Half of the step of uniform numbers of 53 bits: what a number in the outermost half step is taken for.
 CUBE_END = 2.0**-54
@@ -64,21 +64,7 @@ class Quantiles(Verbs):
         """
         self._need_one_dimension("cdf")
         batch = self._batch(x, context, "x")
-        runner, packed = self._in_double()
-        z, _ = runner.transform(packed, False, batch.x, batch.context)
-        if not self._spec.support:
-            below = latent.cdf(*self._base_of(), z, upper=not self._rises())
-            return _shaped(below[:, 0], batch.shape)
-        lo, hi = ends_of(self._spec.support[0])
-        if self._spec.kinds == ("circle",):
-            below = (z - self._seam(len(z), batch.context)) % TURN / TURN
-            outside = ~np.isnan(below) & ((batch.x < lo) | (batch.x >= hi))
-        else:
-            below = latent.cdf(*self._base_of(), z, upper=not self._rises())
-            outside = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
-            outside &= np.isnan(below)
-        below[outside] = batch.x[outside] >= hi
-        return _shaped(below[:, 0], batch.shape)
+        return _shaped(self._below(batch), batch.shape)
 
     def quantile(self, u: ArrayLike, context: RowsLike | None = None) -> Array:
         """The inverse of :meth:`cdf`: the rows below which a share ``u`` of the mass lies.
@@ -204,6 +190,24 @@ class Quantiles(Verbs):
     def _base_of(self) -> tuple[FlowSpec, Plan, Array]:
         """What the distribution of the latents is made of."""
         return self._spec, self._plan, self._snapshot.params
+
+    def _below(self, batch: Batch) -> Array:
+        """The share of the mass below the rows of a batch."""
+        runner, packed = self._in_double()
+        z, _ = runner.transform(packed, False, batch.x, batch.context)
+        if not self._spec.support:
+            below: Array = latent.cdf(*self._base_of(), z, upper=not self._rises())
+            return below[:, 0]
+        lo, hi = ends_of(self._spec.support[0])
+        if self._spec.kinds == ("circle",):
+            below = (z - self._seam(len(z), batch.context)) % TURN / TURN
+            outside = ~np.isnan(below) & ((batch.x < lo) | (batch.x >= hi))
+        else:
+            below = latent.cdf(*self._base_of(), z, upper=not self._rises())
+            outside = runner.log_prob(packed, batch.x, batch.context)[:, None] == -np.inf  # no latent: NaN
+            outside &= np.isnan(below)
+        below[outside] = batch.x[outside] >= hi
+        return below[:, 0]
 
     def _seam(self, rows: int, context: Any) -> Array:
         """Latents of the lower end of a circle, where its distribution function begins, for each row of a batch."""

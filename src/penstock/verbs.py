@@ -28,6 +28,7 @@ class Verbs:
     ValueError or TypeError, with the name of the argument.
     """
 
+    _word = "flow"  # what messages call it
     _plan: Plan
     _snapshot: Snapshot
     _made: Runner | None
@@ -619,21 +620,21 @@ class Verbs:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _batch(self, rows: Any, context: Any, name: str) -> _Batch:
+    def _batch(self, rows: Any, context: Any, name: str) -> Batch:
         """Rows and their context, ready for the runner. Latent rows, ``z``, have no names."""
         if name != "z":
             rows = self._named(rows, name)
         x, shape = _validate.as_batch(rows, self._plan.dim, name=name)
         given = _validate.as_context(self._named_context(context), self.context_dim, shape)
         if given is None:
-            return _Batch(x, None, shape, shape, None)
+            return Batch(x, None, shape, shape, None)
         asked, own = given.shape, shape
         if not shape and given.ndim == 2:  # one row with many contexts
             shape = given.shape[:1]
             x = np.broadcast_to(x, (len(given), self._plan.dim))
         elif given.ndim == 3 or not shape:
             given = given.reshape(-1, self.context_dim)
-        return _Batch(x, given, shape, own, asked)
+        return Batch(x, given, shape, own, asked)
 
     def _named(self, rows: Any, name: str) -> Any:
         """Rows with their columns in the order of the flow."""
@@ -660,7 +661,7 @@ class Verbs:
         raise NotImplementedError
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """Rows for the runner, (rows, dim), with their context; the shape of a result with one number a row; and how they came.
 
     ``own`` is the shape without the dimensions of the rows as they were given: () and not ``shape`` where one row has many

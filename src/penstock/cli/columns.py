@@ -87,7 +87,7 @@ def _in_order(names: Sequence[str], columns: list[int], table: Table, option: st
     return columns
 
 
-def keep_names(flow: ps.Flow, table: Table, columns: Sequence[int], context: Sequence[int]) -> None:
+def keep_names(flow: ps.Flow | ps.Ensemble, table: Table, columns: Sequence[int], context: Sequence[int]) -> None:
     """Give a flow the names of the columns that it is about to be trained on."""
     if table.names:
         names, given = ([table.names[i] for i in places] for places in (columns, context))
@@ -139,7 +139,7 @@ def unused(name: str, taken: Iterable[str]) -> str:
 
 
 def score_columns(
-    arguments: argparse.Namespace, table: Table, flow: ps.Flow
+    arguments: argparse.Namespace, table: Table, flow: ps.Flow | ps.Ensemble
 ) -> tuple[list[int], list[int], list[int], Table | None]:
     """The data columns, the context columns and the column of weights of a table whose rows a flow is to judge.
 

@@ -234,7 +234,7 @@ def _check_weights(weight: Array, first: int, source: str) -> None:
         raise ValueError(f"--weights: {source} must be finite, but holds {weight[row]} in row {first + row}")
 
 
-def _as_in_fit(arguments: argparse.Namespace, flow: ps.Flow) -> str:
+def _as_in_fit(arguments: argparse.Namespace, flow: ps.Flow | ps.Ensemble) -> str:
     """What to add where the model, and no option, has said what stands for no value."""
     if arguments.missing is not None or flow._missing is None:
         return ""

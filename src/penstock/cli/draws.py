@@ -48,7 +48,7 @@ class Contexts:
         return 1 if self.rows is None else len(self.rows) if self.kept is None else int(self.kept.sum())
 
 
-def given_contexts(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
+def given_contexts(arguments: argparse.Namespace, flow: ps.Flow | ps.Ensemble) -> Contexts:
     """The rows of context that ``--context`` gives."""
     given = arguments.context
     if given is None and flow.context_dim:
@@ -67,7 +67,7 @@ def given_contexts(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
     return Contexts(_validate.reals(rows, name="--context"), None, flow._context_columns)
 
 
-def _from_table(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
+def _from_table(arguments: argparse.Namespace, flow: ps.Flow | ps.Ensemble) -> Contexts:
     path, missing = arguments.context, missing_cells(arguments.missing, nan=False, kept=flow._missing)
     table = read_table(
         path, key=arguments.key, missing=missing, header=header(arguments), expected=flow._context_columns
@@ -87,7 +87,7 @@ def _from_table(arguments: argparse.Namespace, flow: ps.Flow) -> Contexts:
     return Contexts(_validate.reals(rows, name="--context"), kept, names, table, path)
 
 
-def _check_width(width: int, got: str, flow: ps.Flow) -> None:
+def _check_width(width: int, got: str, flow: ps.Flow | ps.Ensemble) -> None:
     if width != flow.context_dim:
         raise ValueError(f"--context has {got}, but the flow has context_dim={flow.context_dim}")
 
@@ -100,7 +100,7 @@ class Draws:
     columns : list of (str, dtype)
     """
 
-    def __init__(self, arguments: argparse.Namespace, flow: ps.Flow, given: Contexts) -> None:
+    def __init__(self, arguments: argparse.Namespace, flow: ps.Flow | ps.Ensemble, given: Contexts) -> None:
         self._flow, self._given, self._log_prob, self._raw = flow, given, arguments.log_prob, arguments.raw
         self._ids, self._keep = _wants_ids(arguments, given), arguments.keep_context
         if self._keep and given.rows is None:

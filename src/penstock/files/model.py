@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -95,37 +95,61 @@ class Contents:
 
 def to_bytes(contents: Contents) -> bytes:
     """The bytes of the file, in the present format."""
-    spec, plan, snapshot = contents.spec, contents.plan, contents.snapshot
-    version = _backend.package_version()
-    record = {"format": FORMAT, "format_version": FORMAT_VERSION, "library_version": version, **specs.encode(spec)}
-    metadata = {"spec": _dump(record)}
+    metadata = {"spec": dumped(head() | specs.encode(contents.spec))}
     if contents.history is not None and len(contents.history):
-        noted = asdict(contents.history)
-        kept = {key: value for key, value in noted.items() if key not in TIMES and (value or key not in TARGETS)}
-        metadata["history"] = _dump(_without_nan(kept))
-    origin: dict[str, Any] = {"library": "penstock", "version": version}
-    if contents.missing is not None:
-        origin["missing"] = list(contents.missing)
-    metadata["provenance"] = _dump(origin)
-    buffers = _buffers(plan)
+        metadata["history"] = dumped(history_record(contents.history))
+    metadata["provenance"] = dumped(provenance(contents.missing))
+    tensors = numbers_of(contents) | words_of(contents) | {"initialised": flag(contents.snapshot)}
+    return sealed(tensors, metadata)
+
+
+def head() -> dict[str, Any]:
+    """What every spec begins with."""
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, "library_version": _backend.package_version()}
+
+
+def history_record(history: History) -> dict[str, Any]:
+    """A history for JSON."""
+    kept = {key: value for key, value in asdict(history).items() if key not in TIMES and (value or key not in TARGETS)}
+    record: dict[str, Any] = _without_nan(kept)
+    return record
+
+
+def provenance(missing: tuple[str, ...] | None) -> dict[str, Any]:
+    """Where a file comes from."""
+    origin: dict[str, Any] = {"library": "penstock", "version": _backend.package_version()}
+    return origin if missing is None else origin | {"missing": list(missing)}
+
+
+def numbers_of(contents: Contents) -> dict[str, Array]:
+    """The tensors of the numbers of a flow. Their order is part of the format: a reader without JSON follows the plan table."""
+    buffers = _buffers(contents.plan)
     starts = np.cumsum([shape[0] for _, shape in buffers])[:-1]
-    names = {"columns": contents.columns, "context_columns": contents.context_columns}
-    # The order is part of the format: a reader without JSON follows the plan table.
-    tensors: dict[str, Array] = {
-        "plan": plan.table,
-        **dict(zip([name for name, _ in buffers], np.split(snapshot.buffers, starts), strict=True)),
-        **named(plan, snapshot.params),
+    return {
+        "plan": contents.plan.table,
+        **dict(zip([name for name, _ in buffers], np.split(contents.snapshot.buffers, starts), strict=True)),
+        **named(contents.plan, contents.snapshot.params),
         **{TRAINING + name: array for name, array in contents.training.items()},
-        **{name: _encoded(words) for name, words in names.items() if words},
-        **(
-            {}
-            if contents.lattice is None
-            else {"lattice": np.stack([contents.lattice.steps, contents.lattice.origins])}
-        ),
-        "initialised": np.array([snapshot.initialised], dtype=np.uint8),
-        "hash": np.zeros(HASH_SIZE, dtype=np.uint8),
     }
-    data = safetensors.write(tensors, metadata)
+
+
+def words_of(contents: Contents) -> dict[str, Array]:
+    """The tensors of what columns are called, and of their lattices."""
+    names = {"columns": contents.columns, "context_columns": contents.context_columns}
+    tensors = {name: _encoded(words) for name, words in names.items() if words}
+    if contents.lattice is not None:
+        tensors["lattice"] = np.stack([contents.lattice.steps, contents.lattice.origins])
+    return tensors
+
+
+def flag(snapshot: Snapshot) -> Array:
+    """Whether a flow is fitted."""
+    return np.array([snapshot.initialised], dtype=np.uint8)
+
+
+def sealed(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a file of these tensors, with its hash."""
+    data = safetensors.write({**tensors, "hash": np.zeros(HASH_SIZE, dtype=np.uint8)}, metadata)
     return data[:-HASH_SIZE] + content_hash(data)
 
 
@@ -156,7 +180,8 @@ def save(path: str, data: bytes, *, anything: bool = False) -> None:
         file.write(data)
 
 
-def _dump(record: Any) -> str:
+def dumped(record: Any) -> str:
+    """JSON, as short as it can be."""
     return json.dumps(record, separators=(",", ":"), allow_nan=False)
 
 
@@ -187,25 +212,34 @@ def _encoded(names: tuple[str, ...]) -> Array:
 
 
 def load(path: str) -> Contents:
-    """The checked contents of a file."""
+    """The checked contents of a file of one flow."""
     with open(path, "rb") as file:
-        return _guarded(file, os.fstat(file.fileno()).st_size, repr(path))
+        return guarded(_read, file, os.fstat(file.fileno()).st_size, repr(path))
 
 
 def from_bytes(data: memoryview) -> Contents:
-    """The checked contents of the bytes of a file."""
-    return _guarded(io.BytesIO(data), len(data), "data")
+    """The checked contents of the bytes of a file of one flow."""
+    return guarded(_read, io.BytesIO(data), len(data), "data")
 
 
-def _guarded(file: BinaryIO, size: int, source: str) -> Contents:
+T = TypeVar("T")
+
+
+def guarded(read: Callable[[BinaryIO, int], T], file: BinaryIO, size: int, source: str) -> T:
     """Read; whatever is wrong becomes a FileFormatError that names the file."""
     try:
-        return _read(file, size)
+        return read(file, size)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise FileFormatError(f"cannot load {source}: {error}") from error
 
 
 def _read(file: BinaryIO, size: int) -> Contents:
+    container, record, version = opened(file, size)
+    return contents_of(container, record, version, size)
+
+
+def opened(file: BinaryIO, size: int) -> tuple[Container, dict[str, Any], int]:
+    """The container of a file, known to be one of this format and undamaged; the rest of its spec, and its version."""
     container = safetensors.read(file, size)
     need("spec" in container.metadata, "not a penstock file: no spec in its metadata")
     record = safetensors.parse(container.metadata["spec"], "the spec")
@@ -223,6 +257,11 @@ def _read(file: BinaryIO, size: int) -> Contents:
         _check_hash(file, container)
     surplus = sorted(container.metadata.keys() - METADATA)
     need(not surplus, f"metadata that this version does not know: {some(surplus)}")
+    return container, record, version
+
+
+def contents_of(container: Container, record: dict[str, Any], version: int, size: int) -> Contents:
+    """The checked contents of a container that has the tensors of one flow, of the given spec."""
     _check_prefixes(container, version)
     table_entry = container.entries.get("plan")
     need(table_entry is not None, "tensors are missing: plan")

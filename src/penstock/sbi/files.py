@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock import _validate
 from penstock._files import replacing
-from penstock.flow import from_bytes
+from penstock.models import from_bytes
 from penstock.sbi.likelihood import Likelihood
 from penstock.sbi.posterior import Posterior
 from penstock.sbi.priors import BoxUniform, Independent, Normal, Prior

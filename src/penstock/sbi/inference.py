@@ -11,6 +11,8 @@ import numpy as np
 from penstock import _validate
 from penstock._typing import Array, Rng, RowsLike
 from penstock.conditioners import MLP
+from penstock.ensemble import Ensemble
+from penstock.flow import Flow
 from penstock.recipes import RECIPES
 from penstock.sbi.likelihood import Likelihood
 from penstock.sbi.posterior import Posterior
@@ -227,11 +229,9 @@ def _options(options: Mapping[str, Any], pairs: Simulations, of_x: str) -> dict[
 
 def _fitted(
     build: Callable[..., Any], ensemble: int, rows: Any, given: Any, seeds: list[int], options: Mapping[str, Any]
-) -> Any:
+) -> Flow | Ensemble:
     """One flow, or an ensemble of them, trained."""
     members = _validate.positive_int(ensemble, name="ensemble")
-    model = build(rng=seeds[0])
-    if members > 1:
-        raise NotImplementedError("Ensemble(build, members, rng=seeds[0])")
-    model.fit(rows, given, rng=seeds[1], **options)
-    return model
+    model: Any = Ensemble(build, members, rng=seeds[0]) if members > 1 else build(rng=seeds[0])
+    trained: Flow | Ensemble = model.fit(rows, given, rng=seeds[1], **options)
+    return trained

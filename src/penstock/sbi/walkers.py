@@ -27,7 +27,9 @@ def drawn(potential: Potential, n: int, *, walkers: int, max_steps: int, rng: Rn
             "sampling a likelihood needs emcee: pip install 'penstock[sbi]'; other samplers take likelihood.potential(x)"
         ) from None
     generator = np.random.default_rng(_validate.seed(rng))
-    moves = [(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)]
+    # Steps of full length go from mode to mode. (emcee 3.1.6 has a snooker move, too, whose draws are too narrow: on a normal in
+    # the plane cut at an edge their mean is 0.70 where it should be 0.56.)
+    moves = [(emcee.moves.DEMove(), 0.9), (emcee.moves.DEMove(gamma0=1.0), 0.1)]
     sampler: Any = emcee.EnsembleSampler(walkers, potential.dim, potential, moves=moves, vectorize=True)
     sampler.random_state = np.random.RandomState(int(generator.integers(2**32))).get_state()
     state: Any = _starts(potential, walkers, generator)

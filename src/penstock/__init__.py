@@ -132,7 +132,7 @@ _LAZY = {
     "npe": "penstock.sbi",
 }
 # Modules that are imported when somebody asks for them.
-_MODULES = ("cli", "demo", "sbi", "training")
+_MODULES = ("cli", "demo", "diagnostics", "sbi", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -31,6 +32,13 @@ PICTURES = {
 
 def test_every_example_has_a_short_run() -> None:
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(SHORT) == set(PICTURES)
+
+
+def test_the_job_from_a_simulator_to_a_checked_posterior_is_short() -> None:
+    tree = ast.parse((ROOT / "examples" / "two_moons.py").read_text())
+    [job] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "job"]
+    assert "check" in ast.unparse(job)
+    assert len(ast.unparse(job).splitlines()) <= 12
 
 
 @pytest.mark.parametrize("name", SHORT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -512,3 +513,70 @@ def test_a_likelihood_comes_back_and_other_files_are_refused(tmp_path: Path) -> 
         path.write_bytes(wrong)
         with pytest.raises(ps.FileFormatError, match="cannot load"):
             ps.sbi.load(path)
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def noisy(theta: Array, rng: np.random.Generator, noise: float = 0.5) -> Array:
+    """The simulator of the conjugate problem."""
+    return theta + noise * rng.normal(size=theta.shape)
+
+
+def noisier(theta: Array, rng: np.random.Generator) -> Array:
+    """With half as much noise again."""
+    return noisy(theta, rng, 0.75)
+
+
+def shifted(theta: Array, rng: np.random.Generator) -> Array:
+    """With an offset in the second number."""
+    return noisy(theta, rng) + np.array([0.0, 0.3])
+
+
+def test_a_check_passes_the_right_simulator_and_finds_wrong_ones(conjugate: Any) -> None:
+    posterior = conjugate[0]
+    right = posterior.check(noisy, 400, draws=199, rng=3)
+    assert right.passed
+    assert str(right).startswith("400 simulations: the posterior is calibrated as far as they tell\n")
+    assert right.sbc.draws == 199
+    assert len(right.sbc.quantities) == 3
+    for wrong in (noisier, shifted):
+        found = posterior.check(wrong, 400, draws=199, rng=3)
+        assert not found.passed
+        assert not found.coverage.passed or wrong is shifted
+        assert "is not calibrated" in str(found)
+    with futures.ThreadPoolExecutor(2) as pool:
+        pooled = posterior.check(noisy, 400, draws=199, rng=3, pool=pool)
+    assert (pooled.x == right.x).all()
+    assert (pooled.sbc.ranks == right.sbc.ranks).all()
+    pictures = pytest.importorskip("matplotlib.pyplot")
+    figure = right.plot()
+    assert len(figure.axes) == 3
+    pictures.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("simulator", "options", "words"),
+    [
+        (lambda theta: theta[:, :1], {}, r"simulator\(theta\) must have shape \(rows, 2\)"),
+        (lambda theta: theta[:1], {}, r"simulator\(theta\) must have \d+ rows, one for each of theta, got 1"),
+        (lambda theta: theta, {"n": 39}, "n must be at least 40"),
+        (lambda theta: theta, {"pool": 3}, "pool must have a method map, got int"),
+        (3, {}, "simulator must be a function"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused_by_name(
+    conjugate: Any, simulator: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        conjugate[0].check(simulator, **{"n": 40, **options})
+
+
+def test_a_check_leaves_out_simulations_that_are_not_finite(conjugate: Any) -> None:
+    def simulator(theta: Array) -> Array:
+        x = noisy(theta, np.random.default_rng(0))
+        return np.where(x > 2.5, np.nan, x)
+
+    with pytest.warns(ps.DataWarning, match="of 60 simulations hold NaN or infinity"):
+        found = conjugate[0].check(simulator, 60, draws=59, rng=0)
+    assert len(found.theta) == len(found.x) < 60

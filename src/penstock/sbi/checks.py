@@ -139,7 +139,7 @@ def checked(
             DataWarning,
         )
         theta, x = theta[finite], x[finite]
-    ranked = max(draws // BINS * BINS - 1, 2)
+    ranked = max((draws + 1) // BINS * BINS - 1, 2)
     return Check(
         diagnostics.sbc(posterior, theta, x, draws=ranked, rng=seed),
         diagnostics.tarp(posterior, theta, x, draws=draws, rng=seed),

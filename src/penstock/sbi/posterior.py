@@ -80,6 +80,12 @@ class Posterior:
         return self.observed.names or None
 
     @property
+    def spec(self) -> Any:
+        """The specification of the flow, of an ensemble that of its first member; all have the same supports."""
+        members = getattr(self.flow, "members", None)
+        return (members[0] if members else self.flow).spec
+
+    @property
     def history(self) -> Any:
         """The record of the fit."""
         return self.flow.history

@@ -39,7 +39,9 @@ def drawn(potential: Potential, n: int, *, walkers: int, max_steps: int, rng: Rn
         state = sampler.run_mcmc(state, block, skip_initial_state_check=True)
         steps += block
         chain = sampler.get_chain(discard=steps // 2)
-        times = float(np.max(emcee.autocorr.integrated_time(chain, tol=0, quiet=True)))
+        with np.errstate(all="ignore"):
+            found = float(np.max(emcee.autocorr.integrated_time(chain, tol=0, quiet=True)))
+        times = found if found > 0 else float("inf")  # NaN where walkers have not moved
         enough = len(chain) >= LONG * times and len(chain) * walkers >= n
     if not len(chain) >= LONG * times:
         warn(
@@ -48,8 +50,8 @@ def drawn(potential: Potential, n: int, *, walkers: int, max_steps: int, rng: Rn
             TargetWarning,
         )
     flat = chain.reshape(-1, potential.dim)
-    found: Array = flat[generator.choice(len(flat), n, replace=len(flat) < n)]
-    return found
+    draws: Array = flat[generator.choice(len(flat), n, replace=len(flat) < n)]
+    return draws
 
 
 def _starts(potential: Potential, walkers: int, rng: np.random.Generator) -> Array:

@@ -79,6 +79,7 @@ KERNEL_ROOMS = (
     "cpp/isa/rows.hpp",
     "cpp/isa/doubles.hpp",
     "cpp/isa/groups.hpp",
+    "cpp/isa/mixtures.hpp",
     "cpp/isa/supports.hpp",
     "cpp/isa/bases.hpp",
     "cpp/isa/ends.hpp",
@@ -135,25 +136,39 @@ def test_user_arrays_are_converted_at_the_front_door_alone() -> None:
     assert found == []
 
 
+RUNNERS = ("runner.py", "mixture.py")  # of a flow, and of several
+
+
 def test_outputs_are_allocated_in_the_runner_alone() -> None:
     found = [
         f"{path.name}:{line}"
         for path in sources(*SHELL)
-        if path.name != "runner.py"
+        if path.name not in RUNNERS
         for name, line in calls(path)
         if name in ("np.empty", "np.empty_like")
     ]
     assert found == []
 
 
-ENGINE_CALLS = {"evaluate", "sample", "vjp", "loss_and_grad", "adam", "pack", "Engine", "Trainer", "row_order"}
+ENGINE_CALLS = {
+    "evaluate",
+    "sample",
+    "vjp",
+    "loss_and_grad",
+    "adam",
+    "pack",
+    "Engine",
+    "Mixture",
+    "Trainer",
+    "row_order",
+}
 
 
 def test_the_runner_alone_calls_the_engine() -> None:
     found = [
         f"{path.name}:{line}"
         for path in sources(*SHELL)
-        if path.name != "runner.py"
+        if path.name not in RUNNERS
         for name, line in calls(path)
         if name.rpartition(".")[0].rpartition(".")[2] in ("engine", "_engine", "backend", "_backend")
         if name.rpartition(".")[2] in ENGINE_CALLS

@@ -37,6 +37,17 @@ inline Table decoded_table(const py::array &table) {
   return decode_table(static_cast<const int64_t *>(table.data()), table.size());
 }
 
+// Numbers of draws for each row of a context, known to have counters of their own.
+inline Draws draws(uint64_t seed, int64_t context_row, int64_t first_draw, const Context &given, int64_t rows) {
+  constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
+  const int64_t each = given.block > 0 ? given.block : rows, contexts = each > 0 ? rows / each : 0;
+  if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
+      first_draw > most_draws - each) {
+    wrong("first_draw and context_row", "leave draws below 2^56 and context rows below 2^40");
+  }
+  return {seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw)};
+}
+
 class EngineHandle {
  public:
   explicit EngineHandle(const py::array &table) {
@@ -113,18 +124,12 @@ class EngineHandle {
 
   void sample(const PackedHandle &handle, uint64_t seed, int64_t context_row, int64_t first_draw,
               const py::object &context, const py::array &out, const py::object &log_prob) const {
-    constexpr int64_t most_draws = int64_t{1} << 56, most_contexts = int64_t{1} << 40;
     with(handle, [&]<class T>(const Engine<T> &engine, const Packed<T> &packed) {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
       const Context given = context_of(handle, context, rows);
-      const int64_t draws = given.block > 0 ? given.block : rows, contexts = draws > 0 ? rows / draws : 0;
-      if (first_draw < 0 || context_row < 0 || context_row >= most_contexts || context_row > most_contexts - contexts ||
-          first_draw > most_draws - draws) {
-        wrong("first_draw and context_row", "leave draws below 2^56 and context rows below 2^40");
-      }
+      const Draws numbers = draws(seed, context_row, first_draw, given, rows);
       T *x = lent<T, true>(out, "out", {rows, plan().dim});
       T *p = lent<T, true>(log_prob, "log_prob", {rows});
-      const Draws numbers{seed, static_cast<uint64_t>(context_row), static_cast<uint64_t>(first_draw)};
       without_gil([&] { engine.sample(packed, numbers, given, rows, x, p, poll_signals); });
     });
   }
@@ -201,7 +206,6 @@ class EngineHandle {
     visit([mode](const auto &engine) { engine->recompute = mode; });
   }
 
- private:
   // body(engine, packed) with both of the plan's type.
   template <class Body>
   void with(const PackedHandle &handle, Body &&body) const {
@@ -214,13 +218,6 @@ class EngineHandle {
     });
   }
 
-  Range range(bool to_data, int64_t first, int64_t last, bool base) const {
-    if (first < 0 || last < first || last > plan().n_steps || (base && first != 0)) {
-      wrong("first and last", "be a range of steps, beginning at 0 with base");
-    }
-    return {static_cast<int>(first), static_cast<int>(last), to_data, base};
-  }
-
   Context context_of(const PackedHandle &handle, const py::object &context, int64_t rows) const {
     if (handle.given == nullptr) {
       return context_view(context, plan().context_dim, rows);
@@ -229,6 +226,14 @@ class EngineHandle {
       wrong("context", "be None: packed has one of its own");
     }
     return handle.given->view(rows);
+  }
+
+ private:
+  Range range(bool to_data, int64_t first, int64_t last, bool base) const {
+    if (first < 0 || last < first || last > plan().n_steps || (base && first != 0)) {
+      wrong("first and last", "be a range of steps, beginning at 0 with base");
+    }
+    return {static_cast<int>(first), static_cast<int>(last), to_data, base};
   }
 
   template <class T>

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/engine.hpp"
+#include "bindings/mixture.hpp"
 #include "bindings/trainer.hpp"
 #include "engine/order.hpp"
 #include "isa/arithmetic.hpp"
@@ -72,6 +73,17 @@ void define_engine(py::module_ &m) {
            arg("learning_rate"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("weight_decay"), arg("decoupled"));
 }
 
+void define_mixture(py::module_ &m) {
+  using py::arg;
+  py::class_<MixtureHandle>(m, "Mixture")
+      .def(py::init<std::vector<EngineHandle>, std::vector<PackedHandle>, const std::vector<double> &,
+                    const std::vector<double> &>(),
+           arg("engines"), arg("packed"), arg("weights"), arg("log_weights"))
+      .def("evaluate", &MixtureHandle::evaluate, arg("x"), arg("context"), arg("log_prob"), arg("each"), arg("shares"))
+      .def("sample", &MixtureHandle::sample, arg("seed"), arg("context_row"), arg("first_draw"), arg("context"),
+           arg("out"));
+}
+
 void define_trainer(py::module_ &m) {
   using py::arg;
   py::class_<TrainerHandle>(m, "Trainer")
@@ -118,5 +130,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("row_order", &row_order, py::arg("seed"), py::arg("epoch"), py::arg("n"), py::arg("positions"), py::arg("out"));
   py::module_::import("atexit").attr("register")(py::cpp_function([] { door.close(); }));
   define_engine(m);
+  define_mixture(m);
   define_trainer(m);
 }

@@ -13,7 +13,8 @@ enum Stream : uint32_t {
   stream_dequantise,
   stream_shuffle,
   stream_init,
-  stream_pairs
+  stream_pairs,
+  stream_member
 };
 
 }  // namespace penstock

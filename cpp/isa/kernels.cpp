@@ -3,6 +3,7 @@
 // only the two tables at the end are visible outside (tests/test_house.py looks at the symbols).
 
 #include "isa/kernels.hpp"
+#include "isa/mixtures.hpp"
 
 #include "isa/ends.hpp"
 #include "layers/autoregressive.hpp"
@@ -256,6 +257,7 @@ constexpr Kernels<T> table() {
           pack<T>,
           pack_lu<T>,
           combine<T>,
+          mix<Native<double>>,
           sum_rows_double,
           sum_squares<T>,
           adam<T>};

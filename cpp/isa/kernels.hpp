@@ -57,6 +57,8 @@ struct Kernels {
   void (*pack_lu)(const Step &, int triangle, const T *params, T *panels);
   // n padded gradients (count numbers each, stride apart) into the first, by the fixed tree.
   void (*combine)(T *gradients, int64_t stride, int n, int64_t count);
+  // Log-densities of a mixture, and the shares of its members: see isa/mixtures.hpp.
+  void (*mix)(double *values, int64_t stride, int64_t n, const double *log_weights, int64_t rows, double *log_p);
   double (*sum_rows)(const double *x, int64_t rows);
   double (*sum_squares)(const T *x, int64_t n, double scale);
   // n consecutive parameters with gradient scale * gradient.

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -54,6 +58,31 @@ class TargetWarning(PenstockWarning):
     """A flow and an unnormalised target do not go together: the target is NaN, or the weights of draws are too uneven."""
 
 
+class Told(NamedTuple):
+    """A warning, and the place in penstock that has it."""
+
+    message: str
+    category: type[PenstockWarning]
+    source: tuple[str, int, str]
+
+    def about_member(self, k: int) -> Told:
+        """The same, of a member of an ensemble."""
+        return self._replace(message=f"{self.message} (member {k} of the ensemble)")
+
+
+_local = threading.local()  # .sink: what takes the warnings of the calling thread
+
+
+@contextmanager
+def told_to(sink: Callable[[Told], None]) -> Iterator[None]:
+    """Within the block, warnings of this thread go to a function, which lets the thread issue them that they are for."""
+    _local.sink = sink
+    try:
+        yield
+    finally:
+        _local.sink = None
+
+
 def warn(message: str, category: type[PenstockWarning], *, about: str = "") -> None:
     """Warn at the line that called into penstock: once for each such line and each place in penstock that warns.
 
@@ -61,7 +90,18 @@ def warn(message: str, category: type[PenstockWarning], *, about: str = "") -> N
     Filters count as ever, those that ask for every warning too.
     """
     frame = sys._getframe(1)
-    source = (frame.f_code.co_filename, frame.f_lineno, about)
+    told = Told(message, category, (frame.f_code.co_filename, frame.f_lineno, about))
+    sink = getattr(_local, "sink", None)
+    if sink is not None:
+        sink(told)
+    else:
+        issue(told)
+
+
+def issue(told: Told) -> None:
+    """Show a warning at the line that called into penstock, from this thread."""
+    message, category, source = told
+    frame = sys._getframe(1)
     while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(PACKAGE):
         frame = frame.f_back
     name, line = frame.f_code.co_filename, frame.f_lineno

@@ -49,6 +49,10 @@ class TrainingState(Epoch):
     flow : Flow
         A copy of the flow with its present parameters and the history so far, for evaluation and sampling. Nothing that is
         done to it touches the training.
+    member : int or None
+        Its number in an ensemble; None for a flow by itself.
+    member : int or None
+        Its number in an ensemble; None for a flow by itself.
 
     Examples
     --------
@@ -61,6 +65,7 @@ class TrainingState(Epoch):
     """
 
     flow: Flow
+    member: int | None = None
 
 
 Callback = Callable[[TrainingState], Any]
@@ -457,7 +462,7 @@ class Flow(Trained, ReverseKL):
             calls = _validate.callables(callbacks, name="callbacks")
             seed = None if rng is None else _validate.seed(rng)
             kept = self._checkpoint(checkpoint, checkpoint_every, resume)
-            data = training.training_data(
+            data = X if isinstance(X, training.Data) else training.training_data(
                 X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
                 context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
                 negative_weights=negative_weights,
@@ -503,10 +508,10 @@ class Flow(Trained, ReverseKL):
 
         if every is not None:
             every = _validate.positive_int(every, name="checkpoint_every")
-        if path is None:
-            if every is not None:
+        if path is None or isinstance(path, training.Checkpoint):
+            if path is None and every is not None:
                 raise ValueError("checkpoint_every was given, but no checkpoint: the file to write")
-            return None
+            return path
         if resume is not True and resume is not False:
             raise TypeError(f"resume must be True or False, got {resume!r}")
         name = _validate.path(path, name="checkpoint")

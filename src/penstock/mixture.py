@@ -1,7 +1,8 @@
 """A mixture of flows as a runner: ``p(x) = sum_k w_k p_k(x)``. What verbs ask of a ``Runner`` is answered for all members.
 
-Logarithms of sums are taken in float64 about the largest term, ``log p = m + log sum_k exp(log w_k + log p_k - m)``, whatever the
-dtype of the members, and the gradients of ``log p`` are those of the members, each times its share ``w_k p_k / p``.
+The engine evaluates all members in one call and sums in float64 about the largest term, whatever the dtype of the members,
+``log p = m + log sum_k exp(log w_k + log p_k - m)``. The gradients of ``log p`` are those of the members, each times its share,
+``w_k p_k / p``.
 """
 
 from __future__ import annotations
@@ -12,21 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from penstock._typing import Array
+from penstock._typing import Array, DTypeLike
 from penstock.runner import Gradients, Runner
 from penstock.state import Packer, Snapshot
 
-MEMBER = 7  # the stream of the counters that choose members
-# Multipliers and increments of keys of Philox4x32.
-M0, M1, W0, W1 = (np.uint64(word) for word in (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85))
-LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-
 
 class Packed(NamedTuple):
-    """Numbers of all members in the form of their engines, and the weights."""
+    """Numbers of all members in the form of their engines, and what evaluates all of them in one call."""
 
     members: tuple[Any, ...]
     weights: Array
+    together: Any
 
 
 class Numbers:
@@ -54,7 +51,7 @@ class Numbers:
         if self.packed is None:
             assert isinstance(runner, Mixture)
             each = zip(self.members, runner.members, strict=True)
-            self.packed = Packed(tuple(member.pack(own) for member, own in each), self.weights)
+            self.packed = runner.joined([member.pack(own) for member, own in each], self.weights)
         return self.packed
 
 
@@ -70,6 +67,7 @@ class Mixture(Runner):
         self.members = tuple(members)
         self.plan = members[0].plan
         self._dtype = self.plan.dtype
+        self._backend = members[0]._backend
 
     @property
     def backend(self) -> str:
@@ -83,13 +81,22 @@ class Mixture(Runner):
     def with_context(self, packed: Packed, context: Array) -> Packed:
         """The same numbers for calls that all have this context, (context_dim,), and pass none."""
         each = zip(self.members, packed.members, strict=True)
-        return Packed(tuple(own.with_context(numbers, context) for own, numbers in each), packed.weights)
+        return self.joined([own.with_context(numbers, context) for own, numbers in each], packed.weights)
+
+    def joined(self, packed: Sequence[Any], weights: Array) -> Packed:
+        """Numbers of all members as one."""
+        each = weights.tolist()
+        logs = [math.log(weight) if weight > 0 else -math.inf for weight in each]
+        engines = [own.engine for own in self.members]
+        return Packed(tuple(packed), weights, self._backend.Mixture(engines, list(packed), each, logs))
 
     # --- evaluating ---------------------------------------------------------------------------------------------
 
     def log_prob_row(self, packed: Packed, row: Array, context: Array | None) -> Array:
         """The log-density of one row, of shape (1, dim), without any check."""
-        return self.log_prob(packed, row, context)
+        out = np.empty(1, self._dtype)
+        packed.together.evaluate(row, context, out, None, None)
+        return out
 
     def log_prob(
         self,
@@ -101,18 +108,24 @@ class Mixture(Runner):
         *,
         index: Array | None = None,
     ) -> Array:
-        """The log-density of every row, or of the rows of an index, (rows,), into ``out`` if given."""
-        values, _ = _mixed(self.each(packed, x, context, index=index), packed.weights)
+        """The log-density of every row, (rows,), into ``out`` if given."""
+        assert index is None
         if out is None:
-            return values.astype(dtype or self._dtype)
-        out[:] = values
+            out = np.empty(len(x), dtype or self._dtype)
+        packed.together.evaluate(x, context, out, None, None)
         return out
 
-    def each(self, packed: Packed, x: Array, context: Array | None = None, *, index: Array | None = None) -> Array:
+    def each(self, packed: Packed, x: Array, context: Array | None = None) -> Array:
         """The log-densities of all members, float64 of shape (members, rows)."""
-        double = np.dtype(np.float64)
-        pairs = zip(self.members, packed.members, strict=True)
-        return np.stack([own.log_prob(numbers, x, context, dtype=double, index=index) for own, numbers in pairs])
+        values = np.empty((len(self.members), len(x)))
+        packed.together.evaluate(x, context, None, values, None)
+        return values
+
+    def shared(self, packed: Packed, x: Array, context: Array | None, dtype: DTypeLike) -> tuple[Array, Array]:
+        """The log-density of every row, and of each member its share of the density, float64 of shape (members, rows)."""
+        log_prob, shares = np.empty(len(x), dtype), np.empty((len(self.members), len(x)))
+        packed.together.evaluate(x, context, log_prob, None, shares)
+        return log_prob, shares
 
     def transform(self, packed: Any, to_data: bool, x: Array, *_: Any, **__: Any) -> tuple[Array, Array]:
         """A mixture has no map to a latent side."""
@@ -133,13 +146,10 @@ class Mixture(Runner):
 
         Draw ``i`` for row ``j`` of context is that of one member; which one follows from the seed, ``i`` and ``j``.
         """
-        chosen = _chosen(packed.weights, n, seed, 1 if context is None or context.ndim == 1 else len(context), numbers)
         if out is None:
-            out = np.zeros((n, self.plan.dim), self._dtype)
-        for k, own in enumerate(self.members):
-            mine = chosen == k
-            if mine.any():
-                out[mine] = own.sample(packed.members[k], n, seed, context, numbers=numbers)[0][mine]
+            out = np.empty((n, self.plan.dim), self._dtype)
+        first, first_context = numbers
+        packed.together.sample(seed, first_context, first, context, out)
         return out, self.log_prob(packed, out, context) if log_prob else None
 
     # --- gradients ----------------------------------------------------------------------------------------------
@@ -163,7 +173,13 @@ class Mixture(Runner):
         assert base
         assert not to_data
         assert d_log_det is not None
-        values, shares = _mixed(self.each(packed, x, context), packed.weights)
+        with np.errstate(all="ignore"):
+            return self._vjp(packed, x, d_log_det, context, params=params, contexts=contexts, log_det=log_det)
+
+    def _vjp(
+        self, packed: Packed, x: Array, d_log_det: Array, context: Array | None, *, params: bool, contexts: bool, log_det: bool
+    ) -> Gradients:  # fmt: skip
+        values, shares = self.shared(packed, x, context, self._dtype)
         d_x, d_params, d_context = np.zeros(x.shape), [], None
         for own, numbers, share in zip(self.members, packed.members, shares, strict=True):
             d_value = (share * d_log_det).astype(self._dtype)
@@ -179,7 +195,7 @@ class Mixture(Runner):
             d_context = d_context.astype(self._dtype)
         return Gradients(
             d_x.astype(self._dtype), np.concatenate(d_params) if params else None, d_context, [],
-            values.astype(self._dtype) if log_det else None,
+            values if log_det else None,
         )  # fmt: skip
 
     def loss_and_grad(
@@ -203,45 +219,8 @@ class Mixture(Runner):
         return float(-(scaled * values).sum() * unit), float(scaled.sum() * unit), found.params * unit
 
 
-def _mixed(values: Array, weights: Array) -> tuple[Array, Array]:
-    """The log-densities (rows,) of a mixture whose members have the given ones, (members, rows), and the members' shares."""
-    with np.errstate(all="ignore"):
-        terms = values + np.log(weights)[:, None]
-        terms[weights == 0] = -np.inf
-        most = terms.max(axis=0)
-        sound = np.isfinite(most)
-        parts = np.exp(terms - np.where(sound, most, 0.0))
-        total = parts.sum(axis=0)
-        mixed = np.where(sound, most + np.log(total), most)
-        shares = np.where(most == -np.inf, 0.0, parts / total)
-    return mixed, shares
-
-
 def _counting(gradient: Array, share: Array) -> Array:
     """Gradients of rows as float64, 0 where the share of the member is: it may lie where its own are no numbers."""
     counted = gradient.astype(np.float64)
     counted[share == 0] = 0
     return counted
-
-
-def _chosen(weights: Array, n: int, seed: int, contexts: int, numbers: tuple[int, int]) -> Array:
-    """The member of each of n draws, shared out evenly to rows of context: where its uniform number lies among the weights."""
-    each = n // max(contexts, 1)
-    first, first_context = numbers
-    draw = np.tile(np.arange(first, first + each, dtype=np.uint64), contexts)
-    row = np.repeat(np.arange(first_context, first_context + contexts, dtype=np.uint64), each)
-    ends = np.cumsum(weights)
-    ends[np.flatnonzero(weights)[-1] :] = 1.0
-    return np.searchsorted(ends, _uniform(seed, draw, row), side="right")
-
-
-def _uniform(seed: int, draw: Array, row: Array) -> Array:
-    """Numbers in [0, 1) of 53 bits, by Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011)."""
-    k0, k1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
-    c0, c1, c2 = draw & LOW, row & LOW, (row >> HALF) << np.uint64(24)
-    c3 = np.uint64(MEMBER) | (draw >> HALF) << np.uint64(8)
-    for _ in range(10):
-        p0, p1 = c0 * M0, c2 * M1
-        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW, (p0 >> HALF) ^ c3 ^ k1, p0 & LOW
-        k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
-    return ((c0 << np.uint64(21)) | (c1 >> np.uint64(11))).astype(np.float64) * 2.0**-53

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
 from penstock._numba.engine.engine import Engine
+from penstock._numba.engine.mixture import Mixture
 from penstock._numba.engine.order import row_order
 from penstock._numba.engine.packed import Packed
 from penstock._numba.engine.pool import num_threads, set_local_num_threads, set_num_threads
@@ -44,6 +45,6 @@ def usable() -> str:
 
 
 __all__ = [
-    "Engine", "Packed", "Trainer", "check_table", "isa", "isas", "name", "num_threads", "row_order", "set_local_num_threads",
-    "set_num_threads", "transform_names", "usable", "version",
+    "Engine", "Mixture", "Packed", "Trainer", "check_table", "isa", "isas", "name", "num_threads", "row_order",
+    "set_local_num_threads", "set_num_threads", "transform_names", "usable", "version",
 ]  # fmt: skip

@@ -1,10 +1,17 @@
 """Training by maximum likelihood. ``run`` takes a snapshot and gives another; nothing here knows ``Flow``."""
 
+from penstock.training.bootstrap import bootstrapped
 from penstock.training.checkpoint import Checkpoint
 from penstock.training.data import Data, training_data
 from penstock.training.dequantize import lattice_of
 from penstock.training.diagnosis import TrainingError
+from penstock.training.members import Team, Turn
 from penstock.training.options import Options
 from penstock.training.run import run
+from penstock.training.shelf import Shelf
+from penstock.training.stacking import mixture_weights
 
-__all__ = ["Checkpoint", "Data", "Options", "TrainingError", "lattice_of", "run", "training_data"]
+__all__ = [
+    "Checkpoint", "Data", "Options", "Shelf", "Team", "TrainingError", "Turn", "bootstrapped", "lattice_of", "mixture_weights",
+    "run", "training_data",
+]  # fmt: skip

@@ -55,10 +55,11 @@ class Checkpoint:
 
     def __init__(self, path: str, *, every: int | None, resume: bool) -> None:
         self.path, self.every = path, every
-        self._resume = resume
+        self.resume = resume
         self._template: model.Contents
         self._facts: dict[str, str] = {}
         self._seed = 0
+        self._more: dict[str, Any] = {}  # what else the record says
 
     def check_writable(self) -> None:
         """Raise unless the file can be written, before any work."""
@@ -66,7 +67,7 @@ class Checkpoint:
 
     def find(self) -> Found | None:
         """The run that the file holds, if it holds one that has not ended."""
-        if not self._resume or not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
+        if not self.resume or not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
             return None
         try:
             contents = model.load(self.path)
@@ -101,6 +102,8 @@ class Checkpoint:
                 "with its run, or replace it with resume=False"
             )
         self._facts = found.record["facts"]
+        if found.ended:
+            return
         state = found.record["state"]
         tell(
             "resumes the run in %r: epoch %d of %d, batch %d of %d", self.path, state["epoch"], budget.epochs, state["first"],
@@ -109,17 +112,20 @@ class Checkpoint:
 
     def write(self, snapshot: Snapshot, moment: Moment) -> None:
         """Replace the file by the state of the run and the flow that it would leave if it ended here."""
-        record = {"version": VERSION, "seed": self._seed, "facts": self._facts, "state": _scalars(moment.state)}
-        text = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
-        training = {"record": np.frombuffer(text, np.uint8), **_tensors(moment)}
+        training = {"record": self._record(_scalars(moment.state)), **_tensors(moment)}
         self._save(replace(self._template, snapshot=snapshot, history=moment.history, training=training))
 
     def finish(self, snapshot: Snapshot, history: History) -> None:
         """Replace the file by a plain model."""
         self._save(replace(self._template, snapshot=snapshot, history=history))
 
+    def _record(self, state: dict[str, Any]) -> Array:
+        """What the run is, and where it stands, as bytes."""
+        record = {"version": VERSION, "seed": self._seed, "facts": self._facts, "state": state, **self._more}
+        return np.frombuffer(json.dumps(record, separators=(",", ":"), allow_nan=False).encode(), np.uint8)
+
     def _save(self, contents: model.Contents) -> None:
-        model.save(self.path, model.to_bytes(contents), anything=not self._resume)
+        model.save(self.path, model.to_bytes(contents), anything=not self.resume)
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,11 @@ class Found:
 
     contents: model.Contents
     record: dict[str, Any]
+
+    @property
+    def ended(self) -> bool:
+        """Whether this run of an ensemble is over, while others are not."""
+        return bool(self.record.get("ended", False))
 
     @property
     def seed(self) -> int:

@@ -132,10 +132,10 @@ class Training(Shares):
 
     # --- training -----------------------------------------------------------------------------------------------
 
-    def train(self, progress: bool | None, watch: Watch | None) -> None:
+    def train(self, progress: bool | Progress | None, watch: Watch | None) -> None:
         """All epochs, and what remains of them."""
         size = self.budget.batch_size
-        bar = Progress(progress, self.budget.schedule.n_steps * size, self.taken * size)
+        bar = Progress.of(progress, self.budget.schedule.n_steps * size, self.taken * size)
         try:
             self.history.stopped = self._epochs(bar, Log(self.runner, self.budget, self.taken), watch)
             # No step has seen the loss of the last parameters, and without validation nothing else has.

@@ -36,6 +36,15 @@ class Progress:
                 total=total, initial=done, unit="rows", unit_scale=True, dynamic_ncols=True, file=sys.stderr, desc="epoch 1"
             )  # fmt: skip
 
+    @staticmethod
+    def of(shown: bool | Progress | None, total: int, done: int) -> Progress:
+        """A bar of its own, or what somebody else shows progress with."""
+        return shown.begun(total, done) if isinstance(shown, Progress) else Progress(shown, total, done)
+
+    def begun(self, total: int, done: int) -> Progress:
+        """The bar of a run over so many rows, of which an earlier process has done some."""
+        raise NotImplementedError
+
     def update(self, rows: int) -> None:
         """Note that so many rows were trained on."""
         if self._bar is not None:

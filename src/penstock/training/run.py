@@ -19,6 +19,7 @@ from penstock.training.checkpoint import Checkpoint
 from penstock.training.data import Data
 from penstock.training.loop import Training, Watch
 from penstock.training.options import Options
+from penstock.training.progress import Progress
 
 
 def run(
@@ -31,7 +32,7 @@ def run(
     support: Sequence[Support] = (),
     lattice: Lattice | None = None,
     actnorms: Sequence[int] = (),
-    progress: bool | None = None,
+    progress: bool | Progress | None = None,
     watch: Watch | None = None,
     checkpoint: Checkpoint | None = None,
     contents: model.Contents | None = None,
@@ -54,8 +55,8 @@ def run(
         Of the columns that noise is added to.
     actnorms : sequence of int
         Numbers of the ActNorm layers.
-    progress : bool, optional
-        As for ``Flow.fit``.
+    progress : bool or Progress, optional
+        As for ``Flow.fit``, or what shows it.
     watch : callable, optional
         Called after each epoch with the epoch, the present parameters and the history so far, which are its own; training
         stops if it returns True.
@@ -85,6 +86,8 @@ def run(
         try:
             if checkpoint is not None and contents is not None:
                 checkpoint.begin(found, contents, runner, data, options, training.budget, seed)
+            if found is not None and found.ended:
+                return found.contents.snapshot, found.contents.history or History()
             if found is None:
                 training.prepare(actnorms, options.standardize)
             else:

@@ -28,9 +28,8 @@ from penstock._numba.core.lanes import (
 from penstock._numba.core.layout import TILE
 from penstock._numba.core.math import clamp, log, sincos_turn
 
-STREAM_BASE, STREAM_MIXTURE, STREAM_GAMMA, STREAM_DEQUANTISE, STREAM_SHUFFLE, STREAM_INIT, STREAM_PAIRS = (
-    np.uint64(i) for i in range(7)
-)
+STREAM_BASE, STREAM_MIXTURE, STREAM_GAMMA, STREAM_DEQUANTISE = (np.uint64(i) for i in range(4))
+STREAM_SHUFFLE, STREAM_INIT, STREAM_PAIRS, STREAM_MEMBER = (np.uint64(i) for i in range(4, 8))
 LOW, HALF, BLOCK_BITS, STREAM_BITS = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(24), np.uint64(8)
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -73,7 +73,9 @@ def test_what_is_public_is_described_with_an_example(name: str) -> None:
     if inspect.isclass(value):
         return
     signature = inspect.signature(value)
-    described = {word.strip() for line in re.findall(r"^([\w, ]+?)(?: :.*)?$", text, re.M) for word in line.split(",")}
+    described = {
+        word.strip(" *") for line in re.findall(r"^([\w, *]+?)(?: :.*)?$", text, re.M) for word in line.split(",")
+    }
     for parameter in signature.parameters:
         assert parameter == "self" or parameter in described, f"{parameter} is not described"
     if signature.return_annotation not in ("None", None) and "Iterator" not in signature.return_annotation:

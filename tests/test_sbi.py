@@ -47,6 +47,13 @@ class Disc(HalfPlane):
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
+class RightHalf(HalfPlane):
+    """Where the first parameter is above -1, of no unit mass."""
+
+    def log_prob(self, theta: Array) -> Array:
+        return np.where(theta[:, 0] > -1, 0.0, -np.inf)
+
+
 def everything(columns: int = 1) -> Observed:
     """Of x that lies anywhere."""
     return Observed(columns, (), tuple(range(columns)), (-1e3,) * columns, (1e3,) * columns)
@@ -259,6 +266,9 @@ def test_names_of_tables_go_through_and_sort_columns() -> None:
     got = posterior.log_prob({"age": want[:, 1], "mass": want[:, 0]}, {"g": [0.2] * 5, "u": [0.1] * 5})
     assert (got == plain.log_prob(want, [0.1, 0.2])).all()
     assert (posterior.given(data[["g", "u"]][:1]).x == x[0]).all()
+    own = quick(frame, data, RightHalf())
+    turned = {"age": [-1.5, 0.0], "mass": [0.0, -1.5]}
+    assert (np.isfinite(own.log_prob(turned, [0.1, 0.2])) == [True, False]).all()
     with pytest.raises(ValueError, match="the columns of theta are not those of the flow"):
         quick(frame.rename(columns={"age": "z"}), data, prior)
 

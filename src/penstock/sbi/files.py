@@ -19,7 +19,8 @@ from penstock.sbi.likelihood import Likelihood
 from penstock.sbi.posterior import Posterior
 from penstock.sbi.priors import BoxUniform, Independent, Normal, Prior
 from penstock.sbi.simulations import Observed
-from penstock.sbi.wrapped import Joint, Univariate, as_prior
+from penstock.sbi.wrapped import Joint, PriorLike, Univariate, as_prior
+from penstock.support import SupportLike
 
 FORMAT, VERSION = "penstock sbi", 1
 RECORD, MODEL = "record.json", "flow.safetensors"
@@ -44,7 +45,13 @@ def save(what: Posterior | Likelihood, path: str | os.PathLike[str]) -> None:
         file.write(buffer.getvalue())
 
 
-def load(path: str | os.PathLike[str], *, prior: Any = None, support: Any = None, backend: str = "auto") -> Any:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    prior: PriorLike | None = None,
+    support: SupportLike | None = None,
+    backend: str = "auto",
+) -> Any:
     """Read a posterior or a likelihood.
 
     Parameters

@@ -17,7 +17,7 @@ from penstock.recipes import RECIPES
 from penstock.sbi.likelihood import Likelihood
 from penstock.sbi.posterior import Posterior
 from penstock.sbi.simulations import Simulations, simulations
-from penstock.sbi.wrapped import as_prior
+from penstock.sbi.wrapped import PriorLike, as_prior
 from penstock.support import SupportLike, resolved
 
 MEMBERS = 4
@@ -31,7 +31,7 @@ def npe(
     theta: RowsLike,
     x: RowsLike,
     *,
-    prior: Any,
+    prior: PriorLike,
     support: SupportLike | None = None,
     ensemble: int = MEMBERS,
     recipe: str | Callable[..., Any] = RECIPE,
@@ -116,7 +116,7 @@ def nle(
     theta: RowsLike,
     x: RowsLike,
     *,
-    prior: Any,
+    prior: PriorLike,
     support: SupportLike | None = None,
     x_support: SupportLike | None = None,
     ensemble: int = MEMBERS,

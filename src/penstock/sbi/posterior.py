@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock import _html, _validate
+from penstock import _html, _validate, columns
 from penstock._typing import Array, Rng, RowsLike
 from penstock.columns import Names
 from penstock.montecarlo import Estimate
@@ -19,6 +19,7 @@ from penstock.sbi.simulations import Observed
 if TYPE_CHECKING:
     from penstock.sbi.checks import Check
     from penstock.sbi.truncation import TruncatedPrior
+    from penstock.sbi.wrapped import PriorLike
 
 
 class Posterior:
@@ -265,7 +266,7 @@ class Posterior:
         draws: int = 399,
         pool: Any = None,
         chunks: int = 16,
-        prior: Any = None,
+        prior: PriorLike | None = None,
         rng: Rng = None,
     ) -> Check:
         """Simulate anew, and test whether posteriors of these data hold their parameters as often as they say.
@@ -332,7 +333,8 @@ class Posterior:
         result = np.array(value)
         scale = np.log(share)
         scale = scale[:, None] if np.ndim(scale) == 1 and result.ndim == 2 else scale
-        inside = self.prior.log_prob(theta) > -np.inf
+        rows = columns.matched(theta, self.columns or (), self.dim, name="theta").values  # by the names of the flow
+        inside = self.prior.log_prob(rows) > -np.inf
         found = np.where(inside | np.isnan(result), result - scale, -np.inf).astype(result.dtype)
         return found if found.ndim else found[()]
 

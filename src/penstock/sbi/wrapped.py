@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,32 @@ from penstock import _validate
 from penstock._typing import Array
 from penstock.sbi.priors import Independent, Prior
 from penstock.support import Interval, Periodic, Real, Support, SupportLike, resolved
+
+
+class Drawn(Protocol):
+    """A prior of one's own."""
+
+    @property
+    def log_prob(self) -> Callable[[Any], Any]:
+        """``log_prob(theta)``: a number for each row of theta, (rows, dim)."""
+        ...
+
+    @property
+    def sample(self) -> Callable[..., Any]:
+        """``sample(n)`` or ``sample(n, rng=generator)``: rows, (n, dim)."""
+        ...
+
+
+class Frozen(Protocol):
+    """A frozen distribution of SciPy."""
+
+    @property
+    def logpdf(self) -> Callable[[Any], Any]:
+        """The log-density."""
+        ...
+
+
+PriorLike: TypeAlias = Prior | Drawn | Frozen | Sequence[Any] | Mapping[str, Any]
 
 # Frozen distributions of several parameters whose support is the whole space. (Of the others there is none that has a density
 # with respect to all of its columns.)

@@ -32,13 +32,13 @@ def simulate(theta: Array, rng: np.random.Generator) -> Array:
     return moon + np.stack([-np.abs(first + second), second - first], axis=1) / np.sqrt(2)
 
 
-def job(simulations: int, **options: Any) -> ps.sbi.Posterior:
+def job(simulations: int, fresh: int, **options: Any) -> ps.sbi.Posterior:
     """All that a user writes."""
     prior = ps.sbi.BoxUniform(-1, 1, dim=2)
     theta = prior.sample(simulations, rng=0)
     x = simulate(theta, np.random.default_rng(1))
     posterior = ps.npe(theta, x, prior=prior, rng=2, **options)
-    print(posterior.check(simulate, 500, rng=3))
+    print(posterior.check(simulate, fresh, rng=3))
     return posterior
 
 
@@ -64,13 +64,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("."), help="folder of the picture")
     parser.add_argument("--simulations", type=int, default=10_000)
+    parser.add_argument("--check", type=int, default=500, help="new simulations that the posterior is checked with")
     parser.add_argument("--draws", type=int, default=10_000, help="from the posterior; at most 10 000 are compared")
     parser.add_argument("--epochs", type=int, help="passes over the simulations; by default as many as fit thinks best")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
 
     start = time.perf_counter()
-    posterior = job(given.simulations, epochs=given.epochs)
+    posterior = job(given.simulations, given.check, epochs=given.epochs)
     print(f"{given.simulations} simulations, trained and checked in {time.perf_counter() - start:.0f} s")
 
     with np.load(DATA) as table:

@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT
 
 SHORT = {
-    "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "200"],
+    "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "200", "--check", "40"],
     "photo_z": ["--epochs", "1"],
     "eight_schools": ["--epochs", "2", "--draws", "2000"],
     "neutron_stars": ["--epochs", "1", "--draws", "2000"],

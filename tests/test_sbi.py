@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
@@ -241,6 +242,8 @@ def test_simulations_that_are_not_finite_and_constant_columns_are_left_out_aloud
         (lambda theta, x: (theta, x[:, 0]), r"x must have shape \(rows, numbers\), got \(300,\); .*write x\[:, None\]"),
         (lambda theta, x: (theta, x[:, :, None]), r"write x.reshape\(len\(x\), -1\)"),
         (lambda theta, x: (theta[:, 0], x), r"theta must have shape \(rows, 2\)"),
+        (lambda theta, x: (theta[:, :1], x), "prior has 2 parameters, but theta has 1 columns"),
+        (lambda theta, x: (theta[:, :1].tolist(), x), r"theta must have shape \(rows, 2\), got \(300, 1\)"),
         (lambda theta, x: (theta[:9], x), "a row for each simulation, got 9 and 300 rows"),
         (lambda theta, x: (3 * theta, x), r"theta must come from the prior, but \d+ of 300 rows"),
         (lambda theta, x: (theta, x * np.nan), "none of the 300 simulations is finite"),
@@ -342,6 +345,7 @@ def test_the_map_is_the_mode_within_the_support(conjugate: Any) -> None:
         found = edge.map(at, rng=0)
         assert (np.abs(found) <= 1).all()
         assert edge.log_prob(found, at) >= edge.log_prob(grid, at).max() - 1e-3
+        assert edge.given(at).log_prob(found) == edge.log_prob(found, at)
     own = normal_posterior(HalfPlane())
     found = own.map([0.0], rng=0)
     assert own.prior.log_prob(found) > -np.inf
@@ -465,21 +469,17 @@ def test_emcee_draws_the_posterior_of_a_likelihood_within_its_prior(measurements
 
 
 def test_nle_learns_a_likelihood() -> None:
-    theta, x = pairs(3000)
-    likelihood = ps.nle(
-        theta,
-        x,
-        prior=ps.sbi.BoxUniform(-1, 1, dim=2),
-        ensemble=1,
-        recipe=linear,
-        epochs=40,
-        learning_rate=3e-2,
-        rng=0,
-        progress=False,
-    )
-    want = stats.norm(0, 0.3).logpdf(x[:200] - theta[:200]).sum(axis=1)
-    assert np.mean(np.abs(likelihood.log_likelihood(theta[:200], x[:200]) - want)) < 0.1
+    theta, _ = pairs(3000)
+    mean = theta @ [[1.0, 0.0, 1.0], [0.0, 1.0, -1.0]]
+    x = mean + 0.3 * np.random.default_rng(1).normal(size=mean.shape)
+    prior = ps.sbi.BoxUniform(-1, 1, dim=2)
+    options = {"recipe": linear, "epochs": 40, "learning_rate": 3e-2, "rng": 0, "progress": False}
+    likelihood = ps.nle(theta, x, prior=prior, ensemble=1, **options)
+    want = stats.norm(0, 0.3).logpdf(x[:200] - mean[:200]).sum(axis=1)
+    assert np.mean(np.abs(likelihood.log_likelihood(theta[:200], x[:200]) - want)) < 0.15
     assert likelihood.log_likelihood(theta[:7], x[0]).shape == (7,)
+    positive = ps.nle(theta, np.exp(x), prior=prior, ensemble=1, x_support="positive", **{**options, "epochs": 1})
+    assert np.isneginf(positive.log_likelihood(theta[0], [-1.0, 1.0, 1.0]))
     with pytest.warns(ps.PenstockWarning, match="autocorrelation times long"):
         assert likelihood.sample(10, x[0], max_steps=20, rng=0).shape == (10, 2)
 
@@ -523,6 +523,21 @@ def test_a_likelihood_comes_back_and_other_files_are_refused(tmp_path: Path) -> 
         path.write_bytes(wrong)
         with pytest.raises(ps.FileFormatError, match="cannot load"):
             ps.sbi.load(path)
+
+
+@pytest.mark.parametrize(
+    ("library", "call", "extra"),
+    [
+        ("scipy.optimize", lambda: normal_posterior(HalfPlane()).map([0.0]), "stats"),
+        ("emcee", lambda: ps.sbi.Likelihood(Gauss(), ps.sbi.Normal(dim=2), everything(2)).sample(9, [0.0, 0.0]), "sbi"),
+    ],
+)
+def test_what_needs_a_library_says_which_extra_has_it(
+    library: str, call: Callable[[], Any], extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf"pip install 'penstock\[{extra}\]'"):
+        call()
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

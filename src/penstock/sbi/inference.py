@@ -174,7 +174,7 @@ def _prepared(theta: Any, x: Any, prior: Any, support: Any, rng: Rng) -> tuple[S
     """Checked simulations, their prior, and seeds of structure, of training and of estimates."""
     seed = _validate.seed(rng)
     # A prior of one's own need not say how many parameters it has.
-    shape = theta.shape if isinstance(theta, np.ndarray) else ()
+    shape: tuple[int, ...] = theta.shape if isinstance(theta, np.ndarray) else ()
     known = as_prior(prior, support, shape[1] if len(shape) == 2 else None)
     seeds = [int(np.random.default_rng([seed, k]).integers(2**63)) for k in range(3)]
     return simulations(theta, x, known), known, seeds

@@ -40,6 +40,8 @@ class Frozen(Protocol):
 
 PriorLike: TypeAlias = Prior | Drawn | Frozen | Sequence[Any] | Mapping[str, Any]
 
+# Of one parameter, those with one mode, at the median: for these a bound of the density is known.
+SYMMETRIC = ("uniform", "norm", "laplace", "logistic", "cauchy", "t", "Uniform", "Normal", "Logistic", "Laplace")
 # Frozen distributions of several parameters whose support is the whole space. (Of the others there is none that has a density
 # with respect to all of its columns.)
 JOINT = ("multivariate_normal_frozen", "multivariate_t_frozen")
@@ -150,6 +152,13 @@ class Univariate(Prior):
         words = [*map(str, self.frozen.args), *(f"{key}={value}" for key, value in self.frozen.kwds.items())]
         return f"{self.frozen.dist.name}({', '.join(words)})"
 
+    def log_prob_max(self) -> float | None:
+        """The log-density at the median, where the distribution is known to be highest there."""
+        name = getattr(getattr(self.frozen, "dist", None), "name", type(self.frozen).__name__)
+        if name not in SYMMETRIC:
+            return None
+        return math.fsum(np.ravel(self.frozen.logpdf(self.frozen.median())))
+
     def _log_prob(self, theta: Array) -> Array:
         wrapped = [
             np.where(np.isinf(x), np.nan, one.lo + (x - one.lo) % (one.hi - one.lo)) if isinstance(one, Periodic) else x
@@ -178,6 +187,11 @@ class Joint(Prior):
 
     def __repr__(self) -> str:
         return f"{type(self.frozen).__name__.removesuffix('_frozen')}(dim={self.dim})"
+
+    def log_prob_max(self) -> float:
+        """The log-density at the centre."""
+        centre = self.frozen.mean if hasattr(self.frozen, "mean") else self.frozen.loc
+        return float(self.frozen.logpdf(centre))
 
     def _log_prob(self, theta: Array) -> Array:
         found: Array = _validate.reals(self.frozen.logpdf(theta), name="prior.log_prob(theta)").reshape(len(theta))

@@ -558,7 +558,8 @@ class Ensemble(Trained):
         low, high = ends.min(axis=0), ends.max(axis=0)
         wanted = np.broadcast_to(u, low.shape[:-1])
         for _ in range(BISECTIONS):
-            middle = low + (high - low) / 2
+            with np.errstate(invalid="ignore"):  # infinite ends, which all members have in common
+                middle = low + (high - low) / 2
             inside = (low < middle) & (middle < high)
             if not inside.any():
                 break

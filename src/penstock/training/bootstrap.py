@@ -18,4 +18,4 @@ def bootstrapped(data: Data, seed: int) -> Data:
     n = len(rows)
     counts = np.bincount(np.random.default_rng(seed).integers(n, size=n), minlength=n).astype(np.float64)
     weight = counts if rows.weight is None else counts * rows.weight
-    return replace(data, rows=replace(rows, weight=weight))
+    return replace(data, rows=replace(rows, weight=weight), drawn=True)

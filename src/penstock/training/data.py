@@ -35,6 +35,8 @@ class Data:
         Their names; empty where they have none.
     library : str
         Which the table was of: "pandas", "polars", "pyarrow", or "".
+    drawn : bool
+        Whether rows were drawn from the table, so that those of weight 0 are none.
     """
 
     rows: Rows
@@ -43,6 +45,7 @@ class Data:
     columns: Names = ()
     context_columns: Names = ()
     library: str = ""
+    drawn: bool = False
 
     @property
     def validated(self) -> bool:

@@ -112,6 +112,11 @@ class Part:
         for first in range(self.first, self.last, size):
             yield self.index(first, min(first + size, self.last))
 
+    def n_counting(self) -> int:
+        """How many have another weight than 0."""
+        assert self.rows.weight is not None
+        return sum(int(np.count_nonzero(self.rows.weight[index])) for index in self.chunks(CHUNK))
+
     def weight_sums(self, exponent: int | None = None) -> tuple[float, float]:
         """Sum of the scaled weights, and how many rows of equal weight tell as much as these: (sum w)^2 / sum w^2."""
         assert self.rows.weight is not None

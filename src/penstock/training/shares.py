@@ -43,6 +43,7 @@ class Shares:
     buffers: Array
     budget: Budget
     validated: bool
+    drawn: bool
     rows: Rows
     held_out: Rows | None
     split: Callable[[int, int], Array]
@@ -53,7 +54,7 @@ class Shares:
 
     def share_out(self, data: Data, lattice: Lattice | None) -> None:
         """Tell the rows that train from those that validate; columns with lattices have noise from here on."""
-        self.validated = data.validated
+        self.validated, self.drawn = data.validated, data.drawn
         held_out = None if data.held_out is None else dequantize.noised(data.held_out, lattice, self.seed, 1)
         self._share_out(dequantize.noised(data.rows, lattice, self.seed, 0), held_out)
 
@@ -84,7 +85,7 @@ class Shares:
     def _weight_sum(self, part: Part, name: str) -> float:
         total, size = part.weight_sums()
         check_sum(total, self.rows, f"sample_weight over the {name} rows")
-        self.worth[name] = size, len(part)
+        self.worth[name] = size, part.n_counting() if self.drawn else len(part)
         return total
 
     def leave_out(self, fit: str) -> bool:

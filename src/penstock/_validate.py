@@ -441,6 +441,16 @@ def as_weights(weight: Any, rows: int, *, name: str) -> Array:
     return array
 
 
+def as_positive_weights(weight: Any, rows: int, *, name: str) -> Array:
+    """Weights of a distribution, float64: finite, none negative, and not all 0."""
+    array = as_weights(as_shaped(weight, (rows,), FLOAT64, name=name), rows, name=name)
+    if (array < 0).any():
+        raise ValueError(f"{name} must not be negative here, got {array.min():g}")
+    if not array.any():
+        raise ValueError(f"{name} is 0 for all rows")
+    return array
+
+
 def as_params(values: Any, n_params: int, dtype: np.dtype[Any], *, name: str = "params") -> Array:
     """A copy of ``values`` as the flat vector of a flow; every number must be finite in its precision."""
     array = as_shaped(values, (n_params,), None, name=name)

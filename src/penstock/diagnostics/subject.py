@@ -132,13 +132,8 @@ class Subject:
 
     def _weigh(self, sample_weight: Any) -> None:
         """Weights; rows that have none are left out."""
-        weight = _validate.as_shaped(sample_weight, (self.rows,), np.dtype(np.float64), name="sample_weight")
-        weight = _validate.as_weights(weight, self.rows, name="sample_weight")
-        if (weight < 0).any():
-            raise ValueError("sample_weight must not be negative where distributions are compared")
+        weight = _validate.as_positive_weights(sample_weight, self.rows, name="sample_weight")
         counts = weight > 0
-        if not counts.any():
-            raise ValueError("the sum of sample_weight must be positive")
         self.X, self.weight = self.X[counts], weight[counts] / weight.max()
         self.contexts = None if self.contexts is None else self.contexts[counts]
 

@@ -179,7 +179,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
     "__main__", "cli", "demo", "_compare", "_corner", "__init__", "sbi", "recipes", "models", "ensemble", "flow",
-    "diagnostics", "trained", "reverse", "given", "parts", "conditionals", "marginals", "sections", "restricted",
+    "recalibrate", "diagnostics", "trained", "reverse", "given", "parts", "conditionals", "marginals", "sections", "restricted",
     "quadrature",
     "montecarlo", "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer",
     "training", "files", "ops", "histories", "history", "weights", "targets", "mixture", "runner", "_backend", "_core",

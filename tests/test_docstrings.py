@@ -52,7 +52,8 @@ def public() -> list[tuple[str, Any]]:
     """What a user may call: names at the top, verbs and other methods of a flow, functions of ``ops``, with their docstrings."""
     found = [(name, getattr(ps, name)) for name in ps.__all__]
     found += [(f"ops.{name}", getattr(ps.ops, name)) for name in ps.ops.__all__]
-    for owner in (ps.Flow, ps.Adam):
+    found += [(f"sbi.{name}", getattr(ps.sbi, name)) for name in ps.sbi.__all__]
+    for owner in (ps.Flow, ps.Adam, ps.sbi.Posterior, ps.sbi.Likelihood, ps.sbi.Prior):
         for name, value in inspect.getmembers(owner, inspect.isfunction):
             if not name.startswith("_"):
                 found.append((f"{owner.__name__}.{name}", value))

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from penstock.sbi.at import PosteriorAt
 from penstock.sbi.checks import Check
 from penstock.sbi.files import load
 from penstock.sbi.inference import nle, npe
 from penstock.sbi.likelihood import Likelihood, Potential
-from penstock.sbi.posterior import Posterior, PosteriorAt
+from penstock.sbi.posterior import Posterior
 from penstock.sbi.priors import BoxUniform, Independent, Normal, Prior
 from penstock.sbi.truncation import TruncatedPrior
 

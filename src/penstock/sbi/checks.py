@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,10 +15,20 @@ from penstock.sbi.priors import Prior
 from penstock.sbi.wrapped import as_prior, takes
 
 if TYPE_CHECKING:
+    from penstock.diagnostics import SBC, Coverage
     from penstock.sbi.posterior import Posterior
 
 FEWEST = 40  # simulations, without which ranks tell nothing
 BINS = 20  # of ranks: what divides the number of draws and the true one
+
+
+class Pool(Protocol):
+    """What shares tasks out: ``multiprocessing.Pool``, an executor of ``concurrent.futures``, a pool of MPI."""
+
+    @property
+    def map(self) -> Callable[..., Iterable[Any]]:
+        """``map(function, tasks)``: the results in the order of the tasks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,11 +45,21 @@ class Check:
         Of regions of highest density.
     theta, x : arrays of shape (n, dim) and (n, c)
         The simulations.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+    >>> theta = prior.sample(300, rng=0)
+    >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+    >>> found = posterior.check(lambda theta: theta**2, 40, draws=39, rng=0)
+    >>> len(found.theta), found.sbc.draws, str(found).splitlines()[0]
+    (40, 39, '40 simulations: the posterior is not calibrated')
     """
 
-    sbc: Any
-    tarp: Any
-    coverage: Any
+    sbc: SBC
+    tarp: Coverage
+    coverage: Coverage
     theta: Array
     x: Array
 
@@ -67,9 +87,8 @@ class Check:
         except ImportError:
             raise ImportError("plotting needs matplotlib: pip install 'penstock[plot]'") from None
         figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-        for ax, found, title in zip(
-            axes, (self.sbc, self.tarp, self.coverage), ("ranks (SBC)", "TARP", "highest density"), strict=True
-        ):
+        shown: tuple[Any, ...] = (self.sbc, self.tarp, self.coverage)
+        for ax, found, title in zip(axes, shown, ("ranks (SBC)", "TARP", "highest density"), strict=True):
             found.plot(ax)
             ax.set_title(title)
         return figure

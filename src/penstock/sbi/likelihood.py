@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from penstock._typing import Array, Rng, RowsLike
 from penstock.columns import Names
 from penstock.sbi.priors import Prior
 from penstock.sbi.simulations import Observed
+
+if TYPE_CHECKING:
+    from penstock.ensemble import Ensemble
+    from penstock.flow import Flow
 
 
 class Likelihood:
@@ -23,9 +27,18 @@ class Likelihood:
         Of the columns of x that differ between simulations, with the parameters as its context.
     prior : Prior
     observed : Observed
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+    >>> theta = prior.sample(300, rng=0)
+    >>> likelihood = ps.nle(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+    >>> likelihood.dim, likelihood.observed.dim
+    (1, 1)
     """
 
-    def __init__(self, flow: Any, prior: Prior, observed: Observed) -> None:
+    def __init__(self, flow: Flow | Ensemble, prior: Prior, observed: Observed) -> None:
         self.flow, self.prior, self.observed = flow, prior, observed
 
     @property
@@ -58,6 +71,15 @@ class Likelihood:
         Returns
         -------
         scalar, or array of shape (rows,), in the dtype of the flow
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> likelihood = ps.nle(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> likelihood.log_likelihood([[0.5], [0.1]], [0.25]).shape
+        (2,)
         """
         return self.flow.log_prob(self.observed.read(x), theta)
 
@@ -73,6 +95,15 @@ class Likelihood:
         Potential
             A callable of theta, (rows, dim) or (dim,), that gives float64 numbers, -inf outside the prior:
             ``emcee.EnsembleSampler(walkers, likelihood.dim, likelihood.potential(x), vectorize=True)``.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> likelihood = ps.nle(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> likelihood.potential([0.25])([[2.0]])
+        array([-inf])
         """
         return Potential(self, np.atleast_2d(self.observed.read(x)))
 
@@ -113,6 +144,15 @@ class Likelihood:
         ----------
         Foreman-Mackey, Hogg, Lang, Goodman, "emcee: The MCMC Hammer" (2013); ter Braak, "A Markov Chain Monte Carlo version of
         the genetic algorithm Differential Evolution" (2006).
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> likelihood = ps.nle(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> likelihood.sample(100, [0.25], walkers=10, max_steps=4000, rng=0).shape
+        (100, 1)
         """
         from penstock.sbi.walkers import drawn
 
@@ -130,6 +170,18 @@ class Likelihood:
         Parameters
         ----------
         path : str or path
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> likelihood = ps.nle(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "likelihood.zip")
+        >>> likelihood.save(path)
+        >>> ps.sbi.load(path).dim
+        1
         """
         from penstock.sbi.files import save
 
@@ -144,6 +196,15 @@ class Potential:
     likelihood : Likelihood
     x : array of shape (k, kept)
         Measurements, the columns that the flow reads.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+    >>> theta = prior.sample(300, rng=0)
+    >>> potential = ps.nle(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0).potential([0.25])
+    >>> potential([0.5]) > potential([2.0])
+    True
     """
 
     def __init__(self, likelihood: Likelihood, x: Array) -> None:

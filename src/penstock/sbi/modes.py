@@ -23,8 +23,7 @@ def highest(posterior: Posterior, x: Array, n: int, starts: int, seed: int) -> A
     except ImportError:
         raise ImportError("map needs SciPy: pip install 'penstock[stats]'") from None
     flow, rejection = posterior.flow, posterior._rejection
-    where = {"where": rejection.inside} if rejection.needed else {}
-    draws = flow.sample(n, x, rng=seed, **where).astype(np.float64)
+    draws = flow.sample(n, x, rng=seed, where=rejection.where).astype(np.float64)
     double = flow.astype("float64")
     density = double.log_prob(draws, x)
     best = np.argsort(density)[::-1][:starts]

@@ -12,12 +12,15 @@ from penstock import _html, _validate, columns
 from penstock._typing import Array, Rng, RowsLike
 from penstock.columns import Names
 from penstock.montecarlo import Estimate
+from penstock.sbi.at import PosteriorAt
 from penstock.sbi.priors import Prior
 from penstock.sbi.rejection import DRAWS, Rejection
 from penstock.sbi.simulations import Observed
 
 if TYPE_CHECKING:
-    from penstock.sbi.checks import Check
+    from penstock.ensemble import Ensemble
+    from penstock.flow import Flow
+    from penstock.sbi.checks import Check, Pool
     from penstock.sbi.truncation import TruncatedPrior
     from penstock.sbi.wrapped import PriorLike
 
@@ -50,7 +53,7 @@ class Posterior:
     array([ True, False])
     """
 
-    def __init__(self, flow: Any, prior: Prior, observed: Observed, *, seed: int = 0) -> None:
+    def __init__(self, flow: Flow | Ensemble, prior: Prior, observed: Observed, *, seed: int = 0) -> None:
         self.flow, self.prior, self.observed = flow, prior, observed
         self._rejection = Rejection(prior, seed)
 
@@ -121,6 +124,15 @@ class Posterior:
         Returns
         -------
         scalar, or array of shape (rows,), (m, n), or (m,) for one row and m data, in the dtype of the flow
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> posterior.log_prob([[0.5], [2.0]], [0.25]).shape, posterior.log_prob([2.0], [0.25])
+        ((2,), np.float32(-inf))
         """
         given = self.observed.read(x, axes=(1, 2, 3))
         return self._normalised(self.flow.log_prob(theta, given), theta, given)
@@ -155,15 +167,45 @@ class Posterior:
         ------
         RuntimeError
             When 10^6 draws in a row have prior density 0.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> posterior.sample(5, [0.25], rng=0).shape, posterior.sample(5, [[0.25], [0.5]], rng=0).shape
+        ((5, 1), (2, 5, 1))
         """
         given = self.observed.read(x)
-        where = {"where": self._rejection.inside} if self._rejection.needed else {}
-        numbers = {"key": key, "first": first, "first_context": first_context}
-        draws: Array = self.flow.sample(n, given, rng=rng, **numbers, **where)
+        draws: Array = self.flow.sample(
+            n, given, rng=rng, key=key, first=first, first_context=first_context, where=self._rejection.where
+        )
         return draws
 
     def sample_and_log_prob(self, n: float | None, x: RowsLike, *, rng: Rng = None) -> tuple[Array, Any]:
-        """Draw parameters given data, with their log-density, as :meth:`sample` and :meth:`log_prob` give them."""
+        """Draw parameters given data, with their log-density, as :meth:`sample` and :meth:`log_prob` give them.
+
+        Parameters
+        ----------
+        n, x, rng
+            As for :meth:`sample`.
+
+        Returns
+        -------
+        theta, log_prob : arrays
+            As the two give them.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> draws, log_prob = posterior.sample_and_log_prob(5, [0.25], rng=0)
+        >>> bool((abs(log_prob - posterior.log_prob(draws, [0.25])) < 1e-4).all())
+        True
+        """
         if not self._rejection.needed:
             found: tuple[Array, Any] = self.flow.sample_and_log_prob(n, self.observed.read(x), rng=rng)
             return found
@@ -171,7 +213,28 @@ class Posterior:
         return draws, self.log_prob(draws, x)
 
     def log_prob_and_grad(self, theta: RowsLike, x: RowsLike) -> tuple[Any, Array]:
-        """The log-density, and its gradient with respect to theta; shapes as for :meth:`log_prob`."""
+        """The log-density, and its gradient with respect to theta; shapes as for :meth:`log_prob`.
+
+        Parameters
+        ----------
+        theta, x
+            As for :meth:`log_prob`.
+
+        Returns
+        -------
+        log_prob : scalar or array
+        grad : array of the shape of theta
+            In the order of the flow's own columns; 0 where the density is.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> posterior.log_prob_and_grad([[0.5], [2.0]], [0.25])[1].shape
+        (2, 1)
+        """
         given = self.observed.read(x, axes=(1, 2, 3))
         value, grad = self.flow.log_prob_and_grad(theta, given)
         value = self._normalised(value, theta, given)
@@ -189,6 +252,15 @@ class Posterior:
         named tuple (value, error)
             1 and 0 where the support of the flow is that of the prior. Otherwise an estimate from 10 000 draws, made once for
             each x, with its standard error: the error of ``log_prob`` is ``error / value``.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> posterior.acceptance([0.25])  # the support of the flow is that of the prior
+        Estimate(value=1.0, error=0.0)
         """
         return self._rejection.share(self.flow, self.observed.read(x))
 
@@ -198,6 +270,19 @@ class Posterior:
         Parameters
         ----------
         x : array of shape (c,), or a table of one row
+
+        Returns
+        -------
+        PosteriorAt
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> posterior.given([0.25]).sample(3, rng=0).shape
+        (3, 1)
         """
         return PosteriorAt(self, self.observed.one(x))
 
@@ -219,6 +304,16 @@ class Posterior:
         -------
         float64 array of shape (dim,), or (m, dim)
             Within the prior's support; never of a lower density than the best draw.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> best = posterior.map([0.25], rng=0)
+        >>> bool(posterior.log_prob(best, [0.25]) >= posterior.log_prob(posterior.sample(1000, [0.25]), [0.25]).max() - 0.01)
+        True
         """
         from penstock.sbi.modes import highest
 
@@ -253,6 +348,16 @@ class Posterior:
         References
         ----------
         Deistler, Goncalves, Macke, "Truncated Proposals for Scalable and Hassle-free Simulation-based Inference" (2022).
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> cut = posterior.truncated_prior([0.25], epsilon=0.1, rng=0)
+        >>> cut.sample(4, rng=0).shape, bool(0 < cut.mass.value <= 1)
+        ((4, 1), True)
         """
         from penstock.sbi.truncation import truncated
 
@@ -264,7 +369,7 @@ class Posterior:
         n: int = 500,
         *,
         draws: int = 399,
-        pool: Any = None,
+        pool: Pool | None = None,
         chunks: int = 16,
         prior: PriorLike | None = None,
         rng: Rng = None,
@@ -295,6 +400,16 @@ class Posterior:
         -------
         Check
             ``str`` of it says in a few lines what holds and what does not; it has a ``plot``.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> found = posterior.check(lambda theta: theta**2, 40, draws=39, rng=0)
+        >>> found.passed, found.coverage.observed.shape  # it was hardly trained
+        (False, (4, 1))
         """
         from penstock.sbi.checks import checked
 
@@ -313,6 +428,18 @@ class Posterior:
         Parameters
         ----------
         path : str or path
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+        >>> theta = prior.sample(300, rng=0)
+        >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "posterior.zip")
+        >>> posterior.save(path)
+        >>> ps.sbi.load(path).dim
+        1
         """
         from penstock.sbi.files import save
 
@@ -337,64 +464,3 @@ class Posterior:
         inside = self.prior.log_prob(rows) > -np.inf
         found = np.where(inside | np.isnan(result), result - scale, -np.inf).astype(result.dtype)
         return found if found.ndim else found[()]
-
-
-class PosteriorAt:
-    """A posterior at one observation, which ``posterior.given(x)`` makes: its verbs without the argument x.
-
-    Attributes
-    ----------
-    posterior : Posterior
-    x : array of shape (c,)
-    """
-
-    def __init__(self, posterior: Posterior, x: Array) -> None:
-        self.posterior, self.x, self._read = posterior, x, posterior.observed.select(x)
-        self._view = posterior.flow.given(self._read)  # faster where x has many numbers
-
-    @property
-    def dim(self) -> int:
-        """Number of parameters."""
-        return self.posterior.dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Precision of draws."""
-        return self.posterior.dtype
-
-    @property
-    def columns(self) -> Names | None:
-        """Names of the parameters, or None."""
-        return self.posterior.columns
-
-    def __repr__(self) -> str:
-        words = ", ".join(f"{value:g}" for value in self.x[:6])
-        return f"{repr(self.posterior).splitlines()[0]}, at x = [{words}{', ...' if len(self.x) > 6 else ''}]"
-
-    def log_prob(self, theta: RowsLike) -> Any:
-        """As ``Posterior.log_prob``."""
-        return self.posterior._normalised(self._view.log_prob(theta), theta, self._read)
-
-    def sample(self, n: float | None = None, *, rng: Rng = None) -> Array:
-        """As ``Posterior.sample``."""
-        return self.posterior.sample(n, self.x, rng=rng)
-
-    def sample_and_log_prob(self, n: float | None = None, *, rng: Rng = None) -> tuple[Array, Any]:
-        """As ``Posterior.sample_and_log_prob``."""
-        return self.posterior.sample_and_log_prob(n, self.x, rng=rng)
-
-    def log_prob_and_grad(self, theta: RowsLike) -> tuple[Any, Array]:
-        """As ``Posterior.log_prob_and_grad``."""
-        return self.posterior.log_prob_and_grad(theta, self.x)
-
-    def acceptance(self) -> Estimate:
-        """As ``Posterior.acceptance``."""
-        return self.posterior.acceptance(self.x)
-
-    def map(self, *, n: int = 1000, starts: int = 10, rng: Rng = None) -> Array:
-        """As ``Posterior.map``."""
-        return self.posterior.map(self.x, n=n, starts=starts, rng=rng)
-
-    def truncated_prior(self, epsilon: float = 1e-4, *, n: int | None = None, rng: Rng = None) -> TruncatedPrior:
-        """As ``Posterior.truncated_prior``."""
-        return self.posterior.truncated_prior(self.x, epsilon, n=n, rng=rng)

@@ -29,6 +29,13 @@ class Prior:
         Of the parameters; empty where they have none.
     exact : bool
         Whether the density is positive everywhere within the support: then a flow with that support needs no rejection.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> prior = ps.sbi.Independent([ps.sbi.BoxUniform(0, 1), ps.sbi.Normal(0, 2)])
+    >>> isinstance(prior, ps.sbi.Prior), prior.dim, prior.exact
+    (True, 2, True)
     """
 
     dim: int
@@ -47,6 +54,13 @@ class Prior:
         -------
         float, or float64 array of shape (rows,) or (m, n)
             NaN where a parameter is NaN.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.Normal(0, 1)
+        >>> round(prior.log_prob([0.0]), 4), prior.log_prob([[0.0], [1.0]]).shape
+        (-0.9189, (2,))
         """
         given = columns.matched(theta, self.names, self.dim, name="theta").values
         rows, shape = _validate.as_batch(given, self.dim, name="theta")
@@ -68,13 +82,32 @@ class Prior:
         Returns
         -------
         float64 array of shape (n, dim), or (dim,) without n
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.Normal(0, 1)
+        >>> prior.sample(3, rng=0).shape, prior.sample().shape
+        ((3, 1), (1,))
         """
         shape = _validate.draws(n, name="n")
         rows = self._sample(math.prod(shape), np.random.default_rng(_validate.seed(rng)))
         return rows.reshape(*shape, self.dim)
 
     def log_prob_max(self) -> float | None:
-        """The highest log-density, None where nobody knows it."""
+        """The highest log-density, None where nobody knows it.
+
+        Returns
+        -------
+        float or None
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> prior = ps.sbi.Normal(0, 1)
+        >>> round(prior.log_prob_max(), 4)
+        -0.9189
+        """
         return None
 
     def _log_prob(self, theta: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ class Rejection:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Rejection, (self.prior, self.seed)
+
+    @property
+    def where(self) -> Callable[[Array], Array] | None:
+        """The condition of ``Flow.sample``; None where every draw meets it."""
+        return self.inside if self.needed else None
 
     def inside(self, theta: Array) -> Array:
         """Whether rows have a positive prior density."""

@@ -14,7 +14,7 @@ from penstock.montecarlo import Estimate
 from penstock.sbi.priors import Prior
 
 if TYPE_CHECKING:
-    from penstock.sbi.posterior import PosteriorAt
+    from penstock.sbi.at import PosteriorAt
 
 PILOT = 10_000  # draws of the prior that estimate its mass in the region
 
@@ -37,6 +37,16 @@ class TruncatedPrior(Prior):
         The share of the posterior outside.
     mass : Estimate
         Of the prior inside, with its standard error.
+
+    Examples
+    --------
+    >>> import penstock as ps
+    >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
+    >>> theta = prior.sample(300, rng=0)
+    >>> posterior = ps.npe(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
+    >>> cut = posterior.truncated_prior([0.25], epsilon=0.1, rng=0)
+    >>> bool((cut.log_prob(cut.sample(100, rng=0)) >= prior.log_prob([0.0])).all())
+    True
     """
 
     exact = False

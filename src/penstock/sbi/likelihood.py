@@ -113,21 +113,21 @@ class Likelihood:
         x: RowsLike,
         *,
         walkers: int | None = None,
-        max_steps: int = 10_000,
+        max_steps: int = 5000,
         rng: Rng = None,
     ) -> Array:
-        """Draw from the posterior at one observation by emcee, its ensemble sampler with moves of differential evolution.
+        """Draw from the posterior at one observation by emcee, with moves of differential evolution and stretch moves.
 
         Walkers begin at draws of the prior, resampled by their likelihood. The first half of the steps is left out, and there
-        are so many of them that the rest is 50 autocorrelation times long and has n draws.
+        are so many of them that the rest is 20 autocorrelation times long and worth n independent draws.
 
         Parameters
         ----------
         n : int
         x : array of shape (c,), or (k, c) of k independent measurements, or a table
         walkers : int, optional
-            By default 100, or 10 for each parameter where that is more.
-        max_steps : int, default 10 000
+            By default 500, or 20 for each parameter where that is more.
+        max_steps : int, default 5000
             Of each walker; a warning says when they were too few.
         rng : seed or numpy Generator, optional
 
@@ -151,12 +151,12 @@ class Likelihood:
         >>> prior = ps.sbi.BoxUniform(-1, 1, dim=1)
         >>> theta = prior.sample(300, rng=0)
         >>> likelihood = ps.nle(theta, theta**2, prior=prior, ensemble=1, epochs=1, rng=0)
-        >>> likelihood.sample(100, [0.25], walkers=10, max_steps=4000, rng=0).shape
-        (100, 1)
+        >>> likelihood.sample(50, [0.25], walkers=50, rng=0).shape
+        (50, 1)
         """
         from penstock.sbi.walkers import drawn
 
-        count = max(100, 10 * self.dim) if walkers is None else _validate.positive_int(walkers, name="walkers")
+        count = max(500, 20 * self.dim) if walkers is None else _validate.positive_int(walkers, name="walkers")
         if count < 2 * self.dim or count % 2:
             raise ValueError(f"walkers must be an even number of at least {2 * self.dim}, got {count}")
         return drawn(

@@ -13,9 +13,9 @@ from penstock._warn import TargetWarning, warn
 if TYPE_CHECKING:
     from penstock.sbi.likelihood import Potential
 
-STARTS = 20_000  # draws of the prior among which walkers begin
+STARTS = 50_000  # draws of the prior among which walkers begin
 BLOCK = 200  # steps between looks at the autocorrelation
-LONG = 50  # autocorrelation times that a chain should have
+LONG = 20  # autocorrelation times that a chain should have at least
 
 
 def drawn(potential: Potential, n: int, *, walkers: int, max_steps: int, rng: Rng) -> Array:
@@ -29,7 +29,7 @@ def drawn(potential: Potential, n: int, *, walkers: int, max_steps: int, rng: Rn
     generator = np.random.default_rng(_validate.seed(rng))
     # Steps of full length go from mode to mode. (emcee 3.1.6 has a snooker move, too, whose draws are too narrow: on a normal in
     # the plane cut at an edge their mean is 0.70 where it should be 0.56.)
-    moves = [(emcee.moves.DEMove(), 0.9), (emcee.moves.DEMove(gamma0=1.0), 0.1)]
+    moves = [(emcee.moves.DEMove(), 0.5), (emcee.moves.DEMove(gamma0=1.0), 0.25), (emcee.moves.StretchMove(), 0.25)]
     sampler: Any = emcee.EnsembleSampler(walkers, potential.dim, potential, moves=moves, vectorize=True)
     sampler.random_state = np.random.RandomState(int(generator.integers(2**32))).get_state()
     state: Any = _starts(potential, walkers, generator)
@@ -42,11 +42,13 @@ def drawn(potential: Potential, n: int, *, walkers: int, max_steps: int, rng: Rn
         with np.errstate(all="ignore"):
             found = float(np.max(emcee.autocorr.integrated_time(chain, tol=0, quiet=True)))
         times = found if found > 0 else float("inf")  # NaN where walkers have not moved
-        enough = len(chain) >= LONG * times and len(chain) * walkers >= n
-    if not len(chain) >= LONG * times:
+        worth = walkers * len(chain) / times
+        enough = len(chain) >= LONG * times and worth >= n
+    if not enough:
         warn(
-            f"after {steps} steps the chains are {len(chain) / times:.0f} autocorrelation times long, and {LONG} are wanted: "
-            "more steps (max_steps=), or look at the chains of a sampler of your own",
+            f"after {steps} steps the chains are {len(chain) / times:.0f} autocorrelation times long ({LONG} are wanted), "
+            f"and the draws are worth {worth:.0f} independent ones: more steps (max_steps=), or a sampler of your own, which "
+            "takes likelihood.potential(x)",
             TargetWarning,
         )
     flat = chain.reshape(-1, potential.dim)

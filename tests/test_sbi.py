@@ -484,10 +484,10 @@ def test_nle_learns_a_likelihood() -> None:
     assert likelihood.log_likelihood(theta[:7], x[0]).shape == (7,)
     positive = ps.nle(theta, np.exp(x), prior=prior, ensemble=1, x_support="positive", **{**options, "epochs": 1})
     assert np.isneginf(positive.log_likelihood(theta[0], [-1.0, 1.0, 1.0]))
-    with pytest.warns(ps.PenstockWarning, match="autocorrelation times long"):
-        draws = []
-        for number, seed in enumerate((0, 0, 1)):
-            np.random.seed(number)  # noqa: NPY002 (from which emcee begins where it is told nothing)
+    draws = []
+    for number, seed in enumerate((0, 0, 1)):
+        np.random.seed(number)  # noqa: NPY002 (from which emcee begins where it is told nothing)
+        with pytest.warns(ps.PenstockWarning, match="autocorrelation times long"):
             draws.append(likelihood.sample(10, x[0], max_steps=20, rng=seed))
     assert draws[0].shape == (10, 2)
     assert (draws[0] == draws[1]).all()

@@ -27,8 +27,8 @@ def drawn(potential: Potential, n: int, *, walkers: int, max_steps: int, rng: Rn
             "sampling a likelihood needs emcee: pip install 'penstock[sbi]'; other samplers take likelihood.potential(x)"
         ) from None
     generator = np.random.default_rng(_validate.seed(rng))
-    # Steps of full length go from mode to mode. (emcee 3.1.6 has a snooker move, too, whose draws are too narrow: on a normal in
-    # the plane cut at an edge their mean is 0.70 where it should be 0.56.)
+    # Steps of full length go from mode to mode. (emcee 3.1.6 has a snooker move, too, whose draws are too narrow: of a standard
+    # normal in five dimensions their standard deviation is 0.83.)
     moves = [(emcee.moves.DEMove(), 0.5), (emcee.moves.DEMove(gamma0=1.0), 0.25), (emcee.moves.StretchMove(), 0.25)]
     sampler: Any = emcee.EnsembleSampler(walkers, potential.dim, potential, moves=moves, vectorize=True)
     sampler.random_state = np.random.RandomState(int(generator.integers(2**32))).get_state()

@@ -113,7 +113,7 @@ class Likelihood:
         x: RowsLike,
         *,
         walkers: int | None = None,
-        max_steps: int = 5000,
+        max_steps: int = 10_000,
         rng: Rng = None,
     ) -> Array:
         """Draw from the posterior at one observation by emcee, with moves of differential evolution and stretch moves.
@@ -127,7 +127,7 @@ class Likelihood:
         x : array of shape (c,), or (k, c) of k independent measurements, or a table
         walkers : int, optional
             By default 500, or 20 for each parameter where that is more.
-        max_steps : int, default 5000
+        max_steps : int, default 10 000
             Of each walker; a warning says when they were too few.
         rng : seed or numpy Generator, optional
 

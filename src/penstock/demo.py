@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,13 @@ def galaxies() -> Array:
 
 
 def demo(
-    output: str | Path, *, seed: int = 0, backend: str = "auto", epochs: int | None = None, progress: bool | None = None
+    output: str | Path,
+    *,
+    seed: int = 0,
+    backend: str = "auto",
+    epochs: int | None = None,
+    ensemble: int | None = None,
+    progress: bool | None = None,
 ) -> int:
     """Train, compare, sample, check, draw and save; returns the exit code."""
     folder = Path(output)
@@ -55,18 +62,28 @@ def demo(
     train, validation, test = np.split(rows, [int(0.8 * len(rows)), int(0.9 * len(rows))])
     say(f"{len(train)} train, {len(validation)} choose, {len(test)} test.\n")
 
-    flow = new_flow(seed, backend)
+    flow = (
+        new_flow(seed, backend)
+        if ensemble is None
+        else ps.Ensemble(partial(new_flow, backend=backend), ensemble, rng=seed)
+    )
     networks = "x".join(map(str, HIDDEN))
     say(f"Autoregressive spline flow: {LAYERS} layers of {BINS} bins, networks {networks}, LU layers between them,")
+    if isinstance(flow, ps.Ensemble):
+        say(f"an ensemble of {flow.n} of them, which differ in start, permutations and order of rows,")
     say(f"{flow.n_free} parameters, backend {flow.backend}. Its support: redshift positive.")
     start = time.perf_counter()
     flow.fit(train, validation=validation, epochs=epochs, rng=seed, progress=progress)
     seconds = time.perf_counter() - start
-    history = flow.history
-    steps = history.step[-1] if len(history) else 0
-    say(f"{len(history)} epochs, {steps} steps in {seconds:.1f} s; kept: epoch {history.best_epoch}.\n")
+    runs = list(flow.history) if isinstance(flow, ps.Ensemble) else [flow.history]
+    steps = sum(own.step[-1] for own in runs if len(own))
+    kept = ", ".join(str(own.best_epoch) for own in runs)
+    say(f"{sum(map(len, runs))} epochs, {steps} steps in {seconds:.1f} s; kept: epoch {kept}.")
+    if isinstance(flow, ps.Ensemble):
+        say(f"Weights by the galaxies that choose: {', '.join(f'{weight:.3f}' for weight in flow.weights)}.")
+    say("")
     flow.save(model)
-    if history.stopped == "interrupted":
+    if "interrupted" in flow.history.stopped:
         say(f"Training was interrupted. The model so far is in {model}.")
         return 130
 
@@ -76,7 +93,7 @@ def demo(
         f"Sampled {len(sampled)} galaxies. Their redshifts are positive, as declared: the least is {sampled[:, 0].min():.2g}."
     )
     check_speed(flow, seed)
-    check_round_trip(flow, rows)
+    check_round_trip(flow.members[0] if isinstance(flow, ps.Ensemble) else flow, rows)
     check_threads(train, validation, seed, backend)
     pictures(flow, rows, sampled, corner, loss)
     say(f"Model: {model}\n{time.perf_counter() - began:.0f} s in all.\n")
@@ -84,10 +101,10 @@ def demo(
     return 0
 
 
-def new_flow(seed: int, backend: str) -> ps.Flow:
+def new_flow(rng: int, backend: str) -> ps.Flow:
     """Build the flow of the demo, untrained."""
     return ps.nsf_ar(
-        len(COLUMNS), layers=LAYERS, hidden=HIDDEN, bins=BINS, support={0: "positive"}, rng=seed, backend=backend
+        len(COLUMNS), layers=LAYERS, hidden=HIDDEN, bins=BINS, support={0: "positive"}, rng=rng, backend=backend
     )  # fmt: skip
 
 
@@ -104,7 +121,7 @@ def installed(package: str, name: str, without: str) -> bool:
     return False
 
 
-def compare(flow: ps.Flow, train: Array, validation: Array, test: Array, seed: int) -> None:
+def compare(flow: ps.Flow | ps.Ensemble, train: Array, validation: Array, test: Array, seed: int) -> None:
     """Hold the flow against other densities: by likelihood, and by a classifier that looks at samples."""
     # Densities are told in units in which every training column has standard deviation 1.
     units = float(np.log(train.std(axis=0, dtype=np.float64)).sum())
@@ -155,7 +172,7 @@ def _error(score: Array) -> float:
     return float(score.std() / np.sqrt(len(score)))
 
 
-def check_speed(flow: ps.Flow, seed: int) -> None:
+def check_speed(flow: ps.Flow | ps.Ensemble, seed: int) -> None:
     """Time a large sample, in one call."""
     start = time.perf_counter()
     flow.sample(MANY, rng=seed)
@@ -187,7 +204,7 @@ def check_threads(train: Array, validation: Array, seed: int, backend: str) -> N
     say(f"Parameters after {flow.history.step[-1]} steps, by SHA-256: 1 thread {one}, 2 threads {two}: {judged}.")
 
 
-def pictures(flow: ps.Flow, rows: Array, sampled: Array, corner: Path, loss: Path) -> None:
+def pictures(flow: ps.Flow | ps.Ensemble, rows: Array, sampled: Array, corner: Path, loss: Path) -> None:
     """Draw the corner plot and the loss curve, if matplotlib is there."""
     if not installed("matplotlib", "matplotlib", "there are no pictures"):
         return

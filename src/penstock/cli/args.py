@@ -109,6 +109,18 @@ def _fit_parser(commands: Any) -> None:
         help="data columns whose values lie on a lattice, such as counts, by name or by index, each perhaps with its step: "
         "trained with noise as wide as a step, and rounded to the lattice in samples; auto alone takes those that have one",
     )
+    group.add_argument(
+        "--ensemble",
+        type=_positive,
+        metavar="N",
+        help="train N flows, each with its own start, permutations and split, and write their mean as one model",
+    )
+    group.add_argument(
+        "--bootstrap",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="each flow of an ensemble has rows of its own, drawn with replacement",
+    )
     group.add_argument("--recipe", choices=list(RECIPES), default="nsf_ar", help="(default: %(default)s)")
     _add(group, RECIPE_OPTIONS, {})
     group = fit.add_argument_group("training, as Flow.fit describes it")
@@ -218,10 +230,12 @@ def _fit(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     arguments.recipe_options = {name: given[name] for name in RECIPE_OPTIONS if name in given}
     arguments.fit_options = {
-        name: given[name] for name in (*FIT_OPTIONS, "resume", "negative_weights") if name in given
+        name: given[name] for name in (*FIT_OPTIONS, "resume", "negative_weights", "bootstrap") if name in given
     }
     if given.get("resume") or "checkpoint_every" in given:
         arguments.fit_options.setdefault("checkpoint", arguments.output)
+    if "bootstrap" in given and arguments.ensemble is None:
+        raise ValueError("--bootstrap is for the flows of an ensemble: give --ensemble N, too")
     return commands.fit(arguments)
 
 
@@ -319,6 +333,9 @@ def _demo_parser(commands: Any) -> None:
     demo.add_argument(
         "--epochs", type=_positive, default=None, metavar="N", help="train for N epochs (default: as fit decides)"
     )
+    demo.add_argument(
+        "--ensemble", type=_positive, metavar="N", help="train an ensemble of N flows (default: one flow)"
+    )
     demo.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)
 
@@ -352,6 +369,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         backend=arguments.backend,
         epochs=arguments.epochs,
+        ensemble=arguments.ensemble,
         progress=False if arguments.quiet else None,
     )
 

@@ -34,7 +34,7 @@ from penstock.cli.draws import Draws, given_contexts
 from penstock.cli.sinks import check_library, table_file
 from penstock.cli.tables import READ, TEXT, Table, ahead, chunk_rows, is_stream, read_table, suffix
 from penstock.cli.weights import Mean, beside, weight_column
-from penstock.files import model
+from penstock.files import members, model
 from penstock.history import History
 from penstock.recipes import RECIPES
 from penstock.training.progress import is_terminal
@@ -69,7 +69,7 @@ def fit(arguments: argparse.Namespace) -> int:
             dequantize=lattice_columns(arguments, table, columns), progress=_progress(arguments), **arguments.fit_options,
         )  # fmt: skip
     seconds = time.perf_counter() - began
-    interrupted = flow.history.stopped == "interrupted"
+    interrupted = "interrupted" in flow.history.stopped
     if interrupted and not len(flow.history):
         raise KeyboardInterrupt
     say(_outcome(flow.history))
@@ -100,16 +100,21 @@ def _log_lines(*, shown: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _new_flow(arguments: argparse.Namespace, dim: int, context_dim: int, positive: Sequence[int]) -> ps.Flow:
+def _new_flow(
+    arguments: argparse.Namespace, dim: int, context_dim: int, positive: Sequence[int]
+) -> ps.Flow | ps.Ensemble:  # fmt: skip
     recipe = RECIPES[arguments.recipe]
     known = inspect.signature(recipe).parameters
     for name in arguments.recipe_options:
         if name not in known:
             raise ValueError(f"--{name}: the recipe {arguments.recipe} has no such option")
-    return recipe(
-        dim, context_dim=context_dim, support=dict.fromkeys(positive, "positive"), rng=arguments.seed,
-        backend=arguments.backend, **arguments.recipe_options,
+    build = partial(
+        recipe, dim, context_dim=context_dim, support=dict.fromkeys(positive, "positive"), backend=arguments.backend,
+        **arguments.recipe_options,
     )  # fmt: skip
+    if arguments.ensemble is None:
+        return build(rng=arguments.seed)
+    return ps.Ensemble(build, arguments.ensemble, rng=arguments.seed)
 
 
 def _fit_columns(
@@ -125,7 +130,9 @@ def _fit_columns(
     return columns, place, own
 
 
-def _outcome(history: History) -> str:
+def _outcome(history: History | ps.EnsembleHistory) -> str:
+    if isinstance(history, ps.EnsembleHistory):
+        return "\n".join(f"member {k}: {_outcome(own)}" for k, own in enumerate(history))
     epochs = f"{len(history)} epoch{'' if len(history) == 1 else 's'}, {history.stopped}"
     if history.best_epoch is None:
         return f"no held-out score; training score {-history.train_loss[-1]:.4f} nats a row ({epochs})"
@@ -266,7 +273,8 @@ def _tell_dropped(table: Table, stream: TextIO, why: str = "") -> None:
 def upgrade(paths: Sequence[str]) -> int:
     """Rewrite model files of older formats in the present one."""
     for path in paths:
-        version = model.load(path).format_version
+        contents = members.load(path)
+        version = (contents.members[0] if isinstance(contents, members.Several) else contents).format_version
         if version == model.FORMAT_VERSION:
             print(f"{path}: is of format {version}")
             continue

@@ -8,7 +8,7 @@ import platform
 
 import penstock as ps
 from penstock import _backend
-from penstock.files import model
+from penstock.files import members
 
 OPTIONAL = (
     ("numba", "the pure-Python engine"),
@@ -41,26 +41,35 @@ def installation() -> int:
 
 def training_of(path: str) -> str:
     """What a file says of a training that has not ended; empty if it holds none."""
-    contents = model.load(path)
-    if not contents.training:
+    contents = members.load(path)
+    several = contents.members if isinstance(contents, members.Several) else (contents,)
+    if not any(own.training for own in several):
         return ""
     from penstock.training.checkpoint import progress_of
 
-    epoch, epochs, step = progress_of(contents)
-    return f"training: not ended, in epoch {epoch} of {epochs}, {step} steps done; the call that began it goes on from here"
+    told = []
+    for k, own in enumerate(several):
+        where = progress_of(own) if own.training else None
+        words = "not begun" if where is None else f"in epoch {where[0]} of {where[1]}, {where[2]} steps done"
+        if where is not None and not where[0]:
+            words = "ended"
+        told.append(words if len(several) == 1 else f"member {k} {words}")
+    return f"training: not ended, {'; '.join(told)}; the call that began it goes on from here"
 
 
 def model_file(path: str) -> int:
     """Print what the model in a file is."""
     flow = ps.load(path)
     print(f"{path}: {os.path.getsize(path)} bytes")
+    several = isinstance(flow, ps.Ensemble)
     hidden = flow.n_params - flow.n_free
     masked = f" ({hidden} more numbers of the file are masked)" if hidden else ""
-    print(f"dim {flow.dim}, context_dim {flow.context_dim}, {flow.dtype}, {flow.n_free} parameters{masked}")
+    number = f"ensemble of {flow.n} flows, " if isinstance(flow, ps.Ensemble) else ""
+    print(f"{number}dim {flow.dim}, context_dim {flow.context_dim}, {flow.dtype}, {flow.n_free} parameters{masked}")
     unfinished = training_of(path)
     if unfinished:
         print(unfinished)
-    print(f"fitted: {'yes' if flow.initialised else 'no (standardisation and ActNorm are not set)'}")
+    print(f"fitted: {'yes' if flow.fitted else 'no (standardisation and ActNorm are not set)'}")
     for what, names in (("columns", flow._columns), ("context columns", flow._context_columns)):
         if names:
             print(f"{what}: {', '.join(names)}")
@@ -70,7 +79,8 @@ def model_file(path: str) -> int:
         words = ", ".join(flow._missing) or "blank cells and NaN alone"
         print(f"missing values, as --missing of the fit said: {words}; score and sample take this, too")
     print(flow)
-    print("parameters:")
-    for name, array in flow.named_params().items():
-        print(f"  {name:32s} {'x'.join(map(str, array.shape))}")
+    for k, own in enumerate(flow.members if isinstance(flow, ps.Ensemble) else (flow,)):
+        print(f"parameters of member {k}:" if several else "parameters:")
+        for name, array in own.named_params().items():
+            print(f"  {name:32s} {'x'.join(map(str, array.shape))}")
     return 0

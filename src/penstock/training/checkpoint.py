@@ -302,8 +302,10 @@ def _tensors(moment: Moment) -> dict[str, Array]:
 
 
 def progress_of(contents: model.Contents) -> tuple[int, int, int]:
-    """The present epoch of a run that a file holds, how many there are to be, and the steps done."""
+    """The present epoch of a run that a file holds, 0 if it is over, how many there are to be, and the steps done."""
     record = _record(contents)
+    if record.get("ended"):
+        return 0, int(record["facts"]["epochs"]), 0
     return int(record["state"]["epoch"]), int(record["facts"]["epochs"]), int(record["state"]["step"])
 
 

@@ -75,6 +75,7 @@ class Team:
         self._news = threading.Event()
         self._lock = threading.Lock()
         self._bar: Progress | None = None
+        self._failed: BaseException | None = None
 
     # --- in the threads of members ------------------------------------------------------------------------------
 
@@ -136,12 +137,21 @@ class Team:
             self._news.set()
 
     def _warner(self, k: int) -> Callable[[_warn.Told], None]:
-        def warn(told: _warn.Told) -> None:
-            self._post(lambda: _warn.issue(told.about_member(k)))
+        def issue(told: _warn.Told) -> None:
+            try:
+                _warn.issue(told.about_member(k))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # where warnings are errors
+                self._fail(error)
 
-        return warn
+        return lambda told: self._post(lambda: issue(told))
 
     # --- in the caller's thread ---------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        """Give all members up because of what has happened here."""
+        self._failed, self.stop = self._failed or error, GivenUp
 
     def train(self, jobs: Sequence[Callable[[Turn], Any]]) -> None:
         """Run a job for each member. Raises the error of the first that failed, once all have ended."""
@@ -150,30 +160,28 @@ class Team:
             threading.Thread(target=self._run, args=(k, job, caller), name=f"penstock-member-{k}", daemon=True)
             for k, job in enumerate(jobs)
         ]
-        failed: BaseException | None = None
         try:
             for thread in threads:
                 thread.start()
         except BaseException as error:
-            failed, self.stop = error, GivenUp
+            self._fail(error)
         while any(thread.is_alive() for thread in threads) or self._work:
             try:
                 self._news.wait(WAIT)
                 self._news.clear()
-                while self._work:
+                while self._work:  # what a signal cuts short is done again
                     self._work[0]()
                     self._work.popleft()
             except KeyboardInterrupt:
                 self.stop = self.stop or KeyboardInterrupt
             except BaseException as error:
-                failed, self.stop = failed or error, GivenUp
-                self._work.popleft()
+                self._fail(error)
         with suppress(BaseException):
             self.draw(lambda bar: bar.close())
         own = [error for error in self.errors if error is not None]
         own.sort(key=lambda error: isinstance(error, (KeyboardInterrupt, GivenUp)))
-        if failed is not None:
-            raise failed
+        if self._failed is not None:
+            raise self._failed
         if own:
             raise own[0]
 

@@ -41,6 +41,7 @@ from penstock.transforms import Additive, Affine, BoxRationalQuadratic, Circular
 from penstock.verbs import key
 
 if TYPE_CHECKING:
+    from penstock.diagnostics.page import report
     from penstock.files.model import FileFormatError
     from penstock.infer import infer_support
     from penstock.sbi import nle, npe
@@ -115,6 +116,7 @@ __all__ = [
     "ordered",
     "periodic",
     "realnvp",
+    "report",
     "save",
     "set_num_threads",
     "show_versions",
@@ -130,6 +132,7 @@ _LAZY = {
     "infer_support": "penstock.infer",
     "nle": "penstock.sbi",
     "npe": "penstock.sbi",
+    "report": "penstock.diagnostics.page",
 }
 # Modules that are imported when somebody asks for them.
 _MODULES = ("cli", "demo", "diagnostics", "sbi", "training")

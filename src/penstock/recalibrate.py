@@ -27,7 +27,7 @@ from penstock.plan import BASE, EMBEDDING, Plan, compile_plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, latent_kinds
 from penstock.state import Snapshot, identity
-from penstock.support import BOX, CIRCLE, Interval, Periodic, Real
+from penstock.support import BOX, CIRCLE, Interval, Periodic, Real, Support
 from penstock.transforms import Affine, RationalQuadratic
 
 FEWEST = {"temperature": 100, "pit": 500}  # rows, or their effective size
@@ -150,11 +150,12 @@ def recalibrated(
     thetas, before, after = fit(ends, log_weights, rows.weight, folds)
     parts = [[end.parts(theta) for end in ends] for theta in thetas]
     gain, gain_error = mean_with_error(after - before, rows.weight)
-    shares = _coverage(members, rows, folds, parts, rebuilt, seed)
+    covered, covered_after, covered_error = _coverage(members, rows, folds, parts, rebuilt, seed)
+    means = [float(mean_with_error(values, rows.weight)[0]) for values in (before, after)]
     scale = math.exp(float(thetas[-1][0])) if how == "temperature" else math.nan
     record = Recalibration(
-        how, len(rows.x), scale, *(float(mean_with_error(values, rows.weight)[0]) for values in (before, after)), float(gain),
-        float(gain_error), np.array(LEVELS), *shares, ends[0].left_alone,
+        how, len(rows.x), scale, means[0], means[1], float(gain), float(gain_error), np.array(LEVELS), covered, covered_after,
+        covered_error, ends[0].left_alone,
     )  # fmt: skip
     logging.getLogger("penstock").info("%s", record)
     if not gain > gain_error:
@@ -201,15 +202,15 @@ class LatentEnd:
         if lines and not isinstance(spec.base, StandardNormal):
             bound = max(bound, 1.2 * float(np.quantile(abs(self.z[:, lines]), 0.995)))
         self.layer = Elementwise(Affine(math.inf) if how == "temperature" else RationalQuadratic(BINS, bound=bound))
-        support = tuple(
-            {CIRCLE: Periodic(-math.pi, math.pi), BOX: Interval(-1.0, 1.0)}.get(kind, Real()) for kind in self._kinds
-        )
+        ends: dict[str, Support] = {CIRCLE: Periodic(-math.pi, math.pi), BOX: Interval(-1.0, 1.0)}
+        support = tuple(ends.get(kind, Real()) for kind in self._kinds)
         reads = any(base.conditioner is not None for base, _ in blocks(spec.base))
         self._context = rows.context if reads else None
         small = replace(
             spec, layers=(self.layer,), dtype="float64", support=support if set(self._kinds) != {"line"} else (),
-            **({} if reads else {"context_dim": 0, "embedding": None, "embedding_dim": 0}),
         )  # fmt: skip
+        if not reads:
+            small = replace(small, context_dim=0, embedding=None, embedding_dim=0)
         self._plan = compile_plan(small)
         self._runner = Runner(self._plan, flow._backend)
         self._buffers = identity(self._plan)

@@ -51,7 +51,15 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"penstock {ps.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Command)
-    for add in (_demo_parser, _fit_parser, _sample_parser, _score_parser, _info_parser, _upgrade_parser):
+    for add in (
+        _demo_parser,
+        _fit_parser,
+        _sample_parser,
+        _score_parser,
+        _report_parser,
+        _info_parser,
+        _upgrade_parser,
+    ):
         add(commands)
     return top
 
@@ -224,6 +232,35 @@ def _score_parser(commands: Any) -> None:
     score.set_defaults(run=_score)
 
 
+def _report_parser(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="hold a flow against rows that it has not seen: what is wrong, and what to try",
+        description="Checks the flow in MODEL against the rows of DATA, which it should not have been trained on, and prints a page "
+        "that says in words what is wrong and what to try: coverage, PIT, marginals, correlations, a classifier. Columns are found "
+        "as score finds them. Needs SciPy, a classifier scikit-learn, pictures matplotlib.",
+    )
+    report.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
+    report.add_argument("data", type=_input, metavar="DATA", help=DATA)
+    report.add_argument(
+        "--plot", metavar="FILE", help="write the page as a picture, too: .png, .pdf or .svg, or as text: .txt"
+    )
+    _data_options(
+        report,
+        "those with the names that the flow was trained on, or all",
+        "those with the names that the flow was trained on",
+        f"left out{KEPT}",
+    )
+    report.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="weights of the rows, at least 0: the name or index of a column of DATA, or a file with one column",
+    )
+    report.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of draws (default: %(default)s)")
+    _common_options(report)
+    report.set_defaults(run=_report)
+
+
 def _fit(arguments: argparse.Namespace) -> int:
     from penstock.cli import commands
 
@@ -243,6 +280,12 @@ def _sample(arguments: argparse.Namespace) -> int:
     from penstock.cli import commands
 
     return commands.sample(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from penstock.cli import reports
+
+    return reports.report(arguments)
 
 
 def _score(arguments: argparse.Namespace) -> int:

@@ -178,7 +178,7 @@ def marginals(
     >>> X = np.random.default_rng(0).normal(size=(4000, 2)) + [0.0, 0.5]
     >>> found = ps.diagnostics.marginals(ps.realnvp(2, rng=0), X, rng=0)
     >>> bool(abs(found.shift[1] + 0.5) < 4 * found.shift_error[1]), found.faults()
-    (True, ['x1 0.509 sigma too low'])
+    (True, ['x1 0.50... sigma too low'])
     """
     return marginals_of(Subject(model, X, context, sample_weight=sample_weight, rng=rng), _count(draws))
 
@@ -348,9 +348,7 @@ class Pairs:
         places = np.arange(len(self.features))
         ax.set_xticks(places, self.features, rotation=90 if max(map(len, self.features)) > 2 else 0)
         ax.set_yticks(places, self.features)
-        ax.figure.colorbar(
-            image, ax=ax, label="correlation in the model less that of the rows,\nin standard errors", shrink=0.85
-        )
+        ax.figure.colorbar(image, ax=ax, label="draws less rows, in standard errors", shrink=0.85)
         return ax
 
 

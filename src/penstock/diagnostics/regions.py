@@ -174,7 +174,7 @@ def quantile_coverage(
     >>> import penstock as ps
     >>> X = 1.2 * np.random.default_rng(0).normal(size=(4000, 1))  # wider than the flow by a fifth
     >>> print(ps.diagnostics.quantile_coverage(ps.nsf_ar(1, rng=0), X))  # 2 Phi(1.645 / 1.2) - 1 = 83 %
-    central intervals: those of 90 % hold 83.0 ± 0.6 % of the rows: too narrow (p < 1e-9)
+    central intervals: those of 90 % hold 83... ± 0.6 % of the rows: too narrow (p < 1e-9)
     """
     subject = Subject(model, X, context, sample_weight=sample_weight, rng=rng)
     u, size = probabilities(subject, None if draws is None else number(draws, name="draws"))

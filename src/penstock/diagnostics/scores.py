@@ -78,8 +78,8 @@ class Score:
         places = np.arange(len(self.columns))
         ax.axhline(1, color=drawing.DATA, lw=0.8)
         ax.errorbar(places, self.ratio, 2 * self.ratio_error, fmt="o", ms=4, color=drawing.MODEL)
-        ax.set_xticks(places, self.columns, rotation=45 if len(places) > 4 else 0)
-        ax.set(ylabel=f"{self.of} / expected, ± 2 standard errors", xlim=(-0.6, len(places) - 0.4))
+        ax.set_xticks(places, self.columns, rotation=45 if max(map(len, self.columns)) * len(places) > 24 else 0)
+        ax.set(ylabel=f"{self.of} / expected, ± 2 s.e.", xlim=(-0.6, len(places) - 0.4))
         return ax
 
 
@@ -124,7 +124,11 @@ def crps(
     True
     """
     subject = Subject(model, X, context, sample_weight=sample_weight, rng=rng)
-    n = number(draws, name="draws")
+    return crps_of(subject, number(draws, name="draws"))
+
+
+def crps_of(subject: Subject, n: int) -> Score:
+    """``crps`` of what is checked already."""
     first, second = np.zeros((2, *subject.X.shape))
     for part in subject.blocks(n):
         x = subject.draws(n, part)

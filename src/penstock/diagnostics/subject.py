@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, Protocol
 
 import numpy as np
@@ -141,6 +142,18 @@ class Subject:
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.X)
+
+    def subset(self, most: int) -> Subject:
+        """So many of the rows, chosen at random by the key; all, if there are no more."""
+        if self.rows <= most:
+            return self
+        chosen = np.sort(self.generator(7).permutation(self.rows)[:most])
+        part = copy(self)
+        part.X = self.X[chosen]
+        part.contexts = None if self.contexts is None else self.contexts[chosen]
+        part.weight = None if self.weight is None else self.weight[chosen]
+        part.size = effective_size(part.weight, most)
+        return part
 
     @property
     def conditional(self) -> bool:

@@ -233,6 +233,11 @@ def test_simulations_that_are_not_finite_and_constant_columns_are_left_out_aloud
     clean = quick(theta[kept], x[kept, :2])
     assert (clean.flow.params == posterior.flow.params).all()
     assert posterior.context_dim == 3
+    lines = repr(posterior).splitlines()
+    assert lines[0] == "Posterior of 2 parameters given 3 of x"
+    assert "  constant  1 column of x, left out" in lines
+    assert "  rejects   draws with prior density 0" in repr(normal_posterior(HalfPlane())).splitlines()
+    assert "<pre>" in posterior._repr_html_()
     assert (posterior.sample(5, [0.1, 0.2, 1.0], rng=0) == clean.sample(5, [0.1, 0.2], rng=0)).all()
     with pytest.warns(ps.DataWarning, match="column 2 of x is 2, and all simulations are 1"):
         posterior.sample(5, [0.1, 0.2, 2.0])

@@ -97,8 +97,9 @@ class Posterior:
     def __repr__(self) -> str:
         lines = [f"Posterior of {self.dim} parameter{'' if self.dim == 1 else 's'} given {self.context_dim} of x"]
         lines.append(f"  prior     {self.prior!r}")
-        if len(self.observed.kept) < self.observed.dim:
-            lines.append(f"  constant  {self.observed.dim - len(self.observed.kept)} columns of x, left out")
+        constant = self.observed.dim - len(self.observed.kept)
+        if constant:
+            lines.append(f"  constant  {constant} column{'' if constant == 1 else 's'} of x, left out")
         if self._rejection.needed:
             lines.append("  rejects   draws with prior density 0")
         return "\n".join([*lines, *(f"  {line}" for line in repr(self.flow).splitlines())])

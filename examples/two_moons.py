@@ -54,7 +54,7 @@ def draw(reference: Array, draws: Array, best: Array, path: Path) -> None:
         axis.plot(*sample[:5000].T, ",", alpha=0.7)
         axis.set(title=title, xlabel="$\\theta_1$", aspect="equal")
     axes[1].plot(*best, "x", color="C3", label="highest density")
-    axes[1].legend(loc="upper right")
+    axes[1].legend(loc="lower right")
     axes[0].set_ylabel("$\\theta_2$")
     figure.savefig(path, dpi=150)
 

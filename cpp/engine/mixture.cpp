@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "core/stream.hpp"
 #include "engine/far_rows.hpp"
@@ -96,15 +97,17 @@ template <class T>
 void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, const MixtureValues &out, Poll poll) {
   const std::vector<int64_t> numbers = counting(members, out.each != nullptr);
   const auto n = static_cast<int64_t>(numbers.size());
-  std::vector<std::unique_ptr<Evaluation<T>>> parts;
+  std::vector<std::optional<Evaluation<T>>> parts(numbers.size());
   std::vector<double> log_weights;
-  for (const int64_t k : numbers) {
-    members[k].engine->refuse_external_theta("a mixture");
-    parts.push_back(std::make_unique<Evaluation<T>>(members[k], batch));
-    log_weights.push_back(members[k].log_weight);
+  for (size_t i = 0; i < numbers.size(); i++) {
+    const Member<T> &member = members[numbers[i]];
+    member.engine->refuse_external_theta("a mixture");
+    parts[i].emplace(member, batch);
+    log_weights.push_back(member.log_weight);
   }
   const Tiling tiles = parts.front()->tiles;  // of all members, which see the same context
-  const int threads = useful_threads(members.front().engine->plan(), batch.rows, flops_of(members));
+  // A row of each of several members is worth a thread sooner than the rows of one are.
+  const int threads = useful_threads(members.front().engine->plan(), batch.rows, 2 * flops_of(members));
   const int64_t together = std::max<int64_t>(1, most_values / (n * tile_rows));
   const int64_t stride = std::min(together, tiles.n()) * tile_rows;
   std::vector<double> values(static_cast<size_t>(n * stride));
@@ -113,13 +116,13 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
   }
   for (int64_t begin = 0; begin < tiles.n(); begin += together) {
     const int64_t count = std::min(together, tiles.n() - begin), first = tiles[begin].first;
-    parallel(n * count, threads, poll, [&](int64_t item) {
+    const auto evaluate = [&](int64_t item) {
       const TileRows rows = tiles[begin + item % count];
       parts[item / count]->log_density(rows, values.data() + item / count * stride + rows.first - first);
-    });
+    };
     const TileRows last = tiles[begin + count - 1];
     const int64_t rows = last.first + last.count - first, pieces = (rows + piece - 1) / piece;
-    parallel(pieces, threads, poll, [&](int64_t p) {
+    const auto mix = [&](int64_t p) {
       const int64_t from = p * piece, some = std::min(piece, rows - from), row = first + from;
       double log_p[piece];
       const auto put = [&](double *to) {
@@ -137,7 +140,18 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
           static_cast<double *>(out.log_p.data)[row + r] = log_p[r];
         }
       }
-    });
+    };
+    if (count == 1 && std::min(threads, num_threads()) == 1) {
+      parallel(1, 1, poll, [&](int64_t) {
+        for (int64_t item = 0; item < n && keep_going(); item++) {
+          evaluate(item);
+        }
+        mix(0);
+      });
+    } else {
+      parallel(n * count, threads, poll, evaluate);
+      parallel(pieces, threads, poll, mix);
+    }
   }
 }
 

@@ -4,12 +4,14 @@ The compiled backend of penstock. Internal: penstock/runner.py is its only calle
 
 from __future__ import annotations
 
+import collections.abc
 import typing
 
 import numpy
 
 __all__: list[str] = [
     "Engine",
+    "Mixture",
     "Packed",
     "Trainer",
     "check_table",
@@ -105,6 +107,26 @@ class Engine:
     def recompute(self) -> int: ...
     @recompute.setter
     def recompute(self, arg1: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+
+class Mixture:
+    def __init__(
+        self,
+        engines: collections.abc.Sequence[Engine],
+        packed: collections.abc.Sequence[Packed],
+        weights: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        log_weights: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    ) -> None: ...
+    def evaluate(
+        self, x: numpy.ndarray, context: typing.Any, log_prob: typing.Any, each: typing.Any, shares: typing.Any
+    ) -> None: ...
+    def sample(
+        self,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        context_row: typing.SupportsInt | typing.SupportsIndex,
+        first_draw: typing.SupportsInt | typing.SupportsIndex,
+        context: typing.Any,
+        out: numpy.ndarray,
+    ) -> None: ...
 
 class Trainer:
     def __init__(

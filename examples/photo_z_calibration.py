@@ -2,9 +2,9 @@
 
 python examples/photo_z_calibration.py [-o FOLDER]          needs penstock[diagnostics]
 
-A flow learns p(redshift | six magnitudes) from few galaxies and for too long, as happens: its densities come out too narrow. The page
-of ``ps.report`` says so; one number, the temperature, fitted to galaxies that it was not trained on, mends most of it. The picture
-has the share of test galaxies in regions of highest density, before and after.
+A flow learns p(redshift | six magnitudes) from few galaxies and for too long, as happens: its densities come out too narrow.
+The page of ``ps.report`` says so; one number, the temperature, fitted to galaxies that it was not trained on, mends most of it.
+The picture has the share of test galaxies in regions of highest density, before and after.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("."), help="folder of the pictures")
     parser.add_argument(
-        "--epochs", type=int, default=60, help="passes over the training galaxies (default: %(default)s)"
+        "--epochs", type=int, default=400, help="passes over the training galaxies (default: %(default)s)"
     )
     parser.add_argument("--train", type=int, default=1500, help="galaxies to train on (default: %(default)s)")
     given = parser.parse_args()

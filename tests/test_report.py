@@ -168,6 +168,30 @@ def test_a_report_goes_into_files_and_notebooks(tmp_path: Path) -> None:
         ps.report(flow, exponential(), path=tmp_path / "page.doc")
 
 
+def test_the_command_line_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from penstock.cli import main
+
+    flow = normal(1, 0.8, context_dim=1)
+    flow.columns, flow.context_columns = ["x"], ["c"]
+    flow.save(tmp_path / "flow.safetensors")
+    X, weight = rows(), np.ones(ROWS)
+    table = np.column_stack([X, weight])
+    lines = ["c,x,w", *(",".join(map(repr, row.tolist())) for row in table), "1.0,,1.0"]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    model, data, page = (str(tmp_path / name) for name in ("flow.safetensors", "table.csv", "page.txt"))
+    assert main(["report", model, data, "--plot", page, "--seed", "0", "--missing", ""]) == 0
+    out, err = capsys.readouterr()
+    expected = ps.report(flow, X[:, 1:], X[:, :1])
+    assert [line for line in str(expected).splitlines() if " s" not in line] == [
+        line for line in (tmp_path / "page.txt").read_text().splitlines() if " s" not in line
+    ]
+    assert "too narrow" in out
+    assert "1 rows with missing values left out" in err
+    assert main(["report", model, data, "--weights", "w", "--missing", ""]) == 0
+    assert "takes no weights" in capsys.readouterr().out
+    assert main(["report", model, data, "--plot", model]) == 1
+
+
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -236,9 +236,9 @@ def _report_parser(commands: Any) -> None:
     report = commands.add_parser(
         "report",
         help="hold a flow against rows that it has not seen: what is wrong, and what to try",
-        description="Checks the flow in MODEL against the rows of DATA, which it should not have been trained on, and prints a page "
-        "that says in words what is wrong and what to try: coverage, PIT, marginals, correlations, a classifier. Columns are found "
-        "as score finds them. Needs SciPy, a classifier scikit-learn, pictures matplotlib.",
+        description="Checks the flow in MODEL against the rows of DATA, which it should not have been trained on, and prints a "
+        "page that says in words what is wrong and what to try: coverage, PIT, marginals, correlations, a classifier. Columns "
+        "are found as score finds them. Needs SciPy, a classifier scikit-learn, pictures matplotlib.",
     )
     report.add_argument("model", metavar="MODEL", help="a model file, as written by fit")
     report.add_argument("data", type=_input, metavar="DATA", help=DATA)

@@ -148,7 +148,8 @@ def _columns(checks: Mapping[str, Any], told: set[str]) -> list[Finding]:
     cure = "train longer, or with more layers= and bins=" if not narrow else "ps.Ensemble(flow, 4), or flow.recalibrate"
     if biased:
         cure += "; if these rows differ from those of the training in time or place, train on both"
-    return [Finding(f"columns that are off: {listed(words, 6)} ({len(pit.columns)} in all)", cure)]
+    of = f" ({len(words)} of {len(pit.columns)})" if len(pit.columns) > 1 else ""
+    return [Finding(f"columns that are off{of}: {listed(words, 6)}", cure)]
 
 
 def _faults(checks: Mapping[str, Any]) -> list[str]:
@@ -170,6 +171,16 @@ def _shape(checks: Mapping[str, Any]) -> list[Finding]:
                 Finding(
                     f"latents have heavier tails than the base ({names}): extreme rows get too little density",
                     "base=ps.StudentT(dim), a larger bound= of splines, or a logarithm of the columns with long tails",
+                )
+            )
+        elif checks["regions"].passed and abs(latents.radius - 1) > 3 * latents.radius_error:
+            narrow = latents.radius > 1
+            found.append(
+                Finding(
+                    f"latents have mean square {pm(latents.radius, latents.radius_error)}, and 1 in the base: in its tails the "
+                    f"model is too {'narrow' if narrow else 'wide'}",
+                    "flow.recalibrate(X, ...) on rows that it was not trained on"
+                    + ("; ps.Ensemble(flow, 4)" if narrow else ""),
                 )
             )
     pairs: Pairs | None = checks.get("pairs")

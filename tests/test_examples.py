@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT
 
 SHORT = {
-    "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "200", "--check", "40"],
+    "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "100", "--check", "40"],
     "photo_z": ["--epochs", "1"],
     "photo_z_calibration": ["--epochs", "2", "--train", "6000"],
     "eight_schools": ["--epochs", "2", "--draws", "2000"],

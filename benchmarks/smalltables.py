@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import penstock as ps
-from npe import slcp
+from sbibm_tasks import slcp
 
 HERE = Path(__file__).resolve().parent
 LEVELS = (0.5, 0.68, 0.9, 0.95)

@@ -52,7 +52,8 @@ def public() -> list[tuple[str, Any]]:
     """What a user may call: names at the top, verbs and other methods of a flow, functions of ``ops``, with their docstrings."""
     found = [(name, getattr(ps, name)) for name in ps.__all__]
     found += [(f"ops.{name}", getattr(ps.ops, name)) for name in ps.ops.__all__]
-    for owner in (ps.Flow, ps.Adam):
+    found += [(f"sbi.{name}", getattr(ps.sbi, name)) for name in ps.sbi.__all__]
+    for owner in (ps.Flow, ps.Adam, ps.sbi.Posterior, ps.sbi.Likelihood, ps.sbi.Prior):
         for name, value in inspect.getmembers(owner, inspect.isfunction):
             if not name.startswith("_"):
                 found.append((f"{owner.__name__}.{name}", value))
@@ -73,7 +74,9 @@ def test_what_is_public_is_described_with_an_example(name: str) -> None:
     if inspect.isclass(value):
         return
     signature = inspect.signature(value)
-    described = {word.strip() for line in re.findall(r"^([\w, ]+?)(?: :.*)?$", text, re.M) for word in line.split(",")}
+    described = {
+        word.strip(" *") for line in re.findall(r"^([\w, *]+?)(?: :.*)?$", text, re.M) for word in line.split(",")
+    }
     for parameter in signature.parameters:
         assert parameter == "self" or parameter in described, f"{parameter} is not described"
     if signature.return_annotation not in ("None", None) and "Iterator" not in signature.return_annotation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from helpers import ROOT, python_json
 
 SHORT = {
-    "two_moons": ["--simulations", "200", "--epochs", "1", "--draws", "50"],
+    "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "100", "--check", "40"],
     "photo_z": ["--epochs", "1"],
     "photo_z_calibration": ["--epochs", "2", "--train", "6000"],
     "eight_schools": ["--epochs", "2", "--draws", "2000"],
@@ -65,6 +66,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     for name in SHORT:
         (folder / name).mkdir()
     return folder, python_json(RUN, json.dumps(calls))
+
+
+def test_the_job_from_a_simulator_to_a_checked_posterior_is_short() -> None:
+    tree = ast.parse((ROOT / "examples" / "two_moons.py").read_text())
+    [job] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "job"]
+    assert "check" in ast.unparse(job)
+    assert len(ast.unparse(job).splitlines()) <= 12
 
 
 @pytest.mark.parametrize("name", SHORT)

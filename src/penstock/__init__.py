@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from penstock.diagnostics.page import report
     from penstock.files.model import FileFormatError
     from penstock.infer import infer_support
+    from penstock.sbi import nle, npe
     from penstock.training.diagnosis import TrainingError
     from penstock.training.optim import Adam, AdamW
 
@@ -108,6 +109,8 @@ __all__ = [
     "load",
     "maf",
     "nice",
+    "nle",
+    "npe",
     "nsf",
     "nsf_ar",
     "num_threads",
@@ -129,10 +132,12 @@ _LAZY = {
     "FileFormatError": "penstock.files.model",
     "TrainingError": "penstock.training.diagnosis",
     "infer_support": "penstock.infer",
+    "nle": "penstock.sbi",
+    "npe": "penstock.sbi",
     "report": "penstock.diagnostics.page",
 }
 # Modules that are imported when somebody asks for them.
-_MODULES = ("cli", "demo", "diagnostics", "training")
+_MODULES = ("cli", "demo", "diagnostics", "sbi", "training")
 
 
 def __getattr__(name: str) -> Any:

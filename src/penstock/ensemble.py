@@ -351,6 +351,12 @@ class Ensemble(MembersFit):
             flow._missing, flow._library = self._missing, self._library
         return flows
 
+    def _flows_and_weights(self) -> tuple[Sequence[Flow], Array]:
+        return self.members, self.weights
+
+    def _rebuilt(self, parts: Sequence[Any]) -> Self:
+        return self._with([flow._rebuilt([own]) for flow, own in zip(self.members, parts, strict=True)])
+
     def _with(self, members: Sequence[Flow]) -> Self:
         """A copy with other members, and the same weights."""
         twin: Self = object.__new__(type(self))

@@ -31,7 +31,6 @@ from penstock.trained import Trained, files_of_models, free_lock
 
 if TYPE_CHECKING:
     from penstock.files import model
-    from penstock.recalibrate import Recalibration
     from penstock.training import Checkpoint
 
 
@@ -132,9 +131,6 @@ class Flow(Trained, ReverseKL):
 
     history: History
     """The record of the last ``fit``."""
-
-    recalibration: Recalibration | None = None
-    """What :meth:`recalibrate` did to this flow. Copies and pickles have it, files do not."""
 
     def __init__(
         self,
@@ -565,81 +561,10 @@ class Flow(Trained, ReverseKL):
 
     # --- recalibrating ------------------------------------------------------------------------------------------
 
-    def recalibrate(
-        self,
-        X: RowsLike,
-        context: RowsLike | None = None,
-        *,
-        how: str = "temperature",
-        sample_weight: ArrayLike | None = None,
-        rng: Rng = None,
-    ) -> Self:
-        """A flow whose latents are made to fit its base, by one more layer, on rows that it was not trained on.
-
-        ``"temperature"`` multiplies all latents on lines by one number: the cure for a flow that is too narrow, or too wide,
-        everywhere. Circles and boxes are left as they are. ``"pit"`` gives each latent dimension a monotone rational-quadratic
-        spline that makes its distribution that of the base, as far as the rows tell. Both have the greatest likelihood for the
-        rows, that of the splines with a normal prior of their numbers. The layer is an :class:`penstock.Elementwise`, the first
-        of ``spec.layers``.
-
-        Parameters
-        ----------
-        X, context
-            As for :meth:`log_prob`, at least 100 rows for a temperature and 500 for splines: neither training nor validation
-            rows.
-        how : {"temperature", "pit"}, default "temperature"
-        sample_weight : array of shape (rows,), optional
-            Weights of the rows, at least 0.
-        rng : seed or numpy Generator, optional
-            Of the folds by which the effect is judged.
-
-        Returns
-        -------
-        Flow
-            A new one, with ``recalibration``: log-density and coverage of rows before and after, by cross-validation within X,
-            which ``print`` tells, and the logger ``"penstock"``. The flow itself stays as it is.
-
-        Raises
-        ------
-        ValueError
-            For too few rows, rows outside the support, or a base that nothing can be scaled to: a uniform one.
-
-        Warns
-        -----
-        TrainingWarning
-            When held-out rows are not described better by it, by more than a standard error.
-
-        References
-        ----------
-        Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (2017), section 4.2, for temperatures; Dey,
-        Zhao, Newman, et al., "Conditionally Calibrated Predictive Distributions by Probability-Probability Map" (2022), for
-        recalibration by PIT.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import penstock as ps
-        >>> X = 1.25 * np.random.default_rng(0).normal(size=(2000, 2))
-        >>> better = ps.realnvp(2, rng=0).recalibrate(X, rng=0)  # a fresh flow is the standard normal
-        >>> better.spec.layers[0].transform, abs(better.recalibration.scale - 0.8) < 0.03
-        (Affine(scale_bound=inf), True)
-        """
-        from penstock.recalibrate import Rows, recalibrated
-
-        batch = self._batch(X, context, "X")
-        x = _validate.as_rows(batch.x if len(batch.shape) == 1 else X, self.dim, name="X")
-        for values, name in ((x, "X"), (batch.context, "context")):
-            if values is not None:
-                _validate.all_finite(values, name=name)
-        weight = None
-        if sample_weight is not None:
-            weight = _validate.as_shaped(sample_weight, batch.shape, _validate.FLOAT64, name="sample_weight")
-            weight = _validate.as_positive_weights(weight, len(x), name="sample_weight")
-        parts, record = recalibrated(
-            [self], np.zeros(1), Rows(x, batch.context, weight), how, lambda every: self._like(*every[0]), rng
-        )
+    def _rebuilt(self, parts: Sequence[Any]) -> Self:
+        """A copy with the spec, plan and snapshot of ``parts``, of which there is one."""
         twin = self._like(*parts[0])
-        twin.history, twin.recalibration = self.history.copy(), record
+        twin.history = self.history.copy()
         return twin
 
     # --- copies and files ---------------------------------------------------------------------------------------

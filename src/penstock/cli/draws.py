@@ -99,7 +99,8 @@ def _check_width(width: int, got: str, flow: ps.Flow | ps.Ensemble) -> None:
 def _check_inside(rows: Array, kept: Array | None, flow: ps.Flow | ps.Ensemble) -> None:
     """Raise where there would be no draws but NaN."""
     weight = None if kept is None else kept.astype(np.float64)
-    check_inside(Rows(rows, None, weight), flow._spec.context_support, flow._context_columns, name="--context")
+    spec = getattr(flow, "members", (flow,))[0].spec
+    check_inside(Rows(rows, None, weight), spec.context_support, flow._context_columns, name="--context")
 
 
 class Draws:

@@ -175,7 +175,7 @@ def latents(
 def has_latents(model: Any) -> bool:
     """Whether a model is a flow whose latents can be compared with its base."""
     flow = getattr(model, "flow", model)
-    if not hasattr(flow, "_plan") or not hasattr(model, "to_latent"):
+    if not hasattr(flow, "_plan") or not hasattr(model, "to_latent") or hasattr(flow, "members"):
         return False
     try:
         latent.cdf(flow._side(np.zeros(flow.context_dim), 1), np.zeros((1, flow.dim)))
@@ -188,7 +188,7 @@ def latents_of(subject: Subject) -> Latents:
     """``latents`` of what is checked already."""
     model: Any = subject.model
     flow = getattr(model, "flow", model)
-    if not hasattr(flow, "_plan"):
+    if not hasattr(flow, "_plan") or hasattr(flow, "members"):
         hint = ": those of each of its members" if hasattr(model, "members") else ""
         raise TypeError(f"latents are those of a Flow, and a {type(model).__name__} has no single map to latents{hint}")
     given = subject._fixed if subject.contexts is None else (subject.contexts,)

@@ -115,7 +115,7 @@ class Subject:
             if expected:
                 raise ValueError(f"the model has a context of {expected} variables: give context")
             return
-        if expected == 0 or isinstance(model, Given):
+        if expected == 0 or isinstance(model, Given) or (expected is None and hasattr(model, "flow")):
             raise ValueError("context was given, but the model takes none")
         names = tuple(getattr(model, "context_columns", None) or ())
         values = columns.matched(context, names, expected or -1, name="context", attribute="context_columns").values
@@ -249,7 +249,8 @@ def around(difference: Array, periods: Array) -> Array:
 
 def spec_of(model: Any) -> Any:
     """The specification of the flow behind a model; None where there is none."""
-    for owner in (model, getattr(model, "flow", None), *tuple(getattr(model, "members", ()) or ())[:1]):
+    # An ensemble has no spec of its own: members first.
+    for owner in (*tuple(getattr(model, "members", ()) or ())[:1], model, getattr(model, "flow", None)):
         spec = getattr(owner, "spec", None)
         if spec is not None and hasattr(spec, "kinds"):
             return spec

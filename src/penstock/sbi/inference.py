@@ -1,0 +1,235 @@
+"""From simulations to a posterior (NPE) or a likelihood (NLE): flows with supports, trained side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from penstock import _validate
+from penstock._typing import Array, Rng, RowsLike
+from penstock.conditioners import MLP
+from penstock.ensemble import Ensemble
+from penstock.flow import Flow
+from penstock.recipes import RECIPES
+from penstock.sbi.likelihood import Likelihood
+from penstock.sbi.posterior import Posterior
+from penstock.sbi.simulations import Simulations, simulations
+from penstock.sbi.wrapped import PriorLike, as_prior
+from penstock.support import SupportLike, resolved
+
+MEMBERS = 4
+RECIPE = "nsf_ar"
+WIDE = 50  # numbers of x from which on a network reads them for all layers,
+EMBEDDING = MLP((128, 64))  # unless another one is given,
+EMBEDDED = 32  # and gives so many
+
+
+def npe(
+    theta: RowsLike,
+    x: RowsLike,
+    *,
+    prior: PriorLike,
+    support: SupportLike | None = None,
+    ensemble: int = MEMBERS,
+    recipe: str | Callable[..., Any] = RECIPE,
+    embedding: MLP | str | None = "auto",
+    embedding_dim: int | None = None,
+    rng: Rng = None,
+    **options: Any,
+) -> Posterior:
+    """Neural posterior estimation: learn ``p(theta | x)`` from simulations whose parameters come from the prior.
+
+    It minimises the mean of ``-log q(theta | x)`` over the simulations, with a flow q whose support is that of the prior.
+
+    Parameters
+    ----------
+    theta : array of shape (rows, dim), or a table
+        Parameters, drawn from the prior.
+    x : array of shape (rows, c), or a table
+        What was simulated with each. Rows with NaN or infinity are left out, with a warning that counts them, and so are
+        columns that are constant.
+    prior : prior
+        :class:`BoxUniform`, :class:`Normal`, :class:`Independent`; a frozen distribution of ``scipy.stats`` (of one parameter,
+        ``multivariate_normal`` or ``multivariate_t``); a list of these, or a mapping of names to them; or an object of one's own
+        with ``log_prob(theta)`` and ``sample(n)`` or ``sample(n, rng=generator)``.
+    support : support, optional
+        Where a prior of one's own is positive, as for :class:`penstock.Flow`. Without it draws with ``prior.log_prob`` of -inf
+        are rejected, and ``log_prob`` is divided by the share of the others.
+    ensemble : int, default 4
+        How many flows are trained and mixed; 1 trains one.
+    recipe : str or callable, default "nsf_ar"
+        Name of a recipe, or a callable as they are: ``recipe(dim, context_dim=..., support=..., rng=...)``.
+    embedding : MLP, "auto" or None, default "auto"
+        A network between x and the flow, trained along. ``"auto"``: none up to 50 numbers of x, ``MLP((128, 64))`` above.
+    embedding_dim : int, optional
+        How many numbers it gives; by default 32 of the automatic one.
+    rng : seed or numpy Generator, optional
+        What ``numpy.random.default_rng`` takes; decides everything.
+    **options
+        Those of :meth:`penstock.Flow.fit`, for each flow: ``epochs``, ``batch_size``, ``learning_rate``, ``validation``, ...
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    ValueError, TypeError
+        When shapes do not fit, parameters lie outside the prior, or no simulation is finite; the message names the argument.
+
+    Warns
+    -----
+    DataWarning
+        When simulations are not finite, or columns of x constant; and what ``fit`` warns of.
+
+    References
+    ----------
+    Papamakarios, Murray, "Fast epsilon-free Inference of Simulation Models with Bayesian Conditional Density Estimation" (2016);
+    Greenberg, Nonnenmacher, Macke, "Automatic Posterior Transformation for Likelihood-free Inference" (2019).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> prior = ps.sbi.BoxUniform(-1, 1, dim=2)
+    >>> theta = prior.sample(500, rng=0)
+    >>> x = theta + 0.3 * np.random.default_rng(1).normal(size=theta.shape)
+    >>> posterior = ps.npe(theta, x, prior=prior, ensemble=1, epochs=2, rng=0)
+    >>> draws = posterior.sample(1000, [0.9, 0.0], rng=0)
+    >>> draws.shape, bool((abs(draws) <= 1).all())
+    ((1000, 2), True)
+    """
+    pairs, known, seeds = _prepared(theta, x, prior, support, rng)
+    own = known.support or None
+    n_context = len(pairs.observed.kept)
+    build = _recipe(recipe, known.dim, n_context, own, embedding, embedding_dim)
+    observed = pairs.observed
+    rows, given = _table(pairs.theta, pairs.names), _table(observed.select(pairs.x), observed.kept_names)
+    options = _options(options, pairs, "validation_context")
+    return Posterior(_fitted(build, ensemble, rows, given, seeds, options), known, observed, seed=seeds[2])
+
+
+def nle(
+    theta: RowsLike,
+    x: RowsLike,
+    *,
+    prior: PriorLike,
+    support: SupportLike | None = None,
+    x_support: SupportLike | None = None,
+    ensemble: int = MEMBERS,
+    recipe: str | Callable[..., Any] = RECIPE,
+    rng: Rng = None,
+    **options: Any,
+) -> Likelihood:
+    """Neural likelihood estimation: learn ``p(x | theta)`` from simulations, whatever their parameters were drawn from.
+
+    Parameters
+    ----------
+    theta, x, prior, support, ensemble, recipe, rng
+        As for :func:`npe`. The flow is one of x given theta.
+    x_support : support, optional
+        Where the columns of x lie, as for :class:`penstock.Flow`.
+    **options
+        Those of :meth:`penstock.Flow.fit`; ``dequantize="auto"`` where x has counts.
+
+    Returns
+    -------
+    Likelihood
+        With ``log_likelihood(theta, x)``, ``potential(x)`` for samplers, and ``sample(n, x)`` by emcee.
+
+    References
+    ----------
+    Papamakarios, Sterratt, Murray, "Sequential Neural Likelihood" (2019).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import penstock as ps
+    >>> prior = ps.sbi.BoxUniform(-1, 1, dim=2)
+    >>> theta = prior.sample(500, rng=0)
+    >>> x = theta + 0.3 * np.random.default_rng(1).normal(size=theta.shape)
+    >>> likelihood = ps.nle(theta, x, prior=prior, ensemble=1, epochs=2, rng=0)
+    >>> potential = likelihood.potential([0.2, 0.0])
+    >>> potential([[0.0, 0.0], [0.0, 1.5]])[1]
+    np.float64(-inf)
+    """
+    pairs, known, seeds = _prepared(theta, x, prior, support, rng)
+    observed = pairs.observed
+    own, _ = resolved(x_support, observed.dim)
+    if own and len(observed.kept) < observed.dim:
+        raise ValueError("x_support is for all columns of x, and some are constant: leave those out of x")
+    build = _recipe(recipe, len(observed.kept), known.dim, own or None, None, None)
+    rows, given = _table(observed.select(pairs.x), observed.kept_names), _table(pairs.theta, pairs.names)
+    options = _options(options, pairs, "validation")
+    return Likelihood(_fitted(build, ensemble, rows, given, seeds, options), known, observed)
+
+
+# --- inside -------------------------------------------------------------------------------------------------------
+
+
+def _prepared(theta: Any, x: Any, prior: Any, support: Any, rng: Rng) -> tuple[Simulations, Any, list[int]]:
+    """Checked simulations, their prior, and seeds of structure, of training and of estimates."""
+    seed = _validate.seed(rng)
+    # A prior of one's own need not say how many parameters it has.
+    shape: tuple[int, ...] = theta.shape if isinstance(theta, np.ndarray) else ()
+    known = as_prior(prior, support, shape[1] if len(shape) == 2 else None)
+    seeds = [int(np.random.default_rng([seed, k]).integers(2**63)) for k in range(3)]
+    return simulations(theta, x, known), known, seeds
+
+
+def _recipe(
+    recipe: Any, dim: int, context_dim: int, support: Any, embedding: Any, embedding_dim: int | None
+) -> Callable[..., Any]:
+    """What builds a flow from a seed."""
+    if isinstance(recipe, str):
+        recipe = RECIPES[_validate.choice(recipe, tuple(RECIPES), name="recipe")]
+    elif not callable(recipe):
+        raise TypeError(f"recipe must be the name of one or a callable as ps.nsf_ar is, got {type(recipe).__name__}")
+    options: dict[str, Any] = {"context_dim": context_dim}
+    if support is not None:
+        options["support"] = support
+    if isinstance(embedding, str):
+        _validate.choice(embedding, ("auto",), name="embedding")
+        wide = context_dim > WIDE
+        embedding, embedding_dim = (EMBEDDING, embedding_dim or EMBEDDED) if wide else (None, embedding_dim)
+    if embedding is not None:
+        _validate.instance(embedding, (MLP,), name="embedding")
+        options["embedding"] = embedding
+        if embedding_dim is not None:
+            options["embedding_dim"] = embedding_dim
+    elif embedding_dim is not None:
+        raise ValueError("embedding_dim was given, but there is no embedding")
+    return partial(recipe, dim, **options)
+
+
+def _table(rows: Array, names: tuple[str, ...]) -> Any:
+    """Rows with the names of their columns, if they have some."""
+    return dict(zip(names, rows.T, strict=True)) if names else rows
+
+
+def _options(options: Mapping[str, Any], pairs: Simulations, of_x: str) -> dict[str, Any]:
+    """Options of ``fit``, those with a number for each simulation cut to the ones used."""
+    found = dict(options)
+    for name in ("X", "context"):
+        if name in found:
+            raise TypeError(f"npe and nle have no argument {name}: rows and context of the flow are theta and x")
+    weight = found.get("sample_weight")
+    if weight is not None and pairs.used is not None:
+        found["sample_weight"] = _validate.as_weights(weight, len(pairs.used), name="sample_weight")[pairs.used]
+    held_out = found.get(of_x)
+    if held_out is not None and np.ndim(held_out):
+        found[of_x] = pairs.observed.read(held_out, name=of_x, axes=(2,))
+    return found
+
+
+def _fitted(
+    build: Callable[..., Any], ensemble: int, rows: Any, given: Any, seeds: list[int], options: Mapping[str, Any]
+) -> Flow | Ensemble:
+    """One flow, or an ensemble of them, trained."""
+    members = _validate.positive_int(ensemble, name="ensemble")
+    model: Any = Ensemble(build, members, rng=seeds[0]) if members > 1 else build(rng=seeds[0])
+    trained: Flow | Ensemble = model.fit(rows, given, rng=seeds[1], **options)
+    return trained

@@ -472,6 +472,24 @@ WAYS: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
+class Labelled(ps.Ensemble):
+    """An ensemble of somebody's own."""
+
+    label = ""
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("bytes", "file")])
+def test_a_copy_is_of_the_same_class_with_the_same_attributes(way: str, tmp_path: Path) -> None:
+    ensemble = Labelled(ps.realnvp(2, **SMALL, rng=0), 2, rng=0)
+    before = set(vars(ensemble))
+    ensemble.label = "mine"
+    ensemble.log_prob([0.0, 0.0])
+    twin = WAYS[way](ensemble, tmp_path)
+    assert type(twin) is Labelled
+    assert twin.label == "mine"
+    assert set(vars(twin)) == before | {"label"}
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_has_the_same_bits(way: str, tmp_path: Path) -> None:
     ensemble = ps.Ensemble(lambda rng: ps.nsf(2, **SMALL, rng=rng), 3, rng=0)

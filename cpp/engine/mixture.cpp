@@ -228,8 +228,8 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
 }
 
 // NOLINTBEGIN(bugprone-macro-parentheses): T is a type
-#define PENSTOCK_INSTANTIATE(T)                                                                                        \
-  template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll);             \
+#define PENSTOCK_INSTANTIATE(T)                                                                            \
+  template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll); \
   template void sample_many(const std::vector<Member<T>> &, const Draws &, const Context &, int64_t, T *, Poll);
 // NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)

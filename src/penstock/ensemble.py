@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 Recipe = Callable[..., Flow]
 
 
+# Attributes that every ensemble has.
+OWN = frozenset(
+    ("_flows", "_plan", "_spec", "_backend", "_columns", "_context_columns", "_lattice", "_library", "_missing",
+     "_row_shapes", "_context_shape", "_made", "_fit_lock", "_doubled", "_snapshot", "history")
+)  # fmt: skip
 # What a flow has and an ensemble has not.
 REFUSED = ("params", "named_params", "loc", "scale", "spec", "layers", "fit_to_target")
 
@@ -328,7 +333,7 @@ class Ensemble(MembersFit):
         return members.to_bytes(members.Several(tuple(contents), self._snapshot.weights, self.history.validation_loss))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"history": self.history, "_library": self._library}
+        state = {"history": self.history, "_library": self._library, **self._attributes()}
         return _unpickle, (type(self), self._bytes([None] * self.n), self._flows[0]._asked), state
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -357,7 +362,12 @@ class Ensemble(MembersFit):
         twin: Self = object.__new__(type(self))
         twin._setup(members, self._snapshot.weights)
         twin.history.validation_loss = self.history.validation_loss
+        vars(twin).update(self._attributes())
         return twin
+
+    def _attributes(self) -> dict[str, Any]:
+        """Attributes that a subclass or a user has added."""
+        return {name: value for name, value in vars(self).items() if name not in OWN}
 
     def _runner(self) -> Runner:
         if self._made is None:

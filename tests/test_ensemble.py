@@ -328,6 +328,66 @@ def test_one_dimension_has_probabilities_and_quantiles(support: Any) -> None:
     assert shares == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
 
 
+def parted(order: Any, **more: Any) -> ps.Ensemble:
+    """Members in which columns come first or do not, with random parameters."""
+    members = []
+    for k in range(3):
+        build = ps.nsf if order is None else functools.partial(ps.nsf_ar, mixing="none", order=order[k % len(order)])
+        member = build(3 if order else 2, **SMALL, rng=k, **more)
+        member.params = member.params + 0.4 * np.random.default_rng([3, k]).normal(size=member.n_params)
+        members.append(member)
+    ensemble = ps.Ensemble(members)
+    ensemble.weights = [3, 1, 2]
+    return ensemble
+
+
+PARTS: dict[str, tuple[Callable[[], Any], Any, Any, dict[Any, float]]] = {
+    "exact": (lambda: parted([(2, 0, 1)]), ps.Ensemble, [2, 0], {2: 0.3}),
+    "orders that differ": (lambda: parted([(2, 0, 1), (0, 2, 1)]), ps.Marginal, [2], {2: 0.3, 0: -0.5}),
+    "quadrature": (lambda: parted(None, support=["positive", "real"]), ps.Marginal, [0], {0: 0.7}),
+    "given": (lambda: parted(None, context_dim=1).given([0.4]), ps.Marginal, [1], {1: 0.2}),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_marginals_and_conditionals_are_those_of_the_members(case: str) -> None:
+    build, kind, columns, known = PARTS[case]
+    whole = build()
+    ensemble = getattr(whole, "flow", whole)
+    each = [member if whole is ensemble else member.given(whole.context) for member in ensemble.members]
+    marginal = whole.marginal(columns)
+    assert isinstance(marginal, kind)
+    rows = np.abs(np.random.default_rng(0).normal(size=(5, len(columns)))) + 0.1
+    own = np.stack([member.marginal(columns).log_prob(rows) for member in each]).astype(float)
+    expected = np.log(ensemble.weights @ np.exp(own))
+    assert marginal.log_prob(rows) == pytest.approx(expected, abs=1e-5 if kind is ps.Ensemble else 3e-4)
+    if kind is ps.Marginal:
+        if case != "orders that differ":  # where a column is left out exactly, and with it its draws
+            assert_same_bits(marginal.sample(6, rng=2), whole.sample(6, rng=2)[:, columns])
+        assert marginal.cdf(marginal.quantile([0.2, 0.7])) == pytest.approx([0.2, 0.7], abs=1e-6)
+    view = whole.conditional(known)
+    evidence = np.array([member.conditional(known).log_evidence for member in each])
+    assert view.log_evidence == pytest.approx(np.log(ensemble.weights @ np.exp(evidence)), abs=1e-9)
+    full = np.abs(np.random.default_rng(1).normal(size=(5, ensemble.dim))) + 0.1
+    for i, value in known.items():
+        full[:, i] = value
+    rest = np.delete(full, list(known), axis=1)
+    twin = whole.log_prob(full).astype(float) - view.log_evidence
+    assert view.log_prob(rest) == pytest.approx(twin, abs=1e-5)
+    draws, log_prob = view.sample_and_log_prob(2000, rng=4)
+    assert_same_bits(log_prob, view.log_prob(draws))
+    assert_same_bits(view.sample(5, rng=4, first=50), draws[50:55])
+    assert_same_bits(pickle.loads(pickle.dumps(view)).sample(3, rng=4), draws[:3])
+    # The mean of 1 / p over draws, of a box, is its volume.
+    low, high = np.quantile(draws, [0.2, 0.8], axis=0)
+    inside = ((draws > low) & (draws < high)).all(axis=1)
+    volumes = np.where(inside, np.exp(-log_prob), 0)
+    assert volumes.mean() == pytest.approx(np.prod(high - low), abs=5 * volumes.std() / math.sqrt(2000))
+    if rest.shape[1] == 1:
+        assert view.cdf(view.quantile([0.1, 0.6])) == pytest.approx([0.1, 0.6], abs=1e-9)
+        assert (draws <= view.quantile(0.3)).mean() == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / 2000))
+
+
 # -- what an ensemble is made of --------------------------------------------------------------------------------
 
 
@@ -410,6 +470,24 @@ WAYS: dict[str, Callable[[Any, Path], Any]] = {
     "bytes": lambda ensemble, _: ps.from_bytes(ensemble.to_bytes()),
     "file": lambda ensemble, path: (ps.save(ensemble, path), ps.load(path))[1],
 }
+
+
+class Labelled(ps.Ensemble):
+    """An ensemble of somebody's own."""
+
+    label = ""
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("bytes", "file")])
+def test_a_copy_is_of_the_same_class_with_the_same_attributes(way: str, tmp_path: Path) -> None:
+    ensemble = Labelled(ps.realnvp(2, **SMALL, rng=0), 2, rng=0)
+    before = set(vars(ensemble))
+    ensemble.label = "mine"
+    ensemble.log_prob([0.0, 0.0])
+    twin = WAYS[way](ensemble, tmp_path)
+    assert type(twin) is Labelled
+    assert twin.label == "mine"
+    assert set(vars(twin)) == before | {"label"}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -15,7 +15,7 @@ import pytest
 import penstock as ps
 from cases import assign
 from helpers import assert_same_bits, derivative, each_backend_numba_in_ci
-from penstock.recalibrate import LatentEnd, Rows, recalibrated
+from penstock.recalibrate import LatentEnd, Rows
 
 Array = np.ndarray[Any, Any]
 
@@ -193,38 +193,30 @@ def test_a_flow_that_is_right_is_told_to_stay(how: str) -> None:
     assert (abs(told.coverage_before - told.levels) < 4 * told.coverage_error).all()
 
 
-def test_members_of_a_mixture_have_one_temperature() -> None:
+def test_members_of_an_ensemble_have_one_temperature() -> None:
     members = [learned(ps.nsf(2, layers=2, hidden=(6,), dtype="float64", rng=k), k + 1) for k in range(3)]
-    log_weights = np.log([0.5, 0.3, 0.2])
+    ensemble = ps.Ensemble(members)
+    ensemble.weights = [0.5, 0.3, 0.2]
     X = 1.4 * members[0].sample(1500, rng=0)
-
-    class Mixture:
-        def __init__(self, parts: Any) -> None:
-            self.flows = [members[0]._like(*part) for part in parts]
-
-        def log_prob(self, X: Array) -> Array:
-            each = [w + flow.log_prob(X) for w, flow in zip(log_weights, self.flows, strict=True)]
-            return np.asarray(np.logaddexp.reduce(each, axis=0))
-
-        def sample(self, n: int, rng: Any) -> Array:
-            generator = np.random.default_rng(rng)
-            every = np.stack([flow.sample(n, rng=generator) for flow in self.flows])
-            return np.asarray(every[generator.choice(3, size=n, p=np.exp(log_weights)), np.arange(n)])
-
-    parts, told = recalibrated(members, log_weights, Rows(X, None, None), "temperature", Mixture, 0)
+    new = ensemble.recalibrate(X, rng=0)
+    told = new.recalibration
+    assert told is not None
     assert told.scale < 1
     assert told.gain > 2 * told.gain_error
-    assert len({tuple(Mixture(parts).flows[k].named_params()["layers.0.theta"][0]) for k in range(3)}) == 1
-    scores = {s: Mixture(parts_at(members, X, s)).log_prob(X).mean() for s in (-0.02, 0.0, 0.02)}
-    best = {s: Mixture(parts_at(members, X, math.log(told.scale) + s)).log_prob(X).mean() for s in scores}
-    assert best[0.0] == max(best.values())
+    assert len({float(member.named_params()["layers.0.theta"][0, 0]) for member in new.members}) == 1
+    assert_same_bits(new.weights, ensemble.weights)
+    assert ensemble.recalibration is None
+    assert ensemble.members[0].spec.layers == members[0].spec.layers
+
+    def score(log_scale: float) -> float:
+        ends = [LatentEnd(member, Rows(X, None, None), "temperature") for member in members]
+        return ensemble._rebuilt([end.parts(end.scaled(log_scale)) for end in ends]).score(X)
+
+    at = math.log(told.scale)
+    assert new.score(X) == pytest.approx(score(at), abs=1e-12)
+    assert score(at) > max(score(at - 0.02), score(at + 0.02))
     with pytest.raises(ValueError, match="no latents in common"):
-        recalibrated(members, log_weights, Rows(X, None, None), "pit", Mixture, 0)
-
-
-def parts_at(members: Any, X: Array, log_scale: float) -> Any:
-    ends = [LatentEnd(member, Rows(X, None, None), "temperature") for member in members]
-    return [end.parts(end.scaled(log_scale)) for end in ends]
+        ensemble.recalibrate(X, how="pit")
 
 
 @each_backend_numba_in_ci

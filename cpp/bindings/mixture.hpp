@@ -60,7 +60,8 @@ class MixtureHandle {
       const RowsView view = rows_view(x, plan().dim, rows);
       const Batch batch{view, rows, engines_[0].context_of(packed_[0], context, rows)};
       const auto n = static_cast<int64_t>(members.size());
-      const MixtureValues values{values_view<T>(log_prob, "log_prob", rows), lent<double, true>(each, "each", {n, rows}),
+      const MixtureValues values{values_view<T>(log_prob, "log_prob", rows),
+                                 lent<double, true>(each, "each", {n, rows}),
                                  lent<double, true>(shares, "shares", {n, rows})};
       without_gil([&] { evaluate_many(members, batch, values, poll_signals); });
     });

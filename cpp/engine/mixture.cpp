@@ -2,9 +2,9 @@
 #include "engine/mixture.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <limits>
 #include <memory>
-#include <optional>
 
 #include "core/stream.hpp"
 #include "engine/far_rows.hpp"
@@ -97,15 +97,15 @@ template <class T>
 void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, const MixtureValues &out, Poll poll) {
   const std::vector<int64_t> numbers = counting(members, out.each != nullptr);
   const auto n = static_cast<int64_t>(numbers.size());
-  std::vector<std::optional<Evaluation<T>>> parts(numbers.size());
+  std::deque<Evaluation<T>> parts;  // each stays where it was made
   std::vector<double> log_weights;
-  for (size_t i = 0; i < numbers.size(); i++) {
-    const Member<T> &member = members[numbers[i]];
-    member.engine->refuse_external_theta("a mixture");
-    parts[i].emplace(member, batch);
-    log_weights.push_back(member.log_weight);
+  log_weights.reserve(numbers.size());
+  for (const int64_t k : numbers) {
+    members[k].engine->refuse_external_theta("a mixture");
+    parts.emplace_back(members[k], batch);
+    log_weights.push_back(members[k].log_weight);
   }
-  const Tiling tiles = parts.front()->tiles;  // of all members, which see the same context
+  const Tiling tiles = parts.front().tiles;  // of all members, which see the same context
   // A row of each of several members is worth a thread sooner than the rows of one are.
   const int threads = useful_threads(members.front().engine->plan(), batch.rows, 2 * flops_of(members));
   const int64_t together = std::max<int64_t>(1, most_values / (n * tile_rows));
@@ -118,7 +118,7 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
     const int64_t count = std::min(together, tiles.n() - begin), first = tiles[begin].first;
     const auto evaluate = [&](int64_t item) {
       const TileRows rows = tiles[begin + item % count];
-      parts[item / count]->log_density(rows, values.data() + item / count * stride + rows.first - first);
+      parts[item / count].log_density(rows, values.data() + item / count * stride + rows.first - first);
     };
     const TileRows last = tiles[begin + count - 1];
     const int64_t rows = last.first + last.count - first, pieces = (rows + piece - 1) / piece;
@@ -166,6 +166,7 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
   // A draw is that of the first member whose sum of weights lies above its chance.
   const std::vector<int64_t> numbers = counting(members, false);
   std::vector<double> ends;
+  ends.reserve(numbers.size());
   for (const int64_t k : numbers) {
     ends.push_back((ends.empty() ? 0.0 : ends.back()) + members[k].weight);
   }
@@ -228,8 +229,8 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
 }
 
 // NOLINTBEGIN(bugprone-macro-parentheses): T is a type
-#define PENSTOCK_INSTANTIATE(T)                                                                                        \
-  template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll);             \
+#define PENSTOCK_INSTANTIATE(T)                                                                            \
+  template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll); \
   template void sample_many(const std::vector<Member<T>> &, const Draws &, const Context &, int64_t, T *, Poll);
 // NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)

@@ -3,10 +3,10 @@
 // only the two tables at the end are visible outside (tests/test_house.py looks at the symbols).
 
 #include "isa/kernels.hpp"
-#include "isa/mixtures.hpp"
 
 #include "isa/contexts.hpp"
 #include "isa/ends.hpp"
+#include "isa/mixtures.hpp"
 #include "layers/autoregressive.hpp"
 #include "layers/coupling.hpp"
 #include "layers/elementwise.hpp"

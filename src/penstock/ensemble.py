@@ -20,7 +20,9 @@ from penstock.flow import Flow, flow_of
 from penstock.histories import EnsembleHistory
 from penstock.history import History
 from penstock.members_fit import MembersFit, seeds
+from penstock.mixed_conditional import MixedConditional
 from penstock.mixture import Mixture, Numbers
+from penstock.quantiles import bisected
 from penstock.runner import Runner
 from penstock.trained import free_lock
 from penstock.verbs import Batch, _shaped
@@ -28,11 +30,14 @@ from penstock.verbs import Batch, _shaped
 if TYPE_CHECKING:
     pass
 
-BISECTIONS = 1100  # more than a bracket of float64 numbers can take
-
 Recipe = Callable[..., Flow]
 
 
+# Attributes that every ensemble has.
+OWN = frozenset(
+    ("_flows", "_plan", "_spec", "_backend", "_columns", "_context_columns", "_lattice", "_library", "_missing",
+     "_row_shapes", "_context_shape", "_made", "_fit_lock", "_doubled", "_snapshot", "history")
+)  # fmt: skip
 # What a flow has and an ensemble has not.
 REFUSED = ("params", "named_params", "loc", "scale", "spec", "layers", "fit_to_target")
 
@@ -108,7 +113,7 @@ class Ensemble(MembersFit):
                 raise ValueError(f"members 0 and {k} do not belong together: they have {'; '.join(words)}")
         first = flows[0]
         self._flows = tuple(flows)  # specs and runners; what the numbers are says the snapshot
-        self._plan = first._plan
+        self._plan, self._spec, self._backend = first._plan, first._spec, first._backend
         self._columns, self._context_columns, self._lattice = first._columns, first._context_columns, first._lattice
         self._library, self._missing = first._library, first._missing
         self._row_shapes, self._context_shape = first._row_shapes, first._context_shape
@@ -169,7 +174,8 @@ class Ensemble(MembersFit):
     @property
     def fitted(self) -> bool:
         """Whether all members are fitted; a further fit goes on from there."""
-        return all(own.initialised for own in self._snapshot.members)
+        fitted: bool = self._snapshot.initialised
+        return fitted
 
     def __len__(self) -> int:
         return self.n
@@ -327,7 +333,7 @@ class Ensemble(MembersFit):
         return members.to_bytes(members.Several(tuple(contents), self._snapshot.weights, self.history.validation_loss))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"history": self.history, "_library": self._library}
+        state = {"history": self.history, "_library": self._library, **self._attributes()}
         return _unpickle, (type(self), self._bytes([None] * self.n), self._flows[0]._asked), state
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -362,7 +368,12 @@ class Ensemble(MembersFit):
         twin: Self = object.__new__(type(self))
         twin._setup(members, self._snapshot.weights)
         twin.history.validation_loss = self.history.validation_loss
+        vars(twin).update(self._attributes())
         return twin
+
+    def _attributes(self) -> dict[str, Any]:
+        """Attributes that a subclass or a user has added."""
+        return {name: value for name, value in vars(self).items() if name not in OWN}
 
     def _runner(self) -> Runner:
         if self._made is None:
@@ -398,20 +409,38 @@ class Ensemble(MembersFit):
             flow for flow, weight in zip(self._own(double=False), self._snapshot.weights, strict=True) if weight > 0
         ]
         ends = np.stack([flow._rows_below(u, given) for flow in flows])
-        low, high = ends.min(axis=0), ends.max(axis=0)
-        wanted = np.broadcast_to(u, low.shape[:-1])
-        for _ in range(BISECTIONS):
-            with np.errstate(invalid="ignore"):  # infinite ends, which all members have in common
-                middle = low + (high - low) / 2
-            inside = (low < middle) & (middle < high)
-            if not inside.any():
-                break
-            batch = self._batch(np.where(inside, middle, high), given, "z")
-            below = self._below(batch).reshape(wanted.shape)[..., None]
-            too_low = inside & (below < wanted[..., None])
-            low, high = np.where(too_low, middle, low), np.where(inside & ~too_low, middle, high)
-        rows: Array = high
-        return rows
+
+        def below(x: Array) -> Array:
+            return self._below(self._batch(x, given, "z")).reshape(x.shape)
+
+        return bisected(below, ends.min(axis=0), ends.max(axis=0), np.broadcast_to(u, ends.shape[1:-1])[..., None])
+
+    # --- fewer columns ------------------------------------------------------------------------------------------
+
+    def _closure(self, kept: Sequence[int]) -> tuple[int, ...]:
+        """The smallest set of columns that is closed for every member."""
+        closed = tuple(kept)
+        for _ in range(self.dim):
+            for flow in self._flows:
+                closed = flow._closure(closed)
+        return closed
+
+    def _conditional(self, given: Any, context: Array | None, proposal: Any, n: Any, tolerance: Any, rng: Any) -> Any:
+        seed = _validate.seed(rng)
+        each = zip(self.members, self._snapshot.weights, strict=True)
+        own = [(member, weight) for member, weight in each if weight > 0]
+        views = [member._conditional(given, context, proposal, n, tolerance, seed) for member, _ in own]
+        return MixedConditional(views, np.array([weight for _, weight in own]))
+
+    def _part(self, places: Sequence[int]) -> Self:
+        return self._with([member._part(places) for member in self.members])
+
+    def _as_it_is(self) -> Self:
+        return self.copy()
+
+    def _need_simple(self) -> None:
+        for flow in self._flows:
+            flow._need_simple()
 
     # --- what an ensemble has not -------------------------------------------------------------------------------
 
@@ -420,12 +449,6 @@ class Ensemble(MembersFit):
     to_latent_vjp = _refusing("to_latent_vjp")
     to_data_vjp = _refusing("to_data_vjp")
     prior_transform = _refusing("prior_transform")
-
-    def _marginal(self, *_: Any) -> NoReturn:
-        _refused("marginal")
-
-    def _conditional(self, *_: Any) -> NoReturn:
-        _refused("conditional")
 
     def __getattr__(self, name: str) -> Any:
         if name in REFUSED:

@@ -17,6 +17,10 @@ from penstock._typing import Array, DTypeLike
 from penstock.runner import Gradients, Runner
 from penstock.state import Packer, Snapshot
 
+# The stream of the counters that choose members; multipliers and increments of keys of Philox4x32.
+MEMBER, M0, M1, W0, W1 = (np.uint64(word) for word in (7, 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85))
+LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
 
 class Packed(NamedTuple):
     """Numbers of all members in the form of their engines, and what evaluates all of them in one call."""
@@ -45,6 +49,16 @@ class Numbers:
         self.members = tuple(members)
         self.weights = weights
         self.packed: Packed | None = None
+
+    @property
+    def buffers(self) -> Array:
+        """Those of the first member, as far as they tell where columns lie."""
+        return self.members[0].buffers
+
+    @property
+    def initialised(self) -> bool:
+        """Whether all members are."""
+        return all(own.initialised for own in self.members)
 
     def pack(self, runner: Packer) -> Packed:
         """The packed form, made at its first use."""
@@ -215,3 +229,19 @@ class Mixture(Runner):
         values = self.log_prob(packed, x, context, dtype=np.dtype(np.float64))
         assert found.params is not None
         return float(-(scaled * values).sum() * unit), float(scaled.sum() * unit), found.params * unit
+
+
+def chances(seed: int, first: int, n: int) -> Array:
+    """The numbers in [0, 1) that choose the members of n draws, as the engine has them for the first row of a context.
+
+    Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), whose counters ``docs/file-format.md`` tells.
+    """
+    draw = np.arange(n, dtype=np.uint64) + np.uint64(first)
+    k0, k1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
+    c0, c1, c2 = draw & LOW, np.zeros(n, np.uint64), np.zeros(n, np.uint64)
+    c3 = MEMBER | (draw >> HALF) << np.uint64(8)
+    for _ in range(10):
+        p0, p1 = c0 * M0, c2 * M1
+        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW, (p0 >> HALF) ^ c3 ^ k1, p0 & LOW
+        k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
+    return ((c0 << np.uint64(21)) | (c1 >> np.uint64(11))).astype(np.float64) * 2.0**-53

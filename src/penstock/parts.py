@@ -163,7 +163,7 @@ class Parts(MonteCarlo):
         tolerance = None if tolerance is None else _validate.positive_number(tolerance, name="tolerance")
         if len(kept) == self.dim:
             raise ValueError("columns must leave some out; those of all are the flow itself")
-        closed = closure(self._plan, kept)
+        closed = self._closure(kept)
         hidden = tuple(i for i in closed if i not in kept)
         if not hidden:
             return self._part(kept)
@@ -188,7 +188,7 @@ class Parts(MonteCarlo):
         if len(known) == self.dim:
             raise ValueError("given must leave at least one column, got all of them; flow.log_prob has their density")
         self._need(context, "conditional")
-        closed = closure(self._plan, asked)
+        closed = self._closure(asked)
         hidden = tuple(i for i in closed if i not in known)
         proposed = self._proposed(hidden, proposal, n, rng, "what is given") if hidden else None
         tolerance = tolerance or TOLERANCES[min(len(hidden), MOST) - 1]
@@ -206,6 +206,10 @@ class Parts(MonteCarlo):
         twin = self._like(self._spec, self._plan, self._snapshot)
         twin._made = self._made
         return twin
+
+    def _closure(self, kept: Sequence[int]) -> tuple[int, ...]:
+        """The smallest closed set that holds some columns, in ascending order."""
+        return closure(self._plan, kept)
 
     def _part(self, places: Sequence[int]) -> Self:
         """The flow of a closed set of columns, in this order."""

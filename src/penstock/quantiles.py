@@ -24,6 +24,7 @@ CUBE_END = 2.0**-54
 # The shortest interval: lower ends looked at first, and then around the best, so many times.
 GRID, FINER, ROUNDS = 257, 17, 4
 BLOCK = 256  # contexts together
+BISECTIONS = 1100  # more than float64 numbers have room for
 
 
 class Quantiles(Verbs):
@@ -249,6 +250,22 @@ class Quantiles(Verbs):
     def _shortest(self, level: float, contexts: Array | None) -> Array:
         """Shortest intervals, (contexts, 2)."""
         return shortest(lambda u: self._ends(u, contexts), level, 1 if contexts is None else len(contexts))
+
+
+def bisected(below: Callable[[Array], Array], low: Array, high: Array, u: Array) -> Array:
+    """Where shares u of a mass lie below, between numbers low and high, by bisection to the last bit.
+
+    ``below`` gives the shares below numbers of their shape.
+    """
+    for _ in range(BISECTIONS):
+        with np.errstate(invalid="ignore"):  # infinite ends
+            middle = low + (high - low) / 2
+        inside = (low < middle) & (middle < high)
+        if not inside.any():
+            break
+        too_low = inside & (below(np.where(inside, middle, high)) < u)
+        low, high = np.where(too_low, middle, low), np.where(inside & ~too_low, middle, high)
+    return high
 
 
 def shortest(ends: Callable[[Array], Array], level: float, m: int) -> Array:

@@ -438,9 +438,8 @@ class Ensemble(MembersFit):
     def _as_it_is(self) -> Self:
         return self.copy()
 
-    def _need_simple(self) -> None:
-        for flow in self._flows:
-            flow._need_simple()
+    def _ends_abruptly(self) -> bool:
+        return any(flow._ends_abruptly() for flow in self._flows)
 
     # --- what an ensemble has not -------------------------------------------------------------------------------
 

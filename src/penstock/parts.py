@@ -224,10 +224,15 @@ class Parts(MonteCarlo):
         if self.context_dim and context is None:
             raise ValueError(f"{verb} of a flow with a context is at one context: flow.given(context).{verb}(...)")
 
+    def _ends_abruptly(self) -> bool:
+        """Whether the base ends where no support does: a uniform one on lines."""
+        kinds, parts = latent_kinds(self._spec), blocks(self._spec.base)
+        return any(isinstance(base, Uniform) and kinds[slot] == LINE for base, dims in parts for slot in dims)
+
     def _proposed(self, hidden: Sequence[int], proposal: Any, n: Any, rng: Any, of: str) -> Proposed | None:
         """Draws of the proposal, with their log-densities; None where quadrature does without."""
         if proposal is None:
-            if _abrupt(self._spec) and hidden:
+            if hidden and self._ends_abruptly():
                 raise ValueError(
                     f"the density of {of} needs an integral over {worded(hidden, self._columns)}, and quadrature may miss pieces "
                     "of a density with a ps.Uniform base on lines, which ends abruptly. Give proposal=, a density of these with "
@@ -266,9 +271,3 @@ class Parts(MonteCarlo):
                 f"proposal must have the columns {columns.listed(wanted)}, and has {columns.listed(names)}"
             )
         return [names.index(name) for name in wanted]
-
-
-def _abrupt(spec: FlowSpec) -> bool:
-    """Whether the base ends where no support does: a uniform one on lines."""
-    kinds = latent_kinds(spec)
-    return any(isinstance(base, Uniform) and kinds[slot] == LINE for base, dims in blocks(spec.base) for slot in dims)

@@ -435,3 +435,11 @@ def test_the_history_tells_of_all_members(tmp_path: Path) -> None:
     assert len(ensemble.history.plot().lines) >= 6
     assert ps.from_bytes(ensemble.to_bytes()).history.validation_loss == ensemble.history.validation_loss
     assert len(ensemble) == len(ensemble.history) == 2
+
+
+@pytest.mark.parametrize(("options", "epochs"), [({}, 80), ({"batch_size": 450}, 80), ({"epochs": 30}, 30)])
+def test_a_member_trains_four_fifths_of_what_one_flow_does(options: Any, epochs: int) -> None:
+    x = np.random.default_rng(0).standard_normal((500, 2))
+    ensemble = ps.Ensemble(recipe, 2, rng=0).fit(x, rng=0, callbacks=lambda state: True, **options)
+    # A tenth of the run is warm-up, so that the rate after one epoch says how long the run would be.
+    assert [3e-3 / own.learning_rate[0] * 10 for own in ensemble.history] == [pytest.approx(epochs)] * 2

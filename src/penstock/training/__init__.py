@@ -6,12 +6,12 @@ from penstock.training.data import Data, training_data
 from penstock.training.dequantize import lattice_of
 from penstock.training.diagnosis import TrainingError
 from penstock.training.members import Team, Turn
-from penstock.training.options import Options
+from penstock.training.options import Options, default_epochs
 from penstock.training.run import run
 from penstock.training.shelf import Shelf
 from penstock.training.stacking import mixture_weights
 
 __all__ = [
-    "Checkpoint", "Data", "Options", "Shelf", "Team", "TrainingError", "Turn", "bootstrapped", "lattice_of", "mixture_weights",
-    "run", "training_data",
+    "Checkpoint", "Data", "Options", "Shelf", "Team", "TrainingError", "Turn", "bootstrapped", "default_epochs", "lattice_of",
+    "mixture_weights", "run", "training_data",
 ]  # fmt: skip

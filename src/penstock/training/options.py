@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STEPS = 40000  # the budget when epochs is not given,
 EPOCHS = 100  # and the most epochs it may become: more than that overfits a small table
+MEMBER = 0.8  # the part of them that the member of an ensemble trains: what it lacks the others make up for
 ROWS_PER_BATCH = 500  # a batch holds about one row in so many, within
 BATCHES = (64, 4096)
 DECAY = 0.1  # the weight decay of a second attempt, where the first has learnt its rows by heart
@@ -99,7 +100,7 @@ class Options:
             patience = PATIENCE
         batch_size = min(self.batch_size or default_batch_size(n_train), n_train)
         steps_per_epoch = n_train // batch_size
-        epochs = self.epochs or min(-(-STEPS // steps_per_epoch), EPOCHS)
+        epochs = self.epochs or default_epochs(n_train, self.batch_size)
         n_steps = epochs * steps_per_epoch
         warmup = warmup_steps(self.warmup, kind, n_steps)
         schedule = Schedule(kind, self.learning_rate, warmup, n_steps, patience)
@@ -121,6 +122,13 @@ class TargetOptions:
         if self.validation < 25:  # what a tail needs
             raise ValueError(f"validation must be at least 25 draws, got {self.validation}")
         _validate.choice(self.estimator, ESTIMATORS, name="estimator")
+
+
+def default_epochs(n_train: int, batch_size: int | None = None, *, member: bool = False) -> int:
+    """So many as make about ``STEPS`` steps, at most ``EPOCHS``; for the member of an ensemble ``MEMBER`` of that."""
+    steps_per_epoch = n_train // min(batch_size or default_batch_size(n_train), n_train)
+    epochs = min(-(-STEPS // steps_per_epoch), EPOCHS)
+    return max(1, round(MEMBER * epochs)) if member else epochs
 
 
 def default_batch_size(n_train: int) -> int:

@@ -155,6 +155,23 @@ def test_the_bits_depend_on_neither_threads_nor_batches_nor_strides(kind: str, b
     assert ensemble.log_prob(rows[:0], None if context is None else context[:0]).shape == (0,)
 
 
+def test_more_than_is_held_at_once_goes_through_in_parts() -> None:
+    """The engine holds 2^20 log-densities of members together."""
+    flows = [ps.realnvp(2, layers=1, hidden=(2,), context_dim=1, rng=0, backend="cpp") for _ in range(80)]
+    for k, flow in enumerate(flows):
+        flow.params = flow.params + 0.3 * np.random.default_rng(k).normal(size=flow.n_params).astype(np.float32)
+    ensemble = ps.Ensemble(flows)
+    rows = np.random.default_rng(0).normal(size=(4, 7001, 2))
+    context = np.random.default_rng(1).normal(size=(4, 1))
+    assert ensemble.n * rows.size / 2 > 2 << 20
+    found = ensemble.log_prob(rows, context)
+    for block in range(4):
+        assert_same_bits(found[block, 6900:], ensemble.log_prob(rows[block, 6900:], context[block]))
+        assert_same_bits(found[block, :40], ensemble.log_prob(rows[block, :40], context[block]))
+    each = ensemble.spread(rows[0], context[0])
+    assert_same_bits(each[5000:5010], ensemble.spread(rows[0, 5000:5010], context[0]))
+
+
 def _first(context: Array | None) -> Array | None:
     return None if context is None else context[0]
 
@@ -349,7 +366,9 @@ PARTS: dict[str, tuple[Callable[[], Any], Any, Any, dict[Any, float]]] = {
 }
 
 
-@pytest.mark.parametrize("case", PARTS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "orders that differ" else ()) for case in PARTS]
+)
 def test_marginals_and_conditionals_are_those_of_the_members(case: str) -> None:
     build, kind, columns, known = PARTS[case]
     whole = build()

@@ -277,7 +277,7 @@ def test_a_flow_is_saved_by_a_function_too(tmp_path: Any) -> None:
     flow = ps.realnvp(2, rng=0)
     ps.save(flow, tmp_path / "flow")
     assert (tmp_path / "flow").read_bytes() == flow.to_bytes()
-    with pytest.raises(TypeError, match="flow must be a Flow, got PosixPath"):
+    with pytest.raises(TypeError, match="flow must be a Flow or an Ensemble, got PosixPath"):
         ps.save(tmp_path / "flow", flow)  # type: ignore[arg-type]
 
 

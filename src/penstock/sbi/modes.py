@@ -29,7 +29,7 @@ def highest(posterior: Posterior, x: Array, n: int, starts: int, seed: int) -> A
     best = np.argsort(density)[::-1][:starts]
     scale = draws.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    supports = posterior.prior.support
+    supports = posterior.spec.support or posterior.prior.support
 
     def objective(u: Array) -> tuple[float, Array]:
         theta = (u * scale)[None]

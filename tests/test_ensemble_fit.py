@@ -442,4 +442,4 @@ def test_a_member_trains_two_thirds_of_what_one_flow_does(options: Any, epochs: 
     x = np.random.default_rng(0).standard_normal((500, 2))
     ensemble = ps.Ensemble(recipe, 2, rng=0).fit(x, rng=0, callbacks=lambda state: True, **options)
     # A tenth of the run is warm-up, so that the rate after one epoch says how long the run would be.
-    assert [3e-3 / own.learning_rate[0] * 10 for own in ensemble.history] == [pytest.approx(epochs)] * 2
+    assert [3e-3 / own.learning_rate[0] * 10 for own in ensemble.history] == [pytest.approx(epochs, rel=0.02)] * 2

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STEPS = 40000  # the budget when epochs is not given,
 EPOCHS = 100  # and the most epochs it may become: more than that overfits a small table
-MEMBER = 0.65  # the part of them that the member of an ensemble trains: what it lacks the others make up for
+MEMBER = 0.6  # the part of them that the member of an ensemble trains: what it lacks the others make up for
 ROWS_PER_BATCH = 500  # a batch holds about one row in so many, within
 BATCHES = (64, 4096)
 DECAY = 0.1  # the weight decay of a second attempt, where the first has learnt its rows by heart

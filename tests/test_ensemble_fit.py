@@ -438,7 +438,7 @@ def test_the_history_tells_of_all_members(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "epochs"), [({}, 60), ({"batch_size": 450}, 60), ({"epochs": 30}, 30)])
-def test_a_member_trains_less_than_one_flow_does(options: Any, epochs: int) -> None:
+def test_a_member_trains_fewer_epochs_than_one_flow_does(options: Any, epochs: int) -> None:
     x = np.random.default_rng(0).standard_normal((500, 2))
     ensemble = ps.Ensemble(recipe, 2, rng=0).fit(x, rng=0, callbacks=lambda state: True, **options)
     # A tenth of the run is warm-up, so that the rate after one epoch says how long the run would be.

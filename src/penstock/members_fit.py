@@ -73,8 +73,8 @@ class MembersFit(Trained):
             Decides the seeds of the members, as for the ensemble itself: member ``k`` comes out as :meth:`Flow.fit` with its
             seed alone would have it, bit for bit.
         **options
-            All else that :meth:`Flow.fit` takes, and means there, but that ``epochs`` is by default 0.6 of what one flow
-            takes. Where ``validation`` gives rows, none of which a member trains
+            All else that :meth:`Flow.fit` takes, and means there, but that ``epochs`` is by default as many as make 38 400
+            steps, at most 60. Where ``validation`` gives rows, none of which a member trains
             on, the weights of the members are those that maximise the ensemble's likelihood of them; otherwise they
             are equal. ``progress`` shows one bar of all members. ``callbacks`` are called in the caller's thread, for each epoch
             of each member, of which ``state.member`` is the number; training of that member stops when one returns True. A

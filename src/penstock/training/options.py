@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 STEPS = 40000  # the budget when epochs is not given,
 EPOCHS = 100  # and the most epochs it may become: more than that overfits a small table
-MEMBER = 0.6  # the part of them that the member of an ensemble trains: what it lacks the others make up for
+# The member of an ensemble has a thread of its own, and what it lacks the others make up for: this part of so many steps and
+# epochs.
+MEMBER, MEMBER_STEPS = 0.6, 64000
 ROWS_PER_BATCH = 500  # a batch holds about one row in so many, within
 BATCHES = (64, 4096)
 DECAY = 0.1  # the weight decay of a second attempt, where the first has learnt its rows by heart
@@ -125,9 +127,9 @@ class TargetOptions:
 
 
 def default_epochs(n_train: int, batch_size: int | None = None, *, member: bool = False) -> int:
-    """So many as make about ``STEPS`` steps, at most ``EPOCHS``; for the member of an ensemble ``MEMBER`` of that."""
+    """So many as make about ``STEPS`` steps, at most ``EPOCHS``; for the member of an ensemble a part of ``MEMBER_STEPS``."""
     steps_per_epoch = n_train // min(batch_size or default_batch_size(n_train), n_train)
-    epochs = min(-(-STEPS // steps_per_epoch), EPOCHS)
+    epochs = min(-(-(MEMBER_STEPS if member else STEPS) // steps_per_epoch), EPOCHS)
     return max(1, round(MEMBER * epochs)) if member else epochs
 
 

@@ -63,11 +63,16 @@ def test_without_a_clock_the_outcome_is_the_same_bit_for_bit() -> None:
 
 
 def test_an_ensemble_may_be_what_is_returned() -> None:
-    # Small, and after many passes over few rows: members differ, and their mean is better than each.
-    found = ps.select(ROWS[:300], **QUICK | {"ensemble": 3, "epochs": 60, "recipes": {"wavy": wavy}})
-    assert found.table[0].what == "3 x wavy"
+    # Many passes over few rows: members differ, and their mean is better than each of them.
+    def large(rng: Any) -> ps.Flow:
+        return ps.nsf_ar(2, layers=2, hidden=(32,), rng=rng)
+
+    found = ps.select(
+        ROWS[:300], **QUICK | {"ensemble": 4, "epochs": 30, "recipes": {"large": large}, "weight_decay": 0}
+    )
+    assert found.table[0].what == "4 x large"
     assert isinstance(found.best, ps.Ensemble)
-    assert (found.best.n, found.best.fitted, len({tuple(m.params) for m in found.best.members})) == (3, True, 3)
+    assert (found.best.n, found.best.fitted, len({tuple(own.params) for own in found.best.members})) == (4, True, 4)
 
 
 def test_no_fit_sees_the_rows_of_the_comparison() -> None:

@@ -23,8 +23,8 @@ from penstock.training.log import tell
 from penstock.training.rows import Rows
 from penstock.trials import Candidate, Recipe, Run, Trials, best_of, compared, ensemble_of
 
-# Parts of the time by whose end all candidates have run once, and the better ones again.
-FIRST, SECOND = 0.3, 0.6
+# Parts of the time by whose end all candidates have run, the better half of them again, and the better half of those.
+ROUNDS = (0.3, 0.45, 0.6)
 LONGER = 1.5  # times as many passes make it worth while to run again
 NAMED = ("glow", "iaf", "maf", "nice", "nsf", "nsf_ar", "realnvp")
 OPTIONS = (
@@ -215,13 +215,13 @@ def select(
     Notes
     -----
     Time is shared by successive halving. In the first 0.3 of it every candidate runs once, with equal shares of what is left;
-    a fit that ends sooner leaves the rest to those after it. Until 0.6 the better half of them runs again, from the start and
-    for longer, as far as they were cut short. Half of the remainder is for the ensemble of the best, and the rest for a
-    last fit of the winner on all rows, those of the comparison included, which only happens if it gets at least as many passes
-    as the winner had. A share becomes a number of passes, or where it is less than one a number of rows, by the speed of
-    a few steps, so that the learning rate falls to zero in time; a run that takes a fifth longer than its share is stopped at the
-    end of its epoch and keeps the best that it has, and such a last fit is dropped. Candidates run one after another, each with
-    all threads. So how long everything takes is close to ``seconds``, not bounded by them.
+    a fit that ends sooner leaves the rest to those after it. Until 0.45 the better half of them runs again, from the start and
+    for longer, as far as they were cut short, and until 0.6 the better half of those. Half of the remainder is for the ensemble
+    of the best, and the rest for a last fit of the winner on all rows, those of the comparison included, which only happens if
+    it gets at least as many passes as the winner had. A share becomes a number of passes, or where it is less than one a number
+    of rows, by the speed of a few steps, so that the learning rate falls to zero in time; a run that takes a fifth longer than
+    its share is stopped at the end of its epoch and keeps the best that it has, and such a last fit is dropped. Candidates run
+    one after another, each with all threads. So how long everything takes is close to ``seconds`` or less, not bounded by them.
 
     The outcome depends on how fast the machine is and what else it does, and is not the same bit for bit in another run,
     unless ``seconds`` is None: then ``epochs``, or the default of ``fit``, alone decide how long runs are.
@@ -298,29 +298,33 @@ class _Search:
 
     def through(self, candidates: Sequence[Candidate], ensemble: int) -> None:
         """Run candidates, the better ones again, and an ensemble of the best."""
-        self._round(candidates, FIRST)
-        if self._seconds < math.inf:
-            better = best_of(self.trials.runs)[: (len(candidates) + 1) // 2]
-            self._round([run.candidate for run in better if run.cut_short and run.model is not None], SECOND, better)
+        left = list(candidates)
+        for until in ROUNDS if self._seconds < math.inf else (1.0,):
+            self._round(left, until)
+            # By the best run of each.
+            order = list(dict.fromkeys(run.candidate for run in best_of(self.trials.runs) if run.model is not None))
+            left = [own for own in order if own in left][: (len(left) + 1) // 2]
         if ensemble > 1 and not self.interrupted:
             winner = self.best().candidate
             several = ensemble_of(winner, ensemble)
-            # Members share the threads that one flow has, and take turns.
-            self.trials.rates[several.name] = ensemble * self.trials.rates[winner.name]
             self._round([several], (1 + self._spent()) / 2)
 
-    def _round(self, candidates: Sequence[Candidate], until: float, before: Sequence[Run] = ()) -> None:
-        """Run each of them once, with equal shares of the time that is left until a part of all of it has gone."""
-        earlier = {run.candidate.name: run.epochs * run.rows for run in before}
+    def _round(self, candidates: Sequence[Candidate], until: float) -> None:
+        """Run each of them, with equal shares of the time that is left until a part of all of it has gone.
+
+        One whose run was not cut short, or that would not have much longer now, does not run again.
+        """
         for k, candidate in enumerate(candidates):
             if self.interrupted:
                 return
             share = self._seconds
             if share < math.inf:
                 share = (until - self._spent()) * self._seconds / (len(candidates) - k)
-            epochs, rows, _ = self.trials.planned(candidate, share, len(self.trials.rows))
-            if epochs * rows < LONGER * earlier.get(candidate.name, 0):
-                continue
+            before = [run for run in self.trials.runs if run.candidate is candidate]
+            if before:
+                epochs, rows, _ = self.trials.planned(candidate, share, len(self.trials.rows))
+                if not before[-1].cut_short or epochs * rows < LONGER * before[-1].epochs * before[-1].rows:
+                    continue
             try:
                 run = self.trials.run(candidate, share)
             except KeyboardInterrupt:
@@ -350,6 +354,9 @@ class _Search:
         epochs, rows, cut = trials.planned(run.candidate, left, len(table))
         if epochs < run.epochs or rows < run.rows:
             return None
+        longer = [own for own in trials.runs if own.candidate is run.candidate and own.epochs > run.epochs]
+        if longer:  # which did worse
+            epochs, cut = run.epochs, run.cut_short
         found = trials.fitted(run.candidate, table, epochs, rows, left, cut)
         return None if found.model is None or found.stopped in ("callback", "interrupted") else found
 

@@ -7,32 +7,29 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from penstock import _validate, _warn, columns, recipes, training
+from penstock import _validate, _warn, columns, training
 from penstock._typing import ArrayLike, Rng, RowsLike
 from penstock._warn import TrainingWarning
+from penstock.candidates import candidates_of, checked
 from penstock.ensemble import Ensemble
 from penstock.flow import Flow
 from penstock.members_fit import seeds
 from penstock.support import SupportLike
 from penstock.training.log import tell
 from penstock.training.rows import Rows
-from penstock.trials import Candidate, Recipe, Run, Trials, best_of, compared, ensemble_of
+from penstock.trials import Candidate, Run, Trials, best_of, compared, ensemble_of
 
 # Parts of the time by whose end all candidates have run, the better half of them again, and the better half of those.
 ROUNDS = (0.3, 0.45, 0.6)
 LONGER = 1.5  # times as many passes make it worth while to run again
-NAMED = ("glow", "iaf", "maf", "nice", "nsf", "nsf_ar", "realnvp")
 OPTIONS = (
     "batch_size", "clip_norm", "freeze", "learning_rate", "negative_weights", "patience", "schedule", "standardize", "warmup",
     "weight_decay",
 )  # fmt: skip
-SMALLER: dict[str, Any] = {"layers": 3, "hidden": (32, 32)}
-WIDER: dict[str, Any] = {"hidden": (128, 128)}
 
 
 @dataclass(frozen=True)
@@ -239,7 +236,7 @@ def select(
     >>> a, b = np.random.default_rng(0).normal(size=(2, 600))
     >>> X = {"a": a, "b": np.sin(3 * a) + 0.1 * b}
     >>> small = {"wavy": ps.nsf_ar(2, layers=2, hidden=(8,)), "rigid": ps.nice(2, layers=2, hidden=(2,))}
-    >>> found = ps.select(X, seconds=None, epochs=6, recipes=small, ensemble=1, rng=0)
+    >>> found = ps.select(X, seconds=None, epochs=20, recipes=small, ensemble=1, rng=0)
     >>> found.table[0].what, found.best.columns, found.refitted
     ('wavy', ('a', 'b'), True)
     """
@@ -251,8 +248,8 @@ def select(
     split, noise, first = seeds(_validate.seed(rng), 3)
     dim, context_dim = _width(X, "X"), 0 if context is None else _width(context, "context")
     supports = {"support": support, "context_support": context_support}
-    candidates = _candidates(recipes, dim, context_dim, supports, first)
-    flow = _checked(candidates, dim, context_dim)
+    candidates = candidates_of(recipes, dim, context_dim, supports, first)
+    flow = checked(candidates, dim, context_dim)
     if validation is None or (isinstance(validation, (bool, int, float, np.number)) and not 0 < float(validation) < 1):
         raise ValueError(f"validation must be a fraction above 0 and below 1, or rows, got {validation!r}")
     data = training.training_data(
@@ -345,9 +342,20 @@ class _Search:
 
     def again(self, run: Run) -> Run | None:
         """The winner once more, on all rows; None where time does not allow it, or it fails."""
+        found = None
+        if not self.interrupted:
+            try:
+                found = self._last(run)
+            except KeyboardInterrupt:  # before its first step
+                self.interrupted = True
+        if found is not None:
+            self.interrupted = "interrupted" in found.stopped
         if self.interrupted:
             _warn.warn("select was interrupted, and returns the best that it has found so far", TrainingWarning)
             return None
+        return None if found is None or found.model is None or "callback" in found.stopped else found
+
+    def _last(self, run: Run) -> Run | None:
         trials = self.trials
         table = _joined(trials.rows, trials.held_out)
         left = (1 - self._spent()) * self._seconds if self._seconds < math.inf else math.inf
@@ -357,8 +365,7 @@ class _Search:
         longer = [own for own in trials.runs if own.candidate is run.candidate and own.epochs > run.epochs]
         if longer:  # which did worse
             epochs, cut = run.epochs, run.cut_short
-        found = trials.fitted(run.candidate, table, epochs, rows, left, cut)
-        return None if found.model is None or found.stopped in ("callback", "interrupted") else found
+        return trials.fitted(run.candidate, table, epochs, rows, left, cut)
 
     def _spent(self) -> float:
         """The part of the time that has gone."""
@@ -382,93 +389,6 @@ def _width(table: Any, name: str) -> int:
     if values.ndim not in (1, 2):
         raise ValueError(f"{name} must have shape (rows, dim), got {values.shape}")
     return int(values.shape[1]) if values.ndim == 2 else 1
-
-
-def _candidates(
-    asked: Any, dim: int, context_dim: int, supports: dict[str, Any], seed: int
-) -> list[Candidate]:  # fmt: skip
-    """What is tried, by name."""
-
-    def known(recipe: str, **size: Any) -> Recipe:
-        return partial(getattr(recipes, recipe), dim, context_dim=context_dim, **size, **supports)
-
-    if asked is None:
-        found = {
-            "nsf_ar": known("nsf_ar"),
-            "nsf_ar, smaller": known("nsf_ar", **SMALLER),
-            "nsf_ar, wider": known("nsf_ar", **WIDER),
-        }
-        if dim > 1:
-            found |= {name: known(name) for name in ("nsf", "maf", "realnvp")}
-        return [
-            Candidate(name, recipe, own)
-            for (name, recipe), own in zip(found.items(), seeds(seed, len(found)), strict=True)
-        ]
-    if isinstance(asked, (str, Flow)) or callable(asked) or not isinstance(asked, (Sequence, Mapping)):
-        raise TypeError(
-            f"recipes must be a sequence or a mapping of names, flows and callables, got {type(asked).__name__}"
-        )
-    if not asked:
-        raise ValueError("recipes must name at least one, got none")
-    given = dict(asked) if isinstance(asked, Mapping) else _labelled(asked)
-    if not any(isinstance(value, str) for value in given.values()):
-        for name, value in supports.items():
-            if value is not None:
-                raise ValueError(f"{name} is for recipes that are given by name; flows and callables have theirs")
-    made: dict[str, Recipe] = {}
-    for name, value in given.items():
-        if isinstance(value, str):
-            made[str(name)] = known(_validate.choice(value, NAMED, name="recipes"))
-        elif isinstance(value, Flow):
-            if value.fitted:
-                raise ValueError(f"recipes: {name} must be an unfitted flow; flow.reset() forgets a fit")
-            made[str(name)] = partial(_fresh, value)
-        elif callable(value):
-            made[str(name)] = value
-        else:
-            raise TypeError(
-                f"recipes: {name} must be a name, an unfitted Flow or recipe(rng=seed), got {type(value).__name__}"
-            )
-    return [
-        Candidate(name, recipe, own) for (name, recipe), own in zip(made.items(), seeds(seed, len(made)), strict=True)
-    ]
-
-
-def _fresh(flow: Flow, rng: Any) -> Flow:
-    return flow.copy().reset(rng)
-
-
-def _labelled(asked: Sequence[Any]) -> dict[str, Any]:
-    """Names for what has none."""
-    found: dict[str, Any] = {}
-    for k, value in enumerate(asked):
-        name = value if isinstance(value, str) else getattr(value, "__name__", "") or f"recipe {k}"
-        found[name if name not in found else f"{name}, {k}"] = value
-    return found
-
-
-def _checked(candidates: Sequence[Candidate], dim: int, context_dim: int) -> Flow:
-    """The flow of the first candidate, if those of all go with the table and with each other."""
-    flows = []
-    for own in candidates:
-        flow = own.recipe(rng=own.seed)
-        if not isinstance(flow, Flow):
-            raise TypeError(f"recipes: {own.name} must give a Flow, got {type(flow).__name__}")
-        if flow.fitted:
-            raise ValueError(f"recipes: {own.name} must give an unfitted flow")
-        if (flow.dim, flow.context_dim) != (dim, context_dim):
-            raise ValueError(
-                f"recipes: {own.name} has {flow.dim} dimensions and {flow.context_dim} of the context, but X has {dim} columns "
-                f"and context {context_dim}"
-            )
-        flows.append(flow)
-    first = flows[0]
-    for own, flow in zip(candidates, flows, strict=True):
-        if flow.spec.support != first.spec.support or flow._columns != first._columns:
-            raise ValueError(
-                f"recipes: {own.name} has another support than {candidates[0].name}, so that their densities cannot be compared"
-            )
-    return first
 
 
 def _parts(data: training.Data, seed: int) -> tuple[Rows, Rows]:

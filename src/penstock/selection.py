@@ -180,8 +180,10 @@ def select(
     sample_weight, dequantize
         As for :meth:`Flow.fit`. Weights count in the comparison, too, and values of lattices get the same noise in all.
     validation : float, array or table, default 0.1
-        The rows that are compared on: a fraction, above 0, or rows of one's own, with ``validation_context`` and
-        ``validation_weight``. Of the other rows every fit sets a tenth aside to choose its epoch.
+        The rows that are compared on: a fraction, above 0, or rows of one's own. Of the other rows every fit sets a tenth aside
+        to choose its epoch.
+    validation_context, validation_weight
+        Of validation rows of one's own, as for :meth:`Flow.fit`.
     epochs : int, optional
         Passes that a run is given where time allows it; by default what :meth:`Flow.fit` would do.
     rng : seed or numpy Generator, optional

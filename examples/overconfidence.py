@@ -46,11 +46,13 @@ def draw(checks: list[ps.sbi.Check], titles: list[str], path: Path) -> None:
         found.sbc.plot(row[0])
         found.tarp.plot(row[1])
         share, error = found.coverage.at(0.9)
-        row[0].set_title(f"{title}: SBC ranks", fontsize=10)
-        row[1].set_title(
-            f"{title}: TARP (90 % regions of highest density hold {100 * share[0]:.1f} ± {100 * error[0]:.1f} %)",
-            fontsize=10,
+        row[0].set_title(
+            f"{title}, SBC: regions of 90 % hold {100 * share[0]:.1f} ± {100 * error[0]:.1f} %", fontsize=10
         )
+        row[1].set_title(f"{title}, TARP", fontsize=10)
+    axes[0, 0].get_legend().remove()  # below there is room for it
+    for k, text in enumerate(axes[1, 0].get_legend().get_texts()[:5]):
+        text.set_text(f"$\\theta_{k + 1}$")
     figure.savefig(path, dpi=150)
 
 

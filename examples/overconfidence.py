@@ -41,7 +41,7 @@ def draw(checks: list[ps.sbi.Check], titles: list[str], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained", sharey="col", sharex="col")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained", sharex="col")
     for row, found, title in zip(axes, checks, titles, strict=True):
         found.sbc.plot(row[0])
         found.tarp.plot(row[1])
@@ -50,6 +50,10 @@ def draw(checks: list[ps.sbi.Check], titles: list[str], path: Path) -> None:
             f"{title}, SBC: regions of 90 % hold {100 * share[0]:.1f} ± {100 * error[0]:.1f} %", fontsize=10
         )
         row[1].set_title(f"{title}, TARP", fontsize=10)
+    for column in axes.T:  # on the same scale
+        ends = [ax.get_ylim() for ax in column]
+        for ax in column:
+            ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     axes[0, 0].get_legend().remove()  # below there is room for it
     for k, text in enumerate(axes[1, 0].get_legend().get_texts()[:5]):
         text.set_text(f"$\\theta_{k + 1}$")

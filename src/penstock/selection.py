@@ -78,7 +78,7 @@ class Selection:
     best : Flow or Ensemble
         Of the run with the greatest likelihood of the held-out rows; trained again on all rows if ``refitted``.
     table : list of Tried
-        All runs, the best first.
+        All runs, the best first; behind them the last fit, of the best on all rows.
     refitted : bool
     seconds : float
         What everything took.
@@ -424,7 +424,7 @@ def _table(trials: Trials, again: Run | None) -> list[Tried]:
     runs = best_of(trials.runs)
     best, weight = runs[0], trials.held_out.weight
     found = []
-    for run in [runs[0], *([again] if again else []), *runs[1:]]:
+    for run in [*runs, *([again] if again else [])]:
         difference, error = math.nan, math.nan
         if run is best:
             difference, error = 0.0, 0.0

@@ -15,6 +15,7 @@ SHORT = {
     "two_moons": ["--simulations", "400", "--epochs", "1", "--draws", "100", "--check", "40"],
     "photo_z": ["--epochs", "1"],
     "photo_z_calibration": ["--epochs", "2", "--train", "6000"],
+    "overconfidence": ["--simulations", "400", "--epochs", "1", "--check", "40"],
     "eight_schools": ["--epochs", "2", "--draws", "2000"],
     "neutron_stars": ["--epochs", "1", "--draws", "2000"],
     "ramachandran": ["--epochs", "1"],
@@ -27,6 +28,7 @@ PICTURES = {
     "cities": "cities.png",
     "two_moons": "two-moons.png",
     "photo_z": "photo-z.png",
+    "overconfidence": "overconfidence.png",
     "photo_z_calibration": "photo-z-calibration.png",
 }
 

@@ -181,14 +181,13 @@ def test_the_runner_alone_calls_the_engine() -> None:
 
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
-    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "sbi", "recipes", "models", "ensemble", "members_fit",
-    "flow", "trained", "recalibrate", "diagnostics", "reverse", "given", "parts", "mixed_conditional", "conditionals",
-    "marginals", "sections", "coordinates", "restricted", "quadrature", "montecarlo", "quantiles", "latent", "verbs",
-    "accepting", "frames", "_versions", "_describe", "infer", "training", "files", "ops", "histories", "history",
-    "weights", "targets", "mixture", "runner", "_backend", "_core", "_numba", "state", "plan", "plan_table", "spec",
-    "layers", "base", "conditioners", "transforms", "lattice", "support", "groups", "_mixture", "_normal", "_files",
-    "_validate",
-    "columns", "_warn", "_html", "_typing",
+    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "sbi", "selection", "candidates", "recipes", "models",
+    "trials", "ensemble", "members_fit", "flow", "trained", "recalibrate", "diagnostics", "reverse", "given", "parts",
+    "mixed_conditional", "conditionals", "marginals", "sections", "coordinates", "restricted", "quadrature", "montecarlo",
+    "quantiles", "latent", "verbs", "accepting", "frames", "_versions", "_describe", "infer", "training", "files", "ops",
+    "histories", "history", "weights", "targets", "mixture", "runner", "_backend", "_core", "_numba", "state", "plan",
+    "plan_table", "spec", "layers", "base", "conditioners", "transforms", "lattice", "support", "groups", "_mixture",
+    "_normal", "_files", "_validate", "columns", "_warn", "_html", "_typing",
 )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from penstock.files.model import FileFormatError
     from penstock.infer import infer_support
     from penstock.sbi import nle, npe
+    from penstock.selection import select
     from penstock.training.diagnosis import TrainingError
     from penstock.training.optim import Adam, AdamW
 
@@ -120,6 +121,7 @@ __all__ = [
     "realnvp",
     "report",
     "save",
+    "select",
     "set_num_threads",
     "show_versions",
     "simplex",
@@ -135,6 +137,7 @@ _LAZY = {
     "nle": "penstock.sbi",
     "npe": "penstock.sbi",
     "report": "penstock.diagnostics.page",
+    "select": "penstock.selection",
 }
 # Modules that are imported when somebody asks for them.
 _MODULES = ("cli", "demo", "diagnostics", "sbi", "training")

@@ -80,11 +80,12 @@ _local = threading.local()  # .sink: what takes the warnings of the calling thre
 @contextmanager
 def told_to(sink: Callable[[Told], None]) -> Iterator[None]:
     """Within the block, warnings of this thread go to a function, which lets the thread issue them that they are for."""
+    outer = getattr(_local, "sink", None)
     _local.sink = sink
     try:
         yield
     finally:
-        _local.sink = None
+        _local.sink = outer
 
 
 def warn(message: str, category: type[PenstockWarning], *, about: str = "") -> None:
@@ -94,16 +95,15 @@ def warn(message: str, category: type[PenstockWarning], *, about: str = "") -> N
     Filters count as ever, those that ask for every warning too.
     """
     frame = sys._getframe(1)
-    told = Told(message, category, (frame.f_code.co_filename, frame.f_lineno, about))
-    sink = getattr(_local, "sink", None)
-    if sink is not None:
-        sink(told)
-    else:
-        issue(told)
+    issue(Told(message, category, (frame.f_code.co_filename, frame.f_lineno, about)))
 
 
 def issue(told: Told) -> None:
-    """Show a warning at the line that called into penstock, from this thread."""
+    """Show a warning at the line that called into penstock, from this thread, or give it to what takes those of the thread."""
+    sink = getattr(_local, "sink", None)
+    if sink is not None:
+        sink(told)
+        return
     message, category, source = told
     frame = sys._getframe(1)
     while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(PACKAGE):

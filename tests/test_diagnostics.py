@@ -14,6 +14,7 @@ import penstock as ps
 from cases import assign
 from penstock import diagnostics
 from penstock.diagnostics import subject as subjects
+from penstock.lattice import Lattice
 
 Array = np.ndarray[Any, Any]
 
@@ -351,6 +352,13 @@ def test_every_result_has_a_picture(check: Any) -> None:
     plt.close(ax.figure)
 
 
+def spoilt(values: Array, row: int, column: int) -> Array:
+    """The same with a NaN."""
+    values = values.copy()
+    values[row, column] = np.nan
+    return values
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -360,6 +368,11 @@ def test_every_result_has_a_picture(check: Any) -> None:
         (lambda f, X, c: diagnostics.pit(f.given(c[0]), X, c), ValueError, "takes none"),
         (lambda f, X, c: diagnostics.pit(f, X[:, :1], c), ValueError, "X must have"),
         (lambda f, X, c: diagnostics.pit(f, X * np.nan, c), ValueError, "X"),
+        (lambda f, X, c: diagnostics.pit(f, spoilt(X, 30, 1), c), ValueError, r"X\[30, 1\] is nan"),
+        (lambda f, X, c: diagnostics.pit(f, X, spoilt(c, 25, 2)), ValueError, r"context\[25, 2\] is nan"),
+        (lambda f, X, c: f.recalibrate(spoilt(X, 30, 0), c), ValueError, r"X\[30, 0\] is nan"),
+        (lambda f, X, c: diagnostics.tarp(f, X, c, references=spoilt(X, 7, 1)), ValueError, r"references\[7, 1\] is nan"),
+        (lambda f, X, c: diagnostics.c2st_samples(X, spoilt(X, 9, 1)), ValueError, r"Q\[9, 1\] is nan"),
         (lambda f, X, c: diagnostics.pit(f, X[:1], c[:1]), ValueError, "at least 2 rows"),
         (lambda f, X, c: diagnostics.pit(f, X, c, draws=1), ValueError, "draws must be an integer of at least 2"),
         (lambda f, X, c: diagnostics.pit(f, X, c, sample_weight=-np.ones(40)), ValueError, "not be negative"),
@@ -393,3 +406,49 @@ def test_latents_are_compared_with_any_base_that_has_distribution_functions() ->
     X = mixture.sample(ROWS, rng=2)  # one dimension by the components, the other given it
     assert diagnostics.latents(mixture, X).passed
     assert not diagnostics.latents(mixture, X * [1.0, 1.5]).passed
+
+
+def on_a_lattice(kind: str) -> tuple[ps.Flow, Array]:
+    """A flow that is right, and rows on the lattice that it rounds to: with noise they have its very distribution."""
+    base: Any = ps.Uniform(1, 0.0, 3.0)
+    steps = np.array([1.0])
+    if kind != "one column":
+        base, steps = ps.Product([base, ps.Normal(1)]), np.array([1.0, 0.0])
+    flow = ps.Flow(base, [ps.Permutation(tuple(range(len(steps))))], dtype="float64", rng=0)
+    flow._lattice = Lattice(steps, 0.5 * steps)
+    return flow, flow.sample(ROWS, rng=5)
+
+
+@pytest.mark.parametrize("kind", ["one column", "two columns"])
+def test_rows_on_a_lattice_are_seen_with_noise(kind: str) -> None:
+    flow, X = on_a_lattice(kind)
+    assert set(np.unique(X[:, 0])) == {0.5, 1.5, 2.5}
+    checks: tuple[Any, ...] = (
+        diagnostics.latents,
+        diagnostics.pit,
+        diagnostics.quantile_coverage,
+        diagnostics.hdr_coverage,
+        diagnostics.sbc,
+    )
+    for check in checks:
+        options = {} if check is diagnostics.latents else {"rng": 0}
+        assert check(flow, X, **options).passed, check
+    assert diagnostics.latents(flow, flow.sample(ROWS, rng=6, raw=True)).passed  # these have it already
+    assert not diagnostics.latents(flow, X[X[:, 0] < 2]).passed
+
+
+def test_ties_of_rising_counts_are_no_fault() -> None:
+    flow = ps.nsf_ar(2, support=ps.Ordered((0, 1), lo=0.0), layers=1, hidden=(4,), dtype="float64", rng=0)
+    flow._lattice = Lattice.within(np.array([0.25, 0.25]), np.zeros(2), flow.spec.support)
+    X = flow.sample(ROWS, rng=5)
+    assert (X[:, 0] == X[:, 1]).any()
+    subject = subjects.Subject(flow, X, rng=0)
+    assert np.isfinite(subject.log_prob()).all()
+    plain = subjects.Subject(flow, X * 1.0 + 0.1, rng=0)  # beside the lattice
+    assert plain.noised() is not plain.X
+    np.testing.assert_array_equal(plain.noised(), plain.X)
+    # The same draws, before they are rounded.
+    raw = subject.draws(2, slice(0, 50), raw=True)
+    assert (raw != subject.draws(2, slice(0, 50))).any(axis=2).all()
+    assert abs(raw - subject.draws(2, slice(0, 50))).max() <= 0.125 + 1e-12
+    assert diagnostics.hdr_coverage(flow, X, rng=0).at(0.95)[0] > 0.9

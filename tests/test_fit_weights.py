@@ -14,6 +14,8 @@ import pytest
 import penstock as ps
 from cases import BACKENDS, rng
 from helpers import assert_same_bits, each_backend, each_dtype
+from penstock.training.evaluation import differs, finite_on
+from penstock.training.rows import Part, Rows
 
 Array = np.ndarray[Any, Any]
 
@@ -120,6 +122,35 @@ def test_what_rows_of_weight_zero_hold_changes_no_bit(backend: str, how: Any) ->
         twin = trained[i % 2]
         assert_same_bits(flow.params, twin.params)
         assert_same_bits(np.array(flow._snapshot.buffers), np.array(twin._snapshot.buffers))
+
+
+@pytest.mark.parametrize(
+    "order", [None, lambda first, last: np.arange(3999 - first, 3999 - last, -1)], ids=["table", "split"]
+)
+def test_whether_rows_are_learnt_by_heart_is_told_by_those_that_count(order: Any) -> None:
+    flow = ps.Flow(ps.StandardNormal(2), [SMALL], dtype="float64", rng=0)
+    flow.params = 0 * flow.params
+    runner, packed = flow._in_double()
+    x = rng("by heart").standard_normal((4000, 2))
+    held_out = Part(Rows(x[:1000].copy()), 0, 1000)
+
+    def told(x: Array, weight: Array | None) -> bool:
+        return differs(runner, packed, Part(Rows(x, None, weight), 0, len(x), order), held_out)
+
+    counts = np.arange(4000) % 8 == 0
+    near = np.where(counts[:, None], 0.8 * x, x)  # as if learnt
+    assert not told(x, None)
+    assert not told(x, 1.0 * counts)
+    assert told(near, 1e-300 * counts)
+    assert told(near, np.where(counts, 60.0, 1.0))
+    assert not told(near, None)
+    for value in (np.nan, 0.0):  # what rows of weight 0 hold
+        assert told(np.where(counts[:, None], 0.8 * x, value), 1.0 * counts)
+        assert not told(np.where(counts[:, None], x, value), 1.0 * counts)
+        assert finite_on(
+            runner, packed, Part(Rows(np.where(counts[:, None], x, value), None, 1.0 * counts), 0, 4000, order)
+        )
+    assert not told(near, 0.0 * counts)
 
 
 @each_backend

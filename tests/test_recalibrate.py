@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import pytest
 import penstock as ps
 from cases import assign
 from helpers import assert_same_bits, derivative, each_backend_numba_in_ci
+from penstock import _validate
+from penstock.lattice import Lattice
 from penstock.recalibrate import LatentEnd, Rows
+from penstock.training.dequantize import as_seen
 
 Array = np.ndarray[Any, Any]
 
@@ -219,6 +223,68 @@ def test_members_of_an_ensemble_have_one_temperature() -> None:
         ensemble.recalibrate(X, how="pit")
 
 
+def test_rows_on_a_lattice_have_the_noise_of_the_training() -> None:
+    flow = ps.nsf(2, layers=1, hidden=(4,), dtype="float64", rng=0)
+    flow._lattice = own = Lattice(np.array([1.0, 0.0]), np.zeros(2))
+    # With noise, the first column has variance 1: rounding and noise add a twelfth each.
+    X = np.random.default_rng(3).normal(size=(3000, 2)) * [math.sqrt(5 / 6), 1.0]
+    X[:, 0] = np.rint(X[:, 0])
+    noised = as_seen(X, own, _validate.seed(0), ())
+    exact = 1 / math.sqrt((noised**2).mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.TrainingWarning)  # it is right already
+        for model in (flow, ps.Ensemble([flow, flow])):
+            told = model.recalibrate(X, rng=0).recalibration
+            assert told is not None
+            assert told.scale == pytest.approx(exact, rel=1e-5)
+            assert told.before == pytest.approx(flow.score(noised), abs=1e-9)
+            assert (abs(told.coverage_before - told.levels) < 4 * told.coverage_error).all()
+        # Splines put nothing on the values of the lattice.
+        new = flow.recalibrate(X, how="pit", rng=0)
+        assert new.recalibration is not None
+        assert abs(new.recalibration.gain) < 0.06
+        other = X + np.random.default_rng(4).uniform(-0.5, 0.5, X.shape) * [1, 0]
+        assert new.score(other) > flow.score(other) - 0.01
+        # Rows that have noise already get no more.
+        assert flow.recalibrate(other, rng=0).recalibration.before == pytest.approx(flow.score(other), abs=1e-9)  # type: ignore[union-attr]
+
+
+def test_a_member_without_weight_says_nothing() -> None:
+    members = [learned(ps.nsf(2, layers=1, hidden=(4,), dtype="float64", rng=k), k + 1) for k in range(2)]
+    ensemble = ps.Ensemble(members)
+    ensemble.weights = [1.0, 0.0]
+    X = 1.4 * members[0].sample(500, rng=0)
+    told, alone = (model.recalibrate(X, rng=0).recalibration for model in (ensemble, members[0]))
+    assert told is not None
+    assert alone is not None
+    assert told.scale == pytest.approx(alone.scale, rel=1e-9)
+
+
+def test_what_recalibration_did_is_forgotten_with_its_numbers() -> None:
+    X = 1.3 * np.random.default_rng(0).normal(size=(300, 2))
+    flow = ps.nsf_ar(2, layers=1, hidden=(4,), mixing="none", rng=0).recalibrate(X, rng=0)
+    ensemble = ps.Ensemble([flow, flow]).recalibrate(1.3 * X, rng=0)
+    for model in (flow, ensemble):
+        told = model.recalibration
+        assert told is not None
+        assert model.marginal([0]).recalibration is None
+        assert model.copy().reset(0).recalibration is None
+        assert model.copy().recalibration is told
+        seen: list[Any] = []
+        fitted = model.copy().fit(X, epochs=1, rng=0, callbacks=[lambda state, seen=seen: seen.append(state.flow)])
+        assert fitted.recalibration is None
+        assert [own.recalibration for own in (*seen, *getattr(fitted, "members", ()))] == [None] * (
+            1 if model is flow else 4
+        )
+        with pytest.raises(ValueError, match="X"):
+            model.fit(X[:, :1])
+        assert model.recalibration is told
+    assert [member.recalibration for member in ensemble.members] == [None, None]
+    quick: dict[str, Any] = {"epochs": 1, "epoch_steps": 2, "batch_size": 64, "validation": 64, "rng": 0}
+    target = flow.copy().fit_to_target(lambda x: (-0.5 * (x**2).sum(axis=1), -x), **quick)
+    assert target.recalibration is None
+
+
 @each_backend_numba_in_ci
 def test_backends_agree_on_a_recalibrated_flow(backend: str) -> None:
     flow = ps.realnvp(2, layers=2, hidden=(6,), dtype="float64", backend=backend, rng=0)
@@ -253,7 +319,7 @@ def test_a_recalibration_is_logged_and_names_of_columns_stay(caplog: pytest.LogC
         ({}, {"rows": 600, "how": "pit", "sample_weight": np.r_[np.ones(10), 1e-3 * np.ones(590)]}, "by their weights"),
         ({}, {"how": "isotonic"}, "how must be"),
         ({}, {"sample_weight": -np.ones(600)}, "not be negative"),
-        ({}, {"scale": 1e4}, "other units"),
+        ({}, {"scale": 1e4}, "other units, or the flow is not trained for long enough"),
         ({}, {"scale": np.nan}, "X"),
         ({"support": "positive"}, {}, "no latents"),
         ({"support": ps.periodic(-1, 1)}, {}, "how='pit'"),

@@ -468,11 +468,12 @@ def as_gradient(values: Any, n_params: int, *, name: str) -> Array:
 
 
 def all_finite(array: Array, *, name: str, note: str = "") -> None:
-    """Raise if a number of a flat array is not finite, with its place."""
+    """Raise if a number of an array of any shape is not finite, with its place: ``X[row, column]``."""
     finite = np.isfinite(array)
     if not finite.all():
-        bad = int(np.argmin(finite))
-        raise ValueError(f"{name} must be finite, but {name}[{bad}] is {array[bad]}{note}")
+        bad = np.unravel_index(int(np.argmin(finite)), array.shape)
+        place = f"[{', '.join(map(str, bad))}]" if bad else ""
+        raise ValueError(f"{name} must be finite, but {name}{place} is {array[bad]}{note}")
 
 
 def as_out(

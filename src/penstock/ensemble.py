@@ -347,6 +347,7 @@ class Ensemble(MembersFit):
         self._library = first._library or self._library
         self._snapshot = Numbers([member._snapshot for member in members], weights)
         self.history = EnsembleHistory([member.history for member in members])
+        self._forget_recalibration()
 
     def _members(self, snapshot: Numbers, histories: Sequence[History]) -> tuple[Flow, ...]:
         """Flows of their own with some numbers."""
@@ -433,7 +434,10 @@ class Ensemble(MembersFit):
         return MixedConditional(views, np.array([weight for _, weight in own]))
 
     def _part(self, places: Sequence[int]) -> Self:
-        return self._with([member._part(places) for member in self.members])
+        twin = self._with([member._part(places) for member in self.members])
+        if tuple(places) != tuple(range(self.dim)):
+            twin._forget_recalibration()
+        return twin
 
     def _as_it_is(self) -> Self:
         return self.copy()

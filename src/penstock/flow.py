@@ -506,6 +506,7 @@ class Flow(Trained, ReverseKL):
                 (self._columns, self._context_columns), self._library = names, data.library or self._library
                 self._lattice = lattice
                 self._snapshot, self.history = snapshot, history
+                self._forget_recalibration()
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")
             best = getattr(error, "best", None)
@@ -540,6 +541,8 @@ class Flow(Trained, ReverseKL):
     ) -> Self:
         """A copy with other numbers, and on demand with other names and lattices of columns."""
         twin = self._like(self._spec, self._plan, snapshot)
+        if snapshot is not self._snapshot:
+            twin._forget_recalibration()
         if names is not None:
             twin._columns, twin._context_columns = names
             twin._lattice = lattice
@@ -565,6 +568,7 @@ class Flow(Trained, ReverseKL):
         """A copy with the spec, plan and snapshot of ``parts``, of which there is one."""
         twin = self._like(*parts[0])
         twin.history = self.history.copy()
+        twin._forget_recalibration()
         return twin
 
     # --- copies and files ---------------------------------------------------------------------------------------
@@ -617,6 +621,7 @@ class Flow(Trained, ReverseKL):
         self._context_columns = self._context_columns if self._spec.context_support else ()
         self._missing, self._lattice = None, None
         self.history = History()
+        self._forget_recalibration()
         return self
 
     def astype(self, dtype: DTypeLike) -> Self:

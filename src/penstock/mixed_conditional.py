@@ -56,7 +56,7 @@ class MixedConditional(OneDimension):
         self.weights /= self.weights.sum()
         self.error = float(self.weights @ [own.error for own in members])
         self.dim, self._names = members[0].dim, members[0]._names
-        self.given = members[0].given
+        self.given, self._steps = members[0].given, members[0]._steps
         self._prior = weights
 
     def __reduce__(self) -> tuple[Any, ...]:

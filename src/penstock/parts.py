@@ -218,6 +218,7 @@ class Parts(MonteCarlo):
         twin = self._like(*restricted(self._spec, self._plan, self._snapshot, places))
         twin._columns = tuple(self._columns[i] for i in places) if self._columns else ()
         twin._lattice = None if self._lattice is None else self._lattice.of(places, twin._spec.support)
+        vars(twin).pop("recalibration", None)  # which is of all columns
         return twin
 
     def _need(self, context: Array | None, verb: str) -> None:
@@ -254,7 +255,7 @@ class Parts(MonteCarlo):
         double = np.dtype(np.float64)
         own = proposal.sample(count[0], rng=rng)
         draws = _validate.as_shaped(own, (count[0], len(hidden)), double, name="proposal.sample(n)")
-        _validate.all_finite(draws.ravel(), name="proposal.sample(n)")
+        _validate.all_finite(draws, name="proposal.sample(n)")
         log_q = _validate.as_shaped(proposal.log_prob(own), count, double, name="proposal.log_prob(x)")
         _validate.all_finite(log_q, name="proposal.log_prob(x)")
         order = self._order(hidden, proposal)

@@ -22,12 +22,14 @@ from penstock.base import StandardNormal, Uniform, blocks
 from penstock.diagnostics.regions import LEVELS, density_levels
 from penstock.diagnostics.statistics import effective_size, mean_with_error, pm, share_with_error
 from penstock.diagnostics.subject import Model, Subject
+from penstock.lattice import Lattice
 from penstock.layers import Elementwise
 from penstock.plan import BASE, EMBEDDING, Plan, compile_plan
 from penstock.runner import Runner
 from penstock.spec import FlowSpec, latent_kinds
 from penstock.state import Snapshot, identity
 from penstock.support import BOX, CIRCLE, Interval, Periodic, Real, Support, n_numbers
+from penstock.training.dequantize import as_seen
 from penstock.transforms import Affine, RationalQuadratic
 
 FEWEST = {"temperature": 100, "pit": 500}  # rows, or their effective size
@@ -47,6 +49,7 @@ class Member(Protocol):
     _plan: Plan
     _snapshot: Snapshot
     _backend: Backend
+    _lattice: Lattice | None
 
     def _in_double(self) -> tuple[Runner, Any]: ...
 
@@ -143,7 +146,8 @@ def recalibrated(
             "recalibrate a flow"
         )
     seed = _validate.seed(rng)
-    ends = [LatentEnd(member, rows, how) for member in members]
+    seen = rows._replace(x=as_seen(rows.x, members[0]._lattice, seed, members[0]._spec.support, rows.weight))
+    ends = [LatentEnd(member, seen, how) for member in members]
     order = np.random.default_rng(seed).permutation(len(rows.x))
     folds = np.array_split(order, FOLDS)
     fit = _temperatures if how == "temperature" else _splines
@@ -291,7 +295,7 @@ def _temperatures(
     if abs(middle) > REACH - step:
         raise ValueError(
             f"the latents are off by a factor of {math.exp(abs(middle)):.1f} or more: X is not of the distribution that the flow "
-            "was trained on, or in other units"
+            "was trained on, or in other units, or the flow is not trained for long enough to describe even its own rows"
         )
     after = before.copy()
     thetas = []
@@ -356,7 +360,10 @@ def _coverage(
     rebuilt: Callable[[list[Parts]], Model],
     seed: int,
 ) -> tuple[Array, Array, Array]:
-    """The share of rows in highest-density regions before and after, of those that the layer was not fitted to, and its error."""
+    """The share of rows in highest-density regions before and after, of those that the layer was not fitted to, and its error.
+
+    The rows are as given: the regions of a flow with a lattice are of rows with noise, which ``Subject`` adds.
+    """
     plain = rebuilt([(member._spec, member._plan, member._snapshot) for member in members])
     levels: list[list[Array]] = [[], []]
     weights, size = [], 0.0

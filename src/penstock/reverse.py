@@ -240,6 +240,7 @@ class ReverseKL(MonteCarlo):
                     contents=None if kept is None else self._contents(None),
                 )  # fmt: skip
                 self._snapshot, self.history = snapshot, history
+                vars(self).pop("recalibration", None)  # which was of other numbers
         except BaseException as error:
             history = getattr(error, "history", None) or History(stopped="failed")
             best = getattr(error, "best", None)

@@ -23,7 +23,7 @@ class Trained(Parts):
     """A density that ``fit`` trains, whatever keeps its numbers."""
 
     recalibration: Recalibration | None = None
-    """What :meth:`recalibrate` did to it. Copies and pickles have it, files do not."""
+    """What :meth:`recalibrate` did to it. Copies and pickles have it, files do not; ``fit`` and ``reset`` forget it."""
 
     _fit_lock: tuple[int, threading.Lock]
 
@@ -81,7 +81,7 @@ class Trained(Parts):
         ----------
         X, context
             As for :meth:`log_prob`, at least 100 rows for a temperature and 500 for splines: neither training nor validation
-            rows.
+            rows. Columns that lie on the lattice of ``fit(dequantize=...)`` get its noise.
         how : {"temperature", "pit"}, default "temperature"
         sample_weight : array of shape (rows,), optional
             Weights of the rows, at least 0.
@@ -132,7 +132,9 @@ class Trained(Parts):
             weight = _validate.as_shaped(sample_weight, batch.shape, _validate.FLOAT64, name="sample_weight")
             weight = _validate.as_positive_weights(weight, len(x), name="sample_weight")
         flows, weights = self._flows_and_weights()
-        parts, record = recalibrated(flows, np.log(weights), Rows(x, batch.context, weight), how, self._rebuilt, rng)
+        with np.errstate(divide="ignore"):  # a member may have no weight
+            log_weights = np.log(weights)
+        parts, record = recalibrated(flows, log_weights, Rows(x, batch.context, weight), how, self._rebuilt, rng)
         twin = self._rebuilt(parts)
         twin.recalibration = record
         return twin
@@ -140,6 +142,10 @@ class Trained(Parts):
     def _flows_and_weights(self) -> tuple[Sequence[Any], Array]:
         """The flows that it is made of, and their weights."""
         return [self], np.ones(1)
+
+    def _forget_recalibration(self) -> None:
+        """Its numbers are others now: what was told of earlier ones is not true of them."""
+        vars(self).pop("recalibration", None)
 
     def _rebuilt(self, parts: Sequence[Any]) -> Self:
         """A copy whose flows have other specs, plans and snapshots."""

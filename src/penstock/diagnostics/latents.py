@@ -192,7 +192,7 @@ def latents_of(subject: Subject) -> Latents:
         hint = ": those of each of its members" if hasattr(model, "members") else ""
         raise TypeError(f"latents are those of a Flow, and a {type(model).__name__} has no single map to latents{hint}")
     given = subject._fixed if subject.contexts is None else (subject.contexts,)
-    z, _ = model.to_latent(subject.X, *given)
+    z, _ = model.to_latent(subject.noised(), *given)
     z = z.astype(np.float64)
     lost = np.isnan(z).any(axis=1)
     if lost.any():

@@ -222,7 +222,7 @@ def probabilities(subject: Subject, draws: int | None) -> tuple[Array, float]:
     if draws is None and subject.dim == 1 and hasattr(subject.model, "cdf"):
         given = () if subject.contexts is None else (subject.contexts,)
         arguments = given or subject._fixed
-        return np.clip(subject.model.cdf(subject.X, *arguments), 0.0, 1.0)[:, None], subject.size
+        return np.clip(subject.model.cdf(subject.noised(), *arguments), 0.0, 1.0)[:, None], subject.size
     if not subject.conditional:
         x = np.sort(subject.common(draws or COMMON), axis=0)
         ends = [
@@ -396,7 +396,9 @@ def sbc(
     for part in subject.blocks(n):
         x = subject.draws(n, part)
         values = np.concatenate([x, np.zeros((*x.shape[:2], len(names) - subject.dim))], axis=2)
-        values[..., subject.dim] = subject.log_prob_of_draws(x, part)
+        values[..., subject.dim] = subject.log_prob_of_draws(
+            subject.draws(n, part, raw=True) if subject.raw else x, part
+        )
         given = None if subject.contexts is None else np.repeat(subject.contexts[part], n, axis=0)
         for k, function in enumerate(more.values(), subject.dim + 1):
             found = function(x.reshape(-1, subject.dim), given)

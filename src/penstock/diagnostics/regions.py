@@ -235,14 +235,14 @@ def density_levels(subject: Subject, draws: int | None) -> tuple[Array, float]:
     """The share of draws whose density is above that of each row, (rows,), and the effective number of rows."""
     own, chance = subject.log_prob(), subject.generator(TIES).random(subject.rows)
     if not subject.conditional:
-        other = np.sort(-subject.log_prob_of_draws(subject.common(draws or COMMON)))
+        other = np.sort(-subject.log_prob_of_draws(subject.common(draws or COMMON, raw=True)))
         ends = [np.searchsorted(other, -own, side) for side in ("left", "right")]
         values = (ends[0] + chance * (ends[1] - ends[0] + 1)) / (len(other) + 1)
         return np.where(own == -np.inf, 1.0, values), 1 / (1 / subject.size + 1 / len(other))
     n = draws or DRAWS
     values = np.zeros(subject.rows)
     for part in subject.blocks(n):
-        other = subject.log_prob_of_draws(subject.draws(n, part), part)
+        other = subject.log_prob_of_draws(subject.draws(n, part, raw=True), part)
         values[part] = ranked(-other, -own[part, None], chance[part])
     return np.where(own == -np.inf, 1.0, values), subject.size
 

@@ -13,6 +13,7 @@ from penstock import _validate, columns
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.diagnostics.statistics import effective_size
 from penstock.given import Given
+from penstock.lattice import Lattice
 from penstock.support import Support, ends_of, kinds
 
 BLOCK = 1 << 20  # numbers of draws together
@@ -56,6 +57,11 @@ class Subject:
     periods : array of shape (dim,)
         Of columns that are circles; infinite for others.
     key : int
+    lattice : Lattice, or None
+        Of the columns to which the model rounds its draws. Draws are compared with rows where both lie on it, densities,
+        distribution functions and latents where both have noise.
+    raw : bool
+        Whether there is one, and the model gives draws that are not rounded, too.
     """
 
     def __init__(
@@ -104,7 +110,10 @@ class Subject:
         self.key = _validate.seed(rng)
         known_arguments = inspect.signature(model.sample).parameters
         self._keyed = {"key", "first", "first_context"} <= set(known_arguments)
-        self._common: tuple[int, Array] | None = None
+        self._common: dict[bool, Array] = {}
+        self.lattice = lattice_of(model)
+        # Densities of draws are compared with those of rows: either have noise, or neither.
+        self.raw = self.lattice is not None and "raw" in known_arguments
 
     def _context(self, context: Any) -> None:
         """The contexts of the rows, or the one that all share."""
@@ -173,36 +182,49 @@ class Subject:
 
     # --- asking the model -------------------------------------------------------------------------------------------
 
+    def noised(self) -> Array:
+        """The rows, (rows, dim), in columns on a lattice with noise, as they are seen in training."""
+        if self.lattice is None:
+            return self.X
+        from penstock.training.dequantize import as_seen
+
+        return as_seen(self.X, self.lattice, self.key, self.support)
+
     def log_prob(self) -> Array:
-        """The log-density of the rows, (rows,)."""
-        found = [self._log_prob(self.X[part], self._own(part)) for part in self.blocks(1)]
+        """The log-density of the rows, (rows,), those of a lattice with noise."""
+        x = self.noised() if self.raw else self.X
+        found = [self._log_prob(x[part], self._own(part)) for part in self.blocks(1)]
         return np.concatenate(found)
 
-    def draws(self, n: int, part: slice) -> Array:
-        """n draws for each of some rows, and for no other: (part, n, dim)."""
+    def draws(self, n: int, part: slice, *, raw: bool = False) -> Array:
+        """n draws for each of some rows, and for no other: (part, n, dim); on demand the same before they are rounded."""
         count = part.stop - part.start
+        how: dict[str, Any] = {"raw": True} if raw and self.raw else {}
         if self.contexts is not None:
             given = self.contexts[part]
             if self._keyed:
-                x = self.model.sample(n, given, key=self.key, first_context=part.start)
+                x = self.model.sample(n, given, key=self.key, first_context=part.start, **how)
             else:
-                x = self.model.sample(n, given, rng=np.random.default_rng([self.key, part.start]))
+                x = self.model.sample(n, given, rng=np.random.default_rng([self.key, part.start]), **how)
             return self._drawn(x, (count, n, self.dim))
         total = count * n
         if self._keyed:
-            x = self.model.sample(total, *self._fixed, key=self.key, first=part.start * n)
+            x = self.model.sample(total, *self._fixed, key=self.key, first=part.start * n, **how)
         else:
-            x = self.model.sample(total, *self._fixed, rng=np.random.default_rng([self.key, part.start]))
+            x = self.model.sample(total, *self._fixed, rng=np.random.default_rng([self.key, part.start]), **how)
         return self._drawn(x, (total, self.dim)).reshape(count, n, self.dim)
 
-    def common(self, n: int) -> Array:
-        """n draws that all rows share, (n, dim), of a model without contexts."""
-        if self._common is None or self._common[0] != n:
+    def common(self, n: int, *, raw: bool = False) -> Array:
+        """n draws that all rows share, (n, dim), of a model without contexts; on demand the same before they are rounded."""
+        raw = raw and self.raw
+        if raw not in self._common or len(self._common[raw]) != n:
             # Others than those of ``draws``, so that checks do not share their chance.
             key = int(self.generator(1).integers(1 << 63))
             how: dict[str, Any] = {"key": key} if self._keyed else {"rng": np.random.default_rng(key)}
-            self._common = n, self._drawn(self.model.sample(n, *self._fixed, **how), (n, self.dim))
-        return self._common[1]
+            if raw:
+                how["raw"] = True
+            self._common[raw] = self._drawn(self.model.sample(n, *self._fixed, **how), (n, self.dim))
+        return self._common[raw]
 
     def paired(self) -> Array:
         """One draw for each row, given its context: (rows, dim)."""
@@ -235,7 +257,7 @@ class Subject:
 
     def _drawn(self, x: Any, shape: tuple[int, ...]) -> Array:
         found = _validate.as_shaped(x, shape, np.dtype(np.float64), name="model.sample(n)")
-        _validate.all_finite(found.reshape(-1, self.dim), name="model.sample(n)")
+        _validate.all_finite(found, name="model.sample(n)")
         return found
 
 
@@ -254,6 +276,15 @@ def spec_of(model: Any) -> Any:
         spec = getattr(owner, "spec", None)
         if spec is not None and hasattr(spec, "kinds"):
             return spec
+    return None
+
+
+def lattice_of(model: Any) -> Lattice | None:
+    """The lattice of the columns of a model: its own, that of the flow behind it, or of the columns of a view."""
+    for owner, name in ((model, "_lattice"), (getattr(model, "flow", None), "_lattice"), (model, "_steps")):
+        found = getattr(owner, name, None)
+        if isinstance(found, Lattice):
+            return found
     return None
 
 

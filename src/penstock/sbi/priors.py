@@ -310,12 +310,12 @@ def _vectors(given: Mapping[str, Any], dim: int | None) -> list[Array]:
             raise ValueError(f"{name} must be a number, or of shape ({length or 'dim'},), got shape {array.shape}")
         if array.ndim == 1:
             length = len(array)
-        _validate.all_finite(np.atleast_1d(array), name=name)
+        _validate.all_finite(array, name=name)
     return [np.broadcast_to(array, (length or 1,)).copy() for array in arrays.values()]
 
 
 def _cholesky(cov: Array) -> Array:
-    _validate.all_finite(cov.ravel(), name="cov")
+    _validate.all_finite(cov, name="cov")
     if not np.allclose(cov, cov.T, rtol=1e-8, atol=1e-12 * np.abs(cov).max()):
         raise ValueError("cov must be symmetric")
     try:

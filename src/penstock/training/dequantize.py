@@ -26,6 +26,7 @@ SAMPLE = 10_000  # rows in which a step is sought
 DISTINCT = 0.5  # part of them that may differ in a column that "auto" takes for a lattice
 CELL = 1e-4  # steps by which a value may lie beside its lattice
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+HELD = 2  # the number of a table that is held against a density: those of a fit are 0 and 1
 BUFFER = 1 << 20  # numbers of rows with noise that are held together
 
 
@@ -220,6 +221,27 @@ def noised(rows: Rows, lattice: Lattice | None, seed: int, table: int) -> Rows:
         return rows
     x: Any = Noised(rows.x, lattice, seed, table)
     return replace(rows, x=x)
+
+
+def as_seen(
+    x: Array, lattice: Lattice | None, seed: int, support: Sequence[Support], weight: Array | None = None
+) -> Array:
+    """Rows (rows, dim) that are held against a density, with the noise that it was trained on, in float64.
+
+    A column of which a row that counts lies beside the lattice has its noise already, and stays as it is.
+    """
+    if lattice is None:
+        return x
+    steps = lattice.steps.copy()
+    for j in lattice.columns:
+        column = x[:, j] if weight is None else x[weight != 0, j]
+        step = float(steps[j])
+        # Float32 has rounded rows, or those that they are made of; noise goes beyond a quarter of a step.
+        off = min(2 * slack(column.astype(np.float32)) + CELL * step, step / 4)
+        if (away(column, step, float(lattice.origins[j])) > off).any():
+            steps[j] = 0.0
+    found: Array = Noised(x, Lattice.within(steps, lattice.origins, support), seed, HELD)[:]
+    return found
 
 
 # --- batches ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from penstock.training.rows import Part, Rows
 
 EVALUATION = 1 << 17  # numbers of X in one chunk of validation rows
 COMPARED_ROWS = 2000  # at most, of training and validation
+LOOKED_AT = 1 << 14  # weights together, where rows that count are sought
 CHECKED_ROWS = 64  # rows that the last parameters must give finite log-densities
 
 
@@ -32,24 +33,40 @@ def mean_loss(runner: Runner, packed: Any, part: Part) -> float:
 
 
 def differs(runner: Runner, packed: Any, train: Part, validation: Part) -> bool:
-    """Whether training rows have higher log-densities than validation rows, by more than three standard errors."""
+    """Whether training rows have higher log-densities than validation rows, by more than three standard errors.
+
+    Means are weighted, and rows of weight 0 are not looked at.
+    """
     mean, variance = [], []
     for part in (train, validation):
-        log_prob = _log_prob(
-            runner, packed, part.index(part.first, part.first + min(len(part), COMPARED_ROWS)), part.rows
-        )
-        mean.append(log_prob.mean())
-        variance.append(log_prob.var() / len(log_prob))
+        index, rows = _counting(part, COMPARED_ROWS), part.rows
+        log_prob = _log_prob(runner, packed, index, rows)
+        weight = np.ones(len(log_prob)) if rows.weight is None else rows.scaled_weights(index)
+        total = float(weight.sum())
+        if not total > 0:  # nothing counts, or negative weights outweigh what was looked at
+            return False
+        mean.append(float((weight * log_prob).sum()) / total)
+        variance.append(float(np.square(weight * (log_prob - mean[-1])).sum()) / total**2)
     return bool(mean[0] - mean[1] > 3 * np.sqrt(sum(variance)))
 
 
 def finite_on(runner: Runner, packed: Any, part: Part) -> bool:
     """Whether the log-densities of the first rows that count are finite."""
-    rows = part.rows
-    index = part.index(part.first, part.first + min(len(part), CHECKED_ROWS))
-    if rows.weight is not None:
-        index = index[rows.weight[index] != 0]
-    return bool(np.isfinite(_log_prob(runner, packed, index, rows)).all())
+    index = _counting(part, CHECKED_ROWS)
+    return bool(np.isfinite(_log_prob(runner, packed, index, part.rows)).all())
+
+
+def _counting(part: Part, most: int) -> Any:
+    """An index of the first rows, at most so many, that have another weight than 0."""
+    if part.rows.weight is None:
+        return part.index(part.first, part.first + min(len(part), most))
+    found: list[Array] = []
+    for index in part.chunks(max(most, LOOKED_AT)):
+        numbers = np.arange(index.start, index.stop) if isinstance(index, slice) else index
+        found.append(numbers[part.rows.weight[numbers] != 0])
+        if sum(map(len, found)) >= most:
+            break
+    return np.concatenate(found)[:most]
 
 
 def _log_prob(runner: Runner, packed: Any, index: Any, rows: Rows) -> Array:

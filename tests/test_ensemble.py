@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 import penstock as ps
 from helpers import LAYOUTS, assert_close, assert_same_bits, derivative, each_backend, inside, python, sealed
+from penstock.files import members as member_files
 from penstock.files import model, safetensors
 
 Array = np.ndarray[Any, Any]
@@ -407,6 +409,57 @@ def test_marginals_and_conditionals_are_those_of_the_members(case: str) -> None:
         assert (draws <= view.quantile(0.3)).mean() == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / 2000))
 
 
+@pytest.mark.filterwarnings("ignore::penstock.DataWarning")
+def test_a_conditional_of_an_ensemble_has_the_lattice_and_method_of_one_of_a_flow() -> None:
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    x[:, 1] = np.random.default_rng(1).poisson(3, 300)
+    ensemble = parted([(0, 1, 2)]).reset(0).fit(x, epochs=1, rng=0, dequantize={1: 1.0})
+    view = ensemble.conditional({0: 0.3})
+    assert view.lattice == ensemble.members[0].conditional({0: 0.3}).lattice == {0: 1.0}
+    rounded, raw = view.sample(50, rng=1), view.sample(50, rng=1, raw=True)
+    assert (rounded[:, 0] % 1 == 0).all()
+    assert (raw[:, 0] % 1 != 0).any()
+    assert np.abs(raw - rounded)[:, 0].max() <= 0.5
+    draws, log_prob = view.sample_and_log_prob(50, rng=1, raw=True)
+    assert_same_bits(draws, raw)
+    assert_same_bits(log_prob, view.log_prob(raw))
+    assert ensemble.conditional({1: 2.0}).lattice is None
+    names = {name for name in dir(ps.Conditional) if not name.startswith("_")} | set(vars(view.members[0]))
+    assert all(hasattr(type(view), name) or hasattr(view, name) for name in names if not name.startswith("_"))
+    assert view.method == "exact"
+    assert math.isnan(view.ess)
+    assert math.isnan(view.pareto_k)
+    with pytest.raises(ValueError, match="there are no weights: the method is 'exact'"):
+        _ = view.importance
+
+
+def test_importance_in_a_conditional_weighs_by_the_mixture() -> None:
+    proposal = ps.Flow(ps.StandardNormal(2), [], rng=0)
+    ensemble = parted([(0, 1, 2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ps.TargetWarning)
+        view = ensemble.conditional({2: 0.3}, proposal=proposal, n=500, rng=1)
+        mixed = ensemble.conditional({2: 0.3, 1: 0.1})
+        apart = parted([(0, 1, 2), (2, 1, 0)]).conditional({2: 0.3}, proposal=proposal, n=500, rng=1)
+    assert (view.method, mixed.method, apart.method) == ("importance", "quadrature", "importance")
+    told = view.importance
+    full = np.column_stack([told.samples, np.full(500, 0.3)])
+    expected = ensemble.log_prob(full).astype(float) - proposal.log_prob(told.samples)
+    assert told.log_weights == pytest.approx(expected, abs=1e-4)
+    assert told.log_evidence == pytest.approx(view.log_evidence, abs=1e-9)
+    w = np.exp(told.log_weights)
+    assert view.ess == told.ess == pytest.approx(w.sum() ** 2 / (w * w).sum())
+    assert view.pareto_k == told.pareto_k
+    assert told.log_evidence_error <= view.error + 1e-12
+    # One of these members knows the column first, so that its density is exact.
+    with pytest.raises(ValueError, match="no draws in common"):
+        _ = apart.importance
+    assert apart.ess == min(own.ess for own in apart.members if own.method == "importance")
+    for one in (view, apart):
+        with pytest.raises(ValueError, match="gives no draws but weighted ones"):
+            one.sample(1)
+
+
 # -- what an ensemble is made of --------------------------------------------------------------------------------
 
 
@@ -414,6 +467,11 @@ def _asked(name: str, *, called: bool) -> None:
     found = getattr(ps.Ensemble(ps.realnvp(2, rng=0), 2), name)
     if called:
         found([[0.0, 0.0]])
+
+
+def _crowd(n: int) -> member_files.Several:
+    own = ps.Flow(ps.StandardNormal(1), [], rng=0)._contents(None)
+    return member_files.Several((own,) * n, np.full(n, 1 / n))
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -427,6 +485,18 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
         "dtype float32 and float64",
     ),
     "supports": (lambda: ps.Ensemble([ps.nsf(2, rng=0), ps.nsf(2, rng=0, support="positive")]), "support"),
+    "supports of the context": (
+        lambda: ps.Ensemble(
+            [ps.nsf(2, rng=0, context_dim=1, context_support=own) for own in (None, {0: ps.interval(-1, 1)})]
+        ),
+        "members 0 and 1.*context_support real and within",
+    ),
+    "too many": (lambda: ps.Ensemble(ps.Flow(ps.StandardNormal(1), [], rng=0), 4097), "4096 members at most, got 4097"),
+    "too many flows": (
+        lambda: ps.Ensemble([ps.Flow(ps.StandardNormal(1), [], rng=0)] * 4097),
+        "4096 members at most, got 4097",
+    ),
+    "too many in a file": (lambda: member_files.to_bytes(_crowd(4097)), "4096 members at most, got 4097"),
     "weights": (lambda: setattr(ps.Ensemble(ps.realnvp(2, rng=0), 2), "weights", [1, -1]), "weights must be at least 0"),
     "as many weights": (lambda: setattr(ps.Ensemble(ps.realnvp(2, rng=0), 2), "weights", [1, 1, 1]), "weights must have"),
     **{
@@ -445,6 +515,15 @@ def test_what_cannot_be_is_refused_by_name(case: str) -> None:
     action, words = REFUSALS[case]
     with pytest.raises((ValueError, TypeError), match=words):
         action()
+
+
+@pytest.mark.parametrize(
+    "name", ["params", "named_params", "loc", "scale", "spec", "layers", "fit_to_target", "nothing"]
+)
+def test_an_attribute_that_is_refused_is_one_that_is_not_there(name: str) -> None:
+    ensemble = ps.Ensemble(ps.realnvp(2, rng=0), 2)
+    assert not hasattr(ensemble, name)
+    assert getattr(ensemble, name, 3) == 3
 
 
 def test_a_fitted_flow_is_no_start_and_members_are_copies() -> None:

@@ -138,19 +138,63 @@ def test_weights_are_those_that_fit_the_validation_rows_best() -> None:
         twin.weights = weights
         return twin.score(held_out, sample_weight=weight)
 
-    best = score(ensemble.weights)
-    assert best == pytest.approx(-ensemble.history.validation_loss, rel=1e-6)
+    assert score(ensemble.weights) == pytest.approx(-ensemble.history.validation_loss, rel=1e-6)
+    n_rows = weight.sum() ** 2 / (weight**2).sum()
+
+    def objective(weights: Array) -> float:
+        """That of stacking, per row: each member is worth two rows more."""
+        return score(weights) + 2 * float(np.log(weights / weights.sum()).sum()) / n_rows
+
+    best = objective(ensemble.weights)
     for k in range(3):
         for step in (1e-2, -1e-2):
-            moved = np.maximum(ensemble.weights + step * (np.arange(3) == k), 0)
-            assert score(moved) <= best + 1e-9
-    # By hand: p_0 = (1, 3) and p_1 = (3, 1) in two rows of weights 5 and 4. With v of p_1, 5 log(1 + 2 v) + 4 log(3 - 2 v) is
-    # highest where 10 (3 - 2 v) = 8 (1 + 2 v).
+            moved = np.maximum(ensemble.weights + step * (np.arange(3) == k), 1e-9)
+            assert objective(moved) <= best + 1e-9
+    # By hand, where the derivative is 0: p_0 = (1, 3) and p_1 = (3, 1), v the weight of p_1, and a (5, 4) of row weights that
+    # are worth 81 / 41 rows.
     shares = np.array([[0.25, 0.75], [0.75, 0.25]])
-    assert mixture_weights(shares, np.array([3.0, 1.0])).tolist() == pytest.approx([0.0, 1.0], abs=1e-3)
-    assert mixture_weights(shares, np.array([5.0, 4.0])).tolist() == pytest.approx([7 / 18, 11 / 18], abs=1e-6)
+    for given in (np.array([5.0, 4.0]), np.array([3.0, 1.0]), np.array([3e-300, 1e-300])):
+        u, v = mixture_weights(shares, given)
+        a, b = given / given.max() * (given / given.max()).sum() / ((given / given.max()) ** 2).sum()
+        assert u + v == pytest.approx(1)
+        assert 2 * a / (1 + 2 * v) - 2 * b / (3 - 2 * v) + 2 / v - 2 / u == pytest.approx(0, abs=1e-6)
+    # Rows that only one member has seen, in shares that are as far apart as can be: it is no more than the rows tell.
+    for n in (3, 300):
+        one = np.array([np.ones(n), np.full(n, 1e-300)])
+        assert mixture_weights(one, None).tolist() == pytest.approx([(n + 2) / (n + 4), 2 / (n + 4)])
     lost = np.concatenate([shares, [[0.0, 0.0], [np.nan, 0.0]]], axis=0).T.reshape(2, 4) * 0 + np.nan
     assert mixture_weights(lost, None).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.filterwarnings("ignore::penstock.DataWarning")
+@pytest.mark.parametrize("column", ["data", "context"])
+def test_an_absurd_validation_row_that_members_leave_out_has_no_say_in_weights(column: str) -> None:
+    held_out, given, weight = ROWS[:50].copy(), GIVEN[:50].copy(), np.ones(50)
+    (held_out if column == "data" else given)[0] = 1e12
+    found = []
+    for more in ({}, {"validation_weight": weight * (np.arange(50) > 0)}):
+        ensemble = ps.Ensemble(functools.partial(recipe, context_dim=1), 3, rng=0)
+        found.append(
+            ensemble.fit(ROWS[50:], GIVEN[50:], validation=held_out, validation_context=given, **SHORT, **more)
+        )
+    assert_same_members(*found)
+    assert found[0].history.validation_loss == found[1].history.validation_loss < 10
+
+
+@pytest.mark.filterwarnings("ignore::penstock.DataWarning")
+def test_a_bootstrap_has_the_lattice_of_the_whole_table() -> None:
+    x = np.stack([10.0 * np.random.default_rng(0).integers(1, 4, 400), np.random.default_rng(1).normal(size=400)], 1)
+    x[5, 0] = 1  # without it the step is 10
+    told: dict[int | None, Any] = {}
+    ensemble = ps.Ensemble(recipe, 6, rng=0).fit(
+        x, epochs=1, rng=1, bootstrap=True, dequantize="auto",
+        callbacks=lambda state: told.__setitem__(state.member, state.flow.lattice),
+    )  # fmt: skip
+    assert told == dict.fromkeys(range(6), recipe(0).fit(x, epochs=1, rng=1, dequantize="auto").lattice)
+    assert told[0] == ensemble.lattice == {0: 1.0}
+    assert ensemble.fit(x, epochs=1, rng=2, dequantize="auto").lattice == {0: 1.0}
+    with pytest.raises(ValueError, match="which has 0 1; a later one"):
+        ensemble.fit(x, epochs=1, rng=2, dequantize={1: 0.5})
 
 
 def test_callbacks_are_called_in_the_callers_thread_with_the_number_of_the_member() -> None:
@@ -401,16 +445,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     for options, n, words in (
         ({"rng": 2}, 3, "rng is another one"),
         ({"rng": 1, "epochs": 5}, 3, "epochs was 3 and is 5"),
-        ({"rng": 1, "bootstrap": True}, 3, "sample_weight"),
+        ({"rng": 1, "bootstrap": True}, 3, r"another call: bootstrap was False and is True\. "),
         ({"rng": 1}, 2, "run of 3 members, and this ensemble has 2"),
     ):
         with pytest.raises(ValueError, match=words):
             ps.Ensemble(recipe, n, rng=0).fit(ROWS, **{"epochs": 3, **options}, checkpoint=path)
-    with pytest.raises(ps.FileFormatError, match="several flows"):
+    with pytest.raises(ValueError, match="holds the run of an ensemble, and this is one flow") as caught:
         recipe(0).fit(ROWS, epochs=3, checkpoint=path)
+    assert "resume=False replaces it" in caught.value.__notes__[0]
     # Without a seed the run goes on with its own.
     found = ps.Ensemble(recipe, 3, rng=0).fit(ROWS, epochs=3, checkpoint=path)
     assert_same_members(found, ps.Ensemble(recipe, 3, rng=0).fit(ROWS, epochs=3, rng=1))
+    with pytest.raises(ValueError, match="holds an ensemble, and this is one flow"):
+        recipe(0).fit(ROWS, epochs=3, checkpoint=path)
+    path.unlink()
+    stop(rng=1, bootstrap=True)
+    with pytest.raises(ValueError, match=r"another call: bootstrap was True and is False\. "):
+        ps.Ensemble(recipe, 3, rng=0).fit(ROWS, epochs=3, rng=1, checkpoint=path)
     one = tmp_path / "one.safetensors"
     with pytest.raises(MineError):
         recipe(0).fit(ROWS, epochs=3, checkpoint=one, callbacks=stopped_at(None, 2))  # type: ignore[arg-type]

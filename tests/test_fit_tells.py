@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import pytest
 import penstock as ps
 from cases import BACKENDS, BY_NAME, fresh, points, rng
 from helpers import each_backend, python
+from penstock import cli
+from penstock.training.loop import Training
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +46,44 @@ def test_overfitting_is_told_after_the_fit(backend: str) -> None:
     told = str(flow.history)
     assert f"Epoch {best} was kept" in told
     assert f"It overfits: from epoch {best} to 60 the training loss fell" in told
+
+
+def test_a_second_attempt_counts_on_wherever_it_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Training, "_memorises", lambda self: len(self.history) == 3)
+    path = tmp_path / "run.safetensors"
+
+    def fit(**more: Any) -> ps.History:
+        flow = ps.realnvp(2, layers=2, hidden=(4,), rng=0)
+        return flow.fit(gaussian(500, "again", 2), epochs=6, batch_size=45, rng=0, checkpoint=path, **more).history
+
+    def stop(state: ps.TrainingState) -> None:
+        if state.epoch == 5:
+            raise KeyboardInterrupt
+
+    with caplog.at_level(logging.INFO, "penstock"):
+        with pytest.warns(ps.TrainingWarning, match="interrupted after 50 steps"):
+            history = fit(callbacks=stop)
+        assert (history.restarted, history.step) == (3, [10, 20, 30, 40, 50])
+        assert cli.main(["info", str(path)]) == 0
+        assert "training: not ended, in epoch 5 of 9, 50 steps done" in capsys.readouterr().out
+        history = fit()
+    assert history.step == list(range(10, 91, 10))
+    assert "epoch 5 of 9, batch 10 of 10" in caplog.text
+    told = [tuple(map(int, own)) for own in re.findall(r"epoch (\d+)/(\d+), step (\d+)/(\d+) \((\d+) %", caplog.text)]
+    first = [own for own in told if own[1] == 6]
+    assert first == told[: len(first)]
+    assert max(first)[:4] == (3, 6, 30, 60)
+    second = told[len(first) :]
+    assert second == sorted(second)
+    assert min(second)[0] == 4
+    assert max(second) == (9, 9, 90, 90, 100)
+    assert {(own[1], own[3]) for own in second} == {(9, 90)}
+    assert all(own[0] == -(-own[2] // 10) and own[4] == 100 * own[2] // own[3] for own in told)
 
 
 @each_backend

@@ -166,11 +166,7 @@ class Conditional(OneDimension):
         ValueError
             Where the method is importance sampling, which has weighted draws alone.
         """
-        if self.method == "importance":
-            raise ValueError(
-                "importance sampling gives no draws but weighted ones: conditional.importance has those of the hidden "
-                f"{worded(self._hidden, self._flow._columns)} and their log_weights"
-            )
+        self._need_draws()
         wanted = _validate.draws(n, name="n")
         count = int(np.prod(wanted, dtype=np.int64))
         seed = _validate.key(rng, key)
@@ -328,6 +324,13 @@ class Conditional(OneDimension):
             z = latent.quantile(joint.side, shares, z=z, given=given, upper=not self._flow._rises())
         x: Array = joint.runner.transform(joint.packed, True, z)[0][:, column]
         return np.where(u == 0, lo, np.where(u == 1, hi, x))
+
+    def _need_draws(self) -> None:
+        if self.method == "importance":
+            raise ValueError(
+                "importance sampling gives no draws but weighted ones: conditional.importance has those of the hidden "
+                f"{worded(self._hidden, self._flow._columns)} and their log_weights"
+            )
 
     def _need_shares(self) -> None:
         if self.method == "importance":

@@ -42,8 +42,12 @@ OWN = frozenset(
 REFUSED = ("params", "named_params", "loc", "scale", "spec", "layers", "fit_to_target")
 
 
+class RefusedError(AttributeError, TypeError):
+    """An ensemble was asked for what only flows have. As an AttributeError it is an answer to ``hasattr``, too."""
+
+
 def _refused(name: str) -> NoReturn:
-    raise TypeError(
+    raise RefusedError(
         f"an ensemble has no {name}: its members have latent sides and parameters of their own; ensemble.members are flows"
     )
 
@@ -72,7 +76,7 @@ class Ensemble(MembersFit):
         ``recipe(rng=seed)``, which returns an unfitted flow: permutations and orders then differ between members, too. Or the
         members themselves, which are copied.
     n : int, default 4
-        Number of members; with a sequence it is its length.
+        Number of members, 4096 at most; with a sequence it is its length.
     rng : seed or numpy Generator, optional
         What ``numpy.random.default_rng`` takes; decides the members' first parameters. That of member ``k`` is the ``k``-th
         number of ``numpy.random.SeedSequence(penstock.key(rng)).generate_state(n, "uint64")``.
@@ -80,7 +84,8 @@ class Ensemble(MembersFit):
     Raises
     ------
     ValueError, TypeError
-        When members do not agree in dimensions, dtype, supports, names of columns and lattice, or the flow is fitted.
+        When members do not agree in dimensions, dtype, supports, names of columns and lattice, there are too many of them, or the
+        flow is fitted.
 
     Examples
     --------
@@ -107,6 +112,7 @@ class Ensemble(MembersFit):
 
     def _setup(self, flows: Sequence[Flow], weights: Array | None = None) -> Self:
         """``flows`` become the ensemble's own."""
+        _check_number(len(flows))
         told = [_differences(flows[0], flow) for flow in flows]
         for k, words in enumerate(told):
             if words:
@@ -468,6 +474,7 @@ def _built(source: Any, n: Any, rng: Rng) -> list[Flow]:
             _validate.instance(flow, (Flow,), name=f"flow_or_recipe[{k}]")
         return list(source)
     n = _validate.positive_int(n, name="n")
+    _check_number(n)
     children = seeds(_validate.seed(rng), n)
     if isinstance(source, Flow):
         if source.fitted:
@@ -484,6 +491,12 @@ def _built(source: Any, n: Any, rng: Rng) -> list[Flow]:
         if not isinstance(flow, Flow):
             raise TypeError(f"flow_or_recipe(rng=seed) must return a Flow, got {type(flow).__name__}")
     return flows
+
+
+def _check_number(n: int) -> None:
+    from penstock.files import members
+
+    members.check_number(n)
 
 
 def _differences(first: Flow, other: Flow) -> list[str]:

@@ -74,9 +74,10 @@ class MembersFit(Trained):
             seed alone would have it, bit for bit.
         **options
             All else that :meth:`Flow.fit` takes, and means there, but that ``epochs`` is by default as many as make 38 400
-            steps, at most 60. Where ``validation`` gives rows, none of which a member trains
-            on, the weights of the members are those that maximise the ensemble's likelihood of them; otherwise they
-            are equal. ``progress`` shows one bar of all members. ``callbacks`` are called in the caller's thread, for each epoch
+            steps, at most 60. Where ``validation`` gives rows, none of which a member trains on, the weights of the members are those that
+            maximise the ensemble's likelihood of them, where each member is worth two rows from the start, so that few rows do
+            not leave one alone; otherwise they are equal. Of columns that ``dequantize`` takes, all members have one lattice.
+            ``progress`` shows one bar of all members. ``callbacks`` are called in the caller's thread, for each epoch
             of each member, of which ``state.member`` is the number; training of that member stops when one returns True. A
             ``checkpoint`` is one file, of an ensemble.
 
@@ -125,6 +126,13 @@ class MembersFit(Trained):
                     context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
                     negative_weights=options.pop("negative_weights", False),
                 )  # fmt: skip
+                if options.get("dequantize") is not None:
+                    # Once for all: in the rows that one member has drawn, a column may look like another lattice.
+                    data.check_finite()
+                    options["dequantize"] = training.lattice_of(
+                        data, options["dequantize"], self._lattice, self._spec.support,
+                        fitted=any(member.fitted for member in members),
+                    )  # fmt: skip
                 if options.get("epochs") is None:
                     batch_size = options.get("batch_size")
                     if batch_size is not None:
@@ -147,7 +155,8 @@ class MembersFit(Trained):
                 ]
                 team = training.Team(self.n, options.pop("progress", None))
                 team.train(jobs)
-                weights, loss = self._fitted_weights(members, data, seed)
+                whole = options.get("standardize", True) is not True  # no rows are left out
+                weights, loss = self._fitted_weights(members, data, seed, whole)
             except BaseException as error:
                 errors = [error] * self.n if team is None else team.errors
                 with suppress(Exception):  # an error that takes no attributes
@@ -176,16 +185,23 @@ class MembersFit(Trained):
             starts=[member._contents(None) for member in members],
         )
 
-    def _fitted_weights(self, members: Sequence[Flow], data: Data, seed: int) -> tuple[Array | None, float]:
+    def _fitted_weights(
+        self, members: Sequence[Flow], data: Data, seed: int, whole: bool
+    ) -> tuple[Array | None, float]:
         """The weights for members that are fitted, and the loss of the ensemble on validation rows that all have in common."""
         if data.held_out is None:
             return None, math.nan
-        from penstock.training import mixture_weights
+        from penstock.training import mixture_weights, outliers
         from penstock.training.dequantize import noised
+        from penstock.training.supports import on_line
 
         runner = Mixture([member._runner() for member in members])
         snapshots = [member._snapshot for member in members]
         rows = noised(data.held_out, members[0]._lattice, seed, 1)
+        for own in () if whole else snapshots:  # as members do, of which each has a standardisation of its own
+            line = on_line(rows, own.buffers, self._spec.support, self._spec.context_support)
+            far = outliers.far_held_out(line, own.buffers)
+            rows = rows.without(far) if len(far) else rows
         x, weight = rows.x[:], rows.weight
         equal = Numbers(snapshots, np.full(self.n, 1 / self.n)).pack(runner)
         _, shares = runner.shared(equal, x, rows.context, np.float64)

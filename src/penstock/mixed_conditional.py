@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,12 @@ from penstock._typing import Array, Rng, RowsLike
 from penstock.conditionals import Conditional
 from penstock.marginals import OneDimension
 from penstock.mixture import chances
+from penstock.montecarlo import Importance
 from penstock.quantiles import bisected
 from penstock.verbs import _shaped
+from penstock.weights import summary
+
+METHODS = ("exact", "quadrature", "importance")
 
 
 class MixedConditional(OneDimension):
@@ -30,6 +36,8 @@ class MixedConditional(OneDimension):
         Those of the members that have a weight.
     weights : float64 array of shape (members,)
         What the members count here: their weights times their densities of what is given.
+    method : {"exact", "quadrature", "importance"}
+        How the density of what is given was found: the last of these that a member has needed.
     given : dict
         Values by name or position of the column.
     log_evidence : float
@@ -57,6 +65,7 @@ class MixedConditional(OneDimension):
         self.error = float(self.weights @ [own.error for own in members])
         self.dim, self._names = members[0].dim, members[0]._names
         self.given, self._steps = members[0].given, members[0]._steps
+        self.method = max((own.method for own in members), key=METHODS.index)
         self._prior = weights
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -75,6 +84,49 @@ class MixedConditional(OneDimension):
         """Names of the columns that are left, or None."""
         return self._names or None
 
+    @cached_property
+    def importance(self) -> Importance:
+        """Draws of the proposal for the hidden columns, weighted by the density of the mixture, as ``Conditional.importance``.
+
+        Their weights are ``sum_k w_k p_k(given, hidden) / q(hidden)``, of draws that all members share.
+
+        Raises
+        ------
+        ValueError
+            Without a proposal, and where members differ in which columns are hidden, and so have draws of their own.
+        """
+        weighted = [own for own in self.members if own.method == "importance"]
+        if not weighted:
+            raise ValueError(f"there are no weights: the method is {self.method!r}")
+        each = [own.importance for own in weighted]
+        if len(each) < len(self.members) or any(own._hidden != weighted[0]._hidden for own in weighted):
+            raise ValueError(
+                "members hide columns of their own here, and have no draws in common: those of conditional.members have theirs"
+            )
+        terms = np.stack([own.log_weights for own in each]) + np.log(self._prior)[:, None]
+        log_weights = np.logaddexp.reduce(terms, axis=0)
+        return Importance(each[0].samples, log_weights, *summary(log_weights))
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the importance weights; where members have draws of their own, the least; NaN without."""
+        return self._told[0]
+
+    @property
+    def pareto_k(self) -> float:
+        """Shape of the tail of the importance weights; where members have draws of their own, the greatest; NaN without."""
+        return self._told[1]
+
+    @cached_property
+    def _told(self) -> tuple[float, float]:
+        if self.method != "importance":
+            return math.nan, math.nan
+        try:
+            return self.importance.ess, self.importance.pareto_k
+        except ValueError:
+            weighted = [own for own in self.members if own.method == "importance"]
+            return min(own.ess for own in weighted), max(own.pareto_k for own in weighted)
+
     def log_prob(self, X: RowsLike) -> Any:
         """The log-density of rows of the columns that are left, given the others, as :meth:`Conditional.log_prob`."""
         rows, shape = self._rows(X, "X")
@@ -83,9 +135,17 @@ class MixedConditional(OneDimension):
             return _shaped(np.logaddexp.reduce(terms, axis=0), shape)
 
     def sample(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> Array:
         """Draw rows of the columns that are left, given the others, as :meth:`Conditional.sample`: each is that of a member."""
+        for own in self.members:
+            own._need_draws()
         wanted = _validate.draws(n, name="n")
         count = int(np.prod(wanted, dtype=np.int64))
         seed = _validate.key(rng, key)
@@ -97,14 +157,20 @@ class MixedConditional(OneDimension):
         for k, own in enumerate(self.members):
             mine = chosen == k
             if mine.any():
-                x[mine] = own.sample(count, key=seed, first=start)[mine]
+                x[mine] = own.sample(count, key=seed, first=start, raw=raw)[mine]
         return x.reshape(*wanted, self.dim)
 
     def sample_and_log_prob(
-        self, n: float | tuple[int, ...] | None = None, *, rng: Rng = None, key: int | None = None, first: int = 0
+        self,
+        n: float | tuple[int, ...] | None = None,
+        *,
+        rng: Rng = None,
+        key: int | None = None,
+        first: int = 0,
+        raw: bool = False,
     ) -> tuple[Array, Any]:
         """Draw rows, with their log-density."""
-        x = self.sample(n, rng=rng, key=key, first=first)
+        x = self.sample(n, rng=rng, key=key, first=first, raw=raw)
         return x, self.log_prob(x)
 
     # --- inside -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ from penstock._typing import Array
 from penstock.files import model, safetensors, specs
 from penstock.files.model import MEMBER, Contents
 from penstock.files.safetensors import Container, Entry, need
+from penstock.support import Support
 
 SHARED = ("columns", "context_columns", "lattice")
 MOST = 1 << 12  # members
@@ -41,6 +43,12 @@ class Several:
     validation_loss: float = math.nan
 
 
+def check_number(n: int) -> None:
+    """Raise where there are more members than a file may hold."""
+    if n > MOST:
+        raise ValueError(f"an ensemble has {MOST} members at most, got {n}")
+
+
 def differences(first: Contents, other: Contents) -> list[str]:
     """In what two flows differ that cannot be members of one ensemble, in words."""
     a, b = first.spec, other.spec
@@ -48,12 +56,17 @@ def differences(first: Contents, other: Contents) -> list[str]:
         ("dim", a.base.dim, b.base.dim),
         ("context_dim", a.context_dim, b.context_dim),
         ("dtype", a.dtype, b.dtype),
-        ("support", ", ".join(map(str, a.support)) or "real", ", ".join(map(str, b.support)) or "real"),
+        ("support", _named(a.support), _named(b.support)),
+        ("context_support", _named(a.context_support), _named(b.context_support)),
         ("columns", first.columns, other.columns),
         ("context_columns", first.context_columns, other.context_columns),
         ("lattice", _steps(first), _steps(other)),
     ]
     return [f"{name} {mine!s:.80} and {its!s:.80}" for name, mine, its in parts if mine != its]
+
+
+def _named(support: Sequence[Support]) -> str:
+    return ", ".join(map(str, support)) or "real"
 
 
 def _steps(contents: Contents) -> Any:
@@ -65,7 +78,8 @@ def _steps(contents: Contents) -> Any:
 
 
 def to_bytes(several: Several) -> bytes:
-    """The bytes of the file, in the present format."""
+    """The bytes of the file, in the present format; raises where no file holds so many."""
+    check_number(len(several.members))
     members, first = several.members, several.members[0]
     metadata = {"spec": model.dumped(model.head() | {"members": [specs.encode(own.spec) for own in members]})}
     if any(own.history for own in members):

@@ -18,7 +18,7 @@ import numpy as np
 
 from penstock._files import check_writable, remove_stale
 from penstock._typing import Array
-from penstock.files import model, safetensors
+from penstock.files import members, model, safetensors
 from penstock.files.safetensors import need, whole
 from penstock.history import Epoch, History
 from penstock.plan import Plan
@@ -38,6 +38,7 @@ HASHED_ROWS = 4096  # rows of each table that tell it from another one,
 HASHED_KEY = 0x9E3779B97F4A7C15  # chosen by this key, whatever the seed of the run
 VALUES = "values of "  # begins the name of a fact that is a hash
 START = "starting parameters"
+MISSING = {"bootstrap": "False"}  # what facts are where they are not told, else "none"
 DERIVED = ("warmup", "patience")  # facts that others may change: told where nothing else is
 
 
@@ -70,7 +71,10 @@ class Checkpoint:
         if not self.resume or not os.path.exists(self.path) or os.path.getsize(self.path) == 0:
             return None
         try:
-            contents = model.load(self.path)
+            contents = members.load(self.path)
+            if isinstance(contents, members.Several):
+                what = "the run of an ensemble" if any(own.training for own in contents.members) else "an ensemble"
+                raise ValueError(f"the checkpoint {self.path!r} holds {what}, and this is one flow")
             return Found(contents, _record(contents)) if contents.training else None
         except ValueError as error:
             error.add_note("fit(checkpoint=...) goes on with the run in that file; resume=False replaces it")
@@ -101,11 +105,9 @@ class Checkpoint:
         self._facts = found.record["facts"]
         if found.ended:
             return
-        state = found.record["state"]
-        tell(
-            "resumes the run in %r: epoch %d of %d, batch %d of %d", self.path, state["epoch"], budget.epochs, state["first"],
-            budget.steps_per_epoch,
-        )  # fmt: skip
+        epoch, epochs, _ = progress_of(found.contents)
+        first, steps = found.record["state"]["first"], budget.steps_per_epoch
+        tell("resumes the run in %r: epoch %d of %d, batch %d of %d", self.path, epoch, epochs, first, steps)
 
     def write(self, snapshot: Snapshot, moment: Moment, more: Mapping[str, Array] | None = None) -> None:
         """Replace the file by the state of the run and the flow that it would leave if it ended here; ``more`` are tensors."""
@@ -156,6 +158,8 @@ class Found:
         if told:
             return told
         before = self.record["facts"]
+        # Whether rows are drawn decides the weights, too.
+        implied = ("sample_weight",) if before.get("bootstrap") != now.get("bootstrap") else ()
         # A flow that was loaded from the checkpoint, or that an interrupted fit has left, is where the run stands.
         if before[START] != now[START] and now[START] != hash_of_numbers(self.contents.snapshot):
             told.append(
@@ -163,8 +167,8 @@ class Found:
                 "penstock.load of the checkpoint)"
             )
         for name in before | dict(now):
-            old, new = before.get(name, "none"), now.get(name, "none")
-            if name == START or old == new or (name in DERIVED and told):
+            old, new = (facts.get(name, MISSING.get(name, "none")) for facts in (before, now))
+            if name == START or old == new or (name in DERIVED and told) or name.removeprefix(VALUES) in implied:
                 continue
             if not name.startswith(VALUES):
                 told.append(f"{name} was {old} and is {new}")
@@ -210,6 +214,7 @@ def facts(
         "freeze": repr(sorted(options.freeze)),
         "warmup": f"{schedule.warmup} steps",
         "patience": repr(schedule.patience),
+        **({"bootstrap": "True"} if data.drawn else {}),
         **({"dequantize": start.lattice.described(start.columns)} if start.lattice is not None else {}),
     }
 
@@ -309,11 +314,16 @@ def _tensors(moment: Moment) -> dict[str, Array]:
 
 
 def progress_of(contents: model.Contents) -> tuple[int, int, int]:
-    """The present epoch of a run that a file holds, 0 if it is over, how many there are to be, and the steps done."""
+    """The present epoch of a run that a file holds, 0 if it is over, how many there are to be, and the steps done.
+
+    A second attempt counts on from the first one.
+    """
     record = _record(contents)
+    state, epochs = record["state"], int(record["facts"]["epochs"])
     if record.get("ended"):
-        return 0, int(record["facts"]["epochs"]), 0
-    return int(record["state"]["epoch"]), int(record["facts"]["epochs"]), int(record["state"]["step"])
+        return 0, epochs, 0
+    began = state.get("attempt", {"epoch": 0, "step": 0})
+    return int(state["epoch"]), int(began["epoch"]) + epochs, int(began["step"]) + int(state["step"])
 
 
 def _record(contents: model.Contents) -> dict[str, Any]:

@@ -38,10 +38,12 @@ def lattice_of(
 ) -> Lattice | None:
     """The lattices of a fit: what ``dequantize`` says of its rows, or for a later fit that of the first one.
 
-    ``kept`` is that of the flow, if it has one.
+    ``kept`` is that of the flow, if it has one. A ``value`` that is a lattice was found before, for all members of an ensemble.
     """
     if value is None:
         return kept
+    if isinstance(value, Lattice):
+        return value
     rows, names = data.rows, data.columns
     dim = rows.x.shape[1]
     every = isinstance(value, str) and value == AUTO

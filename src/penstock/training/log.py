@@ -31,7 +31,7 @@ def tell(message: str, *values: Any) -> None:
 
 
 class Log:
-    """The lines of one run.
+    """The lines of one attempt of a run.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Log:
         Parameters
         ----------
         taken : int
-            Batches done in the whole run.
+            Batches done in the present attempt.
         losses : float64 array
             Of the batches of the present epoch.
         history : History
@@ -78,13 +78,15 @@ class Log:
         return due
 
     def _line(self, taken: int, train_loss: float, history: History) -> None:
-        budget, total = self._budget, self._budget.schedule.n_steps
+        budget, earlier = self._budget, history.restarted  # epochs of an attempt before this one
+        before = earlier * budget.steps_per_epoch
+        done, total = before + taken, before + budget.schedule.n_steps
         seconds = time.perf_counter() - self._start
         rows = (taken - self._first) * budget.batch_size / max(seconds, 1e-9)
         validated = f", validation {history.validation_loss[-1]:.4f}" if history.validation_loss else ""
         best = f", best {history.best_loss:.4f} of epoch {history.best_epoch}" if history.best_epoch is not None else ""
         tell(
             "epoch %d/%d, step %d/%d (%d %%): training loss %.4f%s%s, %.1f s, %.3g rows/s",
-            -(-taken // budget.steps_per_epoch), budget.epochs, taken, total, 100 * taken // total, train_loss, validated,
+            -(-done // budget.steps_per_epoch), earlier + budget.epochs, done, total, 100 * done // total, train_loss, validated,
             best, seconds, rows,
         )  # fmt: skip

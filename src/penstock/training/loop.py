@@ -384,8 +384,9 @@ class Training(Shares):
             present = self.trainer.params(self.params)
             if self.usable(present):
                 self.kept, kept = present, "the present parameters"
+        taken = self.state.attempt.step + self.trainer.step
         warn(
-            f"training was interrupted after {self.trainer.step} steps; the flow keeps {kept}{self.rescue(None)}",
+            f"training was interrupted after {taken} steps; the flow keeps {kept}{self.rescue(None)}",
             TrainingWarning,
         )
 

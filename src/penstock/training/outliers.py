@@ -77,6 +77,12 @@ def far_rows(rows: Rows, buffers: Array) -> Array:
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
+def far_held_out(rows: Rows, buffers: Array) -> Array:
+    """Numbers of the validation rows of one's own that are so far out; none where they are many, since those are meant."""
+    far = far_rows(rows, buffers)
+    return far[:0] if len(far) > max(1, PART * len(rows)) else far
+
+
 def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_names: Names) -> Array:
     """Numbers of the rows of a later fit that a few absurd values have spoilt, by the standardisation that it keeps; it warns.
 

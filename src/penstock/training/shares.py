@@ -101,9 +101,7 @@ class Shares:
             far = outliers.far_rows(line, self.buffers)
         else:
             far = outliers.far_rows_of_later_fit(line, self.buffers, *self.names)
-        far_held_out = far[:0] if held_out is None else outliers.far_rows(self.on_line(held_out), self.buffers)
-        if held_out is not None and len(far_held_out) > max(1, outliers.PART * len(held_out)):
-            far_held_out = far[:0]  # they are meant
+        far_held_out = far[:0] if held_out is None else outliers.far_held_out(self.on_line(held_out), self.buffers)
         if held_out is not None and len(far_held_out):
             outliers.warn_held_out(held_out, far_held_out)
         if len(far) == len(far_held_out) == 0:

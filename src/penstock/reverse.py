@@ -149,8 +149,8 @@ class ReverseKL(MonteCarlo):
             nothing.
         ValueError, TypeError
             When an argument does not fit, when ``log_density`` returns what it must not, when ``init`` or ``context`` lies
-            outside a support, for ``init`` at a later fit, for a ``batch_size`` below the number of components of a mixture, and when
-            ``checkpoint`` holds the run of another call.
+            outside a support, for ``init`` at a later fit, for a ``batch_size`` below the number of components of a mixture, and
+            when ``checkpoint`` holds the run of another call.
         RuntimeError
             When another fit of this flow is running.
 

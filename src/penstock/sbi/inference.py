@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock import _validate
+from penstock import _validate, columns
 from penstock._typing import Array, Rng, RowsLike
 from penstock.conditioners import MLP
 from penstock.ensemble import Ensemble
@@ -116,6 +116,11 @@ def npe(
     rows = _table(within(pairs.theta, ends, known), pairs.names)
     given = _table(observed.select(pairs.x), observed.kept_names)
     options = _options(options, pairs, "validation_context")
+    held_out = options.get("validation")
+    if not (held_out is None or isinstance(held_out, (str, int, float, np.number))):
+        table = columns.matched(held_out, pairs.names, known.dim, name="validation", attribute="names")
+        held_out = within(_validate.as_rows(table.values, known.dim, name="validation"), ends, known)
+        options["validation"] = _table(held_out, pairs.names)
     trained: Flow | Ensemble = model.fit(rows, given, rng=seeds[1], **options)
     return Posterior(trained, known, observed, seed=seeds[2])
 

@@ -477,7 +477,7 @@ def test_a_prior_of_ones_own_with_a_support_needs_no_rejection() -> None:
     class Own:
         log_prob, sample = staticmethod(box.log_prob), staticmethod(box.sample)
 
-    posterior = quick(theta, x, Own(), support=ps.interval(-1, 1))
+    posterior = quick(theta, x, Own(), support=ps.interval(-1, 1, map="logit"))
     assert posterior.acceptance([0.9, 0.9]) == (1, 0)
     assert (posterior.flow.params == quick(theta, x).flow.params).all()
 

@@ -67,11 +67,13 @@ def open_ends(supports: Sequence[Support], dtype: np.dtype[Any], theta: Array | 
 
 def within(theta: Array, ends: Ends, prior: Prior) -> Array:
     """Parameters, (..., dim), those beyond the ends that the prior accepts brought to them; the others as they are."""
+    if not len(ends.low):  # all columns are real
+        return theta
     beyond = ((theta < ends.low) | (theta > ends.high)).any(axis=-1)
     if not beyond.any():
         return theta
-    found = np.array(theta, np.float64)
+    found: Array = theta.astype(np.float64)
     rows = found[beyond]
-    inside = np.asarray(prior.log_prob(rows) > -np.inf)
+    inside = prior.log_prob(rows) > -np.inf
     found[beyond] = np.where(inside[:, None], np.clip(rows, ends.low, ends.high), rows)
     return found

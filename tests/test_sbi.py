@@ -265,6 +265,71 @@ def test_what_are_no_simulations_is_refused_by_name(change: Callable[[Array, Arr
         quick(*change(*pairs()))
 
 
+@pytest.mark.parametrize("end", ["low", "high", "half-line"])
+def test_a_row_on_an_end_of_the_prior_leaves_the_scale_of_the_others(end: str) -> None:
+    theta = ps.sbi.BoxUniform(0, 1, dim=2).sample(2000, rng=0)
+    prior: Any = ps.sbi.BoxUniform(0, 1, dim=2)
+    if end == "half-line":
+        prior, theta = [stats.expon(), stats.expon()], -np.log1p(-theta)
+    clean = quick(theta, theta + 0.1, prior).flow
+    theta[0, 0] = 1.0 if end == "high" else 0.0
+    found = quick(theta, theta + 0.1, prior).flow
+    assert found.scale == pytest.approx(clean.scale, rel=0.05)
+    assert [one.map for one in found.spec.support] == ["positive" if end == "half-line" else "logit"] * 2
+
+
+def test_a_grid_with_many_rows_on_an_end_keeps_the_box() -> None:
+    theta, x = pairs(600)
+    theta[:30, 0] = np.where(np.arange(30) % 2, 1.0, -1.0)
+    theta[:6, 1] = 1.0  # one in a hundred is not many
+    spline = {"recipe": lambda dim, **options: ps.nsf_ar(dim, layers=1, hidden=(4,), **options)}
+    assert [one.map for one in quick(theta, x, **spline).spec.support] == ["box", "logit"]
+    theta[6, 1] = -1.0
+    assert [one.map for one in quick(theta, x, **spline).spec.support] == ["box", "box"]
+
+
+def test_validation_rows_on_an_end_of_the_prior_are_taken_and_those_outside_are_not() -> None:
+    theta, x = pairs()
+    prior = ps.sbi.Independent({"a": ps.sbi.BoxUniform(-1, 1), "b": ps.sbi.BoxUniform(-1, 1)})
+    held = theta[:50].copy()
+    held[0], held[1, 1] = [-1.0, 1.0], 1.0
+    for validation in (held, {"b": held[:, 1], "a": held[:, 0]}, pd.DataFrame(held, columns=["a", "b"])):
+        posterior = quick(theta, x, prior, validation=validation, validation_context=x[:50])
+        assert 0 < posterior.history.best_loss < 10
+    held[2, 0] = 1.001
+    with pytest.raises(ValueError, match="validation must lie within the supports"):
+        quick(theta, x, prior, validation=held, validation_context=x[:50])
+    assert quick(theta, x, prior, validation=0.2).flow.fitted
+
+
+@pytest.mark.parametrize("lo", [0.0, 1000.0])
+def test_ends_of_a_closed_prior_have_a_density_in_every_verb(lo: float) -> None:
+    prior = ps.sbi.BoxUniform(lo, lo + 1, dim=2)
+    theta = prior.sample(1000, rng=0)
+    posterior = quick(theta, theta - lo, prior)
+    x = [0.5, 0.5]
+    ends = np.array(
+        [[lo, lo + 0.5], [lo + 1, lo + 1], [lo + 0.5, lo + 1 - 1e-9], [lo + 0.5, np.float32(lo + 1 - 1e-6)]]
+    )
+    log_prob, grad = posterior.log_prob_and_grad(ends, x)
+    assert np.isfinite(log_prob).all()
+    assert np.isfinite(grad).all()
+    at = posterior.given(x)
+    for same in (posterior.log_prob(ends, x), at.log_prob(ends.tolist()), posterior.log_prob(ends[None], [x])[0]):
+        assert (same == log_prob).all()
+    assert posterior.log_prob(ends[0], x) == log_prob[0]
+    assert (log_prob < posterior.log_prob([lo + 0.5, lo + 0.5], x)).all()
+    beyond = np.array([[lo - 0.001, lo + 0.5], [lo, lo + 1.001], [np.inf, lo]])
+    log_prob_beyond, zero = posterior.log_prob_and_grad(beyond, x)
+    assert (log_prob_beyond == -np.inf).all()
+    assert (zero == 0).all()
+    assert np.isnan(posterior.log_prob([np.nan, lo], x))
+    cut = at.truncated_prior(1e-4, n=1000, rng=0)
+    cut.threshold = float(log_prob.min()) - 1
+    assert np.isfinite(cut.log_prob(ends)).all()
+    assert (cut.log_prob(beyond) == -np.inf).all()
+
+
 def test_names_of_tables_go_through_and_sort_columns() -> None:
     theta, x = pairs()
     prior = {"mass": stats.uniform(-1, 2), "age": stats.uniform(-1, 2)}
@@ -412,7 +477,7 @@ def test_a_prior_of_ones_own_with_a_support_needs_no_rejection() -> None:
     class Own:
         log_prob, sample = staticmethod(box.log_prob), staticmethod(box.sample)
 
-    posterior = quick(theta, x, Own(), support=ps.interval(-1, 1))
+    posterior = quick(theta, x, Own(), support=ps.interval(-1, 1, map="logit"))
     assert posterior.acceptance([0.9, 0.9]) == (1, 0)
     assert (posterior.flow.params == quick(theta, x).flow.params).all()
 

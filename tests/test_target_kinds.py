@@ -285,6 +285,30 @@ def test_contexts_are_checked_by_name() -> None:
     assert flow.fitted
 
 
+@pytest.mark.parametrize("kind", ["rows", "function"])
+def test_contexts_must_lie_within_their_supports(kind: str) -> None:
+    flow = ps.realnvp(2, context_dim=2, context_support={0: "positive"}, layers=1, hidden=(4,), rng=0)
+    rows = np.array([[1.0, -3.0], [0.5, 0.0], [-0.5, 1.0]])
+    context: Any = rows if kind == "rows" else lambda n, g: rows[np.arange(n) % 3]
+    name = "context" if kind == "rows" else r"context\(n, rng\)"
+    with pytest.raises(ValueError, match=rf"^{name} must lie within .* row 2, column 0, .*positive, holds -0.5"):
+        flow.fit_to_target(lambda x, c: (-0.5 * (x**2).sum(axis=1), -x), context, rng=0, **SHORT)
+    rows[2, 0] = 0.25
+    flow.fit_to_target(lambda x, c: (-0.5 * (x**2).sum(axis=1), -x), context, rng=0, **SHORT)
+    assert flow.fitted
+
+
+def test_no_weight_decay_towards_a_target_is_none_of_it() -> None:
+    flows = [
+        ps.realnvp(2, layers=1, hidden=(4,), rng=0).fit_to_target(
+            lambda x: (-0.5 * (x**2).sum(axis=1), -x), weight_decay=decay, rng=0, **SHORT
+        )
+        for decay in (0.0, None, 0.5)
+    ]
+    assert_same_bits(flows[0].params, flows[1].params)
+    assert (flows[0].params != flows[2].params).any()
+
+
 def test_importance_weights_are_judged_within_contexts() -> None:
     from penstock.training.bound import validation_of
 

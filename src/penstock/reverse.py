@@ -148,9 +148,9 @@ class ReverseKL(MonteCarlo):
             When a gradient or parameter is NaN or infinite, when the target is for a whole batch, or when the pilot finds
             nothing.
         ValueError, TypeError
-            When an argument does not fit, when ``log_density`` returns what it must not, when ``init`` lies outside a
-            support, for ``init`` at a later fit, for a ``batch_size`` below the number of components of a mixture, and when
-            ``checkpoint`` holds the run of another call.
+            When an argument does not fit, when ``log_density`` returns what it must not, when ``init`` or ``context`` lies
+            outside a support, for ``init`` at a later fit, for a ``batch_size`` below the number of components of a mixture, and
+            when ``checkpoint`` holds the run of another call.
         RuntimeError
             When another fit of this flow is running.
 
@@ -215,7 +215,8 @@ class ReverseKL(MonteCarlo):
             )  # fmt: skip
             calls = _validate.callables(callbacks, name="callbacks")
             spec = self._spec
-            contexts = as_contexts(context if callable(context) else self._named_context(context), self.context_dim)
+            given = context if callable(context) else self._named_context(context)
+            contexts = as_contexts(given, self.context_dim, spec.context_support, self._context_columns)
             begin = start.as_start(init if isinstance(init, tuple) else self._named(init, "init"), self.dim)
             start.check_start(begin, spec.support, self._columns)
             design = self._design()

@@ -58,7 +58,7 @@ class PosteriorAt:
 
     def log_prob(self, theta: RowsLike) -> Any:
         """As ``Posterior.log_prob``."""
-        return self.posterior._normalised(self._view.log_prob(theta), theta, self._read)
+        return self.posterior._normalised(self._view.log_prob(self.posterior._within(theta)), theta, self._read)
 
     def sample(self, n: float | None = None, *, rng: Rng = None) -> Array:
         """As ``Posterior.sample``."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from penstock import _validate
+from penstock import _validate, columns
 from penstock._typing import Array, Rng, RowsLike
 from penstock.conditioners import MLP
 from penstock.ensemble import Ensemble
 from penstock.flow import Flow
 from penstock.recipes import RECIPES
+from penstock.sbi.ends import mixed, open_ends, within
 from penstock.sbi.likelihood import Likelihood
 from penstock.sbi.posterior import Posterior
 from penstock.sbi.simulations import Simulations, simulations
 from penstock.sbi.wrapped import PriorLike, as_prior
-from penstock.support import Interval, Support, SupportLike, resolved
+from penstock.support import SupportLike, resolved
 
 MEMBERS = 4
 RECIPE = "nsf_ar"
@@ -47,7 +48,8 @@ def npe(
     Parameters
     ----------
     theta : array of shape (rows, dim), or a table
-        Parameters, drawn from the prior.
+        Parameters, drawn from the prior. Between two ends a column is learned as a line, on which those on an end come to lie a
+        millionth within; one with more than 1 % of its rows there, as on a grid, is learned as a box, free at its ends.
     x : array of shape (rows, c), or a table
         What was simulated with each. Rows with NaN or infinity are left out, with a warning that counts them, and so are
         columns that are constant.
@@ -105,14 +107,22 @@ def npe(
     pairs, known, seeds = _prepared(theta, x, prior, support, rng)
     own: Any = known.support or None
     if support is None and own is not None:
-        own = _mixed(own)
-        pairs = pairs._replace(theta=_within(pairs.theta, own))
+        own = mixed(own, pairs.theta)
     n_context = len(pairs.observed.kept)
     build = _recipe(recipe, known.dim, n_context, own, embedding, embedding_dim)
+    model = _built(build, ensemble, seeds[0])
+    ends = open_ends(own or (), model.dtype, pairs.theta)
     observed = pairs.observed
-    rows, given = _table(pairs.theta, pairs.names), _table(observed.select(pairs.x), observed.kept_names)
+    rows = _table(within(pairs.theta, ends, known), pairs.names)
+    given = _table(observed.select(pairs.x), observed.kept_names)
     options = _options(options, pairs, "validation_context")
-    return Posterior(_fitted(build, ensemble, rows, given, seeds, options), known, observed, seed=seeds[2])
+    held_out = options.get("validation")
+    if not (held_out is None or isinstance(held_out, (str, int, float, np.number))):
+        table = columns.matched(held_out, pairs.names, known.dim, name="validation", attribute="names")
+        held_out = within(_validate.as_rows(table.values, known.dim, name="validation"), ends, known)
+        options["validation"] = _table(held_out, pairs.names)
+    trained: Flow | Ensemble = model.fit(rows, given, rng=seeds[1], **options)
+    return Posterior(trained, known, observed, seed=seeds[2])
 
 
 def nle(
@@ -167,7 +177,8 @@ def nle(
     build = _recipe(recipe, len(observed.kept), known.dim, own or None, None, None)
     rows, given = _table(observed.select(pairs.x), observed.kept_names), _table(pairs.theta, pairs.names)
     options = _options(options, pairs, "validation")
-    return Likelihood(_fitted(build, ensemble, rows, given, seeds, options), known, observed)
+    trained: Flow | Ensemble = _built(build, ensemble, seeds[0]).fit(rows, given, rng=seeds[1], **options)
+    return Likelihood(trained, known, observed)
 
 
 # --- inside -------------------------------------------------------------------------------------------------------
@@ -181,28 +192,6 @@ def _prepared(theta: Any, x: Any, prior: Any, support: Any, rng: Rng) -> tuple[S
     known = as_prior(prior, support, shape[1] if len(shape) == 2 else None)
     seeds = [int(np.random.default_rng([seed, k]).integers(2**63)) for k in range(3)]
     return simulations(theta, x, known), known, seeds
-
-
-def _mixed(supports: Sequence[Support]) -> tuple[Support, ...]:
-    """Supports with lines in the place of boxes, whose columns an LU layer can mix.
-
-    Posteriors are correlated: on three of four tasks of the sbi benchmark with such priors, those of slcp by 0.1 nats, that is
-    worth more than a density that is free at the ends (``benchmarks/NOTES.md``).
-    """
-    return tuple(
-        Interval(one.lo, one.hi, map="logit") if isinstance(one, Interval) and one.map == "box" else one
-        for one in supports
-    )
-
-
-def _within(theta: Array, supports: Sequence[Support]) -> Array:
-    """Parameters on an end of their prior, just within it."""
-    found = np.array(theta, np.float64)
-    for j, one in enumerate(supports):
-        if isinstance(one, Interval):
-            lo, hi = one.ends
-            found[:, j] = np.clip(found[:, j], np.nextafter(lo, np.inf), np.nextafter(hi, -np.inf))
-    return found
 
 
 def _recipe(
@@ -250,11 +239,7 @@ def _options(options: Mapping[str, Any], pairs: Simulations, of_x: str) -> dict[
     return found
 
 
-def _fitted(
-    build: Callable[..., Any], ensemble: int, rows: Any, given: Any, seeds: list[int], options: Mapping[str, Any]
-) -> Flow | Ensemble:
-    """One flow, or an ensemble of them, trained."""
+def _built(build: Callable[..., Any], ensemble: int, seed: int) -> Any:
+    """One flow, or an ensemble of them."""
     members = _validate.positive_int(ensemble, name="ensemble")
-    model: Any = Ensemble(build, members, rng=seeds[0]) if members > 1 else build(rng=seeds[0])
-    trained: Flow | Ensemble = model.fit(rows, given, rng=seeds[1], **options)
-    return trained
+    return Ensemble(build, members, rng=seed) if members > 1 else build(rng=seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock._typing import Array
+from penstock.sbi.ends import open_ends
 from penstock.support import CLOSED, Interval, Periodic, Support
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def highest(posterior: Posterior, x: Array, n: int, starts: int, seed: int) -> A
     except ImportError:
         raise ImportError("map needs SciPy: pip install 'penstock[stats]'") from None
     flow, rejection = posterior.flow, posterior._rejection
-    draws = flow.sample(n, x, rng=seed, where=rejection.where).astype(np.float64)
+    draws = posterior._within(flow.sample(n, x, rng=seed, where=rejection.where).astype(np.float64))
     double = flow.astype("float64")
     density = double.log_prob(draws, x)
     best = np.argsort(density)[::-1][:starts]
@@ -40,28 +41,29 @@ def highest(posterior: Posterior, x: Array, n: int, starts: int, seed: int) -> A
             return LOW, np.zeros_like(u)
         return -float(value[0]), -grad[0] * scale
 
-    bounds = [_bounds(one, width) for one, width in zip(supports, scale, strict=False)] or None
-    ends = [draws[best[0]]]
+    ends = open_ends(supports, posterior.dtype)
+    bounds = [_bounds(*column) for column in zip(supports, scale, *ends, strict=False)] or None
+    tops = [draws[best[0]]]
     values = [float(density[best[0]])]
     for start in draws[best]:
         found: Any = minimize(
             objective, start / scale, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}
         )
-        ends.append(_wrapped(found.x * scale, supports))
+        tops.append(_wrapped(found.x * scale, supports))
         values.append(-float(found.fun))
-    top: Array = ends[int(np.argmax(values))]
+    top: Array = tops[int(np.argmax(values))]
     return top
 
 
-def _bounds(support: Support, scale: float) -> tuple[float | None, float | None]:
-    """The ends of a column in its unit; those that do not belong to it are not reached."""
+def _bounds(support: Support, scale: float, low: float, high: float) -> tuple[float | None, float | None]:
+    """The ends of a column in its unit; those that do not belong to it are not reached, nor what is beyond low and high."""
     if not isinstance(support, Interval):
         return None, None
     lo, hi = support.lo, support.hi
     belongs = CLOSED[str(support.closed)]
     room = 1e-9 * (hi - lo if lo is not None and hi is not None else scale)
-    lower = None if lo is None else (lo if belongs[0] else lo + room) / scale
-    upper = None if hi is None else (hi if belongs[1] else hi - room) / scale
+    lower = None if lo is None else max(low, lo if belongs[0] else lo + room) / scale
+    upper = None if hi is None else min(high, hi if belongs[1] else hi - room) / scale
     return lower, upper
 
 

@@ -13,6 +13,7 @@ from penstock._typing import Array, Rng, RowsLike
 from penstock.columns import Names
 from penstock.montecarlo import Estimate
 from penstock.sbi.at import PosteriorAt
+from penstock.sbi.ends import open_ends, within
 from penstock.sbi.priors import Prior
 from penstock.sbi.rejection import DRAWS, Rejection
 from penstock.sbi.simulations import Observed
@@ -115,7 +116,8 @@ class Posterior:
         """The log-density of parameters given data, normalised over the prior's support.
 
         Where draws have to be rejected (:meth:`acceptance`), it is ``log q(theta | x) - log(acceptance)`` with the density q of
-        the flow.
+        the flow. The flow's own density is 0 on an end that it takes as open (``map="logit"``): parameters that the prior
+        accepts there, or nearer than a millionth of the width or a step of the dtype, have the density of that distance.
 
         Parameters
         ----------
@@ -136,7 +138,7 @@ class Posterior:
         ((2,), np.float32(-inf))
         """
         given = self.observed.read(x, axes=(1, 2, 3))
-        return self._normalised(self.flow.log_prob(theta, given), theta, given)
+        return self._normalised(self.flow.log_prob(self._within(theta), given), theta, given)
 
     def sample(
         self,
@@ -225,7 +227,7 @@ class Posterior:
         -------
         log_prob : scalar or array
         grad : array of the shape of theta
-            In the order of the flow's own columns; 0 where the density is.
+            In the order of the flow's own columns; 0 where the density is. On an open end that of the parameters just within.
 
         Examples
         --------
@@ -237,7 +239,7 @@ class Posterior:
         (2, 1)
         """
         given = self.observed.read(x, axes=(1, 2, 3))
-        value, grad = self.flow.log_prob_and_grad(theta, given)
+        value, grad = self.flow.log_prob_and_grad(self._within(theta), given)
         value = self._normalised(value, theta, given)
         return value, np.where(np.isneginf(value)[..., None], 0, grad) if self._rejection.needed else grad
 
@@ -447,6 +449,14 @@ class Posterior:
         save(self, path)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _within(self, theta: Any) -> Any:
+        """Parameters for the flow: those that the prior accepts on an end which is open in the flow, just within it."""
+        ends = open_ends(self.spec.support, self.dtype)
+        if not (np.isfinite(ends.low) | np.isfinite(ends.high)).any():
+            return theta
+        rows = _validate.reals(columns.matched(theta, self.columns or (), self.dim, name="theta").values, name="theta")
+        return within(rows, ends, self.prior) if rows.ndim and rows.shape[-1] == self.dim else theta
 
     def _normalised(self, value: Any, theta: Any, x: Array) -> Any:
         """Log-densities of the flow, divided by the share of its draws that the prior accepts."""

@@ -74,7 +74,8 @@ class TruncatedPrior(Prior):
 
     def _density(self, theta: Array) -> Array:
         """The posterior's log-density, without the constant of a rejection."""
-        found: Array = self.posterior.posterior.flow.log_prob(theta, self.posterior._read)
+        whole = self.posterior.posterior
+        found: Array = whole.flow.log_prob(whole._within(theta), self.posterior._read)
         return found
 
     def _sample(self, n: int, rng: np.random.Generator) -> Array:
@@ -121,7 +122,7 @@ def truncated(posterior: PosteriorAt, epsilon: float, n: int | None, rng: Rng) -
     prior, rejection = whole.prior, whole._rejection
     if rejection.needed:
         draws = whole.flow.sample(n, x, rng=generator, where=rejection.inside)
-        density = whole.flow.log_prob(draws, x).astype(np.float64)
+        density = whole.flow.log_prob(whole._within(draws), x).astype(np.float64)
         share = whole.acceptance(posterior.x).value
     else:
         draws, drawn = whole.flow.sample_and_log_prob(n, x, rng=generator)
@@ -130,7 +131,7 @@ def truncated(posterior: PosteriorAt, epsilon: float, n: int | None, rng: Rng) -
     # By weights of the posterior's draws, and by the prior's own draws: the mass is that of the smaller error.
     weights = share * np.where(density >= threshold, np.exp(prior.log_prob(draws.astype(np.float64)) - density), 0.0)
     first = Estimate(float(weights.mean()), float(weights.std() / math.sqrt(n)))
-    inside = whole.flow.log_prob(prior.sample(PILOT, generator), x) >= threshold
+    inside = whole.flow.log_prob(whole._within(prior.sample(PILOT, generator)), x) >= threshold
     count = int(inside.sum())
     rate = (count + 1) / (PILOT + 2)
     second = Estimate(count / PILOT, math.sqrt(rate * (1 - rate) / (PILOT + 3)))

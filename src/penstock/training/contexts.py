@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from penstock import _validate
 from penstock._typing import Array
+from penstock.columns import Names
 from penstock.runner import Runner
+from penstock.support import Support
+from penstock.training.rows import Rows
+from penstock.training.supports import check_inside
 
 GOLDEN = 0x9E3779B97F4A7C15  # an odd number, whose multiples are seeds of their own
 SAMPLE = 4096  # contexts that are measured where a function gives them
@@ -24,10 +28,15 @@ class Contexts:
         Rows, of which every one comes once in each pass through them, in another order each time; or a function
         ``context(n, rng)`` of a number and a NumPy generator that draws n rows.
     dim : int
+    support : sequence of Support
+        Where each of them lies; empty where all are real.
+    names : tuple of str
     """
 
-    def __init__(self, source: Array | Callable[..., Any], dim: int) -> None:
-        self._source, self.dim = source, dim
+    def __init__(
+        self, source: Array | Callable[..., Any], dim: int, support: Sequence[Support] = (), names: Names = ()
+    ) -> None:
+        self._source, self.dim, self._support, self._names = source, dim, support, names
 
     @property
     def rows(self) -> Array | None:
@@ -42,6 +51,7 @@ class Contexts:
             array = _validate.as_context_rows(drawn, self.dim, n, name="context(n, rng)", of="n")
             assert array is not None
             _validate.all_finite(array, name="context(n, rng)")
+            check_inside(Rows(array), self._support, self._names, name="context(n, rng)")
             return array.astype(np.float64)
         found, at = [], first
         while at < first + n:
@@ -57,13 +67,13 @@ class Contexts:
         return n if self.rows is None else min(n, len(self.rows))
 
 
-def as_contexts(source: Any, dim: int) -> Contexts | None:
+def as_contexts(source: Any, dim: int, support: Sequence[Support] = (), names: Names = ()) -> Contexts | None:
     """``context`` as ``fit_to_target`` takes it."""
     if dim == 0:
         _validate.no_context(source, name="context")
         return None
     if callable(source):
-        return Contexts(source, dim)
+        return Contexts(source, dim, support, names)
     if source is None:
         raise ValueError(
             f"context must be given, since this flow has context_dim={dim}: the rows to train over, or a function "
@@ -73,4 +83,5 @@ def as_contexts(source: Any, dim: int) -> Contexts | None:
     if not len(rows):
         raise ValueError("context must have at least 1 row, got 0")
     _validate.all_finite(rows, name="context")
+    check_inside(Rows(rows), support, names, name="context")
     return Contexts(rows, dim)

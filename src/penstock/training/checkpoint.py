@@ -105,9 +105,13 @@ class Checkpoint:
         self._facts = found.record["facts"]
         if found.ended:
             return
-        epoch, epochs, _ = progress_of(found.contents)
-        first, steps = found.record["state"]["first"], budget.steps_per_epoch
-        tell("resumes the run in %r: epoch %d of %d, batch %d of %d", self.path, epoch, epochs, first, steps)
+        state = found.record["state"]
+        began = state.get("attempt")  # not checked yet
+        earlier = began["epoch"] if isinstance(began, dict) and whole(began.get("epoch")) else 0
+        tell(
+            "resumes the run in %r: epoch %d of %d, batch %d of %d", self.path, state["epoch"], earlier + budget.epochs,
+            state["first"], budget.steps_per_epoch,
+        )  # fmt: skip
 
     def write(self, snapshot: Snapshot, moment: Moment, more: Mapping[str, Array] | None = None) -> None:
         """Replace the file by the state of the run and the flow that it would leave if it ended here; ``more`` are tensors."""

@@ -74,10 +74,10 @@ class MembersFit(Trained):
             seed alone would have it, bit for bit.
         **options
             All else that :meth:`Flow.fit` takes, and means there, but that ``epochs`` is by default as many as make 38 400
-            steps, at most 60. Where ``validation`` gives rows, none of which a member trains on, the weights of the members are those that
-            maximise the ensemble's likelihood of them, where each member is worth two rows from the start, so that few rows do
-            not leave one alone; otherwise they are equal. Of columns that ``dequantize`` takes, all members have one lattice.
-            ``progress`` shows one bar of all members. ``callbacks`` are called in the caller's thread, for each epoch
+            steps, at most 60. Where ``validation`` gives rows, none of which a member trains on, the weights of the members are
+            those that maximise the ensemble's likelihood of them, where each member is worth two rows from the start, so that
+            few rows do not leave one alone; otherwise they are equal. Of columns that ``dequantize`` takes, all members have one
+            lattice. ``progress`` shows one bar of all members. ``callbacks`` are called in the caller's thread, for each epoch
             of each member, of which ``state.member`` is the number; training of that member stops when one returns True. A
             ``checkpoint`` is one file, of an ensemble.
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import penstock as ps
+from cases import BACKENDS
 from helpers import LAYOUTS, assert_close, assert_same_bits, derivative, each_backend, inside, python, sealed
 from penstock.files import members as member_files
 from penstock.files import model, safetensors
@@ -44,7 +45,7 @@ each_kind = pytest.mark.parametrize(
     [
         pytest.param(kind, backend, marks=pytest.mark.slow if backend == "numba" and kind != "given" else ())
         for kind in KINDS
-        for backend in ("cpp", "numba")
+        for backend in BACKENDS
     ],
 )
 
@@ -159,7 +160,7 @@ def test_the_bits_depend_on_neither_threads_nor_batches_nor_strides(kind: str, b
 
 def test_more_than_is_held_at_once_goes_through_in_parts() -> None:
     """The engine holds 2^20 log-densities of members together."""
-    flows = [ps.realnvp(2, layers=1, hidden=(2,), context_dim=1, rng=0, backend="cpp") for _ in range(80)]
+    flows = [ps.realnvp(2, layers=1, hidden=(2,), context_dim=1, rng=0, backend=BACKENDS[0]) for _ in range(80)]
     for k, flow in enumerate(flows):
         flow.params = flow.params + 0.3 * np.random.default_rng(k).normal(size=flow.n_params).astype(np.float32)
     ensemble = ps.Ensemble(flows)
@@ -229,7 +230,7 @@ def test_the_number_that_chooses_a_member_is_philox_of_a_stream_of_its_own() -> 
             key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
         return ((c[0] << 21) | (c[1] >> 11)) / 2**53
 
-    for backend in ("cpp", "numba"):
+    for backend in BACKENDS:
         ensemble = ensemble_of("given", backend)
         context = np.array([[0.0, 1.0], [1.0, 0.0]])
         draws = ensemble.sample(50, context, key=seed, first=first, first_context=row)
@@ -304,7 +305,7 @@ def test_gradients_of_parameters_and_shared_contexts_match_differences(backend: 
 
 
 def test_spread_is_the_standard_deviation_of_the_members() -> None:
-    ensemble = ensemble_of("supports", "cpp")
+    ensemble = ensemble_of("supports", BACKENDS[0])
     rows, _ = rows_of(ensemble)
     values = np.stack([log_prob_of(member, rows, None) for member in ensemble.members])
     with np.errstate(all="ignore"):

@@ -133,6 +133,20 @@ def test_a_run_that_is_cut_short_anywhere_ends_with_the_same_bits(
     assert digest(flow) == digest(expected)
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_that_is_cut_short_as_it_begins_again_ends_with_the_same_bits(
+    after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, backend, path = "context in float64, robust", BACKENDS[0], tmp_path / "m"
+    expected = train(name, backend)
+    begin = running.Training._begin_again
+    monkeypatch.setattr(running.Training, "_begin_again", counting(begin, [1, 2], after=after))
+    flow, cut = ended(name, backend, checkpoint=path)
+    assert cut == 2
+    assert digest(flow) == digest(expected)
+    assert path.read_bytes() == expected.to_bytes()
+
+
 @posix
 @pytest.mark.parametrize("name", ["cosine", "context, frozen"])
 def test_a_killed_process_is_resumed_to_the_same_bits(name: str, tmp_path: Path) -> None:

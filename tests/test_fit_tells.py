@@ -54,7 +54,7 @@ def test_a_second_attempt_counts_on_wherever_it_is_told(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(Training, "_memorises", lambda self: len(self.history) == 3)
+    monkeypatch.setattr(Training, "_memorises", lambda self, back, lowest: len(self.history) == 3)
     path = tmp_path / "run.safetensors"
 
     def fit(**more: Any) -> ps.History:

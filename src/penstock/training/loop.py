@@ -73,6 +73,11 @@ class Training(Shares):
         """Batches done in the present attempt."""
         return (self.state.epoch - 1 - self.state.attempt.epoch) * self.budget.steps_per_epoch + self.state.first
 
+    @property
+    def begun(self) -> bool:
+        """Whether a batch of the run is done."""
+        return self.state.epoch > 1 or self.state.first > 0
+
     # --- before the first step ----------------------------------------------------------------------------------
 
     def prepare(self, actnorms: Sequence[int], standardize: bool | str) -> None:
@@ -97,7 +102,7 @@ class Training(Shares):
             diagnosis.warn_few_rows(self.runner.plan, self.frozen, self.n_train)
         elif self.options.decays_later:
             self.start = self.params.copy()
-        self._make_trainer()
+        self._make_trainer(self.state.attempt.weight_decay)
 
     def restore(self, moment: Moment, buffers: Array) -> None:
         """Stand where a checkpoint was written."""
@@ -107,8 +112,7 @@ class Training(Shares):
             self.looked = self.leave_out(moment.state.left_out or "first")
         attempt = moment.state.attempt if moment.state.attempt.epoch else self.state.attempt
         self.history, self.state, self.start = moment.history, replace(moment.state, attempt=attempt), moment.start
-        self.history.restarted = attempt.epoch
-        self._make_trainer()
+        self._make_trainer(attempt.weight_decay)
         self.trainer.resume(moment.m, moment.v, moment.state.step)
         self.losses[: len(moment.losses)] = moment.losses
         self._note_best()
@@ -133,9 +137,9 @@ class Training(Shares):
             self._note_best()
         return True
 
-    def _make_trainer(self) -> None:
+    def _make_trainer(self, weight_decay: float) -> None:
         self.trainer = self.runner.trainer(
-            self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=self.state.attempt.weight_decay,
+            self.params, self.buffers, betas=BETAS, epsilon=EPSILON, weight_decay=weight_decay,
             clip_norm=self.options.clip_norm or np.inf, frozen=self.frozen,
         )  # fmt: skip
 
@@ -170,7 +174,7 @@ class Training(Shares):
     def _epochs(self, bar: Progress, log: Log, watch: Watch | None) -> str:
         """All epochs that are left; why they ended."""
         start = time.perf_counter()
-        if self.before.initialised and self.validation is not None and self.taken == 0:
+        if self.before.initialised and self.validation is not None and not self.begun:
             self._start()
         while True:
             began, first = time.perf_counter(), self.state.first
@@ -300,44 +304,50 @@ class Training(Shares):
             return "patience"
         if state.epoch - state.attempt.epoch == self.budget.epochs:
             return "completed"
-        self.norms.fill(UNTOUCHED)
         lowest = epoch.validation_loss if improved else state.lowest
-        self.state = replace(state, epoch=state.epoch + 1, first=0, lowest=lowest, patience=patience)
-        if self.options.decays_later and self.validation is not None and self._memorises():
-            if self.start is None:
+        following = replace(state, epoch=state.epoch + 1, first=0, lowest=lowest, patience=patience)
+        if self.options.decays_later and self.validation is not None and self._memorises(patience.since_best, lowest):
+            if state.attempt.epoch:
                 return "overfits"
-            self._begin_again()
+            following = self._begin_again(following)
+        self.norms.fill(UNTOUCHED)
+        self.state = following
+        self._note_best()
         return ""
 
-    def _memorises(self) -> bool:
+    def _memorises(self, back: int, lowest: float) -> bool:
         """Whether the attempt is past its best, while so much of it is left that what ends it now saves time.
 
-        Its best epoch lies some epochs back, and since then the validation loss has risen and the training loss fallen.
+        Its best epoch lies so many epochs ``back``, and since then the validation loss has risen from the ``lowest`` and the
+        training loss fallen.
         """
-        told, epochs, back = self.history, self.budget.epochs, self.state.patience.since_best
+        told, epochs = self.history, self.budget.epochs
         done = len(told) - self.state.attempt.epoch
         if done > PAST * epochs or not max(3, WAIT * epochs) <= back < done:
             return False
         assert self.validation is not None
         risen = max(RISEN, 0.5 * math.sqrt(self.rows.x.shape[1] / (2 * len(self.validation))))
         return (
-            told.validation_loss[-1] - self.state.lowest > risen
+            told.validation_loss[-1] - lowest > risen
             and told.validation_loss[-1] - told.train_loss[-1] > 2 * risen
             and told.train_loss[-1] < told.train_loss[-1 - back]
         )
 
-    def _begin_again(self) -> None:
-        """Train once more from the start, with weight decay. The best so far remains the one to beat."""
-        state, start = self.state, self.start
-        assert start is not None
+    def _begin_again(self, state: State) -> State:
+        """Train once more from the start, with weight decay: the state to go on with. The best so far remains the one to beat.
+
+        Until that state is taken the epoch is one that has yet to be reported, after which the run begins again, too: an
+        interruption in between changes no bit.
+        """
+        assert self.start is not None
+        attempt = Attempt(len(self.history), state.attempt.step + state.step, DECAY)
         tell(
             "the validation loss has risen since epoch %d, while the training loss fell: begins again, with weight_decay=%g",
             self.history.best_epoch, DECAY,
         )  # fmt: skip
-        attempt = Attempt(len(self.history), state.attempt.step + state.step, DECAY)
-        self.state = replace(state, attempt=attempt, step=0, lowest=np.inf, patience=Patience(), mean=None)
-        self.history.restarted, self.params, self.start = attempt.epoch, start, None
-        self._make_trainer()
+        self.params = self.start.copy()
+        self._make_trainer(DECAY)
+        return replace(state, attempt=attempt, step=0, lowest=np.inf, patience=Patience(), mean=None)
 
     def _better(self, loss: float, params: Array, epoch: int) -> Best | None:
         """The best parameters, these ones included."""
@@ -348,6 +358,7 @@ class Training(Shares):
 
     def _note_best(self) -> None:
         """Bring the history up to the state."""
+        self.history.restarted = self.state.attempt.epoch
         self.history.best_epoch = None if self.state.best is None else self.state.best.epoch
         self.history.start_loss = self.state.start_loss
 
@@ -417,7 +428,8 @@ class Training(Shares):
             outcome = self.snapshot(present)
         state = self.state
         m, v = self.trainer.moments()
-        moment = Moment(state, self.history, self.losses[: state.first], present, m, v, self.start)
+        start = None if state.attempt.epoch else self.start
+        moment = Moment(state, self.history, self.losses[: state.first], present, m, v, start)
         outcome = outcome or self.outcome() or self.snapshot(self.before.params)
         self.checkpoint.write(outcome, moment)
 
@@ -437,7 +449,7 @@ class Training(Shares):
 
     def rescue(self, error: BaseException | None) -> str:
         """Save what was done before an exception, if anything was; in words what came of it, to go on with a sentence."""
-        if self.checkpoint is None or self.taken == 0:
+        if self.checkpoint is None or not self.begun:
             return ""
         try:
             self.save()

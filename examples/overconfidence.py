@@ -4,7 +4,7 @@ python examples/overconfidence.py [-o FOLDER] [--simulations N]          needs p
 
 slcp ("simple likelihood, complex posterior", Papamakarios et al. 2019) draws four points of a normal in the plane, whose mean
 and covariance five parameters give, three of them through squares and a tanh: the posterior has four modes and curved edges.
-With few simulations one flow learns some of its rows by heart. Its densities are then too narrow, and its log-density ranks the
+With few simulations one flow overfits. Its densities are then too narrow, and its log-density ranks the
 true parameters too low; balls around random points (TARP) notice less of it. The mean of four flows is wider where
 the flows differ, which is where simulations say little. Both are checked on the same new simulations.
 """

@@ -54,7 +54,7 @@ def test_a_second_attempt_counts_on_wherever_it_is_told(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(Training, "_memorises", lambda self, back, lowest: len(self.history) == 3)
+    monkeypatch.setattr(Training, "_overfits", lambda self, back, lowest: len(self.history) == 3)
     path = tmp_path / "run.safetensors"
 
     def fit(**more: Any) -> ps.History:
@@ -112,7 +112,7 @@ def test_a_run_that_learns_its_rows_by_heart_begins_again_with_weight_decay(back
     assert len(history) < first + 60
     # The better of both is kept, and the words say so.
     assert history.best_loss == min(history.validation_loss)
-    assert f"After {first} epochs it began again, with weight decay" in str(history)
+    assert f"After {first} epochs training began again, with weight decay" in str(history)
 
 
 def test_what_is_learnt_by_heart_is_told_of_runs_that_end_in_time() -> None:

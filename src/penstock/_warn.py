@@ -55,7 +55,7 @@ class TrainingWarning(PenstockWarning):
 
 
 class OverfitWarning(TrainingWarning):
-    """A flow knows its training rows by heart: its density is too narrow for others."""
+    """A flow overfits: its density is too narrow for rows that it was not trained on."""
 
 
 class TargetWarning(PenstockWarning):

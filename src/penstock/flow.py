@@ -362,10 +362,10 @@ class Flow(Trained, ReverseKL):
             default 0.1, and 0.3 for one cycle.
         weight_decay : float, optional
             Decoupled decay (AdamW) of the weight matrices of conditioners. By default none; but where validation rows show,
-            before three quarters of a cosine or one cycle are over, that the flow has begun to learn its training rows by
-            heart (the validation loss has risen by 0.02 nats since an epoch that lies a tenth of the run back, and the training
-            loss fallen), training begins once more from the start with 0.1, until it is past its best again, and the better of
-            both is kept. Zero never does.
+            before three quarters of a cosine or one cycle are over, that the flow has begun to overfit (the validation
+            loss has risen by 0.02 nats, or half the standard error of a normal distribution if that is more, since an epoch that
+            lies a tenth of the run back, and the training loss fallen), training begins once more from the start with 0.1, until
+            it is past its best again, and the better of both is kept. ``epochs`` are those of each. Zero never does.
         clip_norm : float, optional, default 1.0
             Gradients longer than this are shortened to it; None or infinity leaves them.
         patience : int, optional

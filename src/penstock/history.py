@@ -71,9 +71,9 @@ class History:
     start : str
         Where location and scale came from, and what they are.
     restarted : int
-        Epochs after which training began again, with weight decay, since it had learnt its rows by heart; 0 if it did not.
+        Epochs after which training began again, with weight decay, since it overfitted; 0 if it did not.
     stopped : str
-        Why it ended: "completed", "patience", "overfits" (the second attempt, too, had begun to learn its rows by heart),
+        Why it ended: "completed", "patience", "overfits" (the second attempt, too, had begun to overfit),
         "callback", "interrupted", "failed", or "" while it runs.
     """
 
@@ -103,7 +103,7 @@ class History:
 
     @property
     def gap(self) -> float:
-        """Validation loss less training loss of the epoch that was kept, in nats a row: what the flow has learnt by heart.
+        """Validation loss less training loss of the epoch that was kept, in nats a row: the generalisation gap.
 
         NaN when nothing was validated, or when the starting parameters were kept.
         """
@@ -191,7 +191,7 @@ class History:
             )
         if self.restarted:
             told.append(
-                f"After {self.restarted} epochs it began again, with weight decay: it had learnt its training rows by heart."
+                f"After {self.restarted} epochs training began again, with weight decay, since the flow overfitted."
             )
         told += [f"It overfits: {self.overfitting()}."] if self.overfits else []
         return " ".join(told)

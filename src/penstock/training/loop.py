@@ -306,7 +306,7 @@ class Training(Shares):
             return "completed"
         lowest = epoch.validation_loss if improved else state.lowest
         following = replace(state, epoch=state.epoch + 1, first=0, lowest=lowest, patience=patience)
-        if self.options.decays_later and self.validation is not None and self._memorises(patience.since_best, lowest):
+        if self.options.decays_later and self.validation is not None and self._overfits(patience.since_best, lowest):
             if state.attempt.epoch:
                 return "overfits"
             following = self._begin_again(following)
@@ -315,7 +315,7 @@ class Training(Shares):
         self._note_best()
         return ""
 
-    def _memorises(self, back: int, lowest: float) -> bool:
+    def _overfits(self, back: int, lowest: float) -> bool:
         """Whether the attempt is past its best, while so much of it is left that what ends it now saves time.
 
         Its best epoch lies so many epochs ``back``, and since then the validation loss has risen from the ``lowest`` and the

@@ -24,7 +24,7 @@ EPOCHS = 100  # and the most epochs it may become: more than that overfits a sma
 MEMBER, MEMBER_STEPS = 0.6, 64000
 ROWS_PER_BATCH = 500  # a batch holds about one row in so many, within
 BATCHES = (64, 4096)
-DECAY = 0.1  # the weight decay of a second attempt, where the first has learnt its rows by heart
+DECAY = 0.1  # the weight decay of a second attempt, where the first overfitted
 PATIENCE = 20
 ESTIMATORS = ("path", "reparameterised")
 
@@ -86,7 +86,7 @@ class Options:
 
     @property
     def decays_later(self) -> bool:
-        """Whether a run that learns its rows by heart begins again, with weight decay."""
+        """Whether a run that overfits begins again, with weight decay."""
         return self.weight_decay is None and self.schedule in FALLING
 
     def _set(self, name: str, value: Any) -> None:

@@ -23,7 +23,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Where the present attempt of a run began: a run that has learnt its rows by heart begins again.
+    """Where the present attempt of a run began: a run that overfits begins again.
 
     Attributes
     ----------

@@ -16,6 +16,7 @@ import ast
 import json
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,11 @@ def covered(runs: list[dict[str, Any]]) -> str:
     return ", ".join(f"{100 * value:.1f}{'*' if wrong else ''}" for value, wrong in zip(share, off, strict=True))
 
 
+def boxed(recipe: Callable[..., ps.Flow], task: Task) -> Callable[..., ps.Flow]:
+    """A recipe whose flows have the supports of the prior as they are."""
+    return lambda *dims, support=None, **options: recipe(*dims, support=task.prior.support, **options)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("run", "report"))
@@ -178,6 +184,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--recipe", choices=RECIPES)
     parser.add_argument("--recipe-set", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the recipe")
+    parser.add_argument(
+        "--boxes", action="store_true", help="keep the boxes of priors, which npe makes lines by a logit"
+    )
     parser.add_argument("--fresh", type=int, default=5000, help="simulations for coverage")
     parser.add_argument("--draws", type=int, default=500, help="for each of them")
     parser.add_argument(
@@ -186,7 +195,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes for C2ST")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "sbibm.json")
     given = parser.parse_args()
-    given.words = " ".join([*given.set, *([f"recipe={given.recipe}"] if given.recipe else []), *given.recipe_set])
+    words = [*given.set, *([f"recipe={given.recipe}"] if given.recipe else []), *given.recipe_set]
+    given.words = " ".join([*words, *(["boxes"] if given.boxes else [])])
     if given.verb == "run" and given.observations and given.data is None:
         parser.error("--data is needed for observations; --observations 0 goes without")
     return given
@@ -198,9 +208,9 @@ def main() -> None:
     results = json.loads(given.output.read_text()) if given.output.exists() else []
     if given.verb == "run":
         options = assignments(given.set)
-        if given.recipe or given.recipe_set:
-            options["recipe"] = partial(RECIPES[given.recipe or "nsf_ar"], **assignments(given.recipe_set))
+        recipe = partial(RECIPES[given.recipe or "nsf_ar"], **assignments(given.recipe_set))
         for name in given.tasks:
+            options["recipe"] = boxed(recipe, TASKS[name]) if given.boxes else recipe
             for simulations in given.simulations:
                 for seed in given.seeds:
                     found = run(name, simulations, seed, given, options)

@@ -48,7 +48,7 @@ struct Evaluation {
   void log_density(const TileRows &rows, double *to) const {
     Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
     walk.forward(
-        rows, static_cast<T *>(nullptr), true, tile, [&](Tile<T> &into) { walk.load(batch.x, rows, into); },
+        rows, RowsOut<T>{}, true, tile, [&](Tile<T> &into) { walk.load(batch.x, rows, into); },
         [&](Tile<T> &from) {
           far.mend_values(rows, from.log_det);
           std::copy_n(from.log_det, rows.count, to);
@@ -134,11 +134,7 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
       kernels<T>().mix(values.data() + from, stride, n, log_weights.data(), some, log_p);
       put(out.shares);
       for (int64_t r = 0; out.log_p.data != nullptr && r < some; r++) {
-        if (out.log_p.item_size == 4) {
-          static_cast<float *>(out.log_p.data)[row + r] = static_cast<float>(log_p[r]);
-        } else {
-          static_cast<double *>(out.log_p.data)[row + r] = log_p[r];
-        }
+        out.log_p.put(row + r, log_p[r]);
       }
     };
     if (count == 1 && std::min(threads, num_threads()) == 1) {
@@ -157,7 +153,7 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
 
 template <class T>
 void sample_many(const std::vector<Member<T>> &members, const Draws &draws, const Context &context, int64_t rows,
-                 T *out, Poll poll) {
+                 const RowsOut<T> &out, Poll poll) {
   const int dim = members.front().engine->plan().dim;
   const int64_t block =
       members.front().engine->plan().context_dim == 0 || context.shared ? rows : std::max<int64_t>(context.block, 1);
@@ -211,7 +207,7 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
     Tile<T> tile = lend<T>(members[numbers[i]].engine->plan(), Keep::nothing).tile;
     const Walk<T> &walk = *walks[i];
     walk.forward(
-        some, x.data(), false, tile,
+        some, {x.data(), dim}, false, tile,
         [&](Tile<T> &to) {
           uint64_t context_rows[tile_rows], draw_numbers[tile_rows];
           for (int r = 0; r < tile_rows; r++) {
@@ -223,7 +219,7 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
         },
         [](const Tile<T> &) {});
     for (int r = 0; r < some.count; r++) {
-      std::copy_n(x.data() + static_cast<int64_t>(r) * dim, dim, out + some[r] * dim);
+      std::copy_n(x.data() + static_cast<int64_t>(r) * dim, dim, from_row(out, some[r]).data);
     }
   });
 }
@@ -231,7 +227,8 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
 // NOLINTBEGIN(bugprone-macro-parentheses): T is a type
 #define PENSTOCK_INSTANTIATE(T)                                                                            \
   template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll); \
-  template void sample_many(const std::vector<Member<T>> &, const Draws &, const Context &, int64_t, T *, Poll);
+  template void sample_many(const std::vector<Member<T>> &, const Draws &, const Context &, int64_t,       \
+                            const RowsOut<T> &, Poll);
 // NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)
 PENSTOCK_INSTANTIATE(double)

@@ -29,6 +29,6 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
 // Each draw is that of one member, by the same number; which one follows from the number and the seed alone.
 template <class T>
 void sample_many(const std::vector<Member<T>> &members, const Draws &draws, const Context &context, int64_t rows,
-                 T *out, Poll poll);
+                 const RowsOut<T> &out, Poll poll);
 
 }  // namespace penstock

@@ -5,177 +5,12 @@
 #include <limits>
 #include <stdexcept>
 
-#include "check.hpp"
-#include "engine/engine.hpp"
 #include "engine/trainer.hpp"
-#include "make_table.hpp"
+#include "engines.hpp"
 
 namespace {
 
 using namespace penstock;
-
-constexpr int dim = 3;
-
-// Free theta, a permutation, and an MLP and a residual MLP, whose explicit direction is the other one, dense and masked.
-std::vector<int64_t> table(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2}, turned{2, 0, 1};
-  return table_of(
-      item_size, dim,
-      {{.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = plain},
-       {.kind = step_permutation},
-       {.kind = step_coupling, .n_theta = 2, .theta = theta_network, .a = {2, 0}, .b = {1}, .widths = {2, 7, 2}},
-       {.kind = step_coupling,
-        .explicit_to_data = 1,
-        .transform = 1,
-        .n_theta = 1,
-        .theta = theta_residual,
-        .activation = act_silu,
-        .a = {1},
-        .b = {2, 0},
-        .widths = {1, 5, 5, 5, 2}},
-       {.kind = step_autoregressive,
-        .n_theta = 2,
-        .theta = theta_network,
-        .b = {1, 0, 2},
-        .widths = {2, 8, 2, 6},
-        .degrees = {1, 1, 1, 1, 2, 2, 2, 2, 0, 1}},
-       {.kind = step_autoregressive,
-        .explicit_to_data = 1,
-        .transform = 1,
-        .n_theta = 1,
-        .theta = theta_residual,
-        .activation = act_silu,
-        .b = {2, 1, 0},
-        .widths = {2, 3, 3, 3},
-        .degrees = {0, 1, 2, 0, 1, 2}},
-       {.kind = step_columns}},
-      {plain, plain, turned, turned, turned, turned, turned, turned});
-}
-
-// External theta before and after a coupling, in both of its directions, and beside free theta.
-std::vector<int64_t> external_table(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2};
-  return table_of(
-      item_size, dim,
-      {{.kind = step_elementwise, .explicit_to_data = 1, .n_theta = 2, .theta = theta_external, .b = plain},
-       {.kind = step_coupling, .n_theta = 2, .theta = theta_network, .a = {2, 0}, .b = {1}, .widths = {2, 7, 2}},
-       {.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = plain},
-       {.kind = step_elementwise, .transform = 1, .n_theta = 1, .theta = theta_external, .b = {2, 1}},
-       {.kind = step_columns}},
-      {plain, plain, plain, plain, plain, plain});
-}
-
-// A context of two numbers, through an embedding of three to a coupling and to a step that reads nothing else.
-std::vector<int64_t> conditional_table(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2};
-  return table_of(item_size, dim,
-                  {{.kind = step_elementwise,
-                    .n_theta = 2,
-                    .theta = theta_network,
-                    .activation = act_tanh,
-                    .b = plain,
-                    .widths = {3, 4, 6}},
-                   {.kind = step_coupling,
-                    .explicit_to_data = 1,
-                    .n_theta = 2,
-                    .theta = theta_network,
-                    .a = {2},
-                    .b = {1},
-                    .widths = {4, 7, 2}},
-                   {.kind = step_columns}},
-                  {plain, plain, plain, plain}, 2, {2, 5, 3});
-}
-
-// A line, a circle, a box and another circle: in couplings, in autoregressive steps of both directions, with theta free and
-// external, and an LU step on lines alone.
-std::vector<int64_t> table_of_kinds(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2, 3};
-  const std::vector<StepSpec> steps{{.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = {0, 1, 2, 3}},
-                                    {.kind = step_coupling,
-                                     .transform = 1,
-                                     .n_theta = 1,
-                                     .theta = theta_network,
-                                     .activation = act_tanh,
-                                     .a = {1, 0},
-                                     .b = {3, 2},
-                                     .widths = {3, 5, theta_of_circle + theta_of_box}},
-                                    {.kind = step_coupling,
-                                     .explicit_to_data = 1,
-                                     .n_theta = 2,
-                                     .theta = theta_network,
-                                     .activation = act_tanh,
-                                     .a = {3},
-                                     .b = {1, 0},
-                                     .widths = {2, 5, theta_of_circle + 2}},
-                                    {.kind = step_autoregressive,
-                                     .n_theta = 2,
-                                     .theta = theta_network,
-                                     .activation = act_silu,
-                                     .b = {1, 2, 0, 3},
-                                     .widths = {4, 6, theta_of_circle + theta_of_box + 2 + theta_of_circle},
-                                     .degrees = {0, 1, 1, 2, 2, 3}},
-                                    {.kind = step_autoregressive,
-                                     .explicit_to_data = 1,
-                                     .n_theta = 2,
-                                     .theta = theta_residual,
-                                     .activation = act_tanh,
-                                     .b = {3, 1, 0, 2},
-                                     .widths = {5, 4, 4, theta_of_circle + theta_of_circle + 2 + theta_of_box},
-                                     .degrees = {1, 1, 2, 3, 1, 1, 2, 3}},
-                                    {.kind = step_columns}};
-  return table_of(item_size, 4, steps, std::vector(steps.size() + 1, plain), 0, {},
-                  {column_line, column_circle, column_box, column_circle});
-}
-
-// The same kinds with external theta.
-std::vector<int64_t> external_table_of_kinds(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2, 3};
-  return table_of(
-      item_size, 4,
-      {{.kind = step_elementwise, .n_theta = 2, .theta = theta_external, .b = {2, 0, 3, 1}}, {.kind = step_columns}},
-      {plain, plain, plain}, 0, {}, {column_line, column_circle, column_box, column_circle});
-}
-
-Table table_from(const std::vector<int64_t> &words) {
-  return decode_table(words.data(), static_cast<int64_t>(words.size()));
-}
-
-template <class T>
-std::vector<T> numbers(int64_t n, uint64_t seed, double size = 1) {
-  Random random{seed};
-  std::vector<T> x(static_cast<size_t>(n));
-  for (T &v : x) {
-    v = static_cast<T>(random.uniform(-size, size));
-  }
-  return x;
-}
-
-std::vector<double> buffers_of(int64_t n) {
-  std::vector<double> buffers(static_cast<size_t>(2 * n), 0.25);
-  for (size_t i = buffers.size() / 2; i < buffers.size(); i++) {
-    buffers[i] = 1.5 + 0.1 * static_cast<double>(i);
-  }
-  return buffers;
-}
-
-// Of any plan: loc, scale, and numbers that a column has of its own, m and s of a box.
-std::vector<double> buffers_of(const Plan &plan) {
-  std::vector<double> buffers = buffers_of(plan.dim + plan.context_dim);
-  buffers.resize(static_cast<size_t>(plan.n_buffers), 0.4);
-  for (const MappedColumn &column : plan.mapped()) {
-    const auto at = static_cast<size_t>(column.column);
-    buffers[at] = 0;
-    buffers[at + static_cast<size_t>(plan.dim + plan.context_dim)] = 1;
-  }
-  return buffers;
-}
-
-template <class T>
-Batch rows_of(const std::vector<T> &x, int64_t columns) {
-  const auto item = static_cast<int64_t>(sizeof(T));
-  return {{reinterpret_cast<const char *>(x.data()), columns * item, item, sizeof(T)},
-          static_cast<int64_t>(x.size()) / std::max<int64_t>(columns, 1)};
-}
 
 // Everything an engine does with a batch; a hash of all the results.
 template <class T>
@@ -218,21 +53,21 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     Guarded<T> log_p(rows), d_x(rows * d), d_context(rows * plan.context_dim), draws(rows * d);
     Guarded<double> d_params(plan.n_params), sums(n_sums * plan.context_dim);
     const Range range{0, plan.n_steps, false, true};
-    engine.evaluate(packed, range, batch, nullptr, nullptr, {log_p.data(), sizeof(T)}, nullptr);
+    engine.evaluate(packed, range, batch, nullptr, {}, {log_p.data(), sizeof(T)}, nullptr);
     Cotangents<T> cotangents;
     cotangents.value = log_det_bar.data();
-    cotangents.x = d_x.data();
+    cotangents.x = {d_x.data(), d};
     Guarded<T> again(rows);
     engine.vjp(packed, range, batch, nullptr, {again.data(), sizeof(T)}, cotangents, nullptr);
     again.check();
     CHECK(hash(again.numbers()) == hash(log_p.numbers()));
-    cotangents.context = d_context.data();
+    cotangents.context = {d_context.data(), plan.context_dim};
     cotangents.params = d_params.data();
     engine.vjp(packed, range, batch, nullptr, {}, cotangents, nullptr);
-    cotangents.context = nullptr;
+    cotangents.context = {};
     cotangents.context_sum = sums.data();
     engine.vjp(packed, range, batch, nullptr, {}, cotangents, nullptr);
-    engine.sample(packed, {9, 0, 0}, given, rows, draws.data(), nullptr, nullptr);
+    engine.sample(packed, {9, 0, 0}, given, rows, {draws.data(), d}, {}, nullptr);
     const double loss = engine.loss_and_grad(packed, batch, {}, d_params.data(), nullptr).loss;
     take(log_p), take(d_x), take(d_context), take(d_params), take(sums), take(draws);
     all.add(loss);
@@ -244,8 +79,8 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     const Range range{0, plan.n_steps, to_data, !to_data};
     Guarded<T> out(rows * d), log_det(rows), d_x(rows * d), d_theta(rows * n_theta);
     Guarded<double> wide(rows), d_params(plan.n_params), theta_sum(n_theta);
-    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), out.data(), {log_det.data(), sizeof(T)}, nullptr);
-    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), nullptr, {wide.data(), sizeof(double)}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), {out.data(), d}, {log_det.data(), sizeof(T)}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), {}, {wide.data(), sizeof(double)}, nullptr);
     std::vector<ExternalGradient<T>> gradients, sums;
     for (const External &external : plan.externals) {
       gradients.push_back({d_theta.data() + external.offset * rows, nullptr});
@@ -254,7 +89,7 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     Cotangents<T> cotangents;
     cotangents.out = to_data ? bar.data() : nullptr;
     cotangents.value = log_det_bar.data();
-    cotangents.x = d_x.data();
+    cotangents.x = {d_x.data(), d};
     cotangents.params = d_params.data();
     cotangents.thetas = gradients.data();
     Guarded<T> again(rows);
@@ -272,7 +107,7 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
   if (n_theta == 0) {
     Guarded<T> draws(rows * d), density(rows);
     Guarded<double> d_params(plan.n_params);
-    engine.sample(packed, {9, 0, 0}, {}, rows, draws.data(), density.data(), nullptr);
+    engine.sample(packed, {9, 0, 0}, {}, rows, {draws.data(), d}, {density.data(), sizeof(T)}, nullptr);
     const LossSums sums = engine.loss_and_grad(packed, rows_of(x, d), {}, d_params.data(), nullptr);
     CHECK(sums.weight == static_cast<double>(rows));
     take(draws), take(density), take(d_params);
@@ -338,7 +173,7 @@ void gradients(const std::vector<int64_t> &words, double tolerance) {
   const Range range{0, plan.n_steps, false, true};
   const auto value = [&] {
     std::vector<double> log_p(rows);
-    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), nullptr, nullptr,
+    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), nullptr, {},
                     {log_p.data(), sizeof(double)}, nullptr);
     double sum = 0;
     for (size_t i = 0; i < log_p.size(); i++) {
@@ -348,7 +183,8 @@ void gradients(const std::vector<int64_t> &words, double tolerance) {
   };
   std::vector<double> d_x(x.size()), d_params(params.size());
   const Packed<double> packed(plan, params.data(), buffers.data());
-  engine.vjp(packed, range, rows_of(x, dim), nullptr, {}, {nullptr, c.data(), d_x.data(), d_params.data()}, nullptr);
+  engine.vjp(packed, range, rows_of(x, dim), nullptr, {}, {nullptr, c.data(), {d_x.data(), dim}, d_params.data()},
+             nullptr);
   const auto compare = [&](double &v, double gradient) {
     const double old = v, h = 1e-6;
     v = old + h;
@@ -366,9 +202,9 @@ void gradients(const std::vector<int64_t> &words, double tolerance) {
   }
 
   std::vector<double> z(x.size()), back(x.size()), there(rows), again(rows);
-  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), nullptr, z.data(),
+  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), nullptr, {z.data(), dim},
                   {there.data(), sizeof(double)}, nullptr);
-  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), nullptr, back.data(),
+  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), nullptr, {back.data(), dim},
                   {again.data(), sizeof(double)}, nullptr);
   for (size_t i = 0; i < x.size(); i++) {
     const size_t r = i / static_cast<size_t>(dim);
@@ -456,7 +292,7 @@ void stopped_by_a_poll() {
   std::vector<double> losses(rates), norms(rates), out(x.size()), d_params(params.size());
   for (const int n : {1, 3}) {
     set_num_threads(n);
-    CHECK(interrupted([&] { engine->sample(packed, {1, 0, 0}, {}, rows, out.data(), nullptr, stop); }));
+    CHECK(interrupted([&] { engine->sample(packed, {1, 0, 0}, {}, rows, {out.data(), dim}, {}, stop); }));
     CHECK(interrupted([&] { engine->loss_and_grad(packed, rows_of(x, dim), {}, d_params.data(), stop); }));
     Trainer<double> trainer(engine, params.data(), buffers.data(), {0.9, 0.999, 1e-8, 0, 5.0, false}, {});
     CHECK(interrupted([&] {

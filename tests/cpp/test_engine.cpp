@@ -1,5 +1,5 @@
 // The engine without Python: tables checked, every single number of one perturbed, batches of all sizes inside guard
-// bands, gradients against differences, the same bits for every number of threads, and calls that a poll stops.
+// bands, gradients against differences, steps of training, the same bits for every number of threads, and calls that a poll stops.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -163,6 +163,85 @@ void batches_and_threads() {
   }
 }
 
+// Batches of a run, fed row by row to the step of another trainer, give the bits of the run: with weights in another unit
+// there, and contexts.
+template <class T>
+void run_and_step(const std::vector<int64_t> &words) {
+  const auto engine = std::make_shared<Engine<T>>(table_from(words));
+  const Plan &plan = engine->plan();
+  const int64_t rows = 500, n_train = 450, size = 70, c = plan.context_dim;
+  const uint64_t seed = 7;
+  const std::vector<T> start = numbers<T>(plan.n_params, 1, 0.7), x = numbers<T>(rows * plan.dim, 2),
+                       context = numbers<T>(rows * c, 3);
+  std::vector<double> weights = numbers<double>(rows, 4), scaled;
+  for (double &w : weights) {
+    w = w < -0.8 ? 0 : std::fabs(w);
+    scaled.push_back(std::ldexp(w, 900));
+  }
+  const SampleWeights given(reinterpret_cast<const char *>(weights.data()), sizeof(double), sizeof(double));
+  const typename Trainer<T>::Settings settings{0.9, 0.999, 1e-8, 1e-4, 5.0, true};
+  Trainer<T> trainer(engine, start.data(), buffers_of(plan).data(), settings, {}),
+      other(engine, start.data(), buffers_of(plan).data(), settings, {});
+  const double weight_scale = 1.25;
+  const std::vector<double> rates{1e-2, 2e-2, 3e-3, 1e-2, 1e-2, 1e-2, 1e-2};
+  const auto n = static_cast<int64_t>(rates.size());
+  std::vector<double> losses(rates.size()), norms(rates.size());
+  const auto same = [&] {
+    CHECK(trainer.step() == other.step());
+    CHECK(std::memcmp(trainer.params(), other.params(), static_cast<size_t>(plan.n_params) * sizeof(T)) == 0);
+    CHECK(std::memcmp(trainer.m(), other.m(), static_cast<size_t>(plan.n_params) * sizeof(T)) == 0);
+  };
+  for (uint64_t epoch = 1; epoch <= 2; epoch++) {
+    const Batch data{rows_of(x, plan.dim).x, rows, {rows_of(context, c).x, 1, false}};
+    CHECK(trainer.run(data, given, weight_scale, {seed, epoch, n_train, size, 0}, n, rates.data(), losses.data(),
+                      norms.data(), nullptr) == n);
+    const Order split(seed, 0, rows), shuffle(seed, epoch, n_train);
+    for (int64_t k = 0; k < n; k++) {
+      std::vector<T> own_x, own_context;
+      std::vector<double> own_weights;
+      for (int64_t i = k * size; i < std::min(n_train, (k + 1) * size); i++) {
+        const int64_t row = split(shuffle(i));
+        own_x.insert(own_x.end(), x.begin() + row * plan.dim, x.begin() + (row + 1) * plan.dim);
+        own_context.insert(own_context.end(), context.begin() + row * c, context.begin() + (row + 1) * c);
+        own_weights.push_back(scaled[static_cast<size_t>(row)]);
+      }
+      const Batch batch{
+          rows_of(own_x, plan.dim).x, static_cast<int64_t>(own_weights.size()), {rows_of(own_context, c).x, 1, false}};
+      double loss = 0, norm = 0;
+      CHECK(other.step(batch, {reinterpret_cast<const char *>(own_weights.data()), sizeof(double), sizeof(double)},
+                       std::ldexp(weight_scale, -900), rates[static_cast<size_t>(k)], &loss, &norm, nullptr));
+      CHECK(loss == losses[static_cast<size_t>(k)] && norm == norms[static_cast<size_t>(k)]);
+    }
+    same();
+  }
+
+  // of the weighted mean: the same step as one with the scale that makes it so
+  const Batch batch{rows_of(x, plan.dim).x, rows, {rows_of(context, c).x, 1, false}};
+  double sum = 0;
+  for (const double w : weights) {
+    sum += w;
+  }
+  Trainer<T> mean(engine, start.data(), buffers_of(plan).data(), settings, {}),
+      told(engine, start.data(), buffers_of(plan).data(), settings, {});
+  double norm = 0, wanted = 0;
+  CHECK(mean.step(batch, given, 0, 1e-2, nullptr, &norm, nullptr));
+  CHECK(told.step(batch, given, static_cast<double>(rows) / sum, 1e-2, nullptr, &wanted, nullptr));
+  CHECK(std::fabs(norm - wanted) < 1e-12 * wanted && mean.step() == 1);
+
+  // weights that are all zero are no step, and neither is a row that is none
+  double loss = 0;
+  std::vector<double> zeros(static_cast<size_t>(rows), 0.0);
+  CHECK(other.step(batch, {reinterpret_cast<const char *>(zeros.data()), sizeof(double), sizeof(double)}, 0, 1e-2,
+                   &loss, &norm, nullptr));
+  CHECK(std::isnan(loss) && norm == 0);
+  same();
+  CHECK(other.step({batch.x, 0, batch.context}, {}, 0, 1e-2, &loss, nullptr, nullptr) && std::isnan(loss));
+  std::vector<T> wrong = x;
+  wrong[5] = std::numeric_limits<T>::quiet_NaN();
+  CHECK(!other.step({rows_of(wrong, plan.dim).x, rows, batch.context}, {}, 0, 1e-2, &loss, &norm, nullptr));
+  same();
+}
+
 // Gradients of sum_i c_i log p(x_i) against differences, and the way there and back.
 void gradients(const std::vector<int64_t> &words, double tolerance) {
   const Engine<double> engine(table_from(words));
@@ -315,6 +394,11 @@ int main() {
   corrupt_tables<float>();
   batches_and_threads<float>();
   batches_and_threads<double>();
+  for (const int n : {1, 3}) {
+    set_num_threads(n);
+    run_and_step<float>(table(4)), run_and_step<double>(table(8));
+    run_and_step<float>(conditional_table(4)), run_and_step<double>(conditional_table(8));
+  }
   stopped_by_a_poll();
   stopped_within_a_tile();
   return 0;

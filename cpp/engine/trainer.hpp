@@ -37,8 +37,8 @@ class Trainer {
               const double *learning_rates, double *losses, double *norms, Poll poll);
 
   // A step on rows in their own order, with weights in any unit. weight_scale: of the sum of gradients over the number of rows,
-  // as in run(), or 0 for the sum over that of the weights. False, and nothing changed, where loss or gradient are not finite; weights
-  // whose sum is 0 are no step either, with loss NaN and norm 0, but true. Either result may be null.
+  // as in run(), or 0 for the sum over that of the weights. False, and nothing changed, where loss or gradient are not
+  // finite. Weights whose sum is 0 are no step either, with loss NaN and norm 0, but true. Either result may be null.
   bool step(const Batch &batch, const SampleWeights &weights, double weight_scale, double learning_rate, double *loss,
             double *norm, Poll poll);
 

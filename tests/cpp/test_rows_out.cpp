@@ -59,11 +59,23 @@ std::vector<T> some_rows(const Plan &plan, int64_t rows) {
   return x;
 }
 
+// Draws in a simplex come so near its sides that rounding shows in their density, which is that of the rows as stored.
+template <class T>
+Packed<T> packed_for(const Plan &plan) {
+  std::vector<double> buffers = buffers_of(plan);
+  for (const MappedColumn &column : plan.mapped()) {
+    if (column.map == map_simplex) {
+      buffers[static_cast<size_t>(plan.dim + plan.context_dim + column.column)] = 6;
+    }
+  }
+  return {plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers.data()};
+}
+
 // All results of all verbs, with so many numbers between rows.
 template <class T>
 uint64_t everything(const Engine<T> &engine, int64_t rows, const Context &given, int64_t between) {
   const Plan &plan = engine.plan();
-  const Packed<T> packed(plan, numbers<T>(plan.n_params, 1, 0.7).data(), buffers_of(plan).data());
+  const Packed<T> packed = packed_for<T>(plan);
   const std::vector<T> x = some_rows<T>(plan, rows), bar = numbers<T>(rows * plan.dim, 4), value = numbers<T>(rows, 5);
   const Batch batch{rows_of(x, plan.dim).x, rows, given};
   Hash all;

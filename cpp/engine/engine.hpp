@@ -187,8 +187,10 @@ class Engine {
 
   void refuse_external_theta(const char *what) const;
 
- private:
+  // What gradients keep on the way forward.
   Keep keep() const;
+
+ private:
   Plan plan_;
 };
 

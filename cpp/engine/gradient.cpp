@@ -4,8 +4,8 @@
 
 #include "engine/cache.hpp"
 #include "engine/engine.hpp"
-#include "engine/far_rows.hpp"
 #include "engine/row_sums.hpp"
+#include "engine/there_and_back.hpp"
 #include "engine/walk.hpp"
 
 namespace penstock {
@@ -99,58 +99,7 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
   const Tiling tiles{batch.rows, batch.rows};
   ContextSums<T> context_sums(plan_, batch.context, slices, cotangents.context_sum);
   ExternalSums<T> external_sums(plan_, slices, cotangents.thetas);
-  const Walk<T> walk(plan_, packed, range, keep, batch.context, batch.rows, want_context || want_params);
-
-  const FarRows<T> far(plan_, packed, range, batch);
-
-  // One tile there and back; d_value_of(r) is the cotangent of the value of its row r.
-  const auto there_and_back = [&](const TileRows &rows, TileSpace<T> &space, const T *d_out, const auto &d_value_of,
-                                  const RowsOut<T> &d_x, const RowsOut<T> &d_context) {
-    walk.forward(
-        rows, RowsOut<T>{}, values.data != nullptr, space.tile,
-        [&](Tile<T> &tile) {
-          walk.load(batch.x, rows, tile);
-          walk.load_thetas(thetas, rows.first, tile);
-        },
-        [&](Tile<T> &tile) {
-          if (values.data != nullptr) {
-            far.mend_values(rows, tile.log_det);
-            put_values(values, rows.first, tile);
-          }
-          T d_value[tile_rows];
-          for (int r = 0; r < tile_rows; r++) {
-            d_value[r] = d_value_of(std::min(r, tile.rows - 1));
-          }
-          walk.backward(batch.x, rows, d_out, d_value, d_x, d_context, tile, space.gradient);
-        });
-  };
-  const auto d_value_of = [&](int64_t row) { return cotangents.value != nullptr ? cotangents.value[row] : T{0}; };
-
-  // Gradients of far rows that overflowed, of rows and of contexts of their own.
-  const auto mend = [&](const TileRows &rows, const T *d_out, const RowsOut<T> &d_x, const RowsOut<T> &d_context) {
-    if (all_finite(d_x, rows.count, plan_.dim) && all_finite(d_context, rows.count, plan_.context_dim)) {
-      return;
-    }
-    const ScaledGradients<T> scaled(far, rows);
-    if (!scaled.needed(d_x, plan_.dim) && !scaled.needed(d_context, plan_.context_dim)) {
-      return;
-    }
-    std::vector<T> out(d_out != nullptr ? static_cast<size_t>(rows.count * plan_.dim) : 0);
-    for (int64_t i = 0; i < static_cast<int64_t>(out.size()); i++) {
-      out[static_cast<size_t>(i)] = scaled.scaled(static_cast<int>(i / plan_.dim), d_out[i]);
-    }
-    std::vector<T> x(static_cast<size_t>(rows.count * plan_.dim));
-    std::vector<T> context(d_context.data != nullptr ? static_cast<size_t>(rows.count * plan_.context_dim) : 0);
-    TileSpace<T> space = lend<T>(plan_, keep);
-    space.gradient.of_params = Gradient::ignore;
-    space.gradient.of_context = d_context.data != nullptr ? Gradient::accumulate : Gradient::ignore;
-    there_and_back(
-        rows, space, d_out != nullptr ? out.data() : nullptr,
-        [&](int r) { return scaled.scaled(r, d_value_of(rows.first + r)); }, RowsOut<T>{x.data(), plan_.dim},
-        RowsOut<T>{d_context.data != nullptr ? context.data() : nullptr, plan_.context_dim});
-    scaled.take(x.data(), plan_.dim, d_x);
-    scaled.take(context.data(), plan_.context_dim, d_context);
-  };
+  const ThereAndBack<T> flow(plan_, packed, range, keep, batch, thetas, want_context || want_params);
 
   // What the walk leaves out has gradients of zero.
   const bool whole = range.first == 0 && range.last == plan_.n_steps && (range.base || !plan_.base_learns);
@@ -165,14 +114,16 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
     const TileRows rows = tiles[t];
     const T *d_out = cotangents.out != nullptr ? cotangents.out + rows.first * plan_.dim : nullptr;
     const RowsOut<T> d_x = from_row(cotangents.x, rows.first), d_context = from_row(cotangents.context, rows.first);
-    there_and_back(
-        rows, space, d_out, [&](int r) { return d_value_of(rows.first + r); }, d_x,
-        sums_context ? RowsOut<T>{space.d_context, plan_.context_dim} : d_context);
+    const auto d_value_of = [&](int r) {
+      return cotangents.value != nullptr ? cotangents.value[rows.first + r] : T{0};
+    };
+    flow.run(rows, values, d_out, d_value_of, d_x,
+             sums_context ? RowsOut<T>{space.d_context, plan_.context_dim} : d_context, space);
     if (sums_context) {
       context_sums.add(slice, rows, space.d_context);
     }
     external_sums.take(slice, rows, range, space.gradient.external);
-    mend(rows, d_out, d_x, d_context);
+    flow.mend(rows, d_out, d_value_of, d_x, d_context);
   };
 
   const int n_threads = useful_threads(plan_, batch.rows, 3 * plan_.flops);

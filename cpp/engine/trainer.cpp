@@ -150,9 +150,8 @@ void Trainer<T>::update(double learning_rate, double scale) {
 
 // A step on batch.rows rows, which `rows` names. Throws Interrupted with nothing changed.
 template <class T>
-typename Trainer<T>::Result Trainer<T>::take_step(const Batch &batch, const SampleWeights &weights, double weight_scale,
-                                                  const TrainingRows &rows, double learning_rate, PacedPoll &paced,
-                                                  Poll poll) {
+auto Trainer<T>::take_step(const Batch &batch, const SampleWeights &weights, double weight_scale,
+                           const TrainingRows &rows, double learning_rate, PacedPoll &paced, Poll poll) -> Result {
   if (paced.stops()) {
     throw Interrupted{};
   }

@@ -96,7 +96,8 @@ void begin_thread() {
     has_key = true;
   }
   auto made = std::make_unique<Blocks>(last_number + 1);
-  if (pthread_setspecific(key, reinterpret_cast<void *>(made->number)) != 0) {
+  void *const value = reinterpret_cast<void *>(made->number);  // NOLINT(performance-no-int-to-ptr): nobody follows it
+  if (pthread_setspecific(key, value) != 0) {
     throw std::bad_alloc();
   }
   last_number++;

@@ -117,6 +117,12 @@ inline Context context_view(const py::object &object, int context_dim, int64_t r
   return {view, m == 0 ? 0 : rows / m, m == 1};
 }
 
+// Rows of results; null for None.
+template <class T>
+RowsOut<T> rows_out(const py::object &object, const char *name, int64_t rows, int64_t columns) {
+  return {lent<T, true>(object, name, {rows, columns}), columns};
+}
+
 // Values of rows go to an array of T or of float64.
 template <class T>
 RowValues values_view(const py::object &object, const char *name, int64_t rows) {

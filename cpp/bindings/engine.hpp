@@ -117,7 +117,7 @@ class EngineHandle {
       const Batch batch{view, rows, context_of(handle, context, n_rows), lent<int64_t, false>(index, "index", {rows}),
                         n_rows};
       const auto external = theta_views<T>(thetas, steps, rows);
-      T *y = lent<T, true>(out, "out", {rows, plan().dim});
+      const RowsOut<T> y = rows_out<T>(out, "out", rows, plan().dim);
       const RowValues values = values_view<T>(log_det, "log_det", rows);
       without_gil([&] { engine.evaluate(packed, steps, batch, external.data(), y, values, poll_signals); });
     });
@@ -129,8 +129,8 @@ class EngineHandle {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
       const Context given = context_of(handle, context, rows);
       const Draws numbers = draws(seed, context_row, first_draw, given, rows);
-      T *x = lent<T, true>(out, "out", {rows, plan().dim});
-      T *p = lent<T, true>(log_prob, "log_prob", {rows});
+      const RowsOut<T> x = rows_out<T>(out, "out", rows, plan().dim);
+      const RowValues p{lent<T, true>(log_prob, "log_prob", {rows}), sizeof(T)};
       without_gil([&] { engine.sample(packed, numbers, given, rows, x, p, poll_signals); });
     });
   }
@@ -144,7 +144,7 @@ class EngineHandle {
       const Context given = context_of(handle, context, rows);
       const Draws numbers = draws(seed, context_row, first_draw, given, rows);
       const Components chosen = components_of(components, rows);
-      T *z = lent<T, true>(out, "out", {rows, plan().dim});
+      const RowsOut<T> z = rows_out<T>(out, "out", rows, plan().dim);
       double *weights = lent<double, true>(log_weight, "log_weight", {rows});
       without_gil([&] { engine.latents(packed, numbers, chosen, given, rows, z, weights, poll_signals); });
     });
@@ -181,7 +181,7 @@ class EngineHandle {
       Cotangents<T> cotangents;
       cotangents.out = lent<T, false>(d_out, "d_out", {rows, plan().dim});
       cotangents.value = lent<T, false>(d_log_det, "d_log_det", {rows});
-      cotangents.x = lent<T, true>(d_x, "d_x", {rows, plan().dim});
+      cotangents.x = rows_out<T>(d_x, "d_x", rows, plan().dim);
       cotangents.params = lent<double, true>(d_params, "d_params", {plan().n_params});
       cotangents.thetas = external_gradients.data();
       const int64_t c = plan().context_dim;
@@ -192,7 +192,7 @@ class EngineHandle {
       } else if (const auto given = py::reinterpret_borrow<py::array>(context); given.ndim() == 1) {
         cotangents.context_sum = lent<double, true>(d_context, "d_context", {c});
       } else if (given.shape(0) == rows) {
-        cotangents.context = lent<T, true>(d_context, "d_context", {rows, c});
+        cotangents.context = rows_out<T>(d_context, "d_context", rows, c);
       } else {
         cotangents.context_sum = lent<double, true>(d_context, "d_context", {given.shape(0), c});
       }

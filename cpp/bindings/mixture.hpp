@@ -73,7 +73,7 @@ class MixtureHandle {
       const int64_t rows = out.ndim() == 2 ? out.shape(0) : 0;
       const Context given = engines_[0].context_of(packed_[0], context, rows);
       const Draws numbers = draws(seed, context_row, first_draw, given, rows);
-      T *x = lent<T, true>(out, "out", {rows, plan().dim});
+      const RowsOut<T> x = rows_out<T>(out, "out", rows, plan().dim);
       without_gil([&] { sample_many(members, numbers, given, rows, x, poll_signals); });
     });
   }

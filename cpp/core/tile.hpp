@@ -51,6 +51,14 @@ struct RowsView {
   int item_size;
 };
 
+// Rows of an array that is written: numbers of a row side by side, rows `stride` numbers apart, and nothing between them
+// touched. Null where they are not wanted.
+template <class T>
+struct RowsOut {
+  T *data;
+  int64_t stride;
+};
+
 // What decides the draws of a tile's rows, each a row of context and a number of its own. Of mixtures, components may be given.
 struct TileDraws {
   uint64_t seed;

@@ -55,11 +55,24 @@ struct Batch {
   int64_t n_rows = 0;  // only with an index
 };
 
-// Where numbers of a row go, of T or of float64, or nowhere: log_det, with base log p.
+// Where a number of each row goes, to float or double, or nowhere: log_det, with base log p.
 struct RowValues {
   void *data = nullptr;
   int item_size = 0;
+  void put(int64_t row, double value) const {
+    if (item_size == 4) {
+      static_cast<float *>(data)[row] = static_cast<float>(value);
+    } else {
+      static_cast<double *>(data)[row] = value;
+    }
+  }
 };
+
+// The rows from number `first` on.
+template <class T>
+RowsOut<T> from_row(const RowsOut<T> &rows, int64_t first) {
+  return {rows.data != nullptr ? rows.data + first * rows.stride : nullptr, rows.stride};
+}
 
 // Theta of one external step: a row for each of the batch, or one for all. Null where the step is not in the range.
 template <class T>
@@ -92,9 +105,9 @@ template <class T>
 struct Cotangents {
   const T *out = nullptr;         // (rows, dim) or null for zero
   const T *value = nullptr;       // (rows), of log_det, with base of log p; or null for zero
-  T *x = nullptr;                 // results, null if unwanted: (rows, dim)
+  RowsOut<T> x{};                 // results, null if unwanted: (rows, dim)
   double *params = nullptr;       // (n_params), added to
-  T *context = nullptr;           // (rows, context_dim)
+  RowsOut<T> context{};           // (rows, context_dim)
   double *context_sum = nullptr;  // (rows of context, context_dim), summed over the rows of each and added to
   const ExternalGradient<T> *thetas = nullptr;  // one for each external step of the plan
 };
@@ -107,6 +120,8 @@ class SampleWeights {
       : data_(data), stride_(stride), item_size_(item_size) {}
   bool given() const { return data_ != nullptr; }
   double at(int64_t row) const;
+  // The exponent of the largest weight, by which they may be divided; 0 where there are none.
+  int exponent(int64_t rows) const;
   SampleWeights scaled(int exponent) const;
 
  private:
@@ -143,17 +158,18 @@ class Engine {
   std::atomic<int> recompute{-1};
 
   // thetas, here and below: one for each external step of the plan.
-  void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> *thetas, T *out,
-                RowValues values, Poll poll) const;
-  void sample(const Packed<T> &packed, const Draws &draws, const Context &context, int64_t rows, T *out, T *log_prob,
-              Poll poll) const;
+  void evaluate(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> *thetas,
+                const RowsOut<T> &out, RowValues values, Poll poll) const;
+  // log_prob: of the rows as they are stored.
+  void sample(const Packed<T> &packed, const Draws &draws, const Context &context, int64_t rows, const RowsOut<T> &out,
+              RowValues log_prob, Poll poll) const;
   // Draws of the base alone, (rows, dim), and what given components weigh, log w summed over mixtures, (rows) or null.
   void latents(const Packed<T> &packed, const Draws &draws, const Components &components, const Context &context,
-               int64_t rows, T *out, double *log_weight, Poll poll) const;
+               int64_t rows, const RowsOut<T> &out, double *log_weight, Poll poll) const;
   // Their way back: params (+=) from cotangents of both, (rows, dim) and (rows), or null for zero.
   void latents_vjp(const Packed<T> &packed, const Draws &draws, const Components &components, const Context &context,
                    int64_t rows, const T *d_out, const T *d_log_weight, double *params, Poll poll) const;
-  // values: those of the forward pass.
+  // values: those of the forward pass. Results are written while x and the context are still read.
   void vjp(const Packed<T> &packed, const Range &range, const Batch &batch, const ExternalTheta<T> *thetas,
            RowValues values, const Cotangents<T> &cotangents, Poll poll) const;
   // params (+=) gets the gradient of the loss.
@@ -171,8 +187,10 @@ class Engine {
 
   void refuse_external_theta(const char *what) const;
 
- private:
+  // What gradients keep on the way forward.
   Keep keep() const;
+
+ private:
   Plan plan_;
 };
 

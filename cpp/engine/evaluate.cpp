@@ -66,7 +66,7 @@ void Engine<T>::refuse_external_theta(const char *what) const {
 
 template <class T>
 void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batch &batch,
-                         const ExternalTheta<T> *thetas, T *out, RowValues values, Poll poll) const {
+                         const ExternalTheta<T> *thetas, const RowsOut<T> &out, RowValues values, Poll poll) const {
   check_index(batch);
   Walk<T> walk(plan_, packed, range, Keep::nothing, batch.context, batch.rows, false);
   if (batch.rows == 1 && !any_theta(plan_, thetas)) {
@@ -79,7 +79,7 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batc
     TileRows rows = tiles[t];
     rows.index = batch.index != nullptr ? batch.index + rows.first : nullptr;
     walk.forward(
-        rows, out != nullptr ? out + rows.first * plan_.dim : nullptr, values.data != nullptr, tile,
+        rows, from_row(out, rows.first), values.data != nullptr, tile,
         [&](Tile<T> &to) {
           walk.load(batch.x, rows, to);
           walk.load_thetas(thetas, rows.first, to);
@@ -94,49 +94,46 @@ void Engine<T>::evaluate(const Packed<T> &packed, const Range &range, const Batc
 }
 
 template <class T>
-void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Context &context, int64_t rows, T *out,
-                       T *log_prob, Poll poll) const {
+void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Context &context, int64_t rows,
+                       const RowsOut<T> &out, RowValues log_prob, Poll poll) const {
   refuse_external_theta("sample");
   Walk<T> walk(plan_, packed, {0, plan_.n_steps, true, true}, Keep::nothing, context, rows, false);
   if (rows == 1) {
     walk.set_single();
   }
-  const auto rows_of = [&](const T *array) {
-    constexpr auto size = static_cast<int64_t>(sizeof(T));
-    return RowsView{reinterpret_cast<const char *>(array), plan_.dim * size, size, sizeof(T)};
-  };
   const int64_t block = plan_.context_dim == 0 || context.shared ? rows : context.block;
   const Tiling tiles = walk.tile(rows);
   // Where rounding has moved a row within its support, the density is that of the row as it is stored.
   const Range back{0, plan_.n_steps, false, true};
-  const Batch stored{rows_of(out), rows, context};
+  constexpr auto size = static_cast<int64_t>(sizeof(T));
+  const Batch stored{{reinterpret_cast<const char *>(out.data), out.stride * size, size, sizeof(T)}, rows, context};
   const FarRows<T> far(plan_, packed, back, stored);
   std::optional<Walk<T>> again;
-  if (log_prob != nullptr && !plan_.mapped().empty()) {
+  if (log_prob.data != nullptr && !plan_.mapped().empty()) {
     again.emplace(plan_, packed, back, Keep::nothing, context, rows, false);
   }
   parallel(tiles.n(), useful_threads(plan_, rows, plan_.flops), poll, [&](int64_t t) {
     Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
     const TileRows some = tiles[t];
     walk.forward(
-        some, out + some.first * plan_.dim, log_prob != nullptr, tile,
+        some, from_row(out, some.first), log_prob.data != nullptr, tile,
         [&](Tile<T> &to) { walk.draw(DrawsOfTile(draws, {}, block, some.first).of, to); },
         [&](const Tile<T> &from) {
-          if (log_prob == nullptr) {
+          if (log_prob.data == nullptr) {
             return;
           }
-          put_values({log_prob, sizeof(T)}, some.first, from);
+          put_values(log_prob, some.first, from);
           if (from.coarse != 0) {
             const CoarseRows coarse(from.coarse, some.first);
             const TileRows these{coarse.count, 0, coarse.index};
             Tile<T> space =
                 lend<T>(plan_, Keep::nothing).tile;  // the same memory: nothing of `from` is needed any more
             again->forward(
-                these, static_cast<T *>(nullptr), true, space, [&](Tile<T> &to) { again->load(stored.x, these, to); },
+                these, RowsOut<T>{}, true, space, [&](Tile<T> &to) { again->load(stored.x, these, to); },
                 [&](Tile<T> &found) {
                   far.mend_values(these, found.log_det);
                   for (int r = 0; r < these.count; r++) {
-                    log_prob[these[r]] = static_cast<T>(found.log_det[r]);
+                    log_prob.put(these[r], found.log_det[r]);
                   }
                 });
           }
@@ -146,7 +143,8 @@ void Engine<T>::sample(const Packed<T> &packed, const Draws &draws, const Contex
 
 template <class T>
 void Engine<T>::latents(const Packed<T> &packed, const Draws &draws, const Components &components,
-                        const Context &context, int64_t rows, T *out, double *log_weight, Poll poll) const {
+                        const Context &context, int64_t rows, const RowsOut<T> &out, double *log_weight,
+                        Poll poll) const {
   components.check(plan_, rows);
   Walk<T> walk(plan_, packed, {0, 0, true, false}, Keep::nothing, context, rows, false);
   const int64_t block = plan_.context_dim == 0 || context.shared ? rows : context.block;
@@ -158,7 +156,7 @@ void Engine<T>::latents(const Packed<T> &packed, const Draws &draws, const Compo
     double weight[tile_rows] = {};
     numbers.of.log_weight = weight;
     walk.forward(
-        some, out + some.first * plan_.dim, false, tile, [&](Tile<T> &to) { walk.draw(numbers.of, to); },
+        some, from_row(out, some.first), false, tile, [&](Tile<T> &to) { walk.draw(numbers.of, to); },
         [&](const Tile<T> &from) {
           if (log_weight != nullptr) {
             std::copy_n(weight, from.rows, log_weight + some.first);
@@ -173,14 +171,15 @@ std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &packed, con
 }
 
 // NOLINTBEGIN(bugprone-macro-parentheses): T is a type
-#define PENSTOCK_INSTANTIATE(T)                                                                                     \
-  template void Engine<T>::refuse_external_theta(const char *) const;                                               \
-  template void Engine<T>::evaluate(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *, T *, \
-                                    RowValues, Poll) const;                                                         \
-  template std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &, const RowsView &) const;          \
-  template void Engine<T>::latents(const Packed<T> &, const Draws &, const Components &, const Context &, int64_t,  \
-                                   T *, double *, Poll) const;                                                      \
-  template void Engine<T>::sample(const Packed<T> &, const Draws &, const Context &, int64_t, T *, T *, Poll) const;
+#define PENSTOCK_INSTANTIATE(T)                                                                                    \
+  template void Engine<T>::refuse_external_theta(const char *) const;                                              \
+  template void Engine<T>::evaluate(const Packed<T> &, const Range &, const Batch &, const ExternalTheta<T> *,     \
+                                    const RowsOut<T> &, RowValues, Poll) const;                                    \
+  template std::unique_ptr<Aligned<T>> Engine<T>::context_part(const Packed<T> &, const RowsView &) const;         \
+  template void Engine<T>::latents(const Packed<T> &, const Draws &, const Components &, const Context &, int64_t, \
+                                   const RowsOut<T> &, double *, Poll) const;                                      \
+  template void Engine<T>::sample(const Packed<T> &, const Draws &, const Context &, int64_t, const RowsOut<T> &,  \
+                                  RowValues, Poll) const;
 // NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)
 PENSTOCK_INSTANTIATE(double)

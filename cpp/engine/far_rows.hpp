@@ -111,6 +111,16 @@ bool all_finite(const T *x, int64_t n) {
   return none == 0;
 }
 
+// Of all rows of n numbers; true where there are none.
+template <class T>
+bool all_finite(const RowsOut<T> &x, int64_t rows, int64_t n) {
+  bool all = true;
+  for (int64_t r = 0; x.data != nullptr && r < rows; r++) {
+    all = all_finite(x.data + r * x.stride, n) && all;
+  }
+  return all;
+}
+
 // Gradients of a tile's far rows in which there is a number that is not finite: found again from cotangents times a power of
 // two, 2^-shift, that lies between that of the row and its square as far as the type reaches.
 template <class T>
@@ -124,9 +134,9 @@ class ScaledGradients {
   }
 
   // Whether a row is to be found again, of which d (rows, n) is one gradient; d may be null.
-  bool needed(const T *d, int64_t n) const {
-    for (int r = 0; d != nullptr && r < rows_.count; r++) {
-      if (shift_[r] != 0 && !all_finite(d + r * n, n)) {
+  bool needed(const RowsOut<T> &d, int64_t n) const {
+    for (int r = 0; d.data != nullptr && r < rows_.count; r++) {
+      if (shift_[r] != 0 && !all_finite(from_row(d, r).data, n)) {
         return true;
       }
     }
@@ -136,13 +146,15 @@ class ScaledGradients {
   T scaled(int r, T cotangent) const { return std::ldexp(cotangent, -shift_[r]); }
 
   // Takes such rows from those that came of scaled cotangents. A number that is none there either has no direction: 0.
-  void take(const T *scaled, int64_t n, T *d) const {
-    for (int r = 0; d != nullptr && r < rows_.count; r++) {
-      if (shift_[r] == 0 || all_finite(d + r * n, n)) {
+  void take(const T *scaled, int64_t n, const RowsOut<T> &d) const {
+    for (int r = 0; d.data != nullptr && r < rows_.count; r++) {
+      T *to = from_row(d, r).data;
+      if (shift_[r] == 0 || all_finite(to, n)) {
         continue;
       }
-      for (int64_t i = r * n; i < (r + 1) * n; i++) {
-        d[i] = std::isnan(scaled[i]) ? T{0} : std::ldexp(scaled[i], shift_[r]);
+      for (int64_t i = 0; i < n; i++) {
+        const T found = scaled[r * n + i];
+        to[i] = std::isnan(found) ? T{0} : std::ldexp(found, shift_[r]);
       }
     }
   }

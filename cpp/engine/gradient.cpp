@@ -4,8 +4,8 @@
 
 #include "engine/cache.hpp"
 #include "engine/engine.hpp"
-#include "engine/far_rows.hpp"
 #include "engine/row_sums.hpp"
+#include "engine/there_and_back.hpp"
 #include "engine/walk.hpp"
 
 namespace penstock {
@@ -56,23 +56,22 @@ struct WeightedRows {
   }
 };
 
-// The exponent of the largest weight, by which weights may be divided; 0 where there are none.
-int largest_exponent(const SampleWeights &weights, int64_t rows) {
+}  // namespace
+
+double SampleWeights::at(int64_t row) const {
+  return data_ != nullptr ? read_number(data_ + row * stride_, item_size_) * factors_[0] * factors_[1] : 1.0;
+}
+
+int SampleWeights::exponent(int64_t rows) const {
   double largest = 0;
-  for (int64_t r = 0; weights.given() && r < rows; r++) {
-    largest = std::max(largest, std::fabs(weights.at(r)));
+  for (int64_t r = 0; given() && r < rows; r++) {
+    largest = std::max(largest, std::fabs(at(r)));
   }
   int exponent = 0;
   if (largest > 0 && std::isfinite(largest)) {
     std::frexp(largest, &exponent);
   }
   return exponent;
-}
-
-}  // namespace
-
-double SampleWeights::at(int64_t row) const {
-  return data_ != nullptr ? read_number(data_ + row * stride_, item_size_) * factors_[0] * factors_[1] : 1.0;
 }
 
 SampleWeights SampleWeights::scaled(int exponent) const {
@@ -94,65 +93,13 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
                     RowValues values, const Cotangents<T> &cotangents, Poll poll) const {
   const DefaultFloatingPoint environment;
   const bool want_params = cotangents.params != nullptr, sums_context = cotangents.context_sum != nullptr;
-  const bool want_context = cotangents.context != nullptr || sums_context || (plan_.embeds && want_params);
+  const bool want_context = cotangents.context.data != nullptr || sums_context || (plan_.embeds && want_params);
   const Keep keep = this->keep();
   const Slices slices(batch.rows);
   const Tiling tiles{batch.rows, batch.rows};
   ContextSums<T> context_sums(plan_, batch.context, slices, cotangents.context_sum);
   ExternalSums<T> external_sums(plan_, slices, cotangents.thetas);
-  const Walk<T> walk(plan_, packed, range, keep, batch.context, batch.rows, want_context || want_params);
-
-  const FarRows<T> far(plan_, packed, range, batch);
-
-  // One tile there and back; d_value_of(r) is the cotangent of the value of its row r.
-  const auto there_and_back = [&](const TileRows &rows, TileSpace<T> &space, const T *d_out, const auto &d_value_of,
-                                  T *d_x, T *d_context) {
-    walk.forward(
-        rows, static_cast<T *>(nullptr), values.data != nullptr, space.tile,
-        [&](Tile<T> &tile) {
-          walk.load(batch.x, rows, tile);
-          walk.load_thetas(thetas, rows.first, tile);
-        },
-        [&](Tile<T> &tile) {
-          if (values.data != nullptr) {
-            far.mend_values(rows, tile.log_det);
-            put_values(values, rows.first, tile);
-          }
-          T d_value[tile_rows];
-          for (int r = 0; r < tile_rows; r++) {
-            d_value[r] = d_value_of(std::min(r, tile.rows - 1));
-          }
-          walk.backward(batch.x, rows, d_out, d_value, d_x, d_context, tile, space.gradient);
-        });
-  };
-  const auto d_value_of = [&](int64_t row) { return cotangents.value != nullptr ? cotangents.value[row] : T{0}; };
-
-  // Gradients of far rows that overflowed, of rows and of contexts of their own.
-  const auto mend = [&](const TileRows &rows, const T *d_out, T *d_x, T *d_context) {
-    if ((d_x == nullptr || all_finite(d_x, rows.count * plan_.dim)) &&
-        (d_context == nullptr || all_finite(d_context, rows.count * plan_.context_dim))) {
-      return;
-    }
-    const ScaledGradients<T> scaled(far, rows);
-    if (!scaled.needed(d_x, plan_.dim) && !scaled.needed(d_context, plan_.context_dim)) {
-      return;
-    }
-    std::vector<T> out(d_out != nullptr ? static_cast<size_t>(rows.count * plan_.dim) : 0);
-    for (int64_t i = 0; i < static_cast<int64_t>(out.size()); i++) {
-      out[static_cast<size_t>(i)] = scaled.scaled(static_cast<int>(i / plan_.dim), d_out[i]);
-    }
-    std::vector<T> x(static_cast<size_t>(rows.count * plan_.dim));
-    std::vector<T> context(d_context != nullptr ? static_cast<size_t>(rows.count * plan_.context_dim) : 0);
-    TileSpace<T> space = lend<T>(plan_, keep);
-    space.gradient.of_params = Gradient::ignore;
-    space.gradient.of_context = d_context != nullptr ? Gradient::accumulate : Gradient::ignore;
-    there_and_back(
-        rows, space, d_out != nullptr ? out.data() : nullptr,
-        [&](int r) { return scaled.scaled(r, d_value_of(rows.first + r)); }, x.data(),
-        d_context != nullptr ? context.data() : nullptr);
-    scaled.take(x.data(), plan_.dim, d_x);
-    scaled.take(context.data(), plan_.context_dim, d_context);
-  };
+  const ThereAndBack<T> flow(plan_, packed, range, keep, batch, thetas, want_context || want_params);
 
   // What the walk leaves out has gradients of zero.
   const bool whole = range.first == 0 && range.last == plan_.n_steps && (range.base || !plan_.base_learns);
@@ -165,17 +112,18 @@ void Engine<T>::vjp(const Packed<T> &packed, const Range &range, const Batch &ba
     }
     space.gradient.of_context = want_context ? Gradient::accumulate : Gradient::ignore;
     const TileRows rows = tiles[t];
-    const auto rows_at = [&](auto *array, int64_t n) { return array != nullptr ? array + rows.first * n : nullptr; };
-    const T *d_out = rows_at(cotangents.out, plan_.dim);
-    T *d_x = rows_at(cotangents.x, plan_.dim), *d_context = rows_at(cotangents.context, plan_.context_dim);
-    there_and_back(
-        rows, space, d_out, [&](int r) { return d_value_of(rows.first + r); }, d_x,
-        sums_context ? space.d_context : d_context);
+    const T *d_out = cotangents.out != nullptr ? cotangents.out + rows.first * plan_.dim : nullptr;
+    const RowsOut<T> d_x = from_row(cotangents.x, rows.first), d_context = from_row(cotangents.context, rows.first);
+    const auto d_value_of = [&](int r) {
+      return cotangents.value != nullptr ? cotangents.value[rows.first + r] : T{0};
+    };
+    flow.run(rows, values, d_out, d_value_of, d_x,
+             sums_context ? RowsOut<T>{space.d_context, plan_.context_dim} : d_context, space);
     if (sums_context) {
       context_sums.add(slice, rows, space.d_context);
     }
     external_sums.take(slice, rows, range, space.gradient.external);
-    mend(rows, d_out, d_x, d_context);
+    flow.mend(rows, d_out, d_value_of, d_x, d_context);
   };
 
   const int n_threads = useful_threads(plan_, batch.rows, 3 * plan_.flops);
@@ -223,7 +171,7 @@ void Engine<T>::latents_vjp(const Packed<T> &packed, const Draws &draws, const C
       const TileRows some = tiles[t];
       const DrawsOfTile numbers(draws, components, block, some.first);
       walk.forward(
-          some, static_cast<T *>(nullptr), false, space.tile, [&](Tile<T> &to) { walk.draw(numbers.of, to); },
+          some, RowsOut<T>{}, false, space.tile, [&](Tile<T> &to) { walk.draw(numbers.of, to); },
           [&](Tile<T> &tile) {
             walk.draw_backward(numbers.of, d_out != nullptr ? d_out + some.first * plan_.dim : nullptr,
                                d_log_weight != nullptr ? d_log_weight + some.first : nullptr, tile, space.gradient);
@@ -258,7 +206,7 @@ LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, 
       }
       const TileRows some{rows.count, 0, rows.index};
       walk.forward(
-          some, static_cast<T *>(nullptr), true, space.tile, [&](Tile<T> &tile) { walk.load(batch.x, some, tile); },
+          some, RowsOut<T>{}, true, space.tile, [&](Tile<T> &tile) { walk.load(batch.x, some, tile); },
           [&](Tile<T> &tile) {
             T d_value[tile_rows];
             double loss[tile_rows];
@@ -270,7 +218,7 @@ LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, 
             }
             loss_sums[s] += kernel.sum_rows(loss, rows.count);
             weight_sums[s] += kernel.sum_rows(rows.weight, rows.count);
-            walk.backward(batch.x, some, nullptr, d_value, nullptr, nullptr, tile, gradient);
+            walk.backward(batch.x, some, nullptr, d_value, {}, {}, tile, gradient);
           });
       gradient.of_params = Gradient::accumulate;
     }
@@ -291,7 +239,7 @@ LossSums Engine<T>::loss_and_grad(const Packed<T> &packed, const Batch &batch, c
     return {};
   }
   // Weights come in any unit: they are brought to about 1 before anything is narrowed to T.
-  const int exponent = largest_exponent(weights, batch.rows);
+  const int exponent = weights.exponent(batch.rows);
   const PowerOfTwo unit(exponent);
   SliceGradients<T> gradients(plan_, batch.rows);
   int n_left = 0;

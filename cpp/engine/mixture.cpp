@@ -8,6 +8,8 @@
 
 #include "core/stream.hpp"
 #include "engine/far_rows.hpp"
+#include "engine/row_sums.hpp"
+#include "engine/there_and_back.hpp"
 #include "engine/walk.hpp"
 
 namespace penstock {
@@ -32,11 +34,12 @@ struct Evaluation {
   FarRows<T> far;
   Tiling tiles;
 
-  Evaluation(const Member<T> &member, const Batch &all)
+  // by_block: tiles may be those of blocks that share a context.
+  Evaluation(const Member<T> &member, const Batch &all, bool by_block)
       : batch(for_member(member, all)),
         walk(member.engine->plan(), *member.packed, whole(member), Keep::nothing, batch.context, batch.rows, false),
         far(member.engine->plan(), *member.packed, whole(member), batch),
-        tiles(walk.tile(batch.rows)),
+        tiles(by_block ? walk.tile(batch.rows) : Tiling{batch.rows, batch.rows}),
         plan_(member.engine->plan()) {
     if (batch.rows == 1) {
       walk.set_single();
@@ -48,7 +51,7 @@ struct Evaluation {
   void log_density(const TileRows &rows, double *to) const {
     Tile<T> tile = lend<T>(plan_, Keep::nothing).tile;
     walk.forward(
-        rows, static_cast<T *>(nullptr), true, tile, [&](Tile<T> &into) { walk.load(batch.x, rows, into); },
+        rows, RowsOut<T>{}, true, tile, [&](Tile<T> &into) { walk.load(batch.x, rows, into); },
         [&](Tile<T> &from) {
           far.mend_values(rows, from.log_det);
           std::copy_n(from.log_det, rows.count, to);
@@ -81,6 +84,68 @@ std::vector<int64_t> counting(const std::vector<Member<T>> &members, bool all) {
   return numbers;
 }
 
+// The way back of one member over a batch, and its sums over the rows of a context that they share.
+template <class T>
+struct Derivation {
+  Batch batch;
+  const Plan &plan;
+  Keep keep;
+  ThereAndBack<T> flow;
+  std::vector<double> sum;
+  ContextSums<T> sums;
+
+  Derivation(const Member<T> &member, const Batch &all, const Slices &slices, const MixtureGradients<T> &out)
+      : batch(for_member(member, all)),
+        plan(member.engine->plan()),
+        keep(member.engine->keep()),
+        flow(plan, *member.packed, {0, plan.n_steps, false, true}, keep, batch, nullptr,
+             out.context.data != nullptr || out.context_sum != nullptr),
+        sum(out.context_sum != nullptr ? static_cast<size_t>(plan.context_dim) : 0),
+        sums(plan, batch.context, slices, out.context_sum != nullptr ? sum.data() : nullptr) {}
+  Derivation(const Derivation &) = delete;
+  Derivation &operator=(const Derivation &) = delete;
+
+  // From cotangents of the values of a tile of slice s: gradients (tile, dim) and, if contexts have some, (tile, context_dim).
+  void run(int64_t s, const TileRows &rows, const T *d_value, T *d_x, T *d_context) {
+    TileSpace<T> space = lend<T>(plan, keep);
+    space.gradient.of_params = Gradient::ignore;
+    space.gradient.of_context = d_context != nullptr ? Gradient::accumulate : Gradient::ignore;
+    const auto d_value_of = [&](int r) { return d_value[r]; };
+    const RowsOut<T> x{d_x, plan.dim}, context{d_context, plan.context_dim};
+    flow.run(rows, {}, nullptr, d_value_of, x, context, space);
+    if (!sum.empty()) {
+      sums.add(s, rows, d_context);
+    }
+    flow.mend(rows, nullptr, d_value_of, x, sum.empty() ? context : RowsOut<T>{});
+  }
+};
+
+// Sums over members of numbers of a tile's rows, in float64.
+template <class T>
+class TileSums {
+ public:
+  TileSums(const RowsOut<T> &out, int64_t n)
+      : out_(out), n_(n), sums_(out.data != nullptr ? static_cast<size_t>(tile_rows * n) : 0) {}
+  void add(const std::vector<T> &x) {
+    for (size_t i = 0; i < sums_.size(); i++) {
+      sums_[i] += static_cast<double>(x[i]);
+    }
+  }
+  void put(const TileRows &rows) const {
+    for (int r = 0; !sums_.empty() && r < rows.count; r++) {
+      T *to = from_row(out_, rows[r]).data;
+      for (int64_t i = 0; i < n_; i++) {
+        to[i] = static_cast<T>(sums_[static_cast<size_t>(r * n_ + i)]);
+      }
+    }
+  }
+
+ private:
+  const RowsOut<T> &out_;
+  int64_t n_;
+  std::vector<double> sums_;
+};
+
 // The number in [0, 1) that chooses the member of a draw, of 53 bits.
 double chance(const Draws &draws, uint64_t context_row, uint64_t draw) {
   const uint32_t counter[4] = {static_cast<uint32_t>(draw), static_cast<uint32_t>(context_row),
@@ -102,7 +167,7 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
   log_weights.reserve(numbers.size());
   for (const int64_t k : numbers) {
     members[k].engine->refuse_external_theta("a mixture");
-    parts.emplace_back(members[k], batch);
+    parts.emplace_back(members[k], batch, true);
     log_weights.push_back(members[k].log_weight);
   }
   const Tiling tiles = parts.front().tiles;  // of all members, which see the same context
@@ -134,11 +199,7 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
       kernels<T>().mix(values.data() + from, stride, n, log_weights.data(), some, log_p);
       put(out.shares);
       for (int64_t r = 0; out.log_p.data != nullptr && r < some; r++) {
-        if (out.log_p.item_size == 4) {
-          static_cast<float *>(out.log_p.data)[row + r] = static_cast<float>(log_p[r]);
-        } else {
-          static_cast<double *>(out.log_p.data)[row + r] = log_p[r];
-        }
+        out.log_p.put(row + r, log_p[r]);
       }
     };
     if (count == 1 && std::min(threads, num_threads()) == 1) {
@@ -156,8 +217,82 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
 }
 
 template <class T>
+void gradients_many(const std::vector<Member<T>> &members, const Batch &batch, const MixtureGradients<T> &out,
+                    Poll poll) {
+  const DefaultFloatingPoint environment;
+  const Slices slices(batch.rows);
+  const Tiling tiles{batch.rows, batch.rows};
+  const std::vector<int64_t> numbers = counting(members, false);
+  std::deque<Evaluation<T>> evaluations;  // each stays where it was made; of those that count
+  std::deque<Derivation<T>> derivations;  // of all
+  std::vector<double> log_weights;
+  for (const Member<T> &member : members) {
+    member.engine->refuse_external_theta("a mixture");
+    derivations.emplace_back(member, batch, slices, out);
+  }
+  for (const int64_t k : numbers) {
+    evaluations.emplace_back(members[k], batch, false);
+    log_weights.push_back(members[k].log_weight);
+  }
+  const auto n = static_cast<int64_t>(members.size()), n_counting = static_cast<int64_t>(numbers.size());
+  const Plan &first = members.front().engine->plan();
+  const bool of_context = out.context.data != nullptr || out.context_sum != nullptr;
+
+  const auto run_tile = [&](int64_t s, int64_t t) {
+    const TileRows rows = tiles[t];
+    std::vector<double> values(static_cast<size_t>(n_counting * tile_rows)), shares(static_cast<size_t>(n * tile_rows));
+    for (int64_t i = 0; i < n_counting && keep_going(); i++) {
+      evaluations[i].log_density(rows, values.data() + i * tile_rows);
+    }
+    double log_p[tile_rows];
+    kernels<T>().mix(values.data(), tile_rows, n_counting, log_weights.data(), rows.count, log_p);
+    for (int64_t i = 0; i < n_counting; i++) {
+      std::copy_n(values.data() + i * tile_rows, tile_rows, shares.data() + numbers[i] * tile_rows);
+    }
+    TileSums<T> d_x(out.x, first.dim), d_context(out.context, first.context_dim);
+    std::vector<T> x(out.x.data != nullptr ? static_cast<size_t>(tile_rows * first.dim) : 0),
+        context(of_context ? static_cast<size_t>(tile_rows * first.context_dim) : 0);
+    for (int64_t k = 0; k < n && keep_going(); k++) {
+      T d_value[tile_rows];
+      for (int r = 0; r < rows.count; r++) {
+        d_value[r] = static_cast<T>(shares[static_cast<size_t>(k * tile_rows + r)]);
+      }
+      derivations[k].run(s, rows, d_value, out.x.data != nullptr ? x.data() : nullptr,
+                         of_context ? context.data() : nullptr);
+      d_x.add(x);
+      d_context.add(context);
+    }
+    for (int r = 0; out.log_p.data != nullptr && r < rows.count; r++) {
+      out.log_p.put(rows[r], log_p[r]);
+    }
+    d_x.put(rows);
+    d_context.put(rows);
+  };
+
+  const int threads = useful_threads(first, batch.rows, 4 * flops_of(members));
+  if (out.context_sum == nullptr) {
+    return parallel(slices.tiles, threads, poll, [&](int64_t t) { run_tile(0, t); });
+  }
+  parallel(slices.n, threads, poll, [&](int64_t s) {
+    for (int64_t t = slices.first_tile(s); t < slices.first_tile(s + 1) && keep_going(); t++) {
+      run_tile(s, t);
+    }
+  });
+  std::vector<double> sum(static_cast<size_t>(first.context_dim));
+  for (Derivation<T> &own : derivations) {
+    own.sums.finish();
+    for (size_t i = 0; i < sum.size(); i++) {
+      sum[i] += own.sum[i];
+    }
+  }
+  for (size_t i = 0; i < sum.size(); i++) {
+    out.context_sum[i] += sum[i];
+  }
+}
+
+template <class T>
 void sample_many(const std::vector<Member<T>> &members, const Draws &draws, const Context &context, int64_t rows,
-                 T *out, Poll poll) {
+                 const RowsOut<T> &out, Poll poll) {
   const int dim = members.front().engine->plan().dim;
   const int64_t block =
       members.front().engine->plan().context_dim == 0 || context.shared ? rows : std::max<int64_t>(context.block, 1);
@@ -211,7 +346,7 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
     Tile<T> tile = lend<T>(members[numbers[i]].engine->plan(), Keep::nothing).tile;
     const Walk<T> &walk = *walks[i];
     walk.forward(
-        some, x.data(), false, tile,
+        some, {x.data(), dim}, false, tile,
         [&](Tile<T> &to) {
           uint64_t context_rows[tile_rows], draw_numbers[tile_rows];
           for (int r = 0; r < tile_rows; r++) {
@@ -223,15 +358,17 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
         },
         [](const Tile<T> &) {});
     for (int r = 0; r < some.count; r++) {
-      std::copy_n(x.data() + static_cast<int64_t>(r) * dim, dim, out + some[r] * dim);
+      std::copy_n(x.data() + static_cast<int64_t>(r) * dim, dim, from_row(out, some[r]).data);
     }
   });
 }
 
 // NOLINTBEGIN(bugprone-macro-parentheses): T is a type
-#define PENSTOCK_INSTANTIATE(T)                                                                            \
-  template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll); \
-  template void sample_many(const std::vector<Member<T>> &, const Draws &, const Context &, int64_t, T *, Poll);
+#define PENSTOCK_INSTANTIATE(T)                                                                                   \
+  template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll);        \
+  template void gradients_many(const std::vector<Member<T>> &, const Batch &, const MixtureGradients<T> &, Poll); \
+  template void sample_many(const std::vector<Member<T>> &, const Draws &, const Context &, int64_t,              \
+                            const RowsOut<T> &, Poll);
 // NOLINTEND(bugprone-macro-parentheses)
 PENSTOCK_INSTANTIATE(float)
 PENSTOCK_INSTANTIATE(double)

@@ -1,4 +1,4 @@
-// A mixture of flows: log-densities of all members and of their weighted mean in one call, and draws of it. Members agree in
+// A mixture of flows: log-densities of all members and of their weighted mean in one call, gradients of it, and draws. Members agree in
 // dimensions; plans may differ.
 #pragma once
 
@@ -22,13 +22,28 @@ struct MixtureValues {
   double *each = nullptr, *shares = nullptr;
 };
 
+// Where log p and its gradients go, or null: of the rows and of contexts of their own, (rows, context_dim); or of the one context
+// that all rows share, the sum over rows, (context_dim), added to.
+template <class T>
+struct MixtureGradients {
+  RowValues log_p;
+  RowsOut<T> x{}, context{};
+  double *context_sum = nullptr;
+};
+
 // Items are member times tile, so that a few rows keep several threads busy.
 template <class T>
 void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, const MixtureValues &out, Poll poll);
 
+// The gradients of log p are those of the members, each from its share as the cotangent, rounded to T, and summed in float64 in
+// the order of the members. Nothing is held for the whole batch.
+template <class T>
+void gradients_many(const std::vector<Member<T>> &members, const Batch &batch, const MixtureGradients<T> &out,
+                    Poll poll);
+
 // Each draw is that of one member, by the same number; which one follows from the number and the seed alone.
 template <class T>
 void sample_many(const std::vector<Member<T>> &members, const Draws &draws, const Context &context, int64_t rows,
-                 T *out, Poll poll);
+                 const RowsOut<T> &out, Poll poll);
 
 }  // namespace penstock

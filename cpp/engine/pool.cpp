@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
-#include <cstdlib>
-#include <deque>
 #include <exception>
 #include <mutex>
 #include <new>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "engine/floating_point.hpp"
+#include "engine/workspace.hpp"
 
 #if defined(__x86_64__)
 #  include <immintrin.h>
@@ -268,22 +267,29 @@ Pool &pool() {
   return *current;
 }
 
-struct Block {
-  void *memory = nullptr;
-  int64_t size = 0;
-  Block() = default;
-  Block(const Block &) = delete;
-  Block &operator=(const Block &) = delete;
-  ~Block() { std::free(memory); }
-};
-
-std::deque<Block> &blocks() {
-  thread_local std::deque<Block> of_this_thread;  // a deque, since blocks stay where they are
-  return of_this_thread;
+// Ends the workers, then does something that no job may run beside. False, and nothing done, where a job has them.
+template <class Then>
+bool end_workers(Then then) {
+  Pool *const current = shared_pool.load(std::memory_order_acquire);
+  if (current == nullptr) {
+    then();
+    return true;
+  }
+  if (!current->try_enter()) {
+    return false;
+  }
+  current->end();
+  then();
+  current->leave();
+  return true;
 }
 
-// At exit, and before the code that workers sleep in is unloaded. A pool that another thread is using is left alone.
-__attribute__((destructor)) void unload() { shutdown(); }
+// At exit, and before the code that workers sleep in is unloaded. A pool that another thread is using is left alone, and so
+// are workspaces: at exit other threads may still be at work.
+__attribute__((destructor)) void unload() {
+  end_workers([] {});
+  forget_threads();
+}
 
 }  // namespace
 
@@ -319,44 +325,18 @@ bool keep_going() {
   return !mine->job->stop.load(std::memory_order_relaxed);
 }
 
-void *workspace(int64_t bytes) {
-  std::deque<Block> &all = blocks();
-  while (all.size() <= depth) {
-    all.emplace_back();
-  }
-  Block &block = all[depth];
-  if (block.size < bytes) {
-    std::free(block.memory);
-    block.size = 0;
-    const int64_t whole = (bytes + 4095) / 4096 * 4096;
-    block.memory = std::aligned_alloc(64, static_cast<size_t>(whole));
-    if (block.memory == nullptr) {
-      throw std::bad_alloc();
-    }
-    block.size = whole;
-  }
-  return block.memory;
-}
+void *workspace(int64_t bytes) { return lend_block(depth, bytes); }
 
 bool shutdown() {
-  Pool *const current = shared_pool.load(std::memory_order_acquire);
-  if (current == nullptr) {
-    return true;
-  }
-  if (!current->try_enter()) {
+  if (doing != nullptr) {
     return false;
   }
-  current->end();
-  current->leave();
-  return true;
+  return end_workers([] { free_all_blocks(); });
 }
 
-void trim() {
-  const size_t used = doing != nullptr ? doing->depth + 1 : 0;
-  while (blocks().size() > used) {
-    blocks().pop_back();
-  }
-  shutdown();
+bool trim() {
+  free_blocks(doing != nullptr ? doing->depth + 1 : 0);
+  return end_workers([] {});
 }
 
 void parallel(int64_t n_items, int max_threads, void (*body)(void *, int64_t), void *context, Poll poll) {

@@ -52,12 +52,13 @@ bool keep_going();
 // calls from within a poll, which have blocks of their own.
 void *workspace(int64_t bytes);
 
-// Ends all workers and waits for them; the next job starts new ones. False, and nothing done, while a job has them, which
-// may be the caller's own. Called when the library is unloaded and when the process exits.
+// Ends all workers and waits for them, and frees the workspaces of all threads, of which none may be at work; the next call
+// of any thread begins anew. False, and nothing done, while a job has the workers, or within the caller's own. Workers
+// also end when the library is unloaded and when the process exits.
 bool shutdown();
 
-// Gives back the memory of workspaces, that of the calling thread and that of the workers, which end as in shutdown().
-// Blocks that the calling thread is using stay.
-void trim();
+// Gives back the memory of workspaces, that of the calling thread and that of the workers, which end. Blocks that the calling
+// thread is using stay. False where a job has the workers: then these stay too.
+bool trim();
 
 }  // namespace penstock

@@ -148,6 +148,30 @@ void Trainer<T>::update(double learning_rate, double scale) {
   step_ = step;
 }
 
+// A step on batch.rows rows, which `rows` names. Throws Interrupted with nothing changed.
+template <class T>
+auto Trainer<T>::take_step(const Batch &batch, const SampleWeights &weights, double weight_scale,
+                           const TrainingRows &rows, double learning_rate, PacedPoll &paced, Poll poll) -> Result {
+  if (paced.stops()) {
+    throw Interrupted{};
+  }
+  int n_left = 0;
+  const LossSums sums = engine_->batch_gradient(*packed_, batch, weights, rows, gradients_, n_left, poll);
+  if (sums.weight == 0) {
+    return {Taken::no_weight, std::numeric_limits<double>::quiet_NaN(), 0};
+  }
+  const double scale = weight_scale == 0 ? 1 / sums.weight : weight_scale / static_cast<double>(batch.rows);
+  const double loss = sums.loss / sums.weight, length = norm(n_left, scale);
+  if (!std::isfinite(loss) || !std::isfinite(length)) {
+    return {Taken::not_finite, loss, length};
+  }
+  if (paced.stops()) {  // the last chance before parameters change
+    throw Interrupted{};
+  }
+  update(learning_rate, scale * (length > settings_.clip_norm ? settings_.clip_norm / length : 1.0));
+  return {Taken::yes, loss, length};
+}
+
 template <class T>
 int64_t Trainer<T>::run(const Batch &data, const SampleWeights &weights, double weight_scale, const Epoch &epoch,
                         int64_t n, const double *learning_rates, double *losses, double *norms, Poll poll) {
@@ -156,32 +180,36 @@ int64_t Trainer<T>::run(const Batch &data, const SampleWeights &weights, double 
   gradients_.reserve(epoch.batch_size);
   PacedPoll paced(poll);
   for (int64_t k = 0; k < n; k++) {
-    if (paced.stops()) {
-      throw Interrupted{};
-    }
     const int64_t begin = (epoch.first_step + k) * epoch.batch_size;
     Batch batch = data;
     batch.rows = std::min(epoch.batch_size, epoch.n_train - begin);
-    int n_left = 0;
-    const LossSums sums =
-        engine_->batch_gradient(*packed_, batch, weights, {&split, &shuffle, begin}, gradients_, n_left, poll);
-    if (sums.weight == 0) {
-      losses[k] = std::numeric_limits<double>::quiet_NaN();
-      norms[k] = 0;
-      continue;
-    }
-    const double scale = weight_scale / static_cast<double>(batch.rows);
-    losses[k] = sums.loss / sums.weight;
-    norms[k] = norm(n_left, scale);
-    if (!std::isfinite(losses[k]) || !std::isfinite(norms[k])) {
+    const Result result =
+        take_step(batch, weights, weight_scale, {&split, &shuffle, begin}, learning_rates[k], paced, poll);
+    losses[k] = result.loss;
+    norms[k] = result.norm;
+    if (result.taken == Taken::not_finite) {
       return k;
     }
-    if (paced.stops()) {  // the last chance before parameters change
-      throw Interrupted{};
-    }
-    update(learning_rates[k], scale * (norms[k] > settings_.clip_norm ? settings_.clip_norm / norms[k] : 1.0));
   }
   return n;
+}
+
+template <class T>
+bool Trainer<T>::step(const Batch &batch, const SampleWeights &weights, double weight_scale, double learning_rate,
+                      double *loss, double *norm, Poll poll) {
+  const DefaultFloatingPoint environment;
+  gradients_.reserve(batch.rows);
+  PacedPoll paced(poll);
+  const int exponent = weights.exponent(batch.rows);
+  const Result result =
+      take_step(batch, weights.scaled(-exponent), std::ldexp(weight_scale, exponent), {}, learning_rate, paced, poll);
+  if (loss != nullptr) {
+    *loss = result.loss;
+  }
+  if (norm != nullptr) {
+    *norm = result.norm;
+  }
+  return result.taken != Taken::not_finite;
 }
 
 template class Trainer<float>;

@@ -36,6 +36,12 @@ class Trainer {
   int64_t run(const Batch &data, const SampleWeights &weights, double weight_scale, const Epoch &epoch, int64_t n,
               const double *learning_rates, double *losses, double *norms, Poll poll);
 
+  // A step on rows in their own order, with weights in any unit. weight_scale: of the sum of gradients over the number of rows,
+  // as in run(), or 0 for the sum over that of the weights. False, and nothing changed, where loss or gradient are not
+  // finite. Weights whose sum is 0 are no step either, with loss NaN and norm 0, but true. Either result may be null.
+  bool step(const Batch &batch, const SampleWeights &weights, double weight_scale, double learning_rate, double *loss,
+            double *norm, Poll poll);
+
   const Engine<T> &engine() const { return *engine_; }
   const T *params() const { return packed_->params(); }
   void set_params(const T *params);
@@ -67,6 +73,14 @@ class Trainer {
   struct Piece {
     int64_t flat, padded, n;
   };
+  // What became of a step, with its loss and the norm of its gradient.
+  enum class Taken { yes, no_weight, not_finite };
+  struct Result {
+    Taken taken;
+    double loss, norm;
+  };
+  Result take_step(const Batch &batch, const SampleWeights &weights, double weight_scale, const TrainingRows &rows,
+                   double learning_rate, PacedPoll &paced, Poll poll);
   void cut();
   double norm(int n_gradients, double scale);
   void update(double learning_rate, double scale);

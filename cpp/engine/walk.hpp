@@ -104,11 +104,7 @@ struct Tiling {
 template <class T>
 void put_values(const RowValues &out, int64_t first_row, const Tile<T> &tile) {
   for (int r = 0; r < tile.rows; r++) {
-    if (out.item_size == 4) {
-      static_cast<float *>(out.data)[first_row + r] = static_cast<float>(tile.log_det[r]);
-    } else {
-      static_cast<double *>(out.data)[first_row + r] = tile.log_det[r];
-    }
+    out.put(first_row + r, tile.log_det[r]);
   }
 }
 
@@ -222,14 +218,15 @@ class Walk {
     }
     kernel.base_draw_backward(view_, packed_, draws, gradient.log_det, tile, gradient);
     if (gradient.of_context != Gradient::ignore) {
-      kernel.context_backward(view_, packed_, context_.rows, nullptr, tile, gradient, nullptr);
+      kernel.context_backward(view_, packed_, context_.rows, nullptr, tile, gradient, {});
     }
   }
 
   // Forward: source(tile) fills the state, rows go to `out` unless it is null, and sink(tile) finds the value of each row in
   // tile.log_det if it is wanted: log_det, with base log p.
   template <class Source, class Sink>
-  void forward(const TileRows &rows, T *out, bool want_value, Tile<T> &tile, Source &&source, Sink &&sink) const {
+  void forward(const TileRows &rows, const RowsOut<T> &out, bool want_value, Tile<T> &tile, Source &&source,
+               Sink &&sink) const {
     const Kernels<T> &kernel = kernels<T>();
     tile.rows = rows.count;
     tile.outside = tile.coarse = 0;
@@ -246,7 +243,7 @@ class Walk {
     } else {
       in_pieces([&](const Pass &some) { kernel.forward(view_, packed_, some, tile); });
     }
-    if (out != nullptr || (want_value && maps(out_))) {
+    if (out.data != nullptr || (want_value && maps(out_))) {
       tile.coarse = kernel.columns_out(view_, packed_, out_, tile.state, tile.rows, stride_, out, tile.log_det);
     }
     if (tile.outside != 0 && !base_) {
@@ -265,8 +262,8 @@ class Walk {
   // The way back. d_out: (rows, dim), or null for zero; d_value (tile): cotangents of what forward left in tile.log_det, which
   // become zero where a row lies outside a support; x, rows: what load was given. d_x and d_context are overwritten, or
   // null; gradients of parameters and the context as the intents of `gradient` say.
-  void backward(const RowsView &x, const TileRows &rows, const T *d_out, T *d_value, T *d_x, T *d_context,
-                Tile<T> &tile, const TileGradient<T> &gradient) const {
+  void backward(const RowsView &x, const TileRows &rows, const T *d_out, T *d_value, const RowsOut<T> &d_x,
+                const RowsOut<T> &d_context, Tile<T> &tile, const TileGradient<T> &gradient) const {
     const Kernels<T> &kernel = kernels<T>();
     for (int r = 0; tile.outside != 0 && r < tile_rows; r++) {
       d_value[r] = lies_outside(tile, r) ? T{0} : d_value[r];
@@ -292,7 +289,7 @@ class Walk {
     }
     in_pieces_backward(
         [&](const Pass &some, bool want) { kernel.backward(view_, packed_, some, want, tile, gradient); },
-        d_x != nullptr);
+        d_x.data != nullptr);
     if (base_ && pass_.to_data) {
       kernel.base_backward(view_, packed_, d_value, tile, gradient);
     }
@@ -301,7 +298,7 @@ class Walk {
       number_context(rows, index);
       kernel.context_backward(view_, packed_, context_.rows, index, tile, gradient, d_context);
     }
-    if (d_x != nullptr) {
+    if (d_x.data != nullptr) {
       kernel.cotangents_out(view_, packed_, in_, x, rows.index, rows.first, gradient.state, gradient.log_det, tile.rows,
                             d_x);
     }
@@ -315,13 +312,13 @@ class Walk {
   static bool lies_outside(const Tile<T> &tile, int r) { return (tile.outside >> std::min(r, tile.rows - 1) & 1) != 0; }
 
   // A row outside a support has no image.
-  void tell_outside(T *out, const Tile<T> &tile) const {
+  void tell_outside(const RowsOut<T> &out, const Tile<T> &tile) const {
     constexpr T none = std::numeric_limits<T>::quiet_NaN();
     for (int r = 0; r < tile.rows; r++) {
       if (lies_outside(tile, r)) {
         tile.log_det[r] = static_cast<double>(none);
-        if (out != nullptr) {
-          std::fill_n(out + int64_t{r} * view_.dim, view_.dim, none);
+        if (out.data != nullptr) {
+          std::fill_n(from_row(out, r).data, view_.dim, none);
         }
       }
     }

@@ -41,10 +41,10 @@ void mapped_context_in(const PlanView &plan, const PackedView<T> &packed, const 
   }
 }
 
-// Their way back, from cotangents of features into rows of a C-ordered array.
+// Their way back, from cotangents of features into rows of an array.
 template <class D, class T>
 void mapped_context_backward(const PlanView &plan, const PackedView<T> &packed, const RowPointers &pointers,
-                             const T *d_tile, T *d_context) {
+                             const T *d_tile, const RowsOut<T> &d_context) {
   double x[tile_rows], d[tile_rows];
   const int n = whole_vectors<T>(pointers.rows);
   const D none = splat<D>(__builtin_nan(""));
@@ -65,7 +65,7 @@ void mapped_context_backward(const PlanView &plan, const PackedView<T> &packed, 
       store(d + r, limit<T>(d_u * slope));
     }
     for (int r = 0; r < pointers.rows; r++) {
-      d_context[r * plan.context_dim + c.column] = static_cast<T>(d[r]);
+      d_context.data[r * d_context.stride + c.column] = static_cast<T>(d[r]);
     }
   }
 }

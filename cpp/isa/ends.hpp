@@ -34,7 +34,7 @@ void load_from(const Columns &columns, const RowsView &in, const int64_t *index,
 }
 
 template <class T>
-void store_to(const Columns &columns, const T *state, int rows, int stride, T *out) {
+void store_to(const Columns &columns, const T *state, int rows, int stride, const RowsOut<T> &out) {
   if (columns.loc != nullptr) {
     store_rows<T, true>(columns, state, rows, stride, out);
   } else {
@@ -57,20 +57,20 @@ uint64_t columns_in(const PlanView &plan, const PackedView<T> &packed, const End
                                                                              log_det);
 }
 
-// The state into rows of a C-ordered array; if that is null, only what they add to log_det. Bits of the rows that rounding
+// The state into rows of an array; if that is null, only what they add to log_det. Bits of the rows that rounding
 // moves considerably.
 template <class T>
 uint64_t columns_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *state, int rows,
-                     int stride, T *out, double *log_det) {
+                     int stride, const RowsOut<T> &out, double *log_det) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.loc : nullptr, end.data ? packed.scale : nullptr};
-  if (out != nullptr) {
+  if (out.data != nullptr) {
     store_to(columns, state, rows, stride, out);
   }
   if (!end.data || packed.n_mapped == 0) {
     return 0;
   }
-  return (stride == 1 ? mapped_out<double, T> : mapped_out<Native<double>, T>)(packed, end.slots, plan.dim, state, rows,
-                                                                               stride, out, log_det);
+  return (stride == 1 ? mapped_out<double, T> : mapped_out<Native<double>, T>)(packed, end.slots, state, rows, stride,
+                                                                               out, log_det);
 }
 
 // Cotangents of what columns_out gave, rows of a C-ordered array and log_det, into those of the state. Without such rows
@@ -92,12 +92,12 @@ void cotangents_in(const PlanView &plan, const PackedView<T> &packed, const End 
 // Cotangents of the state and of log_det into those of what columns_in read, which a bijection reads again.
 template <class T>
 void cotangents_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const RowsView &in,
-                    const int64_t *index, int64_t first_row, const T *d_state, const T *d_log_det, int rows, T *d_in) {
+                    const int64_t *index, int64_t first_row, const T *d_state, const T *d_log_det, int rows,
+                    const RowsOut<T> &d_in) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.zero : nullptr, end.data ? packed.inverse : nullptr};
   store_to(columns, d_state, rows, tile_stride, d_in);
   if (end.data && packed.n_mapped > 0) {
-    mapped_cotangents_out<Native<double>>(packed, end.slots, plan.dim, {in, index, first_row, rows}, d_state, d_log_det,
-                                          d_in);
+    mapped_cotangents_out<Native<double>>(packed, end.slots, {in, index, first_row, rows}, d_state, d_log_det, d_in);
   }
 }
 
@@ -110,7 +110,7 @@ void features_in(const T *in, int64_t n, int rows, T *tile) {
 
 template <class T>
 void features_out(const T *tile, int64_t n, int rows, T *out) {
-  store_rows<T, false>({n, nullptr, nullptr, nullptr}, tile, rows, tile_stride, out);
+  store_rows<T, false>({n, nullptr, nullptr, nullptr}, tile, rows, tile_stride, {out, n});
 }
 
 // Numbers of a block of the base: free ones, or a network's, which runs here. keep: for its own way back.

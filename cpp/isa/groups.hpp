@@ -218,8 +218,8 @@ void groups_in(const PackedView<T> &packed, const int64_t *slots, const RowPoint
 // The members of the state into rows, if they are wanted, within the groups; the rows that rounding to T has moved there by a
 // part that their density shows.
 template <class D, class T>
-uint64_t groups_out(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const T *state, int rows,
-                    int stride, T *out, double *log_det) {
+uint64_t groups_out(const PackedView<T> &packed, const int64_t *slots, const T *state, int rows, int stride,
+                    const RowsOut<T> &out, double *log_det) {
   uint64_t coarse = 0;
   const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
   for (int r = 0; r < n; r += lanes<D>) {
@@ -236,8 +236,8 @@ uint64_t groups_out(const PackedView<T> &packed, const int64_t *slots, int64_t d
       double numbers[lanes<D>], movement[lanes<D>];
       store(numbers, now);
       store(movement, member_movement<D, T>(c, end, u, now, distance));
-      for (int j = 0; out != nullptr && j < lanes<D> && r + j < rows; j++) {
-        out[(r + j) * dim + c.column] = static_cast<T>(numbers[j]);
+      for (int j = 0; out.data != nullptr && j < lanes<D> && r + j < rows; j++) {
+        out.data[(r + j) * out.stride + c.column] = static_cast<T>(numbers[j]);
         coarse |= static_cast<uint64_t>(movement[j] > 0) << (r + j);
       }
       end = moved(c, end, now);
@@ -319,8 +319,8 @@ void groups_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int
 
 // The way back of groups_in, from cotangents of the state and of log_det; it reads the rows again.
 template <class D, class T>
-void groups_cotangents_out(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const RowPointers &pointers,
-                           const T *d_state, const T *d_log_det, T *d_in) {
+void groups_cotangents_out(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers,
+                           const T *d_state, const T *d_log_det, const RowsOut<T> &d_in) {
   for (int r = 0; r < whole_vectors<T>(pointers.rows); r += lanes<D>) {
     const D d_value = widened<D>(d_log_det + r);
     D d_end{};
@@ -334,7 +334,7 @@ void groups_cotangents_out(const PackedView<T> &packed, const int64_t *slots, in
           double d[lanes<D>];
           store(d, limit<T>(with_end(c, d_u * s.slope + d_value * s.bend, d_end)));
           for (int j = 0; j < lanes<D> && r + j < pointers.rows; j++) {
-            d_in[(r + j) * dim + c.column] = static_cast<T>(d[j]);
+            d_in.data[(r + j) * d_in.stride + c.column] = static_cast<T>(d[j]);
           }
           d_end = end_before(c, d_u * s.end_slope + d_value * s.end_bend, d_end);
         });

@@ -58,22 +58,22 @@ void make_context_part(const PlanView &plan, const PackedView<T> &packed, const 
 
 template <class T>
 void context_backward(const PlanView &plan, const PackedView<T> &packed, const RowsView &in, const int64_t *index,
-                      const Tile<T> &tile, const TileGradient<T> &gradient, T *d_context) {
+                      const Tile<T> &tile, const TileGradient<T> &gradient, const RowsOut<T> &d_context) {
   const T *d = gradient.context;
   if (plan.embedding != nullptr) {
     const Step &step = *plan.embedding;
     const int n = vectors<T>(tile.rows);
     copy_features<Native<T>>(plan.n_context, n, d, gradient.theta);
-    const int from = d_context != nullptr ? 0 : step.n_u;
+    const int from = d_context.data != nullptr ? 0 : step.n_u;
     d = mlp_backward<Native<T>>(step, packed, tile.rows, n, from, gradient, tile.kept + step.area);
   }
-  for (int64_t r = 0; d_context != nullptr && r < tile.rows; r++) {
+  for (int64_t r = 0; d_context.data != nullptr && r < tile.rows; r++) {
     for (int64_t i = 0; i < plan.context_dim; i++) {
-      d_context[r * plan.context_dim + i] =
+      d_context.data[r * d_context.stride + i] =
           static_cast<T>(static_cast<double>(d[first_feature(plan, i) * tile_stride + r]) * packed.context_inverse[i]);
     }
   }
-  if (d_context != nullptr && packed.n_context_mapped > 0) {
+  if (d_context.data != nullptr && packed.n_context_mapped > 0) {
     mapped_context_backward<Native<double>>(plan, packed, RowPointers{in, index, 0, tile.rows}, d, d_context);
   }
 }

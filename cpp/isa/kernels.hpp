@@ -22,11 +22,11 @@ struct Kernels {
   uint64_t (*columns_in)(const PlanView &, const PackedView<T> &, const End &, const RowsView &, const int64_t *index,
                          int64_t first_row, int rows, int stride, T *state, double *log_det);
   uint64_t (*columns_out)(const PlanView &, const PackedView<T> &, const End &, const T *state, int rows, int stride,
-                          T *out, double *log_det);
+                          const RowsOut<T> &out, double *log_det);
   void (*cotangents_in)(const PlanView &, const PackedView<T> &, const End &, const T *d_out, const T *state,
                         const T *d_log_det, int rows, T *d_state);
   void (*cotangents_out)(const PlanView &, const PackedView<T> &, const End &, const RowsView &in, const int64_t *index,
-                         int64_t first_row, const T *d_state, const T *d_log_det, int rows, T *d_in);
+                         int64_t first_row, const T *d_state, const T *d_log_det, int rows, const RowsOut<T> &d_in);
   void (*features_in)(const T *in, int64_t n, int rows, T *tile);
   void (*features_out)(const T *tile, int64_t n, int rows, T *out);
   void (*base_draw)(const PlanView &, const PackedView<T> &, const TileDraws &, int stride, Tile<T> &);
@@ -43,10 +43,10 @@ struct Kernels {
                      Tile<T> &);
   // TileContext::part, from TileContext::rows of one row.
   void (*make_context_part)(const PlanView &, const PackedView<T> &, const Tile<T> &, T *part);
-  // The way back from TileGradient::context: parameters of the embedding, and rows of a C-ordered array, if not null.
+  // The way back from TileGradient::context: parameters of the embedding, and rows of an array, if not null.
   // Bijections read the rows of the context again.
   void (*context_backward)(const PlanView &, const PackedView<T> &, const RowsView &, const int64_t *index,
-                           const Tile<T> &, const TileGradient<T> &, T *d_context);
+                           const Tile<T> &, const TileGradient<T> &, const RowsOut<T> &d_context);
 
   void (*forward)(const PlanView &, const PackedView<T> &, const Pass &, Tile<T> &);
   void (*backward)(const PlanView &, const PackedView<T> &, const Pass &, bool want_input, Tile<T> &,

@@ -145,7 +145,8 @@ void load_blocks(const Columns &columns, const RowPointers &pointers, int stride
 }
 
 template <class V, bool mapped>
-void store_blocks(const Columns &columns, const Element<V> *tile, int rows, int stride, Element<V> *out) {
+void store_blocks(const Columns &columns, const Element<V> *tile, int rows, int stride,
+                  const RowsOut<Element<V>> &out) {
   constexpr int W = lanes<V>;
   for (int r = 0; r < rows; r += W) {
     for (int64_t begin = 0; begin < columns.n; begin += W) {
@@ -159,10 +160,10 @@ void store_blocks(const Columns &columns, const Element<V> *tile, int rows, int 
 #pragma GCC unroll 16
       for (int i = 0; i < W; i++) {
         if (r + i < rows) {
-          Element<V> *row = out + (r + i) * columns.n;
+          Element<V> *row = out.data + (r + i) * out.stride;
           write_row<V, mapped>(columns, block[i], row, d);
           if constexpr (W > 1) {
-            prefetch(row, (tile_rows * columns.n + d) * static_cast<int64_t>(sizeof *row));
+            prefetch(row, (tile_rows * out.stride + d) * static_cast<int64_t>(sizeof *row));
           }
         }
       }
@@ -192,7 +193,7 @@ void load_rows(const Columns &columns, const RowPointers &pointers, int stride, 
 }
 
 template <class T, bool mapped>
-void store_rows(const Columns &columns, const T *tile, int rows, int stride, T *out) {
+void store_rows(const Columns &columns, const T *tile, int rows, int stride, const RowsOut<T> &out) {
   by_width<T>(stride == tile_stride ? columns.n : 1, [&](auto v) __attribute__((always_inline)) {
     store_blocks<decltype(v), mapped>(columns, tile, rows, stride, out);
   });

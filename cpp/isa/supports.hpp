@@ -242,8 +242,8 @@ uint64_t mapped_in(const PackedView<T> &packed, const int64_t *slots, const RowP
 // The mapped columns of the state into rows, if they are wanted, within the supports; the rows that rounding to T has moved
 // there by a part that their density shows.
 template <class D, class T>
-uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const T *state, int rows,
-                    int stride, T *out, double *log_det) {
+uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, const T *state, int rows, int stride,
+                    const RowsOut<T> &out, double *log_det) {
   double x[tile_rows], moved[tile_rows];
   uint64_t coarse = 0;
   const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
@@ -260,13 +260,13 @@ uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, int64_t d
       store(x + r, now);
       store(moved + r, movement<D, T>(c, u, v, now, measure));
     }
-    for (int r = 0; out != nullptr && r < rows; r++) {
-      out[r * dim + c.column] = static_cast<T>(x[r]);
+    for (int r = 0; out.data != nullptr && r < rows; r++) {
+      out.data[r * out.stride + c.column] = static_cast<T>(x[r]);
       coarse |= static_cast<uint64_t>(moved[r] > 0) << r;
     }
   }
   if (packed.n_alone < packed.n_mapped) {
-    coarse |= groups_out<D>(packed, slots, dim, state, rows, stride, out, log_det);
+    coarse |= groups_out<D>(packed, slots, state, rows, stride, out, log_det);
   }
   return coarse;
 }
@@ -296,8 +296,8 @@ void mapped_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int
 
 // The way back of mapped_in, from cotangents of the state and of log_det; it reads the rows again.
 template <class D, class T>
-void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const RowPointers &pointers,
-                           const T *d_state, const T *d_log_det, T *d_in) {
+void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers,
+                           const T *d_state, const T *d_log_det, const RowsOut<T> &d_in) {
   double x[tile_rows], d[tile_rows];
   const int n = whole_vectors<T>(pointers.rows), item = pointers.in.item_size == 4 ? 0 : 1;
   for (int i = 0; i < packed.n_alone; i++) {
@@ -311,11 +311,11 @@ void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots, in
       store(d + r, limit<T>(d_u * slope + widened<D>(d_log_det + r) * bend));
     }
     for (int r = 0; r < pointers.rows; r++) {
-      d_in[r * dim + c.column] = static_cast<T>(d[r]);
+      d_in.data[r * d_in.stride + c.column] = static_cast<T>(d[r]);
     }
   }
   if (packed.n_alone < packed.n_mapped) {
-    groups_cotangents_out<D>(packed, slots, dim, pointers, d_state, d_log_det, d_in);
+    groups_cotangents_out<D>(packed, slots, pointers, d_state, d_log_det, d_in);
   }
 }
 

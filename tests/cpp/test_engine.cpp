@@ -1,181 +1,16 @@
 // The engine without Python: tables checked, every single number of one perturbed, batches of all sizes inside guard
-// bands, gradients against differences, the same bits for every number of threads, and calls that a poll stops.
+// bands, gradients against differences, steps of training, the same bits for every number of threads, and calls that a poll stops.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 
-#include "check.hpp"
-#include "engine/engine.hpp"
 #include "engine/trainer.hpp"
-#include "make_table.hpp"
+#include "engines.hpp"
 
 namespace {
 
 using namespace penstock;
-
-constexpr int dim = 3;
-
-// Free theta, a permutation, and an MLP and a residual MLP, whose explicit direction is the other one, dense and masked.
-std::vector<int64_t> table(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2}, turned{2, 0, 1};
-  return table_of(
-      item_size, dim,
-      {{.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = plain},
-       {.kind = step_permutation},
-       {.kind = step_coupling, .n_theta = 2, .theta = theta_network, .a = {2, 0}, .b = {1}, .widths = {2, 7, 2}},
-       {.kind = step_coupling,
-        .explicit_to_data = 1,
-        .transform = 1,
-        .n_theta = 1,
-        .theta = theta_residual,
-        .activation = act_silu,
-        .a = {1},
-        .b = {2, 0},
-        .widths = {1, 5, 5, 5, 2}},
-       {.kind = step_autoregressive,
-        .n_theta = 2,
-        .theta = theta_network,
-        .b = {1, 0, 2},
-        .widths = {2, 8, 2, 6},
-        .degrees = {1, 1, 1, 1, 2, 2, 2, 2, 0, 1}},
-       {.kind = step_autoregressive,
-        .explicit_to_data = 1,
-        .transform = 1,
-        .n_theta = 1,
-        .theta = theta_residual,
-        .activation = act_silu,
-        .b = {2, 1, 0},
-        .widths = {2, 3, 3, 3},
-        .degrees = {0, 1, 2, 0, 1, 2}},
-       {.kind = step_columns}},
-      {plain, plain, turned, turned, turned, turned, turned, turned});
-}
-
-// External theta before and after a coupling, in both of its directions, and beside free theta.
-std::vector<int64_t> external_table(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2};
-  return table_of(
-      item_size, dim,
-      {{.kind = step_elementwise, .explicit_to_data = 1, .n_theta = 2, .theta = theta_external, .b = plain},
-       {.kind = step_coupling, .n_theta = 2, .theta = theta_network, .a = {2, 0}, .b = {1}, .widths = {2, 7, 2}},
-       {.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = plain},
-       {.kind = step_elementwise, .transform = 1, .n_theta = 1, .theta = theta_external, .b = {2, 1}},
-       {.kind = step_columns}},
-      {plain, plain, plain, plain, plain, plain});
-}
-
-// A context of two numbers, through an embedding of three to a coupling and to a step that reads nothing else.
-std::vector<int64_t> conditional_table(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2};
-  return table_of(item_size, dim,
-                  {{.kind = step_elementwise,
-                    .n_theta = 2,
-                    .theta = theta_network,
-                    .activation = act_tanh,
-                    .b = plain,
-                    .widths = {3, 4, 6}},
-                   {.kind = step_coupling,
-                    .explicit_to_data = 1,
-                    .n_theta = 2,
-                    .theta = theta_network,
-                    .a = {2},
-                    .b = {1},
-                    .widths = {4, 7, 2}},
-                   {.kind = step_columns}},
-                  {plain, plain, plain, plain}, 2, {2, 5, 3});
-}
-
-// A line, a circle, a box and another circle: in couplings, in autoregressive steps of both directions, with theta free and
-// external, and an LU step on lines alone.
-std::vector<int64_t> table_of_kinds(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2, 3};
-  const std::vector<StepSpec> steps{{.kind = step_elementwise, .n_theta = 2, .theta = theta_free, .b = {0, 1, 2, 3}},
-                                    {.kind = step_coupling,
-                                     .transform = 1,
-                                     .n_theta = 1,
-                                     .theta = theta_network,
-                                     .activation = act_tanh,
-                                     .a = {1, 0},
-                                     .b = {3, 2},
-                                     .widths = {3, 5, theta_of_circle + theta_of_box}},
-                                    {.kind = step_coupling,
-                                     .explicit_to_data = 1,
-                                     .n_theta = 2,
-                                     .theta = theta_network,
-                                     .activation = act_tanh,
-                                     .a = {3},
-                                     .b = {1, 0},
-                                     .widths = {2, 5, theta_of_circle + 2}},
-                                    {.kind = step_autoregressive,
-                                     .n_theta = 2,
-                                     .theta = theta_network,
-                                     .activation = act_silu,
-                                     .b = {1, 2, 0, 3},
-                                     .widths = {4, 6, theta_of_circle + theta_of_box + 2 + theta_of_circle},
-                                     .degrees = {0, 1, 1, 2, 2, 3}},
-                                    {.kind = step_autoregressive,
-                                     .explicit_to_data = 1,
-                                     .n_theta = 2,
-                                     .theta = theta_residual,
-                                     .activation = act_tanh,
-                                     .b = {3, 1, 0, 2},
-                                     .widths = {5, 4, 4, theta_of_circle + theta_of_circle + 2 + theta_of_box},
-                                     .degrees = {1, 1, 2, 3, 1, 1, 2, 3}},
-                                    {.kind = step_columns}};
-  return table_of(item_size, 4, steps, std::vector(steps.size() + 1, plain), 0, {},
-                  {column_line, column_circle, column_box, column_circle});
-}
-
-// The same kinds with external theta.
-std::vector<int64_t> external_table_of_kinds(int64_t item_size) {
-  const std::vector<int64_t> plain{0, 1, 2, 3};
-  return table_of(
-      item_size, 4,
-      {{.kind = step_elementwise, .n_theta = 2, .theta = theta_external, .b = {2, 0, 3, 1}}, {.kind = step_columns}},
-      {plain, plain, plain}, 0, {}, {column_line, column_circle, column_box, column_circle});
-}
-
-Table table_from(const std::vector<int64_t> &words) {
-  return decode_table(words.data(), static_cast<int64_t>(words.size()));
-}
-
-template <class T>
-std::vector<T> numbers(int64_t n, uint64_t seed, double size = 1) {
-  Random random{seed};
-  std::vector<T> x(static_cast<size_t>(n));
-  for (T &v : x) {
-    v = static_cast<T>(random.uniform(-size, size));
-  }
-  return x;
-}
-
-std::vector<double> buffers_of(int64_t n) {
-  std::vector<double> buffers(static_cast<size_t>(2 * n), 0.25);
-  for (size_t i = buffers.size() / 2; i < buffers.size(); i++) {
-    buffers[i] = 1.5 + 0.1 * static_cast<double>(i);
-  }
-  return buffers;
-}
-
-// Of any plan: loc, scale, and numbers that a column has of its own, m and s of a box.
-std::vector<double> buffers_of(const Plan &plan) {
-  std::vector<double> buffers = buffers_of(plan.dim + plan.context_dim);
-  buffers.resize(static_cast<size_t>(plan.n_buffers), 0.4);
-  for (const MappedColumn &column : plan.mapped()) {
-    const auto at = static_cast<size_t>(column.column);
-    buffers[at] = 0;
-    buffers[at + static_cast<size_t>(plan.dim + plan.context_dim)] = 1;
-  }
-  return buffers;
-}
-
-template <class T>
-Batch rows_of(const std::vector<T> &x, int64_t columns) {
-  const auto item = static_cast<int64_t>(sizeof(T));
-  return {{reinterpret_cast<const char *>(x.data()), columns * item, item, sizeof(T)},
-          static_cast<int64_t>(x.size()) / std::max<int64_t>(columns, 1)};
-}
 
 // Everything an engine does with a batch; a hash of all the results.
 template <class T>
@@ -218,21 +53,21 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     Guarded<T> log_p(rows), d_x(rows * d), d_context(rows * plan.context_dim), draws(rows * d);
     Guarded<double> d_params(plan.n_params), sums(n_sums * plan.context_dim);
     const Range range{0, plan.n_steps, false, true};
-    engine.evaluate(packed, range, batch, nullptr, nullptr, {log_p.data(), sizeof(T)}, nullptr);
+    engine.evaluate(packed, range, batch, nullptr, {}, {log_p.data(), sizeof(T)}, nullptr);
     Cotangents<T> cotangents;
     cotangents.value = log_det_bar.data();
-    cotangents.x = d_x.data();
+    cotangents.x = {d_x.data(), d};
     Guarded<T> again(rows);
     engine.vjp(packed, range, batch, nullptr, {again.data(), sizeof(T)}, cotangents, nullptr);
     again.check();
     CHECK(hash(again.numbers()) == hash(log_p.numbers()));
-    cotangents.context = d_context.data();
+    cotangents.context = {d_context.data(), plan.context_dim};
     cotangents.params = d_params.data();
     engine.vjp(packed, range, batch, nullptr, {}, cotangents, nullptr);
-    cotangents.context = nullptr;
+    cotangents.context = {};
     cotangents.context_sum = sums.data();
     engine.vjp(packed, range, batch, nullptr, {}, cotangents, nullptr);
-    engine.sample(packed, {9, 0, 0}, given, rows, draws.data(), nullptr, nullptr);
+    engine.sample(packed, {9, 0, 0}, given, rows, {draws.data(), d}, {}, nullptr);
     const double loss = engine.loss_and_grad(packed, batch, {}, d_params.data(), nullptr).loss;
     take(log_p), take(d_x), take(d_context), take(d_params), take(sums), take(draws);
     all.add(loss);
@@ -244,8 +79,8 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     const Range range{0, plan.n_steps, to_data, !to_data};
     Guarded<T> out(rows * d), log_det(rows), d_x(rows * d), d_theta(rows * n_theta);
     Guarded<double> wide(rows), d_params(plan.n_params), theta_sum(n_theta);
-    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), out.data(), {log_det.data(), sizeof(T)}, nullptr);
-    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), nullptr, {wide.data(), sizeof(double)}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), {out.data(), d}, {log_det.data(), sizeof(T)}, nullptr);
+    engine.evaluate(packed, range, rows_of(x, d), thetas.data(), {}, {wide.data(), sizeof(double)}, nullptr);
     std::vector<ExternalGradient<T>> gradients, sums;
     for (const External &external : plan.externals) {
       gradients.push_back({d_theta.data() + external.offset * rows, nullptr});
@@ -254,7 +89,7 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
     Cotangents<T> cotangents;
     cotangents.out = to_data ? bar.data() : nullptr;
     cotangents.value = log_det_bar.data();
-    cotangents.x = d_x.data();
+    cotangents.x = {d_x.data(), d};
     cotangents.params = d_params.data();
     cotangents.thetas = gradients.data();
     Guarded<T> again(rows);
@@ -272,7 +107,7 @@ uint64_t everything(const Engine<T> &engine, int64_t rows) {
   if (n_theta == 0) {
     Guarded<T> draws(rows * d), density(rows);
     Guarded<double> d_params(plan.n_params);
-    engine.sample(packed, {9, 0, 0}, {}, rows, draws.data(), density.data(), nullptr);
+    engine.sample(packed, {9, 0, 0}, {}, rows, {draws.data(), d}, {density.data(), sizeof(T)}, nullptr);
     const LossSums sums = engine.loss_and_grad(packed, rows_of(x, d), {}, d_params.data(), nullptr);
     CHECK(sums.weight == static_cast<double>(rows));
     take(draws), take(density), take(d_params);
@@ -328,6 +163,85 @@ void batches_and_threads() {
   }
 }
 
+// Batches of a run, fed row by row to the step of another trainer, give the bits of the run: with weights in another unit
+// there, and contexts.
+template <class T>
+void run_and_step(const std::vector<int64_t> &words) {
+  const auto engine = std::make_shared<Engine<T>>(table_from(words));
+  const Plan &plan = engine->plan();
+  const int64_t rows = 500, n_train = 450, size = 70, c = plan.context_dim;
+  const uint64_t seed = 7;
+  const std::vector<T> start = numbers<T>(plan.n_params, 1, 0.7), x = numbers<T>(rows * plan.dim, 2),
+                       context = numbers<T>(rows * c, 3);
+  std::vector<double> weights = numbers<double>(rows, 4), scaled;
+  for (double &w : weights) {
+    w = w < -0.8 ? 0 : std::fabs(w);
+    scaled.push_back(std::ldexp(w, 900));
+  }
+  const SampleWeights given(reinterpret_cast<const char *>(weights.data()), sizeof(double), sizeof(double));
+  const typename Trainer<T>::Settings settings{0.9, 0.999, 1e-8, 1e-4, 5.0, true};
+  Trainer<T> trainer(engine, start.data(), buffers_of(plan).data(), settings, {}),
+      other(engine, start.data(), buffers_of(plan).data(), settings, {});
+  const double weight_scale = 1.25;
+  const std::vector<double> rates{1e-2, 2e-2, 3e-3, 1e-2, 1e-2, 1e-2, 1e-2};
+  const auto n = static_cast<int64_t>(rates.size());
+  std::vector<double> losses(rates.size()), norms(rates.size());
+  const auto same = [&] {
+    CHECK(trainer.step() == other.step());
+    CHECK(std::memcmp(trainer.params(), other.params(), static_cast<size_t>(plan.n_params) * sizeof(T)) == 0);
+    CHECK(std::memcmp(trainer.m(), other.m(), static_cast<size_t>(plan.n_params) * sizeof(T)) == 0);
+  };
+  for (uint64_t epoch = 1; epoch <= 2; epoch++) {
+    const Batch data{rows_of(x, plan.dim).x, rows, {rows_of(context, c).x, 1, false}};
+    CHECK(trainer.run(data, given, weight_scale, {seed, epoch, n_train, size, 0}, n, rates.data(), losses.data(),
+                      norms.data(), nullptr) == n);
+    const Order split(seed, 0, rows), shuffle(seed, epoch, n_train);
+    for (int64_t k = 0; k < n; k++) {
+      std::vector<T> own_x, own_context;
+      std::vector<double> own_weights;
+      for (int64_t i = k * size; i < std::min(n_train, (k + 1) * size); i++) {
+        const int64_t row = split(shuffle(i));
+        own_x.insert(own_x.end(), x.begin() + row * plan.dim, x.begin() + (row + 1) * plan.dim);
+        own_context.insert(own_context.end(), context.begin() + row * c, context.begin() + (row + 1) * c);
+        own_weights.push_back(scaled[static_cast<size_t>(row)]);
+      }
+      const Batch batch{
+          rows_of(own_x, plan.dim).x, static_cast<int64_t>(own_weights.size()), {rows_of(own_context, c).x, 1, false}};
+      double loss = 0, norm = 0;
+      CHECK(other.step(batch, {reinterpret_cast<const char *>(own_weights.data()), sizeof(double), sizeof(double)},
+                       std::ldexp(weight_scale, -900), rates[static_cast<size_t>(k)], &loss, &norm, nullptr));
+      CHECK(loss == losses[static_cast<size_t>(k)] && norm == norms[static_cast<size_t>(k)]);
+    }
+    same();
+  }
+
+  // of the weighted mean: the same step as one with the scale that makes it so
+  const Batch batch{rows_of(x, plan.dim).x, rows, {rows_of(context, c).x, 1, false}};
+  double sum = 0;
+  for (const double w : weights) {
+    sum += w;
+  }
+  Trainer<T> mean(engine, start.data(), buffers_of(plan).data(), settings, {}),
+      told(engine, start.data(), buffers_of(plan).data(), settings, {});
+  double norm = 0, wanted = 0;
+  CHECK(mean.step(batch, given, 0, 1e-2, nullptr, &norm, nullptr));
+  CHECK(told.step(batch, given, static_cast<double>(rows) / sum, 1e-2, nullptr, &wanted, nullptr));
+  CHECK(std::fabs(norm - wanted) < 1e-12 * wanted && mean.step() == 1);
+
+  // weights that are all zero are no step, and neither is a row that is none
+  double loss = 0;
+  std::vector<double> zeros(static_cast<size_t>(rows), 0.0);
+  CHECK(other.step(batch, {reinterpret_cast<const char *>(zeros.data()), sizeof(double), sizeof(double)}, 0, 1e-2,
+                   &loss, &norm, nullptr));
+  CHECK(std::isnan(loss) && norm == 0);
+  same();
+  CHECK(other.step({batch.x, 0, batch.context}, {}, 0, 1e-2, &loss, nullptr, nullptr) && std::isnan(loss));
+  std::vector<T> wrong = x;
+  wrong[5] = std::numeric_limits<T>::quiet_NaN();
+  CHECK(!other.step({rows_of(wrong, plan.dim).x, rows, batch.context}, {}, 0, 1e-2, &loss, &norm, nullptr));
+  same();
+}
+
 // Gradients of sum_i c_i log p(x_i) against differences, and the way there and back.
 void gradients(const std::vector<int64_t> &words, double tolerance) {
   const Engine<double> engine(table_from(words));
@@ -338,7 +252,7 @@ void gradients(const std::vector<int64_t> &words, double tolerance) {
   const Range range{0, plan.n_steps, false, true};
   const auto value = [&] {
     std::vector<double> log_p(rows);
-    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), nullptr, nullptr,
+    engine.evaluate(Packed<double>(plan, params.data(), buffers.data()), range, rows_of(x, dim), nullptr, {},
                     {log_p.data(), sizeof(double)}, nullptr);
     double sum = 0;
     for (size_t i = 0; i < log_p.size(); i++) {
@@ -348,7 +262,8 @@ void gradients(const std::vector<int64_t> &words, double tolerance) {
   };
   std::vector<double> d_x(x.size()), d_params(params.size());
   const Packed<double> packed(plan, params.data(), buffers.data());
-  engine.vjp(packed, range, rows_of(x, dim), nullptr, {}, {nullptr, c.data(), d_x.data(), d_params.data()}, nullptr);
+  engine.vjp(packed, range, rows_of(x, dim), nullptr, {}, {nullptr, c.data(), {d_x.data(), dim}, d_params.data()},
+             nullptr);
   const auto compare = [&](double &v, double gradient) {
     const double old = v, h = 1e-6;
     v = old + h;
@@ -366,9 +281,9 @@ void gradients(const std::vector<int64_t> &words, double tolerance) {
   }
 
   std::vector<double> z(x.size()), back(x.size()), there(rows), again(rows);
-  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), nullptr, z.data(),
+  engine.evaluate(packed, {0, plan.n_steps, false, false}, rows_of(x, dim), nullptr, {z.data(), dim},
                   {there.data(), sizeof(double)}, nullptr);
-  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), nullptr, back.data(),
+  engine.evaluate(packed, {0, plan.n_steps, true, false}, rows_of(z, dim), nullptr, {back.data(), dim},
                   {again.data(), sizeof(double)}, nullptr);
   for (size_t i = 0; i < x.size(); i++) {
     const size_t r = i / static_cast<size_t>(dim);
@@ -456,7 +371,7 @@ void stopped_by_a_poll() {
   std::vector<double> losses(rates), norms(rates), out(x.size()), d_params(params.size());
   for (const int n : {1, 3}) {
     set_num_threads(n);
-    CHECK(interrupted([&] { engine->sample(packed, {1, 0, 0}, {}, rows, out.data(), nullptr, stop); }));
+    CHECK(interrupted([&] { engine->sample(packed, {1, 0, 0}, {}, rows, {out.data(), dim}, {}, stop); }));
     CHECK(interrupted([&] { engine->loss_and_grad(packed, rows_of(x, dim), {}, d_params.data(), stop); }));
     Trainer<double> trainer(engine, params.data(), buffers.data(), {0.9, 0.999, 1e-8, 0, 5.0, false}, {});
     CHECK(interrupted([&] {
@@ -479,6 +394,11 @@ int main() {
   corrupt_tables<float>();
   batches_and_threads<float>();
   batches_and_threads<double>();
+  for (const int n : {1, 3}) {
+    set_num_threads(n);
+    run_and_step<float>(table(4)), run_and_step<double>(table(8));
+    run_and_step<float>(conditional_table(4)), run_and_step<double>(conditional_table(8));
+  }
   stopped_by_a_poll();
   stopped_within_a_tile();
   return 0;

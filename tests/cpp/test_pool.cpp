@@ -8,6 +8,9 @@
 #if defined(__x86_64__)
 #  include <immintrin.h>
 #endif
+#if defined(__GLIBC__)
+#  include <malloc.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -116,20 +119,6 @@ void paced() {
   CHECK(!none.stops());
 }
 
-// The child may use the pool, also when the parent was in the middle of a job.
-void child_of_a_fork() {
-  const pid_t child = fork();
-  CHECK(child >= 0);
-  if (child == 0) {
-    every_item_once(200, 8);
-    nested();
-    _exit(0);
-  }
-  int status = 0;
-  CHECK(waitpid(child, &status, 0) == child);
-  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
 void workspaces() {
   parallel(64, 8, nullptr, [](int64_t i) {
     const int64_t size = 100 + i * 37;
@@ -137,6 +126,28 @@ void workspaces() {
     CHECK(reinterpret_cast<uintptr_t>(memory) % 64 == 0);
     std::memset(memory, 1, static_cast<size_t>(size));
     CHECK(penstock::workspace(size) == memory);
+  });
+}
+
+template <class Body>
+void in_a_child(Body body) {
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    body();
+    _exit(0);
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// The child may use the pool, also when the parent was in the middle of a job.
+void child_of_a_fork() {
+  in_a_child([] {
+    every_item_once(200, 8);
+    nested();
+    workspaces();
   });
 }
 
@@ -236,7 +247,7 @@ void ends() {
   for (int c = 0; c < 4; c++) {
     callers.emplace_back([c] {
       for (int i = 0; i < 50; i++) {
-        c % 2 == 0 ? every_item_once(20, 4) : penstock::trim();
+        c % 2 == 0 ? every_item_once(20, 4) : static_cast<void>(penstock::trim());
       }
     });
   }
@@ -245,18 +256,175 @@ void ends() {
   }
 }
 
-// A library's workers end with it.
-void unloading(const char *path) {
-  CHECK(penstock::shutdown());
-  for (int i = 0; i < 3; i++) {
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    CHECK(library != nullptr);
-    reinterpret_cast<void (*)()>(dlsym(library, "use_pool"))();
+// Threads that live on get new workspaces after the pool has ended, and threads may end while it does.
+void ends_beside_threads() {
+  std::atomic<bool> once{false}, again{false}, done{false};
+  std::thread lives_on([&] {
+    std::memset(penstock::workspace(100000), 1, 100000);
+    once = true;
+    while (!again) {
+      std::this_thread::yield();
+    }
+    std::memset(penstock::workspace(100000), 1, 100000);
+    std::memset(penstock::workspace(200000), 1, 200000);
+    done = true;
+  });
+  while (!once) {
+    std::this_thread::yield();
+  }
+  for (int i = 0; i < 20; i++) {
+    std::atomic<int> called{0};
+    std::vector<std::thread> ending;
+    for (int c = 0; c < 6; c++) {
+      ending.emplace_back([&] {
+        std::memset(penstock::workspace(5000), 1, 5000);
+        called++;
+      });
+    }
+    while (called < 6) {
+      std::this_thread::yield();
+    }
+    CHECK(penstock::shutdown());
+    for (std::thread &thread : ending) {
+      thread.join();
+    }
+  }
+  again = true;
+  lives_on.join();
+  CHECK(done);
+}
+
+// A child of a fork may use workspaces, whatever threads were in the midst of at the time.
+void forks_beside_threads() {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> busy;
+  for (int c = 0; c < 3; c++) {
+    busy.emplace_back([&] {
+      while (!stop) {
+        std::thread([] { std::memset(penstock::workspace(5000), 1, 5000); }).join();
+      }
+    });
+  }
+  std::memset(penstock::workspace(5000), 1, 5000);
+  for (int i = 0; i < 20; i++) {
+    in_a_child([] {
+      for (int round = 0; round < 2; round++) {
+        std::memset(penstock::workspace(5000), 1, 5000);
+        std::memset(penstock::workspace(50000), 1, 50000);
+        CHECK(penstock::shutdown());
+      }
+    });
+  }
+  stop = true;
+  for (std::thread &thread : busy) {
+    thread.join();
+  }
+}
+
+// From within a job nothing ends, also where the caller works alone.
+void refuses_to_end_within_a_job() {
+  parallel(1, 1, nullptr, [](int64_t) {
+    auto *memory = static_cast<char *>(penstock::workspace(5000));
+    std::memset(memory, 1, 5000);
+    CHECK(!penstock::shutdown());
+    CHECK(penstock::workspace(5000) == memory && memory[4999] == 1);
+  });
+}
+
+struct Plugin {
+  void *library;
+  explicit Plugin(const char *path) : library(dlopen(path, RTLD_NOW | RTLD_LOCAL)) { CHECK(library != nullptr); }
+  template <class Function>
+  Function *get(const char *name) const {
+    return reinterpret_cast<Function *>(dlsym(library, name));
+  }
+  // Whether nothing is left of it.
+  void close(const char *path) const {
     CHECK(dlclose(library) == 0);
+    CHECK(dlopen(path, RTLD_NOW | RTLD_NOLOAD) == nullptr);
 #if defined(__linux__)
     CHECK(threads_named("penstock") == 0);
 #endif
   }
+};
+
+// A thread that does what it is told, and lives on.
+class Helper {
+ public:
+  using Task = void (*)();
+  Helper()
+      : thread_([this] {
+          for (Task task = next(); task != nullptr; task = next()) {
+            task();
+            done_ = true;
+          }
+        }) {}
+  void run(Task task) {
+    done_ = false;
+    task_ = task;
+    while (!done_) {
+      std::this_thread::yield();
+    }
+  }
+  ~Helper() {
+    stop_ = true;
+    thread_.join();
+  }
+
+ private:
+  Task next() {
+    while (!stop_) {
+      if (const Task task = task_.exchange(nullptr); task != nullptr) {
+        return task;
+      }
+      std::this_thread::yield();
+    }
+    return nullptr;
+  }
+  std::atomic<Task> task_{nullptr};
+  std::atomic<bool> done_{false}, stop_{false};
+  std::thread thread_;
+};
+
+#if defined(__GLIBC__)
+size_t bytes_in_use() { return mallinfo2().uordblks; }
+#else
+size_t bytes_in_use() { return 0; }
+#endif
+
+// Nothing of a library is left once it is unloaded: no workers, no memory, no key, and not itself, whatever threads that it has
+// served live on. Without its end being told, the memory that these threads had is lost, and no more.
+void unloading(const char *path) {
+  CHECK(penstock::shutdown());
+  Helper helper;
+#if !defined(__SANITIZE_ADDRESS__)  // which tells of what is lost
+  for (int i = 0; i < 3; i++) {
+    const Plugin plugin(path);
+    plugin.get<void()>("use_pool")();
+    helper.run(plugin.get<void()>("use_pool"));
+    plugin.close(path);
+  }
+#endif
+  for (int i = 0; i < 3; i++) {
+    const Plugin plugin(path);
+    Helper ends_later;
+    ends_later.run(plugin.get<void()>("use_workspace"));
+    CHECK(plugin.get<bool()>("end")());
+    plugin.close(path);
+  }
+  size_t before = 0;
+  constexpr int cycles = 1100;  // more than there are keys
+  for (int i = 0; i < cycles; i++) {
+    const Plugin plugin(path);
+    plugin.get<void()>("use_workspace")();
+    helper.run(plugin.get<void()>("use_workspace"));
+    CHECK(plugin.get<bool()>("end")());
+    plugin.get<void()>(i % 100 == 0 ? "use_pool" : "use_workspace")();
+    CHECK(plugin.get<bool()>("end")());
+    plugin.close(path);
+    before = i == 100 ? bytes_in_use() : before;
+  }
+  CHECK(bytes_in_use() < before + 100000);  // a hundred bytes a cycle
 }
 
 void local_numbers() {
@@ -308,8 +476,11 @@ int main(int argc, char **argv) {
   penstock::set_num_threads(4);
   signals();
   ends();
+  ends_beside_threads();
+  refuses_to_end_within_a_job();
   many_callers();
   child_of_a_fork();
+  forks_beside_threads();
   parallel(4, 4, nullptr, [](int64_t i) {
     if (i == 0) {
       child_of_a_fork();

@@ -97,21 +97,27 @@ void loads(int64_t n, int rows, int64_t apart, int64_t spread, bool by_index, bo
   }
 }
 
+// Rows with `between` numbers between them, which stay as they are.
 template <class T, bool mapped>
-void stores(int64_t n, int rows, bool by_slot, int stride) {
+void stores(int64_t n, int rows, bool by_slot, int stride, int64_t between = 0) {
   const std::vector<T> tile = numbers<T>(static_cast<size_t>(2 * n * stride), static_cast<uint64_t>(n));
   const Map map(n);
   const std::vector<int64_t> slots = some_slots(n);
-  Guarded<T> out(rows * n);
+  const int64_t apart = n + between;
+  const T untouched{-77};
+  Guarded<T> out((rows - 1) * apart + n, untouched);
   store_rows<T, mapped>(
       {n, by_slot ? slots.data() : nullptr, mapped ? map.loc.data() : nullptr, mapped ? map.factor.data() : nullptr},
-      tile.data(), rows, stride, out.data());
+      tile.data(), rows, stride, {out.data(), apart});
   out.check();
   for (int64_t r = 0; r < rows; r++) {
+    for (int64_t d = n; d < apart && r + 1 < rows; d++) {
+      CHECK(out.data()[r * apart + d] == untouched);
+    }
     for (int64_t d = 0; d < n; d++) {
       const auto at = static_cast<size_t>(d);
       const T u = tile[static_cast<size_t>((by_slot ? slots[at] : d) * stride + r)];
-      CHECK(same(out.data()[r * n + d],
+      CHECK(same(out.data()[r * apart + d],
                  mapped ? static_cast<T>(map.loc[at] + map.factor[at] * static_cast<double>(u)) : u));
     }
   }
@@ -144,6 +150,8 @@ void all(int64_t n) {
     for (const bool by_slot : {false, true}) {
       stores<T, false>(n, rows, by_slot, tile_stride);
       stores<T, true>(n, rows, by_slot, tile_stride);
+      stores<T, false>(n, rows, by_slot, tile_stride, 3);
+      stores<T, true>(n, rows, by_slot, tile_stride, 1);
     }
   }
   stores<T, false>(n, 1, true, 1);

@@ -14,9 +14,6 @@ struct FileSystemError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A path as Python's repr gives it, for sentences.
-std::string quoted(std::string_view path);
-
 // The model in a file. Throws FileSystemError, FileError, or std::bad_alloc.
 Model load_model(const std::string &path);
 

@@ -95,9 +95,9 @@ class ModelReader {
     if (head.ensemble) {
       read_members(head);
     } else {
-      FilePart part{container_, {}};
+      FilePart part(container_);
       for (size_t i = 0; i < container_.tensors.size(); i++) {
-        part.tensors.push_back({container_.tensors[i].name, i});
+        part.add({container_.tensors[i].name, i});
       }
       read_one(part, head.flows[0], model_.history ? std::string_view(*model_.history) : std::string_view());
       model_.weights = {1.0};
@@ -177,7 +177,7 @@ class ModelReader {
 
   // The tensors of each member, in the order of the file, with those that all share behind them.
   std::vector<FilePart> parted(size_t n) {
-    std::vector<FilePart> parts(n, FilePart{container_, {}});
+    std::vector<FilePart> parts(n, FilePart(container_));
     std::vector<NamedTensor> shared;
     size_t reached = 0;
     for (size_t i = 0; i < container_.tensors.size(); i++) {
@@ -210,11 +210,13 @@ class ModelReader {
         refuse_file("tensor " + brief(name) + " belongs to all members and stands once, without a prefix");
       }
       reached = number;
-      parts[number].tensors.push_back({own, i});
+      parts[number].add({own, i});
       members_of_[i] = number;
     }
     for (FilePart &part : parts) {
-      part.tensors.insert(part.tensors.end(), shared.begin(), shared.end());
+      for (const NamedTensor &tensor : shared) {
+        part.add(tensor);
+      }
     }
     return parts;
   }

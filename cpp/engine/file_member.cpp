@@ -5,9 +5,12 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <tuple>
+#include <iterator>
+#include <system_error>
 #include <utility>
 
+#include "engine/file_names.hpp"
+#include "engine/record.hpp"
 #include "engine/text.hpp"
 
 namespace penstock {
@@ -18,7 +21,6 @@ using Shape = std::vector<int64_t>;
 
 constexpr std::string_view optional_tensors[] = {"columns", "context_columns", "lattice", "hash"};
 constexpr const char *other_table = "its plan table does not belong to its spec";
-constexpr const char *other_order = "its tensors are not in the order of the format";
 
 // Sentences about what a tensor has to be.
 void expect(std::string_view name, const TensorEntry &entry, std::string_view code, const Shape &shape) {
@@ -30,34 +32,6 @@ void expect(std::string_view name, const TensorEntry &entry, std::string_view co
 
 bool is_parameter(std::string_view name) {
   return name.starts_with("layers.") || name.starts_with("embedding.") || name.starts_with("base.");
-}
-
-// Takes the part of a name up to the next point off its front.
-std::string_view next_word(std::string_view &name) {
-  const size_t point = std::min(name.find('.'), name.size());
-  const std::string_view word = name.substr(0, point);
-  name.remove_prefix(std::min(point + 1, name.size()));
-  return word;
-}
-
-int64_t next_number(std::string_view &name) {
-  const std::string_view word = next_word(name);
-  int64_t number = 0;
-  std::from_chars(word.data(), word.data() + word.size(), number);
-  return number;
-}
-
-// Where the parameters of a name stand among all: those of the layers, of the embedding, of the base; in a network weights and
-// biases, linear layer by linear layer. Parameters of other names stand as the table says.
-std::tuple<int, int64_t, int64_t, bool> place_of(std::string_view name) {
-  const std::string_view whole = next_word(name);
-  const int group = whole == "layers" ? 0 : whole == "embedding" ? 1 : 2;
-  const int64_t number = group == 1 ? 0 : next_number(name);
-  if (group != 1 && next_word(name) != "conditioner") {
-    return {group, number, 0, false};
-  }
-  const int64_t linear = next_number(name);
-  return {group, number, linear, name == "bias"};
 }
 
 // Which numbers of a support are its column's own; see NUMBERS in src/penstock/support.py.
@@ -89,12 +63,12 @@ class MemberReader {
   FileMember read() {
     check_prefixes();
     read_table();
-    sort_out();
-    check_shapes();
-    check_order();
+    set_expected();
+    check_names();
+    check_tensors();
     read_flag();
-    for (const NamedTensor &tensor : buffers_) {
-      append_numbers(part_.entry(tensor), member_.buffers);
+    for (const TensorName &tensor : buffers_) {
+      append_numbers(*part_.find(tensor.name), member_.buffers);
       check_buffer(tensor);
     }
     if (member_.table.flow.dtype == dtype_float32) {
@@ -111,7 +85,7 @@ class MemberReader {
  private:
   void check_prefixes() const {
     std::vector<std::string> members;
-    for (const NamedTensor &tensor : part_.tensors) {
+    for (const NamedTensor &tensor : part_.tensors()) {
       if (tensor.name.starts_with(member_prefix)) {
         members.emplace_back(tensor.name);
       }
@@ -138,71 +112,63 @@ class MemberReader {
     }
     member_.table = decode_table(member_.words.data(), static_cast<int64_t>(member_.words.size()));
     const FlowRecord &flow = member_.table.flow;
-    if (head_.dtype != dtype_names[flow.dtype] || head_.context_dim != flow.context_dim || !has_buffers_of_format()) {
+    if (head_.dtype != dtype_names[flow.dtype] || head_.context_dim != flow.context_dim ||
+        !has_buffers_of_format(member_.table)) {
       refuse_file(other_table);
     }
   }
 
-  // Whether buffers lie as the format says: location and scale of the columns, of the context, then numbers of supports.
-  bool has_buffers_of_format() const {
+  // What the flow must have, tensor by tensor: all names and shapes where the table is of the revision of this build. Of the
+  // parameters of another one those that are there, which have to be as many numbers.
+  void set_expected() {
     const Table &table = member_.table;
-    const int64_t dim = table.flow.dim, context_dim = table.flow.context_dim;
-    int64_t own = 2 * (dim + context_dim);
-    bool fine = true;
-    for (size_t i = 0; i < table.columns.size(); i++) {
-      const ColumnRecord &column = table.columns[i];
-      const auto number = static_cast<int64_t>(i);
-      const int64_t loc = number < dim ? number : dim + number;
-      fine = fine && column.loc == loc && column.scale == loc + (number < dim ? dim : context_dim) &&
-             (column.n_buffers == 0 || column.buffers == own);
-      own += column.n_buffers;
+    buffers_ = buffer_names(table);
+    if (member_.words[2] == table_revision) {
+      params_ = parameter_names(table, base_blocks());
+      return;
     }
-    return fine;
+    for (const NamedTensor &tensor : part_.tensors()) {
+      if (is_parameter(tensor.name)) {
+        params_.push_back({std::string(tensor.name), part_.entry(tensor).shape});
+      }
+    }
   }
 
-  // Finds buffers and parameters, and refuses what belongs to no flow.
-  void sort_out() {
-    const FlowRecord &flow = member_.table.flow;
-    const auto expect_buffers = [&](const char *name, int64_t count) {
-      if (count > 0) {
-        expected_.push_back({name, count});
-      }
-    };
-    expect_buffers("standardize.loc", flow.dim);
-    expect_buffers("standardize.scale", flow.dim);
-    expect_buffers("context.loc", flow.context_dim);
-    expect_buffers("context.scale", flow.context_dim);
-    expect_buffers("support.numbers", flow.n_buffers - 2 * (flow.dim + flow.context_dim));
-    const auto is_expected = [&](std::string_view name) {
-      return std::any_of(expected_.begin(), expected_.end(), [&](const Buffer &buffer) { return buffer.name == name; });
-    };
-    std::vector<std::string> surplus, missing;
-    for (const NamedTensor &tensor : part_.tensors) {
+  // The numbers in names that begin with "base.", rising.
+  std::vector<int64_t> base_blocks() const {
+    constexpr std::string_view prefix = "base.";
+    std::vector<int64_t> blocks;
+    for (const NamedTensor &tensor : part_.tensors()) {
+      int64_t number = 0;
       const std::string_view name = tensor.name;
-      if (is_parameter(name)) {
-        params_.push_back(tensor);
-        holds_[tensor.number] = Holds::params;
-      } else if (is_expected(name)) {
-        buffers_.push_back(tensor);
-        holds_[tensor.number] = Holds::buffers;
-      } else if (name == "initialised") {
-        holds_[tensor.number] = Holds::initialised;
-      } else if (name != "plan" && !name.starts_with(training_prefix) &&
-                 std::find(std::begin(optional_tensors), std::end(optional_tensors), name) ==
-                     std::end(optional_tensors)) {
-        surplus.emplace_back(name);
+      if (name.starts_with(prefix) &&
+          std::from_chars(name.data() + prefix.size(), name.data() + name.size(), number).ec == std::errc() &&
+          number < dim_most) {
+        blocks.push_back(number);
       }
     }
-    for (const Buffer &buffer : expected_) {
-      if (part_.find(buffer.name) == nullptr) {
-        missing.emplace_back(buffer.name);
+    std::sort(blocks.begin(), blocks.end());
+    return blocks;
+  }
+
+  void check_names() const {
+    std::vector<std::string> found, expected{"initialised"}, missing, surplus;
+    for (const NamedTensor &tensor : part_.tensors()) {
+      const auto &optional = optional_tensors;
+      if (tensor.name != "plan" && !tensor.name.starts_with(training_prefix) &&
+          std::find(std::begin(optional), std::end(optional), tensor.name) == std::end(optional)) {
+        found.emplace_back(tensor.name);
       }
     }
-    if (part_.find("initialised") == nullptr) {
-      missing.emplace_back("initialised");
+    for (const std::vector<TensorName> *list : {&buffers_, &params_}) {
+      for (const TensorName &tensor : *list) {
+        expected.push_back(tensor.name);
+      }
     }
-    std::sort(missing.begin(), missing.end());
-    std::sort(surplus.begin(), surplus.end());
+    std::sort(found.begin(), found.end());
+    std::sort(expected.begin(), expected.end());
+    std::set_difference(expected.begin(), expected.end(), found.begin(), found.end(), std::back_inserter(missing));
+    std::set_difference(found.begin(), found.end(), expected.begin(), expected.end(), std::back_inserter(surplus));
     if (!missing.empty()) {
       refuse_file("tensors are missing: " + some(missing));
     }
@@ -211,72 +177,43 @@ class MemberReader {
     }
   }
 
-  void check_shapes() {
-    for (const Buffer &buffer : expected_) {
-      expect(buffer.name, *part_.find(buffer.name), "F64", {buffer.count});
-    }
+  // Types, shapes and order. The tensors of buffers and parameters are in their places behind the plan afterwards.
+  void check_tensors() {
     const FlowRecord &flow = member_.table.flow;
-    const std::string_view code = flow.dtype == dtype_float32 ? "F32" : "F64";
-    const size_t size = flow.dtype == dtype_float32 ? sizeof(float) : sizeof(double);
-    int64_t n = 0;
-    for (const NamedTensor &tensor : params_) {
-      const TensorEntry &entry = part_.entry(tensor);
-      expect(tensor.name, entry, code, entry.shape);
-      starts_.push_back(n);
-      n += static_cast<int64_t>(entry.bytes.size() / size);
+    const std::string_view number_type = flow.dtype == dtype_float32 ? "F32" : "F64";
+    const auto size = static_cast<int64_t>(flow.dtype == dtype_float32 ? sizeof(float) : sizeof(double));
+    for (const TensorName &tensor : buffers_) {
+      expect(tensor.name, *part_.find(tensor.name), "F64", tensor.shape);
     }
+    int64_t n = 0;
+    for (const TensorName &tensor : params_) {
+      const TensorEntry &entry = *part_.find(tensor.name);
+      expect(tensor.name, entry, number_type, tensor.shape);
+      n += static_cast<int64_t>(entry.bytes.size()) / size;
+    }
+    expect("initialised", *part_.find("initialised"), "U8", {1});
     if (n != flow.n_params) {
       refuse_file("its parameters are " + std::to_string(n) + " numbers, and its plan table has " +
                   std::to_string(flow.n_params));
     }
-    for (const LinearRecord &linear : member_.table.linears) {
-      expect_parameters(linear.weight, {linear.n_in, linear.n_out}, code);
-      if (linear.bias != no_index) {
-        expect_parameters(linear.bias, {linear.n_out}, code);
+    auto at = part_.tensors().begin();
+    const auto take = [&](std::string_view name, Holds holds) {
+      if (at == part_.tensors().end() || at->name != name) {
+        refuse_file("its tensors are not in the order of the format");
       }
-    }
-    for (const PartRecord &own : member_.table.parts) {
-      if (own.source == source_free) {
-        expect_parameters(own.params, {own.n_members, own.n_theta}, code);
-      }
-    }
-    expect("initialised", *part_.find("initialised"), "U8", {1});
-  }
-
-  // The parameters from `start` on are a tensor of that shape. Empty ones may begin at the same place.
-  void expect_parameters(int64_t start, const Shape &shape, std::string_view code) const {
-    const auto range = std::equal_range(starts_.begin(), starts_.end(), start);
-    const auto entry = [&](auto at) -> const NamedTensor & {
-      return params_[static_cast<size_t>(at - starts_.begin())];
+      holds_[at++->number] = holds;
     };
-    for (auto at = range.first; at != range.second; at++) {
-      if (part_.entry(entry(at)).is(code, shape)) {
-        return;
+    take("plan", Holds::itself);
+    for (const TensorName &tensor : buffers_) {
+      take(tensor.name, Holds::buffers);
+    }
+    for (const TensorName &tensor : params_) {
+      take(tensor.name, Holds::params);
+    }
+    for (; at != part_.tensors().end(); at++) {
+      if (at->name == "initialised") {
+        holds_[at->number] = Holds::initialised;
       }
-    }
-    if (range.first == range.second) {
-      refuse_file(other_order);
-    }
-    expect(entry(range.first).name, part_.entry(entry(range.first)), code, shape);
-  }
-
-  void check_order() const {
-    std::vector<std::string_view> head{"plan"};
-    for (const Buffer &buffer : expected_) {
-      head.push_back(buffer.name);
-    }
-    for (const NamedTensor &tensor : params_) {
-      head.push_back(tensor.name);
-    }
-    const auto same = [](const NamedTensor &tensor, std::string_view name) { return tensor.name == name; };
-    const bool leads = head.size() <= part_.tensors.size() &&
-                       std::equal(part_.tensors.begin(),
-                                  part_.tensors.begin() + static_cast<std::ptrdiff_t>(head.size()), head.begin(), same);
-    const bool rises = std::is_sorted(params_.begin(), params_.end(), [](const NamedTensor &a, const NamedTensor &b) {
-      return place_of(a.name) < place_of(b.name);
-    });
-    if (!leads || !rises) {
-      refuse_file(other_order);
     }
   }
 
@@ -289,14 +226,14 @@ class MemberReader {
   }
 
   // The buffers of a tensor, the last ones that were read.
-  void check_buffer(const NamedTensor &tensor) const {
+  void check_buffer(const TensorName &tensor) const {
     const std::vector<double> &all = member_.buffers;
-    const auto first = all.end() - part_.entry(tensor).shape[0];
+    const auto first = all.end() - tensor.shape[0];
     if (!std::all_of(first, all.end(), [](double x) { return std::isfinite(x); })) {
-      refuse_file("tensor " + std::string(tensor.name) + " holds NaN or infinity");
+      refuse_file("tensor " + tensor.name + " holds NaN or infinity");
     }
     if (tensor.name.ends_with(".scale") && !std::all_of(first, all.end(), [](double x) { return x > 0; })) {
-      refuse_file("tensor " + std::string(tensor.name) + " must be positive");
+      refuse_file("tensor " + tensor.name + " must be positive");
     }
   }
 
@@ -304,57 +241,49 @@ class MemberReader {
   void read_params() {
     std::vector<T> params;
     params.reserve(static_cast<size_t>(member_.table.flow.n_params));
-    for (const NamedTensor &tensor : params_) {
+    std::vector<int64_t> starts;
+    for (const TensorName &tensor : params_) {
       const size_t start = params.size();
-      append_numbers(part_.entry(tensor), params);
+      starts.push_back(static_cast<int64_t>(start));
+      append_numbers(*part_.find(tensor.name), params);
       if (!std::all_of(params.begin() + static_cast<std::ptrdiff_t>(start), params.end(),
                        [](T x) { return std::isfinite(x); })) {
         refuse_file("tensor " + brief(tensor.name) + " holds NaN or infinity");
       }
     }
     for (const LinearRecord &linear : member_.table.linears) {
-      if (linear.in_degrees != no_index) {
-        check_mask(linear, params.data() + linear.weight);
+      if (linear.in_degrees != no_index && !is_masked(linear, params.data() + linear.weight)) {
+        const auto behind = std::upper_bound(starts.begin(), starts.end(), linear.weight);
+        const TensorName &tensor = params_[static_cast<size_t>(behind - starts.begin() - 1)];
+        refuse_file("tensor " + brief(tensor.name) + " holds numbers where its mask has none");
       }
     }
     member_.params = std::move(params);
   }
 
+  // Whether weights are zero where their input has a higher degree than their output.
   template <class T>
-  void check_mask(const LinearRecord &linear, const T *weights) const {
+  bool is_masked(const LinearRecord &linear, const T *weights) const {
     const int64_t *in = member_.table.ints.data() + linear.in_degrees;
     const int64_t *out = member_.table.ints.data() + linear.out_degrees;
     for (int64_t i = 0; i < linear.n_in; i++) {
       for (int64_t j = 0; j < linear.n_out; j++) {
         if (in[i] > out[j] && weights[i * linear.n_out + j] != 0) {
-          const auto behind = std::upper_bound(starts_.begin(), starts_.end(), linear.weight);
-          const NamedTensor &tensor = params_[static_cast<size_t>(behind - starts_.begin() - 1)];
-          refuse_file("tensor " + brief(tensor.name) + " holds numbers where its mask has none");
+          return false;
         }
       }
     }
+    return true;
   }
 
-  struct Buffer {
-    std::string_view name;
-    int64_t count;
-  };
   const FilePart &part_;
   const FlowHead &head_;
   std::vector<Holds> &holds_;
   FileMember member_;
-  std::vector<Buffer> expected_;               // tensors of buffers, in order
-  std::vector<NamedTensor> buffers_, params_;  // those that were found, in the order of the file
-  std::vector<int64_t> starts_;                // of params_, in the flat vector
+  std::vector<TensorName> buffers_, params_;  // what the flow must have, in order
 };
 
 }  // namespace
-
-const TensorEntry *FilePart::find(std::string_view name) const {
-  const auto found =
-      std::find_if(tensors.begin(), tensors.end(), [&](const NamedTensor &tensor) { return tensor.name == name; });
-  return found == tensors.end() ? nullptr : &entry(*found);
-}
 
 template <class T>
 void append_numbers(const TensorEntry &entry, std::vector<T> &to) {

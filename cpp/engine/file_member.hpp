@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/file.hpp"
@@ -18,13 +19,26 @@ struct NamedTensor {
   size_t number;
 };
 
-// The tensors of a flow, in the order of the file, those that all members share among them.
-struct FilePart {
-  const Container &container;
-  std::vector<NamedTensor> tensors;
+// The tensors of a flow, in the order of the file, those that all members share behind its own.
+class FilePart {
+ public:
+  explicit FilePart(const Container &container) : container_(container) {}
+  void add(const NamedTensor &tensor) {
+    tensors_.push_back(tensor);
+    by_name_.emplace(tensor.name, &entry(tensor));
+  }
+  const std::vector<NamedTensor> &tensors() const { return tensors_; }
+  const TensorEntry &entry(const NamedTensor &tensor) const { return container_.tensors[tensor.number]; }
+  // Null where there is none.
+  const TensorEntry *find(std::string_view name) const {
+    const auto found = by_name_.find(name);
+    return found == by_name_.end() ? nullptr : found->second;
+  }
 
-  const TensorEntry &entry(const NamedTensor &tensor) const { return container.tensors[tensor.number]; }
-  const TensorEntry *find(std::string_view name) const;
+ private:
+  const Container &container_;
+  std::vector<NamedTensor> tensors_;
+  std::unordered_map<std::string_view, const TensorEntry *> by_name_;
 };
 
 inline constexpr std::string_view training_prefix = "training.", member_prefix = "member.";

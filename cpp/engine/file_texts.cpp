@@ -20,17 +20,6 @@ constexpr int64_t format_version = 2;
 constexpr std::string_view flow_keys[] = {"dtype",     "conditioner_dtype", "context_dim", "base",           "layers",
                                           "embedding", "embedding_dim",     "support",     "context_support"};
 
-// A value as Python prints it; of lists and objects their beginning alone.
-std::string printed(const Token &token) {
-  if (token.is(Kind::string)) {
-    return json_text(token.text);
-  }
-  return token.text == "true"    ? "True"
-         : token.text == "false" ? "False"
-         : token.text == "null"  ? "None"
-                                 : std::string(token.text);
-}
-
 // The entries of the spec of one flow, one at a time.
 class FlowReader {
  public:
@@ -39,12 +28,12 @@ class FlowReader {
   void read(JsonReader &reader, const Token &token) {
     const std::string &key = token.key;
     if (key == "dtype") {
-      dtype_ = printed(token);
+      dtype_ = json_printed(token);
       head_.dtype = token.is(Kind::string) ? dtype_ : "";
     } else if (key == "conditioner_dtype") {
-      conditioners_ = printed(token);
+      conditioners_ = json_printed(token);
     } else if (key == "context_dim") {
-      context_dim_ = printed(token);
+      context_dim_ = json_printed(token);
       whole_ = is_integer(token) ? json_integer(token) : std::nullopt;
     } else if (key == "layers") {
       layers_ = token.is(Kind::array);
@@ -230,11 +219,11 @@ SpecReader::SpecReader(std::string_view spec, size_t size) {
       format = token.is(Kind::string) ? json_text(token.text) : "";
       reader.skip();
     } else if (token.key == "format_version") {
-      version.printed = token.is(Kind::string) ? quoted(json_text(token.text)) : printed(token);
+      version.printed = token.is(Kind::string) ? quoted(json_text(token.text)) : json_printed(token);
       version.text = is_integer(token) ? std::string(token.text) : "";
       reader.skip();
     } else if (token.key == "library_version") {
-      version.library = printed(token);
+      version.library = json_printed(token);
       version.library_is_text = token.is(Kind::string);
       reader.skip();
     } else if (token.key == "members") {

@@ -269,6 +269,15 @@ std::string json_token(std::string_view text) {
   return out + '"';
 }
 
+std::string json_printed(const JsonReader::Token &token) {
+  const std::string_view text = token.text;
+  return token.is(JsonReader::Kind::string) ? json_text(text)
+         : text == "true"                   ? "True"
+         : text == "false"                  ? "False"
+         : text == "null"                   ? "None"
+                                            : std::string(text);
+}
+
 bool is_integer(const JsonReader::Token &token) {
   return token.is(JsonReader::Kind::number) && token.text.find_first_of(".eE") == std::string_view::npos;
 }

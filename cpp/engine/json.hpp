@@ -70,6 +70,9 @@ std::string json_text(std::string_view token);
 // A string token in ASCII, as Python writes it.
 std::string json_token(std::string_view text);
 
+// A value as Python prints it; of lists and objects their beginning alone.
+std::string json_printed(const JsonReader::Token &token);
+
 // An integer token that fits; nothing else.
 std::optional<int64_t> json_integer(const JsonReader::Token &token);
 

@@ -123,7 +123,7 @@ class Header {
       const std::string key = token_.key;
       known += key == "dtype" || key == "shape" || key == "data_offsets";
       if (key == "dtype") {
-        code = token_.is(Kind::string) ? json_text(token_.text) : std::string(token_.text);
+        code = json_printed(token_);
         entry.dtype = token_.is(Kind::string) ? dtype_of(code) : nullptr;
         reader_.skip();
       } else if (key == "shape") {

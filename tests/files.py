@@ -76,6 +76,7 @@ def special() -> Iterator[tuple[str, bytes]]:
             context_dim=1,
             embedding=ps.MLP((2,)),
             embedding_dim=2,
+            rng=0,
         ).to_bytes(),
     )
     yield "nothing learned", ps.Flow(ps.StandardNormal(1), [ps.Permutation((0,))]).to_bytes()

@@ -42,6 +42,7 @@ struct Entry {
   const Dtype *dtype = nullptr;
   std::vector<int64_t> shape;
   int64_t start = 0, stop = 0;
+  size_t number = 0;  // in the header
 };
 
 // The numbers of an array of whole numbers of at least 0, if this is one of `most` numbers at most.
@@ -145,6 +146,7 @@ class Header {
       entry.shape = std::move(*shape);
       entry.start = (*offsets)[0];
       entry.stop = (*offsets)[1];
+      entry.number = entries.size();
       entries.push_back(std::move(entry));
     }
   }
@@ -171,8 +173,8 @@ bool fits(const Entry &entry) {
 
 // Puts the tensors in the order of their positions. They must fill the rest of the file, without gap or overlap.
 void put_in_order(std::vector<Entry> &entries, uint64_t room) {
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry &a, const Entry &b) {
-    return std::tie(a.start, a.stop) < std::tie(b.start, b.stop);
+  std::sort(entries.begin(), entries.end(), [](const Entry &a, const Entry &b) {
+    return std::tie(a.start, a.stop, a.number) < std::tie(b.start, b.stop, b.number);
   });
   int64_t position = 0;
   for (const Entry &entry : entries) {

@@ -220,9 +220,6 @@ Model load_model(const std::string &path) {
   if (file < 0 || ::fstat(file, &status) != 0) {
     fail_to_read(path, errno);
   }
-  if (S_ISDIR(status.st_mode)) {
-    fail_to_read(path, EISDIR);
-  }
   // Of a file that cannot be a model no more than its beginning is read.
   char start[container_start];
   ssize_t n = read_at(file, start, sizeof start, 0);

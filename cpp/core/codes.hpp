@@ -7,6 +7,7 @@
 namespace penstock {
 
 inline constexpr int64_t table_magic = 0x504e53544b, table_version = 2;
+inline constexpr int64_t table_revision = 1;  // of what the compiler of specs writes
 inline constexpr int64_t table_header_size = 8, table_entry_size = 6;
 
 inline constexpr int64_t end_lower = 1, end_upper = 2;  // bits

@@ -74,6 +74,7 @@ def header() -> str:
     table = load()
     text = HEAD
     text += f"inline constexpr int64_t table_magic = {table.MAGIC:#x}, table_version = {table.VERSION};\n"
+    text += f"inline constexpr int64_t table_revision = {table.REVISION};  // of what the compiler of specs writes\n"
     text += (
         f"inline constexpr int64_t table_header_size = {table.HEADER_SIZE}, table_entry_size = {table.ENTRY_SIZE};\n\n"
     )

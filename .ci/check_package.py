@@ -1,4 +1,4 @@
-"""What is in the sdist and in the compiled wheel, and what must not be.
+"""What is in the sdist and in the compiled wheel, what must not be, and how large it may be.
 
 Usage: ``python check_package.py DIST``, a folder with one sdist and one wheel.
 """
@@ -14,11 +14,19 @@ import zipfile
 from pathlib import Path
 
 SDIST_BYTES = 6_000_000
+LIBRARY_BYTES = 2_500_000
 DATA = {"penstock/data/galaxies.npz", "penstock/data/LICENSE-galaxies"}
 SDIST = {"LICENSE", "CITATION.cff", "CHANGELOG.md", "README.md", "CMakeLists.txt", "PKG-INFO", "pyproject.toml"}
 SDIST |= {".ci/run", "cpp/README.md", "docs/file-format.md", "tests/cases.py", "tests/cpp/CMakeLists.txt"}
 SDIST |= {"benchmarks/run.py", "src/penstock/py.typed", *(f"src/{name}" for name in DATA)}
-WHEEL = {"penstock/__init__.py", "penstock/py.typed", "penstock/_core.pyi", "penstock/_numba/__init__.py", *DATA}
+SDIST |= {"cmake/install.cmake", "cpp/include/penstock/penstock.h", "tests/c/agree.c"}
+HEADERS = {f"penstock/include/penstock/penstock.{suffix}" for suffix in ("h", "hpp", "f90")}
+CMAKE = {f"penstock/cmake/penstockConfig{word}.cmake" for word in ("", "Version")}
+WHEEL = (
+    HEADERS
+    | CMAKE
+    | {"penstock/__init__.py", "penstock/py.typed", "penstock/_core.pyi", "penstock/_numba/__init__.py", *DATA}
+)
 
 
 def check_sdist(path: Path) -> None:
@@ -34,7 +42,7 @@ def check_sdist(path: Path) -> None:
 
 
 def check_wheel(path: Path) -> None:
-    """The package, its licences, and one stripped extension; no tests."""
+    """The package, its licences, one extension and one library, both stripped, and what finds the library; no tests."""
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         assert names >= WHEEL, f"{path.name} lacks {sorted(WHEEL - names)}"
@@ -45,9 +53,16 @@ def check_wheel(path: Path) -> None:
         assert not strange, f"{path.name} holds {strange}"
         extensions = [name for name in names if name.endswith(".so")]
         assert len(extensions) == 1, f"{path.name} holds the extensions {extensions}"
+        libraries = [name for name in names if "libpenstock" in name]
+        assert libraries == ["penstock/libpenstock.so.0"], f"{path.name} holds the libraries {libraries}"
+        found = {name for name in names if name.startswith(("penstock/include/", "penstock/cmake/"))}
+        assert found == HEADERS | CMAKE, f"{path.name} holds {sorted(found)}"
+        size = archive.getinfo(libraries[0]).file_size
+        assert size <= LIBRARY_BYTES, f"{libraries[0]} has {size} bytes, more than {LIBRARY_BYTES}"
         with tempfile.TemporaryDirectory() as folder:
-            check_stripped(archive.extract(extensions[0], folder))
-    print(f"{path.name}: {path.stat().st_size} bytes, {len(names)} files, extension stripped")
+            for name in extensions + libraries:
+                check_stripped(archive.extract(name, folder))
+    print(f"{path.name}: {path.stat().st_size} bytes, {len(names)} files, library of {size} bytes")
 
 
 def check_stripped(path: str) -> None:

@@ -18,10 +18,13 @@ import numpy as np
 import penstock as ps
 
 
-def penstock(*arguments: str) -> str:
-    """Run the installed command, and return what it prints."""
+def penstock(*arguments: str, fails: bool = False) -> str:
+    """Run the installed command, and return what it prints, or how it failed."""
     command = Path(sysconfig.get_path("scripts")) / "penstock"
     done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=300)
+    if fails:
+        assert done.returncode == 1, f"penstock {' '.join(arguments)} did not fail"
+        return done.stderr
     if done.returncode:
         sys.exit(f"penstock {' '.join(arguments)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -53,6 +56,10 @@ def main() -> None:
     assert np.load("log_prob.npy").shape == (10,)
     penstock("demo", "--quiet", "--epochs", "1", "-o", "demo")  # its table comes with the package
     assert ps.load("demo/galaxies.safetensors").dim == 7
+    if backend == "cpp":
+        assert (Path(penstock("config", "--includedir").strip()) / "penstock" / "penstock.h").is_file()
+    else:
+        assert "no C library" in penstock("config", "--libs", fails=True)
     print(f"penstock {ps.__version__} works, backend {backend}: {package.parent}")
 
 

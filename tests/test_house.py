@@ -399,7 +399,7 @@ ELSEWHERE = """if True:
 def package_without_core(tmp_path: Path) -> Path:
     """A folder that holds the pure-Python part of the installed package."""
     shutil.copytree(
-        Path(ps.__file__).parent, tmp_path / "penstock", ignore=shutil.ignore_patterns("*.so", "_core*", "__pycache__")
+        Path(ps.__file__).parent, tmp_path / "penstock", ignore=shutil.ignore_patterns("*.so*", "_core*", "__pycache__")
     )
     return tmp_path
 
@@ -541,7 +541,7 @@ def test_the_microkernel_keeps_its_accumulators_in_registers(isa: str) -> None:
         pytest.skip("there is no objdump")
     objects = object_files("release")
     if isa not in objects:
-        pytest.skip(f"this processor family has no {isa}")
+        pytest.skip(f"this build has no {isa}")
     assembly = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", str(objects[isa])], capture_output=True, text=True, check=True
     ).stdout

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/border.hpp"
 #include "bindings/gil.hpp"
 #include "engine/engine.hpp"
 
@@ -35,7 +36,7 @@ inline Table decoded_table(const py::array &table) {
   if (table.ndim() != 1 || !holds<int64_t>(table) || (table.flags() & py::array::c_style) == 0) {
     wrong("table", "be a contiguous one-dimensional array of int64");
   }
-  return decode_table(static_cast<const int64_t *>(table.data()), table.size());
+  return cross(library()->decode_table, static_cast<const int64_t *>(table.data()), table.size());
 }
 
 // Numbers of draws for each row of a context, known to have counters of their own.
@@ -53,11 +54,11 @@ class EngineHandle {
  public:
   explicit EngineHandle(const py::array &table) {
     Table decoded = decoded_table(table);
-    isa();  // so that a forced instruction set that is not there is an error now
+    cross(library()->isa);  // so that a forced instruction set that is not there is an error now
     if (decoded.flow.dtype == dtype_float64) {
-      engine_ = std::make_shared<Engine<double>>(std::move(decoded));
+      engine_ = cross(library()->of<double>().engine, std::move(decoded));
     } else {
-      engine_ = std::make_shared<Engine<float>>(std::move(decoded));
+      engine_ = cross(library()->of<float>().engine, std::move(decoded));
     }
   }
 
@@ -83,7 +84,7 @@ class EngineHandle {
     return visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
       const T *p = needed<T, false>(params, "params", {plan().n_params});
       const double *b = needed<double, false>(buffers, "buffers", {plan().n_buffers});
-      return PackedHandle{std::make_shared<Packed<T>>(engine->plan(), p, b)};
+      return PackedHandle{cross(library()->of<T>().packed, engine->plan(), p, b)};
     });
   }
 
@@ -96,7 +97,8 @@ class EngineHandle {
       for (int64_t i = 0; i < plan().context_dim; i++) {
         own->numbers.push_back(number_of(given.rows, 0, i));
       }
-      const std::shared_ptr<Aligned<T>> part = engine.context_part(packed, own->view(1).rows);
+      const std::shared_ptr<Aligned<T>> part =
+          cross(library()->of<T>().context_part, engine, packed, own->view(1).rows);
       own->part = {part, part->data()};
       result.given = own;
     });
@@ -119,7 +121,9 @@ class EngineHandle {
       const auto external = theta_views<T>(thetas, steps, rows);
       const RowsOut<T> y = rows_out<T>(out, "out", rows, plan().dim);
       const RowValues values = values_view<T>(log_det, "log_det", rows);
-      without_gil([&] { engine.evaluate(packed, steps, batch, external.data(), y, values, poll_signals); });
+      without_gil([&] {
+        cross(library()->of<T>().evaluate, engine, packed, steps, batch, external.data(), y, values, poll_signals);
+      });
     });
   }
 
@@ -131,7 +135,7 @@ class EngineHandle {
       const Draws numbers = draws(seed, context_row, first_draw, given, rows);
       const RowsOut<T> x = rows_out<T>(out, "out", rows, plan().dim);
       const RowValues p{lent<T, true>(log_prob, "log_prob", {rows}), sizeof(T)};
-      without_gil([&] { engine.sample(packed, numbers, given, rows, x, p, poll_signals); });
+      without_gil([&] { cross(library()->of<T>().sample, engine, packed, numbers, given, rows, x, p, poll_signals); });
     });
   }
 
@@ -146,7 +150,9 @@ class EngineHandle {
       const Components chosen = components_of(components, rows);
       const RowsOut<T> z = rows_out<T>(out, "out", rows, plan().dim);
       double *weights = lent<double, true>(log_weight, "log_weight", {rows});
-      without_gil([&] { engine.latents(packed, numbers, chosen, given, rows, z, weights, poll_signals); });
+      without_gil([&] {
+        cross(library()->of<T>().latents, engine, packed, numbers, chosen, given, rows, z, weights, poll_signals);
+      });
     });
   }
 
@@ -161,8 +167,10 @@ class EngineHandle {
       const T *d_z = lent<T, false>(d_out, "d_out", {rows, plan().dim});
       const T *d_weights = lent<T, false>(d_log_weight, "d_log_weight", {rows});
       double *gradient = needed<double, true>(d_params, "d_params", {plan().n_params});
-      without_gil(
-          [&] { engine.latents_vjp(packed, numbers, chosen, given, rows, d_z, d_weights, gradient, poll_signals); });
+      without_gil([&] {
+        cross(library()->of<T>().latents_vjp, engine, packed, numbers, chosen, given, rows, d_z, d_weights, gradient,
+              poll_signals);
+      });
     });
   }
 
@@ -196,7 +204,9 @@ class EngineHandle {
       } else {
         cotangents.context_sum = lent<double, true>(d_context, "d_context", {given.shape(0), c});
       }
-      without_gil([&] { engine.vjp(packed, steps, batch, external.data(), values, cotangents, poll_signals); });
+      without_gil([&] {
+        cross(library()->of<T>().vjp, engine, packed, steps, batch, external.data(), values, cotangents, poll_signals);
+      });
     });
   }
 
@@ -209,7 +219,9 @@ class EngineHandle {
       const Batch batch{view, rows, context_of(handle, context, rows)};
       const SampleWeights weights = weights_view(weight, rows);
       double *gradient = needed<double, true>(d_params, "d_params", {plan().n_params});
-      without_gil([&] { sums = engine.loss_and_grad(packed, batch, weights, gradient, poll_signals); });
+      without_gil([&] {
+        sums = cross(library()->of<T>().loss_and_grad, engine, packed, batch, weights, gradient, poll_signals);
+      });
     });
     return {sums.loss, sums.weight};
   }
@@ -226,8 +238,9 @@ class EngineHandle {
       if (step < 1) {
         wrong("step", "be at least 1");
       }
-      const AdamSettings settings = adam_settings(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled, step);
-      without_gil([&] { engine->adam(settings, g, p, mean, square); });
+      const AdamSettings settings =
+          cross(library()->adam_settings, learning_rate, beta1, beta2, epsilon, weight_decay, decoupled, step);
+      without_gil([&] { cross(library()->of<T>().adam, *engine, settings, g, p, mean, square); });
     });
   }
 

@@ -63,7 +63,7 @@ class MixtureHandle {
       const MixtureValues values{values_view<T>(log_prob, "log_prob", rows),
                                  lent<double, true>(each, "each", {n, rows}),
                                  lent<double, true>(shares, "shares", {n, rows})};
-      without_gil([&] { evaluate_many(members, batch, values, poll_signals); });
+      without_gil([&] { cross(library()->of<T>().evaluate_many, members, batch, values, poll_signals); });
     });
   }
 
@@ -74,7 +74,7 @@ class MixtureHandle {
       const Context given = engines_[0].context_of(packed_[0], context, rows);
       const Draws numbers = draws(seed, context_row, first_draw, given, rows);
       const RowsOut<T> x = rows_out<T>(out, "out", rows, plan().dim);
-      without_gil([&] { sample_many(members, numbers, given, rows, x, poll_signals); });
+      without_gil([&] { cross(library()->of<T>().sample_many, members, numbers, given, rows, x, poll_signals); });
     });
   }
 

@@ -7,11 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "bindings/border.hpp"
 #include "bindings/engine.hpp"
 #include "bindings/mixture.hpp"
 #include "bindings/trainer.hpp"
-#include "engine/order.hpp"
-#include "isa/arithmetic.hpp"
 
 namespace penstock {
 namespace {
@@ -34,17 +33,14 @@ void row_order(uint64_t seed, uint64_t epoch, int64_t n, const py::object &posit
   if (!within) {
     wrong("positions", "lie within the n rows");
   }
-  without_gil([&] {
-    const Order order(seed, epoch, n);
-    for (int64_t i = 0; i < count; i++) {
-      rows[i] = order(at != nullptr ? at[i] : first + i);
-    }
-  });
+  without_gil([&] { cross(library()->fill_order, seed, epoch, n, at, first, count, rows); });
 }
 
 // Why this processor cannot run the extension; empty if it can.
 std::string unusable() {
-  return isas().empty() ? "this processor has none of the instruction sets that the extension was built for" : "";
+  return cross(library()->isas).empty()
+             ? "this processor has none of the instruction sets that the extension was built for"
+             : "";
 }
 
 void define_engine(py::module_ &m) {
@@ -111,26 +107,35 @@ void define_trainer(py::module_ &m) {
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace penstock;
+  if (library() == nullptr) {
+    throw pybind11::import_error(
+        "the library libpenstock that the extension found is of another build than the extension; install penstock "
+        "again");
+  }
   try {
-    check_arithmetic();
+    cross(library()->check_arithmetic);
   } catch (const std::runtime_error &error) {
     throw pybind11::import_error(error.what());
   }
   m.doc() = "The compiled backend of penstock. Internal: penstock/runner.py is its only caller.";
   m.attr("version") = PENSTOCK_VERSION;
   m.attr("name") = "cpp";
-  m.def("isa", [] { return isa(); }, "The instruction set in use.");
-  m.def("isas", &isas, "The instruction sets that can be used here, best first.");
+  m.def("isa", [] { return cross(library()->isa); }, "The instruction set in use.");
+  m.def("isas", [] { return cross(library()->isas); }, "The instruction sets that can be used here, best first.");
   m.def("usable", &unusable, "Why this processor cannot run the extension; empty if it can.");
   m.def(
-      "transform_names", [] { return std::vector<std::string>(transform_names().begin(), transform_names().end()); },
+      "transform_names",
+      [] {
+        const auto names = cross(library()->transform_names);
+        return std::vector<std::string>(names.begin(), names.end());
+      },
       "Names of the transforms, in the order of their codes.");
   m.def(
       "check_table", [](const py::array &table) { decoded_table(table); }, py::arg("table"),
       "Raises ValueError if this is no valid plan table. Does not ask whether the engine can compute it.");
-  m.def("set_num_threads", &set_num_threads, py::arg("n"));
-  m.def("set_local_num_threads", &set_local_num_threads, py::arg("n"));
-  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", [](int n) { cross(library()->set_num_threads, n); }, py::arg("n"));
+  m.def("set_local_num_threads", [](int n) { cross(library()->set_local_num_threads, n); }, py::arg("n"));
+  m.def("num_threads", [] { return cross(library()->num_threads); });
   m.def("row_order", &row_order, py::arg("seed"), py::arg("epoch"), py::arg("n"), py::arg("positions"), py::arg("out"));
   py::module_::import("atexit").attr("register")(py::cpp_function([] { door.close(); }));
   define_engine(m);

@@ -37,8 +37,8 @@ class TrainerHandle {
       for (int64_t i = 0; i < n; i++) {
         runs.emplace_back(numbers[2 * i], numbers[2 * i + 1]);
       }
-      trainer_ = std::make_shared<Trainer<T>>(
-          typed, p, b, typename Trainer<T>::Settings{beta1, beta2, epsilon, weight_decay, clip_norm, decoupled}, runs);
+      trainer_ = cross(library()->of<T>().trainer, typed, p, b,
+                       typename Trainer<T>::Settings{beta1, beta2, epsilon, weight_decay, clip_norm, decoupled}, runs);
     });
   }
 
@@ -50,7 +50,7 @@ class TrainerHandle {
       const Plan &plan = trainer.engine().plan();
       const RowsView view = rows_view(x, plan.dim, rows);
       const Batch batch{view, rows, context_view(context, plan.context_dim, rows)};
-      const SampleWeights weights = weights_view(weight, rows).scaled(weight_exponent);
+      const SampleWeights weights = cross(library()->scaled, weights_view(weight, rows), weight_exponent);
       if (!py::isinstance<py::array>(learning_rates)) {
         wrong("learning_rates", "be an array");
       }
@@ -63,9 +63,10 @@ class TrainerHandle {
       if (!counts || first_step > (n_train - 1) / batch_size + 1 - n) {
         wrong("n_train, first_step and batch_size", "lie within the rows");
       }
+      const typename Trainer<T>::Epoch numbers{seed, epoch, n_train, batch_size, first_step};
       without_gil([&] {
-        done = trainer.run(batch, weights, weight_scale, {seed, epoch, n_train, batch_size, first_step}, n, rates, l, g,
-                           poll_signals);
+        done =
+            cross(library()->of<T>().run, trainer, batch, weights, weight_scale, numbers, n, rates, l, g, poll_signals);
       });
       return done;
     });
@@ -80,7 +81,8 @@ class TrainerHandle {
 
   void set_params(const py::object &params) {
     alone([&]<class T>(Trainer<T> &trainer) {
-      trainer.set_params(needed<T, false>(params, "params", {trainer.engine().plan().n_params}));
+      cross(library()->of<T>().set_params, trainer,
+            needed<T, false>(params, "params", {trainer.engine().plan().n_params}));
     });
   }
 
@@ -101,12 +103,13 @@ class TrainerHandle {
       if (step < 0) {
         wrong("step", "be at least 0");
       }
-      trainer.set_state(mean, square, step);
+      cross(library()->of<T>().set_state, trainer, mean, square, step);
     });
   }
 
   PackedHandle packed() {
-    return alone([](auto &trainer) { return PackedHandle{trainer.snapshot()}; });
+    return alone(
+        []<class T>(Trainer<T> &trainer) { return PackedHandle{cross(library()->of<T>().snapshot, trainer)}; });
   }
   int64_t step() const {
     return std::visit([](const auto &trainer) { return trainer->step(); }, trainer_);

@@ -29,11 +29,6 @@ Trainer<T>::Trainer(std::shared_ptr<const Engine<T>> engine, const T *params, co
   cut();
 }
 
-template <class T>
-void Trainer<T>::Busy::refuse() {
-  throw std::runtime_error("this Trainer is at work in another call");
-}
-
 // Cuts frozen runs, the plan's among them, out of the rows of all segments.
 template <class T>
 void Trainer<T>::cut() {

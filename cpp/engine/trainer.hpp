@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -64,7 +65,7 @@ class Trainer {
     ~Busy() { flag_.clear(std::memory_order_release); }
 
    private:
-    [[noreturn]] static void refuse();
+    [[noreturn]] static void refuse() { throw std::runtime_error("this Trainer is at work in another call"); }
     std::atomic_flag &flag_;
   };
 

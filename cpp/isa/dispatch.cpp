@@ -13,7 +13,7 @@ namespace {
 
 #if defined(PENSTOCK_X86)
 // The levels of x86-64 feature by feature: not every compiler knows their names, nor those of all features.
-bool has_v3() {
+[[maybe_unused]] bool has_v3() {
   unsigned a, b, c = 0, d, extended = 0;
   constexpr unsigned movbe = 1u << 22, f16c = 1u << 29, lzcnt = 1u << 5;
   __get_cpuid(1, &a, &b, &c, &d);
@@ -22,7 +22,7 @@ bool has_v3() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
          __builtin_cpu_supports("bmi2") && (c & movbe) != 0 && (c & f16c) != 0 && (extended & lzcnt) != 0;
 }
-bool has_v4() {
+[[maybe_unused]] bool has_v4() {
   return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
@@ -62,14 +62,23 @@ std::vector<InstructionSet> instruction_sets() {
   std::vector<InstructionSet> sets;
 #if defined(PENSTOCK_X86)
   __builtin_cpu_init();
+#endif
+#if defined(PENSTOCK_HAS_avx512)
   if (has_v4()) {
     sets.push_back({"avx512", &avx512::kernels_float, &avx512::kernels_double, false});
   }
+#endif
+#if defined(PENSTOCK_HAS_avx2)
   if (has_v3()) {
     sets.push_back({"avx2", &avx2::kernels_float, &avx2::kernels_double, false});
+  }
+#endif
+#if defined(PENSTOCK_HAS_fma128)
+  if (has_v3()) {
     sets.push_back({"fma128", &fma128::kernels_float, &fma128::kernels_double, true});
   }
-#elif defined(PENSTOCK_ARM)
+#endif
+#if defined(PENSTOCK_HAS_neon)
   sets.push_back({"neon", &neon::kernels_float, &neon::kernels_double, false});
 #endif
   return sets;

@@ -225,4 +225,4 @@ def usable() -> str:
     """
 
 name: str = "cpp"
-version: str = "0.1.0"
+version: str = "0.2.0"

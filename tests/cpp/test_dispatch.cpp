@@ -16,9 +16,19 @@ int main() {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)  // knows the levels by name
-  CHECK(has("avx2") == (__builtin_cpu_supports("x86-64-v3") != 0));
-  CHECK(has("fma128") == (__builtin_cpu_supports("x86-64-v3") != 0));
-  CHECK(has("avx512") == (__builtin_cpu_supports("x86-64-v4") != 0));
+  bool avx2 = false, avx512 = false, fma128 = false;                 // what this build has
+#  if defined(PENSTOCK_HAS_avx2)
+  avx2 = true;
+#  endif
+#  if defined(PENSTOCK_HAS_avx512)
+  avx512 = true;
+#  endif
+#  if defined(PENSTOCK_HAS_fma128)
+  fma128 = true;
+#  endif
+  CHECK(has("avx2") == (avx2 && __builtin_cpu_supports("x86-64-v3") != 0));
+  CHECK(has("fma128") == (fma128 && __builtin_cpu_supports("x86-64-v3") != 0));
+  CHECK(has("avx512") == (avx512 && __builtin_cpu_supports("x86-64-v4") != 0));
 #elif defined(__aarch64__)
   CHECK(has("neon"));
 #endif

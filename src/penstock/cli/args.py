@@ -12,7 +12,7 @@ from typing import Any
 
 import penstock as ps
 from penstock._backend import NAMES as BACKENDS
-from penstock.cli import supports
+from penstock.cli import config, supports
 from penstock.cli.tables import READ, WRITTEN, is_stream
 from penstock.conditioners import ACTIVATIONS
 from penstock.recipes import MIXINGS, RECIPES
@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         _report_parser,
         _info_parser,
         _upgrade_parser,
+        _config_parser,
     ):
         add(commands)
     return top
@@ -401,6 +402,17 @@ def _upgrade_parser(commands: Any) -> None:
     )
     upgrade.add_argument("files", nargs="+", metavar="FILE", help="a model file, as written by flow.save")
     upgrade.set_defaults(run=_upgrade)
+
+
+def _config_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "config",
+        help="tell where the C library is, for compilers and CMake",
+        description="Prints what is asked for on one line, or everything: cc program.c $(penstock config --cflags --libs)",
+    )
+    for name, told in config.TOLD.items():
+        command.add_argument(f"--{name}", dest="names", action="append_const", const=name, help=told)
+    command.set_defaults(run=lambda arguments: config.config(arguments.names or ()))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

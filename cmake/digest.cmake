@@ -1,0 +1,10 @@
+# Writes OUTPUT, a header with a digest of the C++ sources in FOLDER and of the SETTINGS that they are compiled with.
+file(GLOB_RECURSE sources RELATIVE ${FOLDER} ${FOLDER}/*.cpp ${FOLDER}/*.hpp ${FOLDER}/*.h)
+list(SORT sources)
+set(text ${SETTINGS})
+foreach(source ${sources})
+  file(SHA256 ${FOLDER}/${source} digest)
+  string(APPEND text " ${source} ${digest}")
+endforeach()
+string(SHA256 digest "${text}")
+file(WRITE ${OUTPUT} "#define PENSTOCK_BUILD \"${digest}\"\n")

@@ -1,0 +1,12 @@
+// The library, if it is of this build: see engine/build.cpp.
+#include "bindings/border.hpp"
+#include "penstock_build.hpp"
+
+namespace penstock {
+
+const Calls *library() {
+  static const Calls *const calls = penstock_private(PENSTOCK_BUILD);
+  return calls;
+}
+
+}  // namespace penstock

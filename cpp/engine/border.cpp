@@ -1,0 +1,112 @@
+// The library's side of the border: see border.hpp.
+#include "engine/border.hpp"
+
+#include <exception>
+#include <functional>
+#include <new>
+#include <stdexcept>
+
+namespace penstock {
+namespace {
+
+Fault told(Fault::Kind kind, const char *words) noexcept {
+  try {
+    return {kind, words};
+  } catch (...) {
+    return {Fault::memory};
+  }
+}
+
+// Of the exception that is being handled.
+Fault fault() noexcept {
+  try {
+    throw;
+  } catch (const Interrupted &) {
+    return {Fault::interrupted};
+  } catch (const std::bad_alloc &) {
+    return {Fault::memory};
+  } catch (const std::length_error &) {  // of a container that would be larger than any memory
+    return {Fault::memory};
+  } catch (const std::invalid_argument &error) {
+    return told(Fault::argument, error.what());
+  } catch (const std::exception &error) {
+    return told(Fault::other, error.what());
+  } catch (...) {
+    return told(Fault::other, "a fault of the library");
+  }
+}
+
+template <auto f, class Function>
+struct Across;
+template <auto f, class R, class... A>
+struct Across<f, R(A...)> {
+  static Fault call(Returned<R> &result, A... arguments) noexcept {
+    try {
+      if constexpr (std::is_void_v<R>) {
+        std::invoke(f, std::forward<A>(arguments)...);
+        result.emplace();
+      } else {
+        result.emplace(std::invoke(f, std::forward<A>(arguments)...));
+      }
+      return {};
+    } catch (...) {
+      return fault();
+    }
+  }
+};
+
+template <auto f>
+constexpr Entry<f> across = &Across<f, typename Crossing<decltype(f)>::Function>::call;
+
+template <class T>
+constexpr TypedCalls<T> typed_calls{
+    across<&made<Engine<T>, Table>>,
+    across<&made<Packed<T>, const Plan &, const T *, const double *>>,
+    across<&made<Trainer<T>, std::shared_ptr<const Engine<T>>, const T *, const double *,
+                 const typename Trainer<T>::Settings &, const std::vector<typename Trainer<T>::Run> &>>,
+    across<&Engine<T>::evaluate>,
+    across<&Engine<T>::sample>,
+    across<&Engine<T>::latents>,
+    across<&Engine<T>::latents_vjp>,
+    across<&Engine<T>::vjp>,
+    across<&Engine<T>::loss_and_grad>,
+    across<&Engine<T>::adam>,
+    across<&Engine<T>::context_part>,
+    across<&evaluate_many<T>>,
+    across<&sample_many<T>>,
+    across<&Trainer<T>::run>,
+    across<&Trainer<T>::set_params>,
+    across<&Trainer<T>::set_state>,
+    across<&Trainer<T>::snapshot>,
+};
+
+}  // namespace
+
+void fill_order(uint64_t seed, uint64_t epoch, int64_t n, const int64_t *at, int64_t first, int64_t count,
+                int64_t *rows) {
+  const Order order(seed, epoch, n);
+  for (int64_t i = 0; i < count; i++) {
+    rows[i] = order(at != nullptr ? at[i] : first + i);
+  }
+}
+
+const Calls &calls() {
+  static constexpr Calls all{
+      across<&check_arithmetic>,
+      across<&isa>,
+      across<&isas>,
+      across<&transform_names>,
+      across<&set_num_threads>,
+      across<&set_local_num_threads>,
+      across<&num_threads>,
+      across<&decode_table>,
+      across<&adam_settings>,
+      across<&SampleWeights::scaled>,
+      across<&fill_order>,
+      typed_calls<float>,
+      typed_calls<double>,
+  };
+  return all;
+}
+
+}  // namespace penstock

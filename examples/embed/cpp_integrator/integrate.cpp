@@ -7,11 +7,11 @@
 // weights below f(x) / a. There are two stages.
 //
 // Search. While the flow is far from f, a few weights are nearly all of the sum. The flow is trained on weights to the power
-// that leaves a tenth of the points in effect, which aims at a density between the flow's and f; when the power comes to 1, f is found.
-// Nothing of this stage is part of the result.
+// that leaves a tenth of the points in effect, which aims at a density between the flow's and f. Where the power comes to 1,
+// f is found. Nothing of this stage is part of the result.
 //
-// Iterations. Each trains the flow on all points since then, draws more of them from it, and gives an estimate that is independent of them. As
-// VEGAS does, estimates are averaged with their inverse variances, and chi^2 tells whether they agree.
+// Iterations. Each trains the flow on all points since then and draws more from it, for an estimate of their own. As VEGAS does,
+// estimates are averaged with their inverse variances, and chi^2 tells whether they agree.
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -160,6 +160,8 @@ contains
     call refused(penstock_error_argument, 'context must be given')
     call flow%log_prob_and_grad(x, log_p, grad, grad_context=of_each, stat=stat, errmsg=sentence)
     call refused(penstock_error_argument, 'grad_context without a context')
+    call flow%log_prob_and_grad(x, log_p, grad, context, of_each(:, :0), stat=stat, errmsg=sentence)
+    call refused(penstock_error_argument, 'grad_context must have shape (')
     call load('flow', flow)
     deallocate (x)
     allocate (x(flow%dim(), n))
@@ -188,6 +190,8 @@ contains
     call refused(penstock_error_argument, 'x must have shape (')
     call flow%log_prob(fitting(2:, :), too_few, stat=stat, errmsg=sentence)
     call refused(penstock_error_argument, 'log_p must have 3 elements, one for each column, got 2')
+    call flow%sample(1_int64, 0_int64, 0_int64, fitting(2:, :), log_p=too_few(:0), stat=stat, errmsg=sentence)
+    call refused(penstock_error_argument, 'log_p must have 3 elements, one for each column, got 0')
     call flow%load(folder//'/nothing.safetensors', stat=stat)
     sentence = 'left alone'
     call flow%log_prob(fitting(2:, :), log_p, stat=stat, errmsg=sentence)
@@ -246,9 +250,11 @@ contains
     call check(all(found == log_p), 'a flow of bytes')
     call second%save_bytes(again, stat=stat, errmsg=sentence)
     call check(stat == penstock_error_argument .and. .not. allocated(again), 'bytes of an empty flow')
-    call check(first%column_name(0) == '' .and. first%column_name(first%dim() + 1) == '', 'names outside of the columns')
-    call load('lattice', second)
-    call check(second%context_column_name(1) == '', 'a name that there is not')
+    call check(first%column_name(1) == '', 'a name that there is not')
+    call load('given', second)
+    call check(second%column_name(1) == 'mass' .and. second%column_name(2) == 'charge', 'names of columns')
+    call check(second%column_name(0) == '' .and. second%column_name(4) == '', 'names outside of the columns')
+    call check(second%context_column_name(2) == 'age', 'a name of the context')
   end subroutine owners
 
   subroutine trainers()

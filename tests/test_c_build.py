@@ -47,7 +47,7 @@ def library() -> Path:
 def declared() -> set[str]:
     """The functions of the header."""
     text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.S)
-    return set(re.findall(r"PENSTOCK_API [\w *]*?(\w+)\(", text))
+    return set(re.findall(r"^PENSTOCK_API [\w *]*?(\w+)\(", text, flags=re.M))
 
 
 def scripted() -> dict[str, set[str]]:

@@ -173,7 +173,14 @@ def absurd(flow: Any, scale: float, *key: Any) -> Any:
 SOME = 70  # more than a tile
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def some_quick(cases: list[Any], quick: set[str]) -> list[Any]:
+    """All cases, of which a few go through the quick suite and all through CI."""
+    names = {case.name for case in cases}
+    assert quick <= names
+    return [pytest.param(c, id=c.name, marks=() if c.name in quick else pytest.mark.slow) for c in cases]
+
+
+@pytest.mark.parametrize("case", some_quick(CASES, {"affine", "nsf", "nsf_ar", "nsf_one_dim", "realnvp_relu"}))
 def test_cases_have_the_bits_of_python(case: Any, tmp_path: Path, agree: list[Path]) -> None:
     calls = Calls(tmp_path)
     for dtype in DTYPES:
@@ -192,7 +199,7 @@ def test_cases_have_the_bits_of_python(case: Any, tmp_path: Path, agree: list[Pa
     assert answered(calls, agree) > 3_000
 
 
-@pytest.mark.parametrize("case", supports_table.COLUMNED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", some_quick(supports_table.COLUMNED, {"positive", "circle", "box_open"}))
 def test_columns_with_supports_have_the_bits_of_python(case: Any, tmp_path: Path, agree: list[Path]) -> None:
     calls = Calls(tmp_path)
     for dtype in DTYPES:

@@ -7,6 +7,8 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <system_error>
 #include <utility>
 
 #include "engine/blake2b.hpp"
@@ -194,9 +196,10 @@ class ModelReader {
       if (name.starts_with(member_prefix)) {
         own.remove_prefix(member_prefix.size());
         const size_t point = std::min(own.find('.'), own.size());
-        const char *stop = own.data() + point;
-        const auto found = std::from_chars(own.data(), stop, number);
-        const bool plain = found.ec == std::errc() && found.ptr == stop && (own[0] != '0' || point == 1);
+        const std::string_view word = own.substr(0, point);
+        const char *stop = std::to_address(word.end());
+        const auto found = std::from_chars(std::to_address(word.begin()), stop, number);
+        const bool plain = found.ec == std::errc() && found.ptr == stop && (word[0] != '0' || point == 1);
         number = plain && point < own.size() ? number : n;
         own.remove_prefix(std::min(point + 1, own.size()));
       }

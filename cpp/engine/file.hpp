@@ -54,7 +54,8 @@ struct Model {
   std::vector<FileTensor> tensors;                    // all but those of a training, in the order of the file
 };
 
-// Reads a model; `source` names it in sentences: "data", or the path as quoted() of text.hpp gives it. Throws FileError, or std::bad_alloc.
+// Reads a model; `source` names it in sentences: "data", or the path as quoted() of text.hpp gives it. Throws FileError, or
+// std::bad_alloc.
 Model read_model(const void *data, size_t size, const std::string &source);
 
 // The bytes of the file of a model, with its hash. `version` is that of the library that writes.

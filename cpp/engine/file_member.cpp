@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 #include <iterator>
 #include <system_error>
 #include <utility>
@@ -289,9 +288,7 @@ template <class T>
 void append_numbers(const TensorEntry &entry, std::vector<T> &to) {
   const size_t start = to.size();
   to.resize(start + entry.bytes.size() / sizeof(T));
-  if (to.size() > start) {
-    std::memcpy(to.data() + start, entry.bytes.data(), (to.size() - start) * sizeof(T));
-  }
+  entry.bytes.copy(reinterpret_cast<char *>(to.data() + start), (to.size() - start) * sizeof(T));
 }
 template void append_numbers(const TensorEntry &, std::vector<double> &);
 

@@ -232,7 +232,7 @@ ContainerWriter::ContainerWriter(const Metadata &metadata) : header_("{\"__metad
   for (size_t i = 0; i < metadata.size(); i++) {
     header_ += (i > 0 ? "," : "") + json_token(metadata[i].first) + ":" + json_token(metadata[i].second);
   }
-  header_ += "}";
+  header_ += '}';
 }
 
 void ContainerWriter::add(std::string_view name, std::string_view code, const std::vector<int64_t> &shape,

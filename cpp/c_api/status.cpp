@@ -1,9 +1,7 @@
 // Statuses and sentences: see status.hpp.
 #include "c_api/status.hpp"
 
-#include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <new>
 #include <string_view>
 
@@ -62,15 +60,6 @@ penstock_status told(penstock_status status, const char *text) noexcept {
 }
 
 }  // namespace
-
-std::string text(double number) {
-  if (std::isnan(number)) {
-    return "nan";
-  }
-  char digits[32];
-  std::snprintf(digits, sizeof digits, "%g", number);
-  return digits;
-}
 
 const char *last_sentence() noexcept { return sentence; }
 

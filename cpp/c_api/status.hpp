@@ -21,9 +21,6 @@ struct Failure : std::runtime_error {
   fail(PENSTOCK_ERROR_ARGUMENT, name + " must " + expected);
 }
 
-// A number in a sentence.
-std::string text(double number);
-
 template <class P>
 void needed(const char *name, const P *pointer) {
   if (pointer == nullptr) {

@@ -16,6 +16,7 @@
 #include "c_api/flow.hpp"
 #include "c_api/rows.hpp"
 #include "c_api/status.hpp"
+#include "engine/text.hpp"
 #include "penstock/penstock.h"
 
 struct penstock_trainer {
@@ -52,7 +53,7 @@ void check_size(const char *name, size_t size) {
 void check_options(const penstock_trainer_options &options) {
   const auto check = [](bool fine, const char *name, const char *expected, double value) {
     if (!fine) {
-      wrong(name, std::string(expected) + ", got " + text(value));
+      wrong(name, std::string(expected) + ", got " + shortest(value));
     }
   };
   const auto finite = [](double value) { return value >= 0 && std::isfinite(value); };
@@ -88,7 +89,7 @@ void check_weights(const C *weight, int64_t n) {
     const auto w = static_cast<double>(weight[r]);
     if (!(w >= 0) || std::isinf(w)) {
       wrong("weight", std::string(std::isfinite(w) ? "be at least 0" : "be finite") + ", but weight[" +
-                          std::to_string(r) + "] is " + text(w));
+                          std::to_string(r) + "] is " + shortest(w));
     }
   }
 }
@@ -113,7 +114,7 @@ penstock_status step_of(penstock_trainer *trainer, double learning_rate, int64_t
   return guard([&] {
     needed("trainer", trainer);
     if (!(learning_rate >= 0) || std::isinf(learning_rate)) {
-      wrong("learning_rate", "be a finite number of at least 0, got " + text(learning_rate));
+      wrong("learning_rate", "be a finite number of at least 0, got " + shortest(learning_rate));
     }
     const Batch batch = batch_of(trainer->flow, n, {"x", x, x_stride}, context, context_stride);
     check_weights(weight, n);
@@ -121,9 +122,9 @@ penstock_status step_of(penstock_trainer *trainer, double learning_rate, int64_t
     double of_loss = std::numeric_limits<double>::quiet_NaN(), of_norm = 0;
     alone(*trainer, [&](auto &typed) {
       if (n > 0 && !typed.step(batch, weights, trainer->weight_scale, learning_rate, &of_loss, &of_norm, nullptr)) {
-        fail(PENSTOCK_ERROR_NOT_FINITE,
-             (std::isfinite(of_loss) ? "the gradient became " + text(of_norm) : "the loss became " + text(of_loss)) +
-                 "; the step was not taken");
+        fail(PENSTOCK_ERROR_NOT_FINITE, (std::isfinite(of_loss) ? "the gradient became " + shortest(of_norm)
+                                                                : "the loss became " + shortest(of_loss)) +
+                                            "; the step was not taken");
       }
     });
     if (loss != nullptr) {

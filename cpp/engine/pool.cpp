@@ -7,8 +7,8 @@
 #include <atomic>
 #include <csignal>
 #include <exception>
+#include <memory>
 #include <mutex>
-#include <new>
 #include <thread>
 #include <vector>
 
@@ -240,28 +240,27 @@ class Pool {
 
 std::atomic<int> threads{1};
 thread_local int local_threads = 0;  // 0: as the process
-std::atomic<Pool *> shared_pool{nullptr};
+// The process's pool, which is there before the first call, so that threads that call first at once find the same one; it is
+// never destroyed, since a thread may still be in it at exit.
+union Kept {
+  Pool pool;
+  constexpr Kept() : pool() {}
+  ~Kept() {}
+};
+constinit Kept first_pool;
+constinit std::atomic<Pool *> shared_pool{&first_pool.pool};
 
 // Workers do not survive a fork, and the pool may have been busy: the child starts afresh. The old pool is left alone.
 void forget_pool() { shared_pool.store(nullptr, std::memory_order_relaxed); }
-
-// The first pool lies in the library itself, so that unloading it loses no memory, and is never destroyed: a thread may
-// still be in it at exit. Pools of forked children come from the heap.
-alignas(Pool) unsigned char first_pool[sizeof(Pool)];
-std::atomic_flag first_pool_taken;
 
 Pool &pool() {
   static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
   static_cast<void>(registered);
   Pool *current = shared_pool.load(std::memory_order_acquire);
   if (current == nullptr) {
-    const bool first = !first_pool_taken.test_and_set(std::memory_order_relaxed);
-    Pool *made = first ? new (first_pool) Pool : new Pool;
-    if (shared_pool.compare_exchange_strong(current, made, std::memory_order_acq_rel)) {
-      return *made;
-    }
-    if (!first) {
-      delete made;  // another thread was quicker; ours has no workers yet
+    auto made = std::make_unique<Pool>();
+    if (shared_pool.compare_exchange_strong(current, made.get(), std::memory_order_acq_rel)) {
+      return *made.release();
     }
   }
   return *current;

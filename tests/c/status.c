@@ -277,7 +277,7 @@ static void trainers(const char *models) {
   OPTION(beta1, 1.0, "beta1 must lie in [0, 1), got 1");
   OPTION(beta2, -0.5, "beta2 must lie in [0, 1), got -0.5");
   OPTION(epsilon, 0.0, "epsilon must be a positive finite number, got 0");
-  OPTION(weight_decay, -1.0, "weight_decay must be a finite number of at least 0, got -1");
+  OPTION(weight_decay, -1.0, "weight_decay must be a finite number of at least 0, got -1.0");
   OPTION(weight_decay, (double)NAN, "weight_decay must be a finite number of at least 0, got ");
   OPTION(clip_norm, 0.0, "clip_norm must be a positive number, got 0");
   OPTION(weight_scale, (double)INFINITY, "weight_scale must be a finite number of at least 0, got inf");

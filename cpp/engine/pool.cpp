@@ -244,7 +244,7 @@ thread_local int local_threads = 0;  // 0: as the process
 // never destroyed, since a thread may still be in it at exit.
 union Kept {
   Pool pool;
-  constexpr Kept() : pool() {}
+  constexpr Kept() noexcept : pool() {}
   ~Kept() {}
 };
 constinit Kept first_pool;

@@ -5,6 +5,7 @@
 
 #include "core/math.hpp"
 #include "core/plan.hpp"
+#include "transforms/parts.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -49,7 +50,7 @@ PENSTOCK_INLINE V derivative_of_output(V y) {
 
 // In place on n numbers, n a multiple of the lanes: h = act(h), plus skip if given; derivative kept if asked for.
 template <int kind, class V>
-void activate_all(int64_t n, Element<V> *h, const Element<V> *skip, Element<V> *derivative) {
+PENSTOCK_FUNCTION void activate_all(int64_t n, Element<V> *h, const Element<V> *skip, Element<V> *derivative) {
   for (int64_t i = 0; i < n; i += lanes<V>) {
     V y, d;
     activate<kind, V>(load<V>(h + i), y, d);
@@ -61,7 +62,11 @@ void activate_all(int64_t n, Element<V> *h, const Element<V> *skip, Element<V> *
 }
 
 template <class V>
-void activate_all(int kind, int64_t n, Element<V> *h, const Element<V> *skip, Element<V> *derivative) {
+PENSTOCK_FUNCTION void activate_all(int kind, int64_t n, Element<V> *h, const Element<V> *skip,
+                                    Element<V> *derivative) {
+  if constexpr (!has<part_activations>) {
+    return activate_all<act_relu, V>(n, h, skip, derivative);
+  }
   switch (kind) {
     case act_relu:
       return activate_all<act_relu, V>(n, h, skip, derivative);
@@ -78,8 +83,8 @@ void activate_all(int kind, int64_t n, Element<V> *h, const Element<V> *skip, El
 
 // d = d * act'(x), from the kept derivative or else from the activation. d may be scaled into another array.
 template <class V>
-void scale_by_derivative(int kind, int64_t n, const Element<V> *d, const Element<V> *output,
-                         const Element<V> *derivative, Element<V> *scaled) {
+PENSTOCK_FUNCTION void scale_by_derivative(int kind, int64_t n, const Element<V> *d, const Element<V> *output,
+                                           const Element<V> *derivative, Element<V> *scaled) {
   for (int64_t i = 0; i < n; i += lanes<V>) {
     const V v = load<V>(d + i);
     if (derivative != nullptr) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conditioners/mlp.hpp"
+#include "transforms/parts.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -29,7 +30,7 @@ PENSTOCK_INLINE const T *shared_theta(const Step &step, const TileContext<T> &co
 }
 
 template <class V>
-void copy_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> *to) {
+PENSTOCK_FUNCTION void copy_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> *to) {
   for (int64_t i = 0; i < n; i++) {
     for (int v = 0; v < n_vectors; v++) {
       store(to + i * tile_stride + v * lanes<V>, load<V>(from + i * tile_stride + v * lanes<V>));
@@ -38,7 +39,7 @@ void copy_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> 
 }
 
 template <class V>
-void add_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> *to) {
+PENSTOCK_FUNCTION void add_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> *to) {
   for (int64_t i = 0; i < n; i++) {
     for (int v = 0; v < n_vectors; v++) {
       const int64_t at = i * tile_stride + v * lanes<V>;
@@ -49,17 +50,17 @@ void add_features(int64_t n, int n_vectors, const Element<V> *from, Element<V> *
 
 // The first feature of a dimension that the conditioner reads, and whether there are two, cos and sin.
 PENSTOCK_INLINE int64_t feature_of(const Step &step, int64_t i) {
-  return step.n_context + (step.features != nullptr ? step.features[i] : i);
+  return step.n_context + (has<part_supports> && step.features != nullptr ? step.features[i] : i);
 }
 PENSTOCK_INLINE bool is_circle(const Step &step, int64_t i) {
-  return step.features != nullptr && step.features[i + 1] - step.features[i] > 1;
+  return has<part_supports> && step.features != nullptr && step.features[i + 1] - step.features[i] > 1;
 }
 
 // Dimensions [from, to) of those that the conditioner reads, as they are in the state, into its input. Rows are copied so
 // that the product reads one run a feature whatever the slots.
 template <class V>
-void gather_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to, int n_vectors,
-                       const Tile<Element<V>> &tile, Element<V> *area) {
+PENSTOCK_FUNCTION void gather_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to,
+                                         int n_vectors, const Tile<Element<V>> &tile, Element<V> *area) {
   for (int64_t i = from; i < to; i++) {
     const Element<V> *x = tile.state + slots[i] * tile_stride;
     Element<V> *u = area + step.input + feature_of(step, i) * tile_stride;
@@ -78,8 +79,9 @@ void gather_dimensions(const Step &step, const int64_t *slots, int64_t from, int
 
 // The gradients of those dimensions get what comes through the network, du of its input, which is still there.
 template <class V>
-void scatter_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to, int n_vectors,
-                        const Element<V> *du, const Element<V> *area, const TileGradient<Element<V>> &gradient) {
+PENSTOCK_FUNCTION void scatter_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to,
+                                          int n_vectors, const Element<V> *du, const Element<V> *area,
+                                          const TileGradient<Element<V>> &gradient) {
   for (int64_t i = from; i < to; i++) {
     const int64_t at = feature_of(step, i) * tile_stride;
     Element<V> *dx = gradient.state + slots[i] * tile_stride;
@@ -99,7 +101,8 @@ void scatter_dimensions(const Step &step, const int64_t *slots, int64_t from, in
 
 // Fills the conditioner's input (n_u, tile): the feature map.
 template <class V>
-void gather_features(const Step &step, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area) {
+PENSTOCK_FUNCTION void gather_features(const Step &step, int n_vectors, const Tile<Element<V>> &tile,
+                                       Element<V> *area) {
   if (has_rows(tile.context.kind)) {
     copy_features<V>(step.n_context, n_vectors, tile.context.rows, area + step.input);
   }
@@ -117,8 +120,8 @@ PENSTOCK_INLINE int first_wanted(const Step &step, bool want_input, const TileGr
 
 // Adds the gradient of the conditioner's input to those of the context and of the state.
 template <class V>
-void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, const Element<V> *area,
-                      const TileGradient<Element<V>> &gradient) {
+PENSTOCK_FUNCTION void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, const Element<V> *area,
+                                        const TileGradient<Element<V>> &gradient) {
   if (du == nullptr) {
     return;
   }
@@ -130,7 +133,8 @@ void scatter_gradient(const Step &step, int n_vectors, const Element<V> *du, con
 
 // One row: one number a feature.
 template <class T>
-void gather_row_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to, const T *state, T *area) {
+PENSTOCK_FUNCTION void gather_row_dimensions(const Step &step, const int64_t *slots, int64_t from, int64_t to,
+                                             const T *state, T *area) {
   T *u = area + step.input / tile_stride;
   for (int64_t i = from; i < to; i++) {
     const int64_t at = feature_of(step, i);
@@ -143,7 +147,7 @@ void gather_row_dimensions(const Step &step, const int64_t *slots, int64_t from,
 }
 
 template <class T>
-void gather_row(const Step &step, const TileContext<T> &context, const T *state, T *area) {
+PENSTOCK_FUNCTION void gather_row(const Step &step, const TileContext<T> &context, const T *state, T *area) {
   T *u = area + step.input / tile_stride;
   for (int64_t i = 0; has_rows(context.kind) && i < step.n_context; i++) {
     u[i] = context.rows[i];
@@ -154,8 +158,8 @@ void gather_row(const Step &step, const TileContext<T> &context, const T *state,
 // What a context, of one number a feature, contributes to a step: its piece of TileContext::part. The context comes first
 // in the order of the sum, so a product that begins with it gives the bits of one over all inputs.
 template <class V>
-void make_step_part(const Step &step, const PackedView<Element<V>> &packed, const TileContext<Element<V>> &context,
-                    Element<V> *area, Element<V> *part) {
+PENSTOCK_FUNCTION void make_step_part(const Step &step, const PackedView<Element<V>> &packed,
+                                      const TileContext<Element<V>> &context, Element<V> *area, Element<V> *part) {
   if (reads_dimensions(step)) {
     Linear head = step.linear[0];
     head.n_in = step.n_context;

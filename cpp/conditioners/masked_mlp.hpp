@@ -34,7 +34,7 @@ PENSTOCK_INLINE void piece_column(const Piece &piece, const Operands<Element<V>>
 
 // Pieces [from, to) of a layer: outputs from inputs in order, or gradients of inputs from those of outputs backwards.
 template <class V, bool forward>
-void pieces(const Piece *list, int from, int to, int n_vectors, const Operands<Element<V>> &layer) {
+PENSTOCK_APART void pieces(const Piece *list, int from, int to, int n_vectors, const Operands<Element<V>> &layer) {
   int vector = 0;
   const auto columns = [&]<int MR>() __attribute__((always_inline)) {
     for (; vector + MR <= n_vectors; vector += MR) {
@@ -56,8 +56,8 @@ void pieces(const Piece *list, int from, int to, int n_vectors, const Operands<E
 // Computes what has a degree in [from, to), in every layer, once the input of those degrees stands at area + step.input.
 // start: as for mlp_forward.
 template <class V>
-void masked_forward(const Step &step, int from, int to, const PackedView<Element<V>> &packed, const Element<V> *start,
-                    int n_vectors, bool keep, Element<V> *area) {
+PENSTOCK_FUNCTION void masked_forward(const Step &step, int from, int to, const PackedView<Element<V>> &packed,
+                                      const Element<V> *start, int n_vectors, bool keep, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const T *in = area + step.input;
@@ -94,8 +94,9 @@ PENSTOCK_INLINE T *output_gradient(const Step &step, int i, const TileGradient<T
 // From gradient.theta of the degrees in [from, to), when all higher ones are done: gradients of the hidden units of those
 // degrees, and of the inputs, with which hidden[0] begins, if want_input.
 template <class V>
-void masked_backward(const Step &step, int from, int to, const PackedView<Element<V>> &packed, int n_vectors,
-                     bool want_input, const TileGradient<Element<V>> &gradient, Element<V> *area) {
+PENSTOCK_FUNCTION void masked_backward(const Step &step, int from, int to, const PackedView<Element<V>> &packed,
+                                       int n_vectors, bool want_input, const TileGradient<Element<V>> &gradient,
+                                       Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const int n = n_vectors * lanes<V>;
@@ -125,7 +126,8 @@ void masked_backward(const Step &step, int from, int to, const PackedView<Elemen
 
 // Gradients of all weights and biases, once masked_backward is through.
 template <class V>
-void masked_gradient(const Step &step, int rows, const TileGradient<Element<V>> &gradient, Element<V> *area) {
+PENSTOCK_FUNCTION void masked_gradient(const Step &step, int rows, const TileGradient<Element<V>> &gradient,
+                                       Element<V> *area) {
   for (int i = 0; i < step.n_linear; i++) {
     linear_gradient<V>(step.linear[i], rows, gradient, area + (i > 0 ? step.linear[i - 1].output : step.input),
                        output_gradient(step, i, gradient, area));
@@ -134,7 +136,7 @@ void masked_gradient(const Step &step, int rows, const TileGradient<Element<V>> 
 
 // Rows [from, to) of W into the panels of the pieces.
 template <class T>
-void pack_pieces(const T *weight, int n_out, const Mask &mask, int from, int to, T *panels) {
+PENSTOCK_FUNCTION void pack_pieces(const T *weight, int n_out, const Mask &mask, int from, int to, T *panels) {
   for (int i = 0; i < mask.forward_start[mask.n_degrees]; i++) {
     const Piece &piece = mask.forward[i];
     const int end = piece.from + piece.count;
@@ -189,8 +191,8 @@ PENSTOCK_INLINE void masked_row_block(const Element<V> *weight, int n_out, const
 // Sums of what has a degree in [from, to), in blocks of 4 vectors, then of one. A block whose first output has a lower
 // degree has the inputs of all lower degrees, and every sum has the first `skip` inputs.
 template <class V>
-void masked_row_linear(const Linear &linear, int from, int to, int skip, const Element<V> *weight, const Element<V> *in,
-                       Element<V> *out) {
+PENSTOCK_FUNCTION void masked_row_linear(const Linear &linear, int from, int to, int skip, const Element<V> *weight,
+                                         const Element<V> *in, Element<V> *out) {
   constexpr int L = lanes<V>;
   const Mask &mask = *linear.mask;
   const int n_out = linear.n_out, begin = mask.output_start[from], end = mask.output_start[to];
@@ -212,7 +214,7 @@ void masked_row_linear(const Linear &linear, int from, int to, int skip, const E
 
 // Before the first degree: every sum is its bias, or what `start` has of the first layer, as in mlp_forward.
 template <class T>
-void masked_row_start(const Step &step, const T *params, const T *start, T *area) {
+PENSTOCK_FUNCTION void masked_row_start(const Step &step, const T *params, const T *start, T *area) {
   for (int i = 0; i < step.n_linear; i++) {
     const Linear &linear = step.linear[i];
     __builtin_memcpy(area + linear.output / tile_stride, i == 0 && start != nullptr ? start : params + linear.bias,
@@ -222,7 +224,8 @@ void masked_row_start(const Step &step, const T *params, const T *start, T *area
 
 // masked_forward of one row: the lanes run over outputs, as in mlp_row.
 template <class V>
-void masked_row(const Step &step, int from, int to, const Element<V> *params, bool started, Element<V> *area) {
+PENSTOCK_FUNCTION void masked_row(const Step &step, int from, int to, const Element<V> *params, bool started,
+                                  Element<V> *area) {
   using T = Element<V>;
   using Small = Vector<T, 16 / sizeof(T)>;
   const bool residual = step.conditioner == conditioner_residual_mlp;

@@ -13,7 +13,9 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(PENSTOCK_DEVICE)
+inline constexpr int block_vectors = 1;  // a thread's row
+#elif defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int block_vectors = 4;  // 24 accumulators in 32 registers
 #else
 inline constexpr int block_vectors = 2;  // 12 in 16
@@ -115,7 +117,7 @@ PENSTOCK_INLINE void block_of(int nr, const Operands<Element<V>> &o) {
 
 // All outputs of one column of MR vectors.
 template <class V, int MR, bool panels, Start start, Finish finish>
-void column(int n_outputs, const Operands<Element<V>> &whole) {
+PENSTOCK_FUNCTION void column(int n_outputs, const Operands<Element<V>> &whole) {
   const int blocks = block_count(n_outputs);
   for (int i = 0; i < blocks; i++) {
     const int n0 = block_start(n_outputs, i), nr = block_start(n_outputs, i + 1) - n0;
@@ -142,7 +144,7 @@ PENSTOCK_INLINE void columns(int n_outputs, int &vector, int n_vectors, const Op
 
 // The product for n_vectors vectors of lanes.
 template <class V, bool panels, Start start, Finish finish>
-void product(int n_outputs, int n_vectors, const Operands<Element<V>> &o) {
+PENSTOCK_FUNCTION void product(int n_outputs, int n_vectors, const Operands<Element<V>> &o) {
   int vector = 0;
   columns<V, panels, start, finish, block_vectors>(n_outputs, vector, n_vectors, o);
   if constexpr (block_vectors > 2) {
@@ -153,7 +155,7 @@ void product(int n_outputs, int n_vectors, const Operands<Element<V>> &o) {
 
 // Rows [from, to) of W (n_in, n_out) into panels of outputs.
 template <class T>
-void pack_panels(const T *weight, int n_in, int n_out, int from, int to, T *panels) {
+PENSTOCK_FUNCTION void pack_panels(const T *weight, int n_in, int n_out, int from, int to, T *panels) {
   const int blocks = block_count(n_out);
   for (int i = 0; i < blocks; i++) {
     const int n0 = block_start(n_out, i), nr = block_start(n_out, i + 1) - n0;
@@ -176,7 +178,7 @@ void pack_panels(const T *weight, int n_in, int n_out, int from, int to, T *pane
 
 // in (n, tile) -> out (rows, stride): each row's numbers side by side, columns filled up to a whole vector.
 template <class V>
-void transpose_tile(const Element<V> *in, int n, int rows, Element<V> *out, int stride) {
+PENSTOCK_FUNCTION void transpose_tile(const Element<V> *in, int n, int rows, Element<V> *out, int stride) {
   constexpr int L = lanes<V>;
   for (int r = 0; r < rows; r += L) {
     for (int c = 0; c < n; c += L) {

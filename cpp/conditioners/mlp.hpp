@@ -6,15 +6,15 @@
 #pragma once
 
 #include "conditioners/activations.hpp"
-#include "conditioners/microkernel.hpp"
+#include "conditioners/linear.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
 // Reads area + step.input, fills area + step.theta and all that lies between. start: what the first layer's products
 // begin with instead of the bias, the part of the context in them, which is then not read; or null.
 template <class V>
-void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, const Element<V> *start, int n_vectors,
-                 bool keep, Element<V> *area) {
+PENSTOCK_FUNCTION void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, const Element<V> *start,
+                                   int n_vectors, bool keep, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const T *in = area + step.input;
@@ -23,23 +23,10 @@ void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, const E
     T *out = area + linear.output;
     const bool started = i == 0 && start != nullptr;
     const int skip = started ? step.n_context : 0;
-    const T *bias = started ? start : packed.params + linear.bias;
-    const Operands<T> o{packed.panels + linear.panels,
-                        0,
-                        in + skip * tile_stride,
-                        tile_stride,
-                        out,
-                        tile_stride,
-                        bias,
-                        nullptr,
-                        linear.n_in - skip,
-                        skip};
-    if (i + 1 == step.n_linear) {
-      product<V, true, Start::bias, Finish::none>(linear.n_out, n_vectors, o);
-    } else if (step.activation == act_relu && !residual) {
-      product<V, true, Start::bias, Finish::relu>(linear.n_out, n_vectors, o);
-    } else {
-      product<V, true, Start::bias, Finish::none>(linear.n_out, n_vectors, o);
+    const T *first = started ? start : nullptr;
+    const bool rectified = i + 1 < step.n_linear && step.activation == act_relu && !residual;
+    forward_product<V>(linear, packed, first, skip, rectified, n_vectors, in, out);
+    if (i + 1 < step.n_linear && !rectified) {
       T *derivative = keep && linear.derivative >= 0 ? area + linear.derivative : nullptr;
       const int n = n_vectors * lanes<V>;
       for (int64_t j = 0; j < linear.n_out; j++) {
@@ -51,100 +38,12 @@ void mlp_forward(const Step &step, const PackedView<Element<V>> &packed, const E
   }
 }
 
-// sum (+)= the rows of M vectors, in order; M chains of additions at a time hide their latency.
-template <class V, int M>
-PENSTOCK_INLINE void column_sums(const Element<V> *in, int stride, int rows, bool overwrite, Element<V> *sum) {
-  V total[M];
-#pragma GCC unroll 4
-  for (int m = 0; m < M; m++) {
-    total[m] = overwrite ? V{} : load<V>(sum + m * lanes<V>);
-  }
-  for (int64_t r = 0; r < rows; r++) {
-#pragma GCC unroll 4
-    for (int m = 0; m < M; m++) {
-      total[m] = total[m] + load<V>(in + r * stride + m * lanes<V>);
-    }
-  }
-#pragma GCC unroll 4
-  for (int m = 0; m < M; m++) {
-    store(sum + m * lanes<V>, total[m]);
-  }
-}
-
-// Gradients of W and b of one linear layer, from the gradient d of its outputs: sums over the tile's rows, in order.
-template <class V>
-void linear_gradient(const Linear &linear, int rows, const TileGradient<Element<V>> &gradient, const Element<V> *in,
-                     const Element<V> *d) {
-  using T = Element<V>;
-  const int stride = linear.grad_stride;
-  const int t_stride = transposed_stride(stride);
-  const bool overwrite = gradient.of_params == Gradient::overwrite;
-  transpose_tile<V>(d, linear.n_out, rows, gradient.transposed, t_stride);
-  T *weight = gradient.params + linear.grad_weight, *bias = gradient.params + linear.grad_bias;
-  const int n_vectors = (linear.n_out + lanes<V> - 1) / lanes<V>;
-  // inputs [from, to), outputs from `column` on
-  const auto weights = [&](int64_t from, int64_t to, int column) __attribute__((always_inline)) {
-    const Operands<T> o{in + from * tile_stride,
-                        tile_stride,
-                        gradient.transposed + column,
-                        t_stride,
-                        weight + from * stride + column,
-                        stride,
-                        nullptr,
-                        nullptr,
-                        rows};
-    const int n_inputs = static_cast<int>(to - from), n = n_vectors - column / lanes<V>;
-    if (overwrite) {
-      product<V, false, Start::zero, Finish::none>(n_inputs, n, o);
-    } else {
-      product<V, false, Start::load, Finish::none>(n_inputs, n, o);
-    }
-  };
-  if (linear.mask == nullptr) {
-    weights(0, linear.n_in, 0);
-  } else {  // whole vectors from the first one that a register block of inputs enters; what is masked of them becomes 0
-    const int *first = linear.mask->first_output;
-    for (int i = 0; i < block_count(linear.n_in); i++) {
-      const int k0 = block_start(linear.n_in, i), k1 = block_start(linear.n_in, i + 1);
-      const int column = first[k0] / lanes<V> * lanes<V>;
-      weights(k0, k1, column);
-      for (int k = k0; k < k1; k++) {
-        for (int n = overwrite ? 0 : column; n < first[k]; n++) {
-          weight[static_cast<int64_t>(k) * stride + n] = 0;
-        }
-      }
-    }
-  }
-  int v = 0;  // a bias is the weight of a constant input
-  for (; v + 4 <= n_vectors; v += 4) {
-    column_sums<V, 4>(gradient.transposed + v * lanes<V>, t_stride, rows, overwrite, bias + v * lanes<V>);
-  }
-  for (; v < n_vectors; v++) {
-    column_sums<V, 1>(gradient.transposed + v * lanes<V>, t_stride, rows, overwrite, bias + v * lanes<V>);
-  }
-}
-
-// out (+)= W d: gradient of a linear layer's inputs, the first `from` of them left out.
-template <class V, Start start, Finish finish>
-PENSTOCK_INLINE void input_gradient(const Linear &linear, const PackedView<Element<V>> &packed, int n_vectors,
-                                    const Element<V> *d, const Element<V> *mask, Element<V> *out, int64_t from = 0) {
-  const Operands<Element<V>> o{packed.params + linear.weight + from * linear.n_out,
-                               linear.n_out,
-                               d,
-                               tile_stride,
-                               out + from * tile_stride,
-                               tile_stride,
-                               nullptr,
-                               mask,
-                               linear.n_out};
-  product<V, false, start, finish>(linear.n_in - static_cast<int>(from), n_vectors, o);
-}
-
 // From gradient.theta to the gradient of the conditioner's input, (n_u, tile), from number `from` on; null if that leaves
 // none.
 template <class V>
-Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed, int rows, int n_vectors, int from,
-                         const TileGradient<Element<V>> &gradient, const Element<V> *area) {
+PENSTOCK_FUNCTION Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed, int rows,
+                                           int n_vectors, int from, const TileGradient<Element<V>> &gradient,
+                                           const Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const int n = n_vectors * lanes<V>;
@@ -165,25 +64,23 @@ Element<V> *mlp_backward(const Step &step, const PackedView<Element<V>> &packed,
     if (i == 0 && from == step.n_u) {
       return nullptr;
     }
+    T *out = d == hidden ? other : hidden;
+    const T *rectified = nullptr;
+    if (i == 0 || residual) {
+      out = residual || d == other ? hidden : other;
+    } else if (step.activation == act_relu) {
+      rectified = area + step.linear[i - 1].output;
+    }
+    const bool adds = residual && i > 0 && i + 1 < step.n_linear;
+    input_gradient<V>(linear, packed, n_vectors, d, rectified, adds, out, i == 0 ? from : 0);
     if (i == 0) {
-      T *out = residual || d == other ? hidden : other;
-      input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, out, from);
       return out;
     }
     if (residual) {
-      if (i + 1 == step.n_linear) {
-        input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, hidden);
-      } else {
-        input_gradient<V, Start::load, Finish::none>(linear, packed, n_vectors, d, nullptr, hidden);
-      }
       continue;
     }
-    const Linear &below = step.linear[i - 1];
-    T *out = d == hidden ? other : hidden;
-    if (step.activation == act_relu) {
-      input_gradient<V, Start::zero, Finish::relu_gradient>(linear, packed, n_vectors, d, area + below.output, out);
-    } else {
-      input_gradient<V, Start::zero, Finish::none>(linear, packed, n_vectors, d, nullptr, out);
+    if (rectified == nullptr) {
+      const Linear &below = step.linear[i - 1];
       for (int64_t j = 0; j < below.n_out; j++) {
         scale_by_derivative<V>(step.activation, n, out + j * tile_stride, area + below.output + j * tile_stride,
                                below.derivative >= 0 ? area + below.derivative + j * tile_stride : nullptr,
@@ -221,8 +118,8 @@ PENSTOCK_INLINE void row_block(const Element<V> *weight, const Element<V> *bias,
 }
 
 template <class V>
-void linear_row(const Linear &linear, const Element<V> *params, const Element<V> *bias, const Element<V> *in,
-                Element<V> *out) {
+PENSTOCK_FUNCTION void linear_row(const Linear &linear, const Element<V> *params, const Element<V> *bias,
+                                  const Element<V> *in, Element<V> *out) {
   using T = Element<V>;
   const T *weight = params + linear.weight;
   int n = 0;
@@ -250,7 +147,7 @@ void linear_row(const Linear &linear, const Element<V> *params, const Element<V>
 
 // Activates n outputs of one row.
 template <class V>
-void activate_row(int kind, int n, Element<V> *h, const Element<V> *skip) {
+PENSTOCK_FUNCTION void activate_row(int kind, int n, Element<V> *h, const Element<V> *skip) {
   const int whole = n / lanes<V> * lanes<V>;
   activate_all<V>(kind, whole, h, skip, nullptr);
   activate_all<Element<V>>(kind, n - whole, h + whole, skip != nullptr ? skip + whole : nullptr, nullptr);
@@ -258,7 +155,7 @@ void activate_row(int kind, int n, Element<V> *h, const Element<V> *skip) {
 
 // The area is used with one number a feature instead of a tile's run; offsets shrink by tile_stride. start: as in mlp_forward.
 template <class V>
-void mlp_row(const Step &step, const Element<V> *params, const Element<V> *start, Element<V> *area) {
+PENSTOCK_FUNCTION void mlp_row(const Step &step, const Element<V> *params, const Element<V> *start, Element<V> *area) {
   using T = Element<V>;
   const bool residual = step.conditioner == conditioner_residual_mlp;
   const T *in = area + step.input / tile_stride;

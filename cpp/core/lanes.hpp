@@ -1,10 +1,12 @@
 // The lane type: a vector of rows on which every kernel is written, and the few operations it needs; scalar.hpp has the
-// same ones for plain numbers. Nothing of the standard library: see cpp/README.md, "isa". A device has no vectors.
+// same ones for plain numbers. Nothing of the standard library: see cpp/README.md, "isa". A device has no vectors: cuda/lanes.hpp.
 #pragma once
 
 #include "core/scalar.hpp"
 
-#if !defined(__CUDACC__)
+#if defined(PENSTOCK_DEVICE)
+#  include "cuda/lanes.hpp"
+#elif !defined(__CUDACC__)
 
 #  if defined(__x86_64__)
 #    include <immintrin.h>

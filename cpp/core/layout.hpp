@@ -6,7 +6,11 @@
 
 #include "core/codes.hpp"
 
-#define PENSTOCK_LAYOUT [[gnu::always_inline]] constexpr
+#if defined(__CUDACC__)
+#  define PENSTOCK_LAYOUT __host__ __device__ __forceinline__ constexpr
+#else
+#  define PENSTOCK_LAYOUT [[gnu::always_inline]] constexpr
+#endif
 
 namespace penstock {
 

@@ -17,7 +17,7 @@ PENSTOCK_INLINE T sum_partials(T (&partial)[16]) {
 }
 
 template <class T>
-T sum_rows(const T *x, int64_t rows) {
+PENSTOCK_FUNCTION T sum_rows(const T *x, int64_t rows) {
   T partial[16] = {};
   int64_t r = 0;
   for (; r + 16 <= rows; r += 16) {

@@ -20,9 +20,22 @@
 
 #if defined(__CUDACC__)
 #  define PENSTOCK_UNROLL(n) _Pragma("unroll")
-#  define PENSTOCK_FUNCTION __host__ __device__
-#  define PENSTOCK_INLINE __host__ __device__ __forceinline__
+#  if defined(PENSTOCK_DEVICE)
+#    define PENSTOCK_WHERE __device__
+#  else
+#    define PENSTOCK_WHERE __host__ __device__
+#  endif
+#  if !defined(PENSTOCK_DEVICE)
+#    define PENSTOCK_FUNCTION PENSTOCK_WHERE
+#  elif defined(PENSTOCK_PARTS)
+#    define PENSTOCK_FUNCTION PENSTOCK_WHERE __forceinline__
+#  else  // all parts in one kernel would never end to be compiled if they were inlined
+#    define PENSTOCK_FUNCTION PENSTOCK_WHERE __noinline__
+#  endif
+#  define PENSTOCK_INLINE PENSTOCK_WHERE __forceinline__
 #  define PENSTOCK_OUTLINE PENSTOCK_INLINE
+// Functions of their own in every kernel: copies wherever one is needed would be most of it, and minutes to compile.
+#  define PENSTOCK_APART PENSTOCK_WHERE __noinline__
 #else
 #  define PENSTOCK_PRAGMA(text) _Pragma(#text)
 #  define PENSTOCK_UNROLL(n) PENSTOCK_PRAGMA(GCC unroll n)
@@ -30,6 +43,7 @@
 #  define PENSTOCK_INLINE inline __attribute__((always_inline))
 // For what is long and used often: inlined everywhere, it would double the size of the library.
 #  define PENSTOCK_OUTLINE __attribute__((noinline))
+#  define PENSTOCK_APART
 #endif
 
 namespace penstock::PENSTOCK_ISA {
@@ -105,16 +119,24 @@ PENSTOCK_INLINE Words<N> multiply_wide(Words<N> a, uint32_t m)
 template <class V>
 inline constexpr bool scales_natively = false;
 
-// At any address.
+// At any address; a device copies byte by byte what may not be aligned.
 template <Scalar V, class T>
 PENSTOCK_INLINE V load(const T *p) {
-  V v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
+  if constexpr (__is_same(V, T)) {
+    return *p;
+  } else {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
 }
 template <Scalar V, class T>
 PENSTOCK_INLINE void store(T *p, V v) {
-  __builtin_memcpy(p, &v, sizeof v);
+  if constexpr (__is_same(V, T)) {
+    *p = v;
+  } else {
+    __builtin_memcpy(p, &v, sizeof v);
+  }
 }
 
 // Every lane the same number.

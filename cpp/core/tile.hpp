@@ -132,8 +132,9 @@ struct TileGradient {
   T *context;     // (n_context, tile)
   T *hidden[2];   // (widest layer, tile) each; the first has room for input and all layers of a masked network
   T *transposed;  // (tile, widest layer padded)
-  T *params;      // padded gradient of this slice
+  T *params;      // padded gradient of this slice; of a device the records of a row (cuda/linear.hpp)
   Gradient of_params, of_context;
+  int64_t record_stride = 0;  // of those
 };
 
 }  // namespace penstock

@@ -1,67 +1,15 @@
 // The library's side of the border: see border.hpp.
 #include "engine/border.hpp"
 
-#include <exception>
-#include <functional>
-#include <new>
-#include <stdexcept>
+#include "engine/across.hpp"
 
 namespace penstock {
 namespace {
 
-Fault told(Fault::Kind kind, const char *words) noexcept {
-  try {
-    return {kind, words};
-  } catch (...) {
-    return {Fault::memory};
-  }
-}
-
-// Of the exception that is being handled.
-Fault fault() noexcept {
-  try {
-    throw;
-  } catch (const Interrupted &) {
-    return {Fault::interrupted};
-  } catch (const std::bad_alloc &) {
-    return {Fault::memory};
-  } catch (const std::length_error &) {  // of a container that would be larger than any memory
-    return {Fault::memory};
-  } catch (const std::invalid_argument &error) {
-    return told(Fault::argument, error.what());
-  } catch (const std::exception &error) {
-    return told(Fault::other, error.what());
-  } catch (...) {
-    return told(Fault::other, "a fault of the library");
-  }
-}
-
-template <auto f, class Function>
-struct Across;
-template <auto f, class R, class... A>
-struct Across<f, R(A...)> {
-  static Fault call(Returned<R> &result, A... arguments) noexcept {
-    try {
-      if constexpr (std::is_void_v<R>) {
-        std::invoke(f, std::forward<A>(arguments)...);
-        result.emplace();
-      } else {
-        result.emplace(std::invoke(f, std::forward<A>(arguments)...));
-      }
-      return {};
-    } catch (...) {
-      return fault();
-    }
-  }
-};
-
-template <auto f>
-constexpr Entry<f> across = &Across<f, typename Crossing<decltype(f)>::Function>::call;
-
 template <class T>
 constexpr TypedCalls<T> typed_calls{
     across<&made<Engine<T>, Table>>,
-    across<&made<Packed<T>, const Plan &, const T *, const double *>>,
+    across<&penstock::packed<T>>,
     across<&made<Trainer<T>, std::shared_ptr<const Engine<T>>, const T *, const double *,
                  const typename Trainer<T>::Settings &, const std::vector<typename Trainer<T>::Run> &>>,
     across<&Engine<T>::evaluate>,

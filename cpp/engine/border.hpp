@@ -54,6 +54,11 @@ std::shared_ptr<C> made(A... arguments) {
   return std::make_shared<C>(std::forward<A>(arguments)...);
 }
 
+template <class T>
+std::shared_ptr<Packed<T>> packed(const Engine<T> &engine, const T *params, const double *buffers) {
+  return std::make_shared<Packed<T>>(engine.plan(), params, buffers);
+}
+
 // Rows `at` of an order, or `first` and those after it.
 void fill_order(uint64_t seed, uint64_t epoch, int64_t n, const int64_t *at, int64_t first, int64_t count,
                 int64_t *rows);
@@ -61,7 +66,7 @@ void fill_order(uint64_t seed, uint64_t epoch, int64_t n, const int64_t *at, int
 template <class T>
 struct TypedCalls {
   Entry<&made<Engine<T>, Table>> engine;
-  Entry<&made<Packed<T>, const Plan &, const T *, const double *>> packed;
+  Entry<&penstock::packed<T>> packed;
   Entry<&made<Trainer<T>, std::shared_ptr<const Engine<T>>, const T *, const double *,
               const typename Trainer<T>::Settings &, const std::vector<typename Trainer<T>::Run> &>>
       trainer;

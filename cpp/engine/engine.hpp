@@ -119,6 +119,16 @@ class SampleWeights {
   SampleWeights(const char *data, int64_t stride, int item_size)
       : data_(data), stride_(stride), item_size_(item_size) {}
   bool given() const { return data_ != nullptr; }
+  const char *data() const { return data_; }
+  // The same, of an array that lies elsewhere.
+  SampleWeights moved(const char *data, int64_t stride) const {
+    SampleWeights result = *this;
+    result.data_ = data;
+    result.stride_ = stride;
+    return result;
+  }
+  int64_t stride() const { return stride_; }
+  int item_size() const { return item_size_; }
   double at(int64_t row) const;
   // The exponent of the largest weight, by which they may be divided; 0 where there are none.
   int exponent(int64_t rows) const;

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "engine/refuse.hpp"
-#include "transforms/list.hpp"
+#include "transforms/parts.hpp"
 
 namespace penstock {
 namespace {
@@ -18,11 +18,6 @@ constexpr int64_t segment_numbers = 8192;
 // Masks of any network take less than so many bytes, and so many times those of the table itself. A table that lists
 // degrees once may let many layers point to them.
 constexpr int64_t mask_bytes_most = int64_t{64} << 20, mask_bytes_a_word = 128;
-
-// Codes of transforms.
-#define PENSTOCK_CODE(name, ...) transform_##name,
-enum TransformCode : int32_t { PENSTOCK_TRANSFORMS(PENSTOCK_CODE) };
-#undef PENSTOCK_CODE
 
 }  // namespace
 

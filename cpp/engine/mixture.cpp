@@ -18,14 +18,6 @@ namespace {
 constexpr int64_t most_values = int64_t{1} << 20;  // log-densities of members that are held together
 constexpr int64_t piece = 16 * tile_rows;          // rows that are mixed, or dealt out, in one item
 
-template <class T>
-Batch for_member(const Member<T> &member, Batch batch) {
-  if (member.context_part != nullptr) {
-    batch.context.part = member.context_part;
-  }
-  return batch;
-}
-
 // One member over a batch. It is where it was made: the walk refers to its context.
 template <class T>
 struct Evaluation {
@@ -70,18 +62,6 @@ double flops_of(const std::vector<Member<T>> &members) {
     flops += member.engine->plan().flops;
   }
   return flops;
-}
-
-// Members that count: those of weight 0 do not, unless they are asked by themselves.
-template <class T>
-std::vector<int64_t> counting(const std::vector<Member<T>> &members, bool all) {
-  std::vector<int64_t> numbers;
-  for (size_t k = 0; k < members.size(); k++) {
-    if (all || members[k].weight > 0) {
-      numbers.push_back(static_cast<int64_t>(k));
-    }
-  }
-  return numbers;
 }
 
 // The way back of one member over a batch, and its sums over the rows of a context that they share.
@@ -291,14 +271,10 @@ void gradients_many(const std::vector<Member<T>> &members, const Batch &batch, c
 }
 
 template <class T>
-void sample_many(const std::vector<Member<T>> &members, const Draws &draws, const Context &context, int64_t rows,
-                 const RowsOut<T> &out, Poll poll) {
-  const int dim = members.front().engine->plan().dim;
+std::vector<std::vector<int64_t>> rows_of_members(const std::vector<Member<T>> &members, const Draws &draws,
+                                                  const Context &context, int64_t rows, Poll poll) {
   const int64_t block =
       members.front().engine->plan().context_dim == 0 || context.shared ? rows : std::max<int64_t>(context.block, 1);
-  const auto number_of_draw = [&](int64_t r) { return draws.first_draw + static_cast<uint64_t>(r % block); };
-  const auto context_row = [&](int64_t r) { return draws.context_row + static_cast<uint64_t>(r / block); };
-  // A draw is that of the first member whose sum of weights lies above its chance.
   const std::vector<int64_t> numbers = counting(members, false);
   std::vector<double> ends;
   ends.reserve(numbers.size());
@@ -310,14 +286,29 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
   std::vector<uint16_t> chosen(static_cast<size_t>(rows));
   parallel((rows + piece - 1) / piece, threads, poll, [&](int64_t p) {
     for (int64_t r = p * piece; r < std::min(rows, (p + 1) * piece); r++) {
-      const double u = chance(draws, context_row(r), number_of_draw(r));
+      const double u = chance(draws, draws.context_row + static_cast<uint64_t>(r / block),
+                              draws.first_draw + static_cast<uint64_t>(r % block));
       chosen[r] = static_cast<uint16_t>(std::upper_bound(ends.begin(), ends.end(), u) - ends.begin());
     }
   });
-  std::vector<std::vector<int64_t>> own(numbers.size());  // rows of each member
+  std::vector<std::vector<int64_t>> own(numbers.size());
   for (int64_t r = 0; r < rows; r++) {
     own[chosen[r]].push_back(r);
   }
+  return own;
+}
+
+template <class T>
+void sample_many(const std::vector<Member<T>> &members, const Draws &draws, const Context &context, int64_t rows,
+                 const RowsOut<T> &out, Poll poll) {
+  const int dim = members.front().engine->plan().dim;
+  const int64_t block =
+      members.front().engine->plan().context_dim == 0 || context.shared ? rows : std::max<int64_t>(context.block, 1);
+  const auto number_of_draw = [&](int64_t r) { return draws.first_draw + static_cast<uint64_t>(r % block); };
+  const auto context_row = [&](int64_t r) { return draws.context_row + static_cast<uint64_t>(r / block); };
+  const std::vector<int64_t> numbers = counting(members, false);
+  const int threads = useful_threads(members.front().engine->plan(), rows, flops_of(members) / 2);
+  const std::vector<std::vector<int64_t>> own = rows_of_members(members, draws, context, rows, poll);
   struct Item {
     size_t member;
     TileRows rows;
@@ -367,6 +358,8 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
 #define PENSTOCK_INSTANTIATE(T)                                                                                   \
   template void evaluate_many(const std::vector<Member<T>> &, const Batch &, const MixtureValues &, Poll);        \
   template void gradients_many(const std::vector<Member<T>> &, const Batch &, const MixtureGradients<T> &, Poll); \
+  template std::vector<std::vector<int64_t>> rows_of_members(const std::vector<Member<T>> &, const Draws &,       \
+                                                             const Context &, int64_t, Poll);                     \
   template void sample_many(const std::vector<Member<T>> &, const Draws &, const Context &, int64_t,              \
                             const RowsOut<T> &, Poll);
 // NOLINTEND(bugprone-macro-parentheses)

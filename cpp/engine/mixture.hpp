@@ -16,6 +16,26 @@ struct Member {
   double weight, log_weight;
 };
 
+template <class T>
+Batch for_member(const Member<T> &member, Batch batch) {
+  if (member.context_part != nullptr) {
+    batch.context.part = member.context_part;
+  }
+  return batch;
+}
+
+// Members that count: those of weight 0 do not, unless they are asked by themselves.
+template <class T>
+std::vector<int64_t> counting(const std::vector<Member<T>> &members, bool all) {
+  std::vector<int64_t> numbers;
+  for (size_t k = 0; k < members.size(); k++) {
+    if (all || members[k].weight > 0) {
+      numbers.push_back(static_cast<int64_t>(k));
+    }
+  }
+  return numbers;
+}
+
 // Where results go, or null: log p (rows), and of all members, (members, rows), log p_k and the shares r_k.
 struct MixtureValues {
   RowValues log_p;
@@ -40,6 +60,11 @@ void evaluate_many(const std::vector<Member<T>> &members, const Batch &batch, co
 template <class T>
 void gradients_many(const std::vector<Member<T>> &members, const Batch &batch, const MixtureGradients<T> &out,
                     Poll poll);
+
+// The rows of draws that are those of each member that counts: of the first whose sum of weights lies above the chance of a draw.
+template <class T>
+std::vector<std::vector<int64_t>> rows_of_members(const std::vector<Member<T>> &members, const Draws &draws,
+                                                  const Context &context, int64_t rows, Poll poll);
 
 // Each draw is that of one member, by the same number; which one follows from the number and the seed alone.
 template <class T>

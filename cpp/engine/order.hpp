@@ -5,6 +5,12 @@
 
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#  define PENSTOCK_ANYWHERE __host__ __device__
+#else
+#  define PENSTOCK_ANYWHERE
+#endif
+
 namespace penstock {
 
 class Order {
@@ -13,7 +19,7 @@ class Order {
   static constexpr int64_t most_drawn = 64;
 
   Order(uint64_t seed, uint64_t epoch, int64_t n);
-  int64_t operator()(int64_t position) const {
+  PENSTOCK_ANYWHERE int64_t operator()(int64_t position) const {
     if (n_ <= most_drawn) {
       return n_ > 1 ? drawn_[position] : position;
     }
@@ -31,7 +37,7 @@ class Order {
   }
 
  private:
-  static uint32_t mix(uint32_t h) {
+  PENSTOCK_ANYWHERE static uint32_t mix(uint32_t h) {
     h *= 0x9E3779B1u;
     h ^= h >> 15;
     h *= 0x85EBCA77u;
@@ -52,3 +58,5 @@ class Order {
 void philox(uint64_t seed, const uint32_t (&counter)[4], uint32_t (&words)[4]);
 
 }  // namespace penstock
+
+#undef PENSTOCK_ANYWHERE

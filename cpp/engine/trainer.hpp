@@ -69,7 +69,7 @@ class Trainer {
     std::atomic_flag &flag_;
   };
 
- private:
+ protected:  // for a trainer on a device
   // Consecutive parameters of a segment that change.
   struct Piece {
     int64_t flat, padded, n;

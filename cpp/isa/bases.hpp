@@ -174,8 +174,8 @@ struct StudentOf {
 
 // log_p += log p of a block, of n rows.
 template <class D, class T>
-void learned_log_density(const BaseBlock &block, const BlockNumbers<T> &numbers, const T *z, int n, int stride,
-                         double *log_p) {
+PENSTOCK_FUNCTION void learned_log_density(const BaseBlock &block, const BlockNumbers<T> &numbers, const T *z, int n,
+                                           int stride, double *log_p) {
   for (int r = 0; r < n; r += lanes<D>) {
     const auto latent = [&](int64_t d)
                             __attribute__((always_inline)) { return widened<D>(z + block.dims[d] * stride + r); };
@@ -199,8 +199,8 @@ void learned_log_density(const BaseBlock &block, const BlockNumbers<T> &numbers,
 
 // Overwrites d_numbers (numbers, tile) and adds to d_z.
 template <class D, class T>
-void learned_backward(const BaseBlock &block, const BlockNumbers<T> &numbers, const T *z, const T *d_log_p, int n,
-                      T *d_z, T *d_numbers) {
+PENSTOCK_FUNCTION void learned_backward(const BaseBlock &block, const BlockNumbers<T> &numbers, const T *z,
+                                        const T *d_log_p, int n, T *d_z, T *d_numbers) {
   for (int r = 0; r < n; r += lanes<D>) {
     const D along = widened<D>(d_log_p + r);
     const auto latent = [&](int64_t d)
@@ -306,8 +306,8 @@ PENSTOCK_INLINE D components_of(const Mixture &mixture, int own, const TileDraws
 
 // Draws of a block; those of a mixture are made from the normals that stand in the state. given: components of its rows.
 template <class D, class T>
-void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &numbers, const TileDraws &draws,
-                  const int64_t *given, int rows, int stride, T *state) {
+PENSTOCK_FUNCTION void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &numbers,
+                                    const TileDraws &draws, const int64_t *given, int rows, int stride, T *state) {
   for (int r = 0; r < rows; r += lanes<D>) {
     const auto store_at = [&](int64_t d, D value)
                               __attribute__((always_inline)) { narrow<T>(state + block.dims[d] * stride + r, value); };
@@ -347,9 +347,9 @@ void learned_draw(const BaseBlock &block, int own, const BlockNumbers<T> &number
 
 // The way back of the draws z, n rows with the padding behind the last of `rows`: overwrites d_numbers (numbers, tile).
 template <class D, class T>
-void learned_draw_backward(const BaseBlock &block, int own, const BlockNumbers<T> &numbers, const TileDraws &draws,
-                           const int64_t *given, const T *z, const T *d_z, const T *d_log_weight, int rows, int n,
-                           T *d_numbers) {
+PENSTOCK_FUNCTION void learned_draw_backward(const BaseBlock &block, int own, const BlockNumbers<T> &numbers,
+                                             const TileDraws &draws, const int64_t *given, const T *z, const T *d_z,
+                                             const T *d_log_weight, int rows, int n, T *d_numbers) {
   for (int r = 0; r < n; r += lanes<D>) {
     const auto at = [&](const T *tile, int64_t d)
                         __attribute__((always_inline)) { return widened<D>(tile + block.dims[d] * tile_stride + r); };

@@ -16,8 +16,8 @@ PENSTOCK_INLINE int64_t first_feature(const PlanView &plan, int64_t column) {
 
 // The mapped columns into features of a tile, in the place of what stands there.
 template <class D, class T>
-void mapped_context_in(const PlanView &plan, const PackedView<T> &packed, const RowPointers &pointers, int stride,
-                       T *tile) {
+PENSTOCK_FUNCTION void mapped_context_in(const PlanView &plan, const PackedView<T> &packed, const RowPointers &pointers,
+                                         int stride, T *tile) {
   double x[tile_rows];
   const int n = stride == 1 ? 1 : whole_vectors<T>(pointers.rows);
   const D none = splat<D>(__builtin_nan(""));
@@ -43,8 +43,9 @@ void mapped_context_in(const PlanView &plan, const PackedView<T> &packed, const 
 
 // Their way back, from cotangents of features into rows of an array.
 template <class D, class T>
-void mapped_context_backward(const PlanView &plan, const PackedView<T> &packed, const RowPointers &pointers,
-                             const T *d_tile, const RowsOut<T> &d_context) {
+PENSTOCK_FUNCTION void mapped_context_backward(const PlanView &plan, const PackedView<T> &packed,
+                                               const RowPointers &pointers, const T *d_tile,
+                                               const RowsOut<T> &d_context) {
   double x[tile_rows], d[tile_rows];
   const int n = whole_vectors<T>(pointers.rows);
   const D none = splat<D>(__builtin_nan(""));

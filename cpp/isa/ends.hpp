@@ -15,7 +15,7 @@ namespace penstock::PENSTOCK_ISA {
 
 // Where log_det begins, for a pass between two ends of which at most one is that of the data.
 template <class T>
-void begin_log_det(const PackedView<T> &packed, const End &in, const End &out, double *log_det) {
+PENSTOCK_FUNCTION void begin_log_det(const PackedView<T> &packed, const End &in, const End &out, double *log_det) {
   const double constant = in.data ? -packed.log_scale : out.data ? packed.log_scale : 0.0;
   for (int r = 0; r < tile_rows; r++) {
     log_det[r] = constant;
@@ -23,18 +23,23 @@ void begin_log_det(const PackedView<T> &packed, const End &in, const End &out, d
 }
 
 template <class T>
-void load_from(const Columns &columns, const RowsView &in, const int64_t *index, int64_t first_row, int rows,
-               int stride, T *state) {
+PENSTOCK_FUNCTION void load_from(const Columns &columns, const RowsView &in, const int64_t *index, int64_t first_row,
+                                 int rows, int stride, T *state) {
   const RowPointers pointers{in, index, first_row, rows};
-  if (columns.loc != nullptr) {
-    (in.item_size == 4 ? load_rows<T, float, true> : load_rows<T, double, true>)(columns, pointers, stride, state);
+  const bool mapped = columns.loc != nullptr;
+  if (in.item_size == 4 && mapped) {
+    load_rows<T, float, true>(columns, pointers, stride, state);
+  } else if (in.item_size == 4) {
+    load_rows<T, float, false>(columns, pointers, stride, state);
+  } else if (mapped) {
+    load_rows<T, double, true>(columns, pointers, stride, state);
   } else {
-    (in.item_size == 4 ? load_rows<T, float, false> : load_rows<T, double, false>)(columns, pointers, stride, state);
+    load_rows<T, double, false>(columns, pointers, stride, state);
   }
 }
 
 template <class T>
-void store_to(const Columns &columns, const T *state, int rows, int stride, const RowsOut<T> &out) {
+PENSTOCK_FUNCTION void store_to(const Columns &columns, const T *state, int rows, int stride, const RowsOut<T> &out) {
   if (columns.loc != nullptr) {
     store_rows<T, true>(columns, state, rows, stride, out);
   } else {
@@ -45,11 +50,12 @@ void store_to(const Columns &columns, const T *state, int rows, int stride, cons
 // Rows of an array into the state; index names them, or if it is null they follow from first_row. Bits of the rows that lie
 // outside a support.
 template <class T>
-uint64_t columns_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const RowsView &in,
-                    const int64_t *index, int64_t first_row, int rows, int stride, T *state, double *log_det) {
+PENSTOCK_FUNCTION uint64_t columns_in(const PlanView &plan, const PackedView<T> &packed, const End &end,
+                                      const RowsView &in, const int64_t *index, int64_t first_row, int rows, int stride,
+                                      T *state, double *log_det) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.loc : nullptr, end.data ? packed.inverse : nullptr};
   load_from(columns, in, index, first_row, rows, stride, state);
-  if (!end.data || packed.n_mapped == 0) {
+  if (!has<part_supports> || !end.data || packed.n_mapped == 0) {
     return 0;
   }
   const RowPointers pointers{in, index, first_row, rows};
@@ -60,13 +66,13 @@ uint64_t columns_in(const PlanView &plan, const PackedView<T> &packed, const End
 // The state into rows of an array; if that is null, only what they add to log_det. Bits of the rows that rounding
 // moves considerably.
 template <class T>
-uint64_t columns_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *state, int rows,
-                     int stride, const RowsOut<T> &out, double *log_det) {
+PENSTOCK_FUNCTION uint64_t columns_out(const PlanView &plan, const PackedView<T> &packed, const End &end,
+                                       const T *state, int rows, int stride, const RowsOut<T> &out, double *log_det) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.loc : nullptr, end.data ? packed.scale : nullptr};
   if (out.data != nullptr) {
     store_to(columns, state, rows, stride, out);
   }
-  if (!end.data || packed.n_mapped == 0) {
+  if (!has<part_supports> || !end.data || packed.n_mapped == 0) {
     return 0;
   }
   return (stride == 1 ? mapped_out<double, T> : mapped_out<Native<double>, T>)(packed, end.slots, state, rows, stride,
@@ -76,47 +82,47 @@ uint64_t columns_out(const PlanView &plan, const PackedView<T> &packed, const En
 // Cotangents of what columns_out gave, rows of a C-ordered array and log_det, into those of the state. Without such rows
 // d_state keeps what it holds of columns that are not mapped.
 template <class T>
-void cotangents_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *d_out, const T *state,
-                   const T *d_log_det, int rows, T *d_state) {
+PENSTOCK_FUNCTION void cotangents_in(const PlanView &plan, const PackedView<T> &packed, const End &end, const T *d_out,
+                                     const T *state, const T *d_log_det, int rows, T *d_state) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.zero : nullptr, end.data ? packed.scale : nullptr};
   const RowsView view{reinterpret_cast<const char *>(d_out), plan.dim * static_cast<int64_t>(sizeof(T)), sizeof(T),
                       sizeof(T)};
   if (d_out != nullptr) {
     load_from(columns, view, nullptr, 0, rows, tile_stride, d_state);
   }
-  if (end.data && packed.n_mapped > 0) {
+  if (has<part_supports> && end.data && packed.n_mapped > 0) {
     mapped_cotangents_in<Native<double>>(packed, end.slots, plan.dim, d_out, state, d_log_det, rows, d_state);
   }
 }
 
 // Cotangents of the state and of log_det into those of what columns_in read, which a bijection reads again.
 template <class T>
-void cotangents_out(const PlanView &plan, const PackedView<T> &packed, const End &end, const RowsView &in,
-                    const int64_t *index, int64_t first_row, const T *d_state, const T *d_log_det, int rows,
-                    const RowsOut<T> &d_in) {
+PENSTOCK_FUNCTION void cotangents_out(const PlanView &plan, const PackedView<T> &packed, const End &end,
+                                      const RowsView &in, const int64_t *index, int64_t first_row, const T *d_state,
+                                      const T *d_log_det, int rows, const RowsOut<T> &d_in) {
   const Columns columns{plan.dim, end.slots, end.data ? packed.zero : nullptr, end.data ? packed.inverse : nullptr};
   store_to(columns, d_state, rows, tile_stride, d_in);
-  if (end.data && packed.n_mapped > 0) {
+  if (has<part_supports> && end.data && packed.n_mapped > 0) {
     mapped_cotangents_out<Native<double>>(packed, end.slots, {in, index, first_row, rows}, d_state, d_log_det, d_in);
   }
 }
 
 // Columns of a C-ordered (rows, n) array into (n, tile), and back.
 template <class T>
-void features_in(const T *in, int64_t n, int rows, T *tile) {
+PENSTOCK_FUNCTION void features_in(const T *in, int64_t n, int rows, T *tile) {
   const RowsView view{reinterpret_cast<const char *>(in), n * static_cast<int64_t>(sizeof(T)), sizeof(T), sizeof(T)};
   load_rows<T, T, false>({n, nullptr, nullptr, nullptr}, {view, nullptr, 0, rows}, tile_stride, tile);
 }
 
 template <class T>
-void features_out(const T *tile, int64_t n, int rows, T *out) {
+PENSTOCK_FUNCTION void features_out(const T *tile, int64_t n, int rows, T *out) {
   store_rows<T, false>({n, nullptr, nullptr, nullptr}, tile, rows, tile_stride, {out, n});
 }
 
 // Numbers of a block of the base: free ones, or a network's, which runs here. keep: for its own way back.
 template <class T>
-BlockNumbers<T> numbers_of(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block, int stride,
-                           bool keep, const Tile<T> &tile) {
+PENSTOCK_FUNCTION BlockNumbers<T> numbers_of(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block,
+                                             int stride, bool keep, const Tile<T> &tile) {
   using V = Native<T>;
   if (block.network < 0) {
     return {packed.params + block.params, true};
@@ -138,7 +144,7 @@ BlockNumbers<T> numbers_of(const PlanView &plan, const PackedView<T> &packed, co
 }
 
 PENSTOCK_INLINE bool is_learned(const BaseBlock &block) {
-  return block.kind != base_standard_normal && block.kind != base_uniform;
+  return has<part_bases> && block.kind != base_standard_normal && block.kind != base_uniform;
 }
 
 // The components of a block that are given, and those of the next mixture.
@@ -151,7 +157,8 @@ PENSTOCK_INLINE const int64_t *given_components(const BaseBlock &block, const Ti
 
 // Draws from the base.
 template <class T>
-void base_draw(const PlanView &plan, const PackedView<T> &packed, const TileDraws &draws, int stride, Tile<T> &tile) {
+PENSTOCK_FUNCTION void base_draw(const PlanView &plan, const PackedView<T> &packed, const TileDraws &draws, int stride,
+                                 Tile<T> &tile) {
   const int rows = tile.rows;
   const uint64_t seed = draws.seed, *context_row = draws.context_row, *draw = draws.draw;
   T *state = tile.state;
@@ -175,7 +182,7 @@ void base_draw(const PlanView &plan, const PackedView<T> &packed, const TileDraw
 
 // log_p += log p(z) of normal dimensions, summed over them in order, in float64.
 template <class T>
-void normal_log_density(const BaseBlock &block, const T *z, int n, int stride, double *log_p) {
+PENSTOCK_FUNCTION void normal_log_density(const BaseBlock &block, const T *z, int n, int stride, double *log_p) {
   using V = Native<T>;
   double sum[tile_rows];
   for (int r = 0; r < n; r++) {
@@ -199,7 +206,8 @@ void normal_log_density(const BaseBlock &block, const T *z, int n, int stride, d
 
 // The same of uniform ones, V by V. On a circle nothing lies outside.
 template <class V>
-void uniform_log_density(const BaseBlock &block, const Element<V> *z, int n, int stride, double *log_p) {
+PENSTOCK_FUNCTION void uniform_log_density(const BaseBlock &block, const Element<V> *z, int n, int stride,
+                                           double *log_p) {
   using T = Element<V>;
   const V lo = splat<V>(static_cast<T>(block.lo)), hi = splat<V>(static_cast<T>(block.hi));
   const V outside = splat<V>(static_cast<T>(block.circle ? 0 : -__builtin_inf()));
@@ -215,15 +223,15 @@ void uniform_log_density(const BaseBlock &block, const Element<V> *z, int n, int
 }
 
 template <class T>
-void base_log_density(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &tile, int stride,
-                      double *log_p) {
+PENSTOCK_FUNCTION void base_log_density(const PlanView &plan, const PackedView<T> &packed, const Tile<T> &tile,
+                                        int stride, double *log_p) {
   const int n = stride == 1 ? 1 : whole_vectors<T>(tile.rows);
   const T *z = tile.state;
   for (int i = 0; i < plan.n_base; i++) {
     const BaseBlock &block = plan.base[i];
     if (block.kind == base_standard_normal) {
       normal_log_density(block, z, n, stride, log_p);
-    } else if (block.kind == base_uniform) {
+    } else if (!has<part_bases> || block.kind == base_uniform) {
       (stride == 1 ? uniform_log_density<T> : uniform_log_density<Native<T>>)(block, z, n, stride, log_p);
     } else {
       const BlockNumbers<T> numbers = numbers_of(plan, packed, block, stride, false, tile);
@@ -235,15 +243,14 @@ void base_log_density(const PlanView &plan, const PackedView<T> &packed, const T
 
 // The way back of numbers_of, from gradient.theta.
 template <class T>
-void numbers_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block,
-                      const BlockNumbers<T> &numbers, const Tile<T> &tile, const TileGradient<T> &gradient) {
+PENSTOCK_FUNCTION void numbers_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block,
+                                        const BlockNumbers<T> &numbers, const Tile<T> &tile,
+                                        const TileGradient<T> &gradient) {
   using V = Native<T>;
   const int n_vectors = whole_vectors<T>(tile.rows) / lanes<V>;
   if (block.network < 0) {
-    T *sum = gradient.params + block.grad;
-    for (int64_t i = 0; gradient.of_params != Gradient::ignore && i < block.n_numbers; i++) {
-      const T rows = sum_rows(gradient.theta + i * tile_stride, tile.rows);
-      sum[i] = gradient.of_params == Gradient::overwrite ? rows : sum[i] + rows;
+    if (gradient.of_params != Gradient::ignore) {
+      free_gradient(gradient, block.grad, block.n_numbers, gradient.theta, tile.rows);
     }
   } else if (!numbers.free) {
     const Step &step = plan.steps[block.network];
@@ -255,8 +262,8 @@ void numbers_backward(const PlanView &plan, const PackedView<T> &packed, const B
 
 // The way back of a block whose numbers are learned.
 template <class T>
-void learned_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block, const T *d_log_p,
-                      const Tile<T> &tile, const TileGradient<T> &gradient) {
+PENSTOCK_FUNCTION void learned_backward(const PlanView &plan, const PackedView<T> &packed, const BaseBlock &block,
+                                        const T *d_log_p, const Tile<T> &tile, const TileGradient<T> &gradient) {
   const int n = whole_vectors<T>(tile.rows);
   const BlockNumbers<T> numbers = numbers_of(plan, packed, block, tile_stride, true, tile);
   learned_backward<Native<double>>(block, numbers, tile.state, d_log_p, n, gradient.state, gradient.theta);
@@ -265,8 +272,8 @@ void learned_backward(const PlanView &plan, const PackedView<T> &packed, const B
 
 // dz += d log p / dz d_log_p, and gradients of what is learned. The density of uniform dimensions is flat.
 template <class T>
-void base_backward(const PlanView &plan, const PackedView<T> &packed, const T *d_log_p, const Tile<T> &tile,
-                   const TileGradient<T> &gradient) {
+PENSTOCK_FUNCTION void base_backward(const PlanView &plan, const PackedView<T> &packed, const T *d_log_p,
+                                     const Tile<T> &tile, const TileGradient<T> &gradient) {
   const int n = whole_vectors<T>(tile.rows);
   const T *z = tile.state;
   T *d_z = gradient.state;
@@ -286,8 +293,8 @@ void base_backward(const PlanView &plan, const PackedView<T> &packed, const T *d
 
 // The way back of base_draw: gradients of what is learned.
 template <class T>
-void base_draw_backward(const PlanView &plan, const PackedView<T> &packed, const TileDraws &draws,
-                        const T *d_log_weight, const Tile<T> &tile, const TileGradient<T> &gradient) {
+PENSTOCK_FUNCTION void base_draw_backward(const PlanView &plan, const PackedView<T> &packed, const TileDraws &draws,
+                                          const T *d_log_weight, const Tile<T> &tile, const TileGradient<T> &gradient) {
   const int n = whole_vectors<T>(tile.rows);
   int64_t mixture = 0;
   for (int i = 0; i < plan.n_base; i++) {

@@ -197,8 +197,8 @@ PENSTOCK_INLINE D member_movement(const MappedColumn &c, D end, D u, D now, D di
 
 // The members of rows into the state, in the place of what stands there.
 template <class D, class T>
-void groups_in(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers, int stride, T *state,
-               double *log_det) {
+PENSTOCK_FUNCTION void groups_in(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers,
+                                 int stride, T *state, double *log_det) {
   const int n = stride == 1 ? 1 : whole_vectors<T>(pointers.rows);
   for (int r = 0; r < n; r += lanes<D>) {
     D end{};
@@ -218,8 +218,8 @@ void groups_in(const PackedView<T> &packed, const int64_t *slots, const RowPoint
 // The members of the state into rows, if they are wanted, within the groups; the rows that rounding to T has moved there by a
 // part that their density shows.
 template <class D, class T>
-uint64_t groups_out(const PackedView<T> &packed, const int64_t *slots, const T *state, int rows, int stride,
-                    const RowsOut<T> &out, double *log_det) {
+PENSTOCK_FUNCTION uint64_t groups_out(const PackedView<T> &packed, const int64_t *slots, const T *state, int rows,
+                                      int stride, const RowsOut<T> &out, double *log_det) {
   uint64_t coarse = 0;
   const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
   for (int r = 0; r < n; r += lanes<D>) {
@@ -287,8 +287,8 @@ PENSTOCK_INLINE D end_before(const MappedColumn &c, D own, D d_end) {
 
 // The way back of groups_out, from cotangents of rows, or none, and of log_det.
 template <class D, class T>
-void groups_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const T *d_out,
-                          const T *state, const T *d_log_det, int rows, T *d_state) {
+PENSTOCK_FUNCTION void groups_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int64_t dim,
+                                            const T *d_out, const T *state, const T *d_log_det, int rows, T *d_state) {
   for (int r = 0; r < whole_vectors<T>(rows); r += lanes<D>) {
     const auto image = [&](const MappedColumn &c) __attribute__((always_inline)) {
       return splat<D>(packed.loc[c.column]) +
@@ -319,8 +319,9 @@ void groups_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int
 
 // The way back of groups_in, from cotangents of the state and of log_det; it reads the rows again.
 template <class D, class T>
-void groups_cotangents_out(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers,
-                           const T *d_state, const T *d_log_det, const RowsOut<T> &d_in) {
+PENSTOCK_FUNCTION void groups_cotangents_out(const PackedView<T> &packed, const int64_t *slots,
+                                             const RowPointers &pointers, const T *d_state, const T *d_log_det,
+                                             const RowsOut<T> &d_in) {
   for (int r = 0; r < whole_vectors<T>(pointers.rows); r += lanes<D>) {
     const D d_value = widened<D>(d_log_det + r);
     D d_end{};

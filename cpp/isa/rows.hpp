@@ -115,7 +115,7 @@ PENSTOCK_INLINE void prefetch(const void *p, int64_t bytes) {
 // Blocks of as many rows and columns as V has lanes; V is a plain number where a row's numbers lie apart. The last block
 // of a row begins where it ends with the row, and does some numbers twice.
 template <class V, class From, bool mapped>
-void load_blocks(const Columns &columns, const RowPointers &pointers, int stride, Element<V> *tile) {
+PENSTOCK_FUNCTION void load_blocks(const Columns &columns, const RowPointers &pointers, int stride, Element<V> *tile) {
   constexpr int W = lanes<V>;
   const RowsView &in = pointers.in;
   const int64_t ahead = pointers.index == nullptr ? tile_rows * in.row_stride : 0;
@@ -145,8 +145,8 @@ void load_blocks(const Columns &columns, const RowPointers &pointers, int stride
 }
 
 template <class V, bool mapped>
-void store_blocks(const Columns &columns, const Element<V> *tile, int rows, int stride,
-                  const RowsOut<Element<V>> &out) {
+PENSTOCK_FUNCTION void store_blocks(const Columns &columns, const Element<V> *tile, int rows, int stride,
+                                    const RowsOut<Element<V>> &out) {
   constexpr int W = lanes<V>;
   for (int r = 0; r < rows; r += W) {
     for (int64_t begin = 0; begin < columns.n; begin += W) {
@@ -185,7 +185,7 @@ PENSTOCK_INLINE void by_width(int64_t n, Run run) {
 
 // stride: tile_stride, or 1 for one row.
 template <class T, class From, bool mapped>
-void load_rows(const Columns &columns, const RowPointers &pointers, int stride, T *tile) {
+PENSTOCK_FUNCTION void load_rows(const Columns &columns, const RowPointers &pointers, int stride, T *tile) {
   const bool blocks = stride == tile_stride && pointers.in.column_stride == sizeof(From);
   by_width<T>(blocks ? columns.n : 1, [&](auto v) __attribute__((always_inline)) {
     load_blocks<decltype(v), From, mapped>(columns, pointers, stride, tile);
@@ -193,7 +193,7 @@ void load_rows(const Columns &columns, const RowPointers &pointers, int stride, 
 }
 
 template <class T, bool mapped>
-void store_rows(const Columns &columns, const T *tile, int rows, int stride, const RowsOut<T> &out) {
+PENSTOCK_FUNCTION void store_rows(const Columns &columns, const T *tile, int rows, int stride, const RowsOut<T> &out) {
   by_width<T>(stride == tile_stride ? columns.n : 1, [&](auto v) __attribute__((always_inline)) {
     store_blocks<decltype(v), mapped>(columns, tile, rows, stride, out);
   });

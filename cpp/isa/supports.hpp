@@ -213,8 +213,8 @@ PENSTOCK_INLINE D movement(const MappedColumn &c, D u, D x, D now, D measure) {
 
 // The mapped columns of rows into the state, in the place of what stands there; the rows that lie outside.
 template <class D, class T>
-uint64_t mapped_in(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers, int stride, T *state,
-                   double *log_det) {
+PENSTOCK_FUNCTION uint64_t mapped_in(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers,
+                                     int stride, T *state, double *log_det) {
   double x[tile_rows];
   const int n = stride == 1 ? 1 : whole_vectors<T>(pointers.rows), item = pointers.in.item_size == 4 ? 0 : 1;
   for (int i = 0; i < packed.n_alone; i++) {
@@ -242,8 +242,8 @@ uint64_t mapped_in(const PackedView<T> &packed, const int64_t *slots, const RowP
 // The mapped columns of the state into rows, if they are wanted, within the supports; the rows that rounding to T has moved
 // there by a part that their density shows.
 template <class D, class T>
-uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, const T *state, int rows, int stride,
-                    const RowsOut<T> &out, double *log_det) {
+PENSTOCK_FUNCTION uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, const T *state, int rows,
+                                      int stride, const RowsOut<T> &out, double *log_det) {
   double x[tile_rows], moved[tile_rows];
   uint64_t coarse = 0;
   const int n = stride == 1 ? 1 : whole_vectors<T>(rows);
@@ -273,8 +273,8 @@ uint64_t mapped_out(const PackedView<T> &packed, const int64_t *slots, const T *
 
 // The way back of mapped_out, from cotangents of rows, or none, and of log_det.
 template <class D, class T>
-void mapped_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int64_t dim, const T *d_out,
-                          const T *state, const T *d_log_det, int rows, T *d_state) {
+PENSTOCK_FUNCTION void mapped_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int64_t dim,
+                                            const T *d_out, const T *state, const T *d_log_det, int rows, T *d_state) {
   double d[tile_rows] = {};
   for (int i = 0; i < packed.n_alone; i++) {
     const MappedColumn &c = packed.mapped[i];
@@ -296,8 +296,9 @@ void mapped_cotangents_in(const PackedView<T> &packed, const int64_t *slots, int
 
 // The way back of mapped_in, from cotangents of the state and of log_det; it reads the rows again.
 template <class D, class T>
-void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots, const RowPointers &pointers,
-                           const T *d_state, const T *d_log_det, const RowsOut<T> &d_in) {
+PENSTOCK_FUNCTION void mapped_cotangents_out(const PackedView<T> &packed, const int64_t *slots,
+                                             const RowPointers &pointers, const T *d_state, const T *d_log_det,
+                                             const RowsOut<T> &d_in) {
   double x[tile_rows], d[tile_rows];
   const int n = whole_vectors<T>(pointers.rows), item = pointers.in.item_size == 4 ? 0 : 1;
   for (int i = 0; i < packed.n_alone; i++) {

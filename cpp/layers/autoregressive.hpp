@@ -13,8 +13,9 @@
 namespace penstock::PENSTOCK_ISA {
 
 template <class V>
-void autoregressive_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep,
-                            int n_vectors, const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
+PENSTOCK_FUNCTION void autoregressive_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                              bool keep, int n_vectors, const Tile<Element<V>> &tile, Element<V> *area,
+                                              Element<V> *kept) {
   const int n = step.n_b, span = inverse ? 1 : n;
   gather_features<V>(step, n_vectors, tile, area);
   if (!inverse) {
@@ -33,9 +34,10 @@ void autoregressive_forward(const Step &step, const PackedView<Element<V>> &pack
 // The conditioner read the input of the step in the parallel direction, its output in the sequential one. In the latter
 // degrees are walked downwards: the gradient of a dimension is complete once all units that read the dimension are done.
 template <class V>
-void autoregressive_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute,
-                             bool want_input, int n_vectors, const Tile<Element<V>> &tile,
-                             const TileGradient<Element<V>> &gradient, Element<V> *area, const Element<V> *kept) {
+PENSTOCK_FUNCTION void autoregressive_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                               bool recompute, bool want_input, int n_vectors,
+                                               const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
+                                               Element<V> *area, const Element<V> *kept) {
   const int n = step.n_b, span = inverse ? 1 : n;
   if (recompute) {
     for (int64_t i = 0; !inverse && i < n; i++) {
@@ -66,8 +68,9 @@ void autoregressive_backward(const Step &step, const PackedView<Element<V>> &pac
 }
 
 template <class V>
-void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
-                        const TileContext<Element<V>> &context, Element<V> *state, double *log_det, Element<V> *area) {
+PENSTOCK_FUNCTION void autoregressive_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                          const TileContext<Element<V>> &context, Element<V> *state, double *log_det,
+                                          Element<V> *area) {
   const int n = step.n_b, span = inverse ? 1 : n;
   const Element<V> *start = context_part(step, context);
   gather_row(step, context, state, area);

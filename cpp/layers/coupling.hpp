@@ -8,9 +8,10 @@
 namespace penstock::PENSTOCK_ISA {
 
 template <class V>
-void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep, int n_vectors,
-                      const Tile<Element<V>> &tile, Element<V> *area, Element<V> *kept) {
-  if (const Element<V> *theta = shared_theta(step, tile.context)) {
+PENSTOCK_FUNCTION void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool keep,
+                                        int n_vectors, const Tile<Element<V>> &tile, Element<V> *area,
+                                        Element<V> *kept) {
+  if (const Element<V> *theta = has<part_free> ? shared_theta(step, tile.context) : nullptr; theta != nullptr) {
     return transform_forward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile.state, tile.log_det, kept);
   }
   gather_features<V>(step, n_vectors, tile, area);
@@ -21,10 +22,11 @@ void coupling_forward(const Step &step, const PackedView<Element<V>> &packed, bo
 
 // A is the same before and after, so with recompute the activations come back from the state as it is now.
 template <class V>
-void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute,
-                       bool want_input, int n_vectors, const Tile<Element<V>> &tile,
-                       const TileGradient<Element<V>> &gradient, Element<V> *area, const Element<V> *kept) {
-  if (const Element<V> *theta = shared_theta(step, tile.context)) {
+PENSTOCK_FUNCTION void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                         bool recompute, bool want_input, int n_vectors, const Tile<Element<V>> &tile,
+                                         const TileGradient<Element<V>> &gradient, Element<V> *area,
+                                         const Element<V> *kept) {
+  if (const Element<V> *theta = has<part_free> ? shared_theta(step, tile.context) : nullptr; theta != nullptr) {
     return transform_backward<V, true>(step, all_of(step), inverse, n_vectors, theta, tile, gradient, kept,
                                        gradient.theta);
   }
@@ -40,8 +42,9 @@ void coupling_backward(const Step &step, const PackedView<Element<V>> &packed, b
 }
 
 template <class V>
-void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
-                  const TileContext<Element<V>> &context, Element<V> *state, double *log_det, Element<V> *area) {
+PENSTOCK_FUNCTION void coupling_row(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                    const TileContext<Element<V>> &context, Element<V> *state, double *log_det,
+                                    Element<V> *area) {
   if (const Element<V> *theta = shared_theta(step, context)) {
     return transform_row(step, all_of(step), inverse, theta, state, log_det);
   }

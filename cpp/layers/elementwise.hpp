@@ -2,9 +2,8 @@
 // The elementwise layer is this with free or external theta; coupling.hpp puts a network in front of it.
 #pragma once
 
-#include "core/rowsum.hpp"
-#include "core/tile.hpp"
-#include "transforms/list.hpp"
+#include "conditioners/linear.hpp"
+#include "transforms/parts.hpp"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -14,6 +13,18 @@ struct TileTheta {
   const Element<V> *p;
   PENSTOCK_INLINE V operator()(int i) const { return load<V>(p + i * tile_stride); }
 };
+#if defined(PENSTOCK_DEVICE)
+// A thread of a device has no room for arrays that it indexes: what a spline keeps of an element goes to the row's memory, which
+// may be that of theta itself.
+template <class V>
+struct KeepingTheta {
+  const V *p;
+  V *kept_at;
+  PENSTOCK_INLINE V operator()(int i) const { return p[i * tile_stride]; }
+  PENSTOCK_INLINE void put(int i, V v) const { kept_at[i * tile_stride] = v; }
+  PENSTOCK_INLINE V kept(int i) const { return kept_at[i * tile_stride]; }
+};
+#endif
 template <class V>
 struct FreeTheta {
   const Element<V> *p;
@@ -28,7 +39,7 @@ struct TileThetaGradient {
 template <class T>
 struct Options {
   T values[max_options];
-  explicit Options(const Run &run) {
+  PENSTOCK_FUNCTION explicit Options(const Run &run) {
     for (int i = 0; i < max_options; i++) {
       values[i] = static_cast<T>(run.options[i]);
     }
@@ -78,7 +89,12 @@ PENSTOCK_INLINE void transform_lanes(const Element<V> *options, const Element<V>
   if constexpr (free) {
     apply(FreeTheta<V>{theta});
   } else {
+#if defined(PENSTOCK_DEVICE)
+    // nobody reads this theta again
+    apply(KeepingTheta<V>{theta + lane, const_cast<Element<V> *>(theta) + lane});
+#else
     apply(TileTheta<V>{theta + lane});
+#endif
   }
   if (kept != nullptr) {
     store(kept + lane, old);
@@ -91,8 +107,9 @@ PENSTOCK_INLINE void transform_lanes(const Element<V> *options, const Element<V>
 // theta alone decides is computed once a dimension. Changes the state, adds to log_det; old values of B go to kept if it is
 // not null.
 template <class Transform, class V, bool free, bool inverse>
-void transform_forward(const Step &step, const Run &run, Dimensions dims, int n_vectors,
-                       const Element<V> *__restrict theta, Element<V> *state, double *log_det, Element<V> *kept) {
+PENSTOCK_FUNCTION void transform_forward(const Step &step, const Run &run, Dimensions dims, int n_vectors,
+                                         const Element<V> *__restrict theta, Element<V> *state, double *log_det,
+                                         Element<V> *kept) {
   using T = Element<V>;
   const Options<T> options(run);
   for (int64_t d = dims.from; d < dims.to; d++) {
@@ -114,9 +131,10 @@ void transform_forward(const Step &step, const Run &run, Dimensions dims, int n_
 // pair (x, y), y = g(x):  with upstream dx and l,  a = backward(dy = 0, dlog_det = -l).dx,  v = (dx + a) / g',
 // dy = v,  dtheta = backward(dy = -v, dlog_det = -l).dtheta.
 template <class Transform, class V, bool free>
-void transform_backward(const Step &step, const Run &run, Dimensions dims, bool inverse, int n_vectors,
-                        const Element<V> *theta, const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
-                        const Element<V> *kept, Element<V> *d_theta) {
+PENSTOCK_FUNCTION void transform_backward(const Step &step, const Run &run, Dimensions dims, bool inverse,
+                                          int n_vectors, const Element<V> *theta, const Tile<Element<V>> &tile,
+                                          const TileGradient<Element<V>> &gradient, const Element<V> *kept,
+                                          Element<V> *d_theta) {
   using T = Element<V>;
   const Options<T> options(run);
   for (int64_t d = dims.from; d < dims.to; d++) {
@@ -145,7 +163,12 @@ void transform_backward(const Step &step, const Run &run, Dimensions dims, bool 
       if constexpr (free) {
         apply(FreeTheta<V>{theta + theta_of(run, d)});
       } else {
-        apply(TileTheta<V>{theta + theta_of(run, d) * tile_stride + lane});
+        const Element<V> *own = theta + theta_of(run, d) * tile_stride + lane;
+#if defined(PENSTOCK_DEVICE)
+        apply(KeepingTheta<V>{own, gradient.transposed});
+#else
+        apply(TileTheta<V>{own});
+#endif
       }
       store(d_state + lane, down);
       store(state + lane, old);
@@ -155,8 +178,8 @@ void transform_backward(const Step &step, const Run &run, Dimensions dims, bool 
 
 // One row: the state is one number a slot.
 template <class Transform, class T>
-void transform_row(const Step &step, const Run &run, Dimensions dims, bool inverse, const T *theta, T *state,
-                   double *log_det) {
+PENSTOCK_FUNCTION void transform_row(const Step &step, const Run &run, Dimensions dims, bool inverse, const T *theta,
+                                     T *state, double *log_det) {
   const Options<T> options(run);
   for (int64_t d = dims.from; d < dims.to; d++) {
     T *x = state + step.b[d];
@@ -174,14 +197,18 @@ void transform_row(const Step &step, const Run &run, Dimensions dims, bool inver
 
 // By the transforms' codes.
 template <class V, bool free>
-void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
-                       Element<V> *state, double *log_det, Element<V> *kept) {
+PENSTOCK_FUNCTION void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_vectors,
+                                         const Element<V> *theta, Element<V> *state, double *log_det,
+                                         Element<V> *kept) {
   each_run(step, dims, [&](const Run &run, Dimensions some) {
-    int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                                                 \
-  if (run.transform == code++) {                                                                                 \
-    const auto map = inverse ? transform_forward<name, V, free, true> : transform_forward<name, V, free, false>; \
-    return map(step, run, some, n_vectors, theta, state, log_det, kept);                                         \
+#define PENSTOCK_CASE(name, ...)                                                                                \
+  if constexpr (has<1u << transform_##name>) {                                                                  \
+    if (run.transform == transform_##name) {                                                                    \
+      if (inverse) {                                                                                            \
+        return transform_forward<name, V, free, true>(step, run, some, n_vectors, theta, state, log_det, kept); \
+      }                                                                                                         \
+      return transform_forward<name, V, free, false>(step, run, some, n_vectors, theta, state, log_det, kept);  \
+    }                                                                                                           \
   }
     PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
@@ -189,15 +216,17 @@ void transform_forward(const Step &step, Dimensions dims, bool inverse, int n_ve
 }
 
 template <class V, bool free>
-void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors, const Element<V> *theta,
-                        const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient, const Element<V> *kept,
-                        Element<V> *d_theta) {
+PENSTOCK_FUNCTION void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_vectors,
+                                          const Element<V> *theta, const Tile<Element<V>> &tile,
+                                          const TileGradient<Element<V>> &gradient, const Element<V> *kept,
+                                          Element<V> *d_theta) {
   each_run(step, dims, [&](const Run &run, Dimensions some) {
-    int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                                               \
-  if (run.transform == code++) {                                                                               \
-    return transform_backward<name, V, free>(step, run, some, inverse, n_vectors, theta, tile, gradient, kept, \
-                                             d_theta);                                                         \
+#define PENSTOCK_CASE(name, ...)                                                                                 \
+  if constexpr (has<1u << transform_##name>) {                                                                   \
+    if (run.transform == transform_##name) {                                                                     \
+      return transform_backward<name, V, free>(step, run, some, inverse, n_vectors, theta, tile, gradient, kept, \
+                                               d_theta);                                                         \
+    }                                                                                                            \
   }
     PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
@@ -205,12 +234,14 @@ void transform_backward(const Step &step, Dimensions dims, bool inverse, int n_v
 }
 
 template <class T>
-void transform_row(const Step &step, Dimensions dims, bool inverse, const T *theta, T *state, double *log_det) {
+PENSTOCK_FUNCTION void transform_row(const Step &step, Dimensions dims, bool inverse, const T *theta, T *state,
+                                     double *log_det) {
   each_run(step, dims, [&](const Run &run, Dimensions some) {
-    int code = 0;
-#define PENSTOCK_CASE(name, ...)                                                    \
-  if (run.transform == code++) {                                                    \
-    return transform_row<name, T>(step, run, some, inverse, theta, state, log_det); \
+#define PENSTOCK_CASE(name, ...)                                                      \
+  if constexpr (has<1u << transform_##name>) {                                        \
+    if (run.transform == transform_##name) {                                          \
+      return transform_row<name, T>(step, run, some, inverse, theta, state, log_det); \
+    }                                                                                 \
   }
     PENSTOCK_TRANSFORMS(PENSTOCK_CASE)
 #undef PENSTOCK_CASE
@@ -219,9 +250,9 @@ void transform_row(const Step &step, Dimensions dims, bool inverse, const T *the
 
 // The elementwise layer: theta free, or external where the tile brings one.
 template <class V>
-void elementwise_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
-                         const Tile<Element<V>> &tile, Element<V> *kept) {
-  if (step.conditioner == conditioner_external) {
+PENSTOCK_FUNCTION void elementwise_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                           int n_vectors, const Tile<Element<V>> &tile, Element<V> *kept) {
+  if (has<part_external> && step.conditioner == conditioner_external) {
     transform_forward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta + step.external, tile.state,
                                 tile.log_det, kept);
   } else {
@@ -231,21 +262,17 @@ void elementwise_forward(const Step &step, const PackedView<Element<V>> &packed,
 }
 
 template <class V>
-void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
-                          const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient,
-                          const Element<V> *kept) {
-  if (step.conditioner == conditioner_external) {
+PENSTOCK_FUNCTION void elementwise_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                            int n_vectors, const Tile<Element<V>> &tile,
+                                            const TileGradient<Element<V>> &gradient, const Element<V> *kept) {
+  if (has<part_external> && step.conditioner == conditioner_external) {
     return transform_backward<V, false>(step, all_of(step), inverse, n_vectors, tile.theta + step.external, tile,
                                         gradient, kept, gradient.external + step.external);
   }
   transform_backward<V, true>(step, all_of(step), inverse, n_vectors, packed.params + step.params, tile, gradient, kept,
                               gradient.theta);
   if (gradient.of_params != Gradient::ignore) {
-    Element<V> *sum = gradient.params + step.grad;
-    for (int64_t i = 0; i < step.n_theta; i++) {
-      const Element<V> rows = sum_rows(gradient.theta + i * tile_stride, tile.rows);
-      sum[i] = gradient.of_params == Gradient::overwrite ? rows : sum[i] + rows;
-    }
+    free_gradient(gradient, step.grad, step.n_theta, gradient.theta, tile.rows);
   }
 }
 

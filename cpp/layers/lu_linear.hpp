@@ -25,7 +25,7 @@ PENSTOCK_INLINE constexpr bool is_upper(int triangle) {
 // One triangle: entry(n, k) inside it, whatever outside. Inverses of the diagonal blocks are taken in float64, and
 // multiplied into the starts.
 template <class T, class Entry>
-void pack_triangle(bool upper, bool solve, int n, Entry entry, T *starts) {
+PENSTOCK_FUNCTION void pack_triangle(bool upper, bool solve, int n, Entry entry, T *starts) {
   T *panels = starts + n;
   for (int i = 0; i < block_count(n); i++) {
     const int n0 = block_start(n, i), n1 = block_start(n, i + 1), nr = n1 - n0;
@@ -79,7 +79,7 @@ void pack_triangle(bool upper, bool solve, int n, Entry entry, T *starts) {
 
 // Triangle number t of a step.
 template <class T>
-void pack_lu(const Step &step, int t, const T *params, T *panels) {
+PENSTOCK_FUNCTION void pack_lu(const Step &step, int t, const T *params, T *panels) {
   const int n = step.n_b;
   const T *M = params + step.params;
   const auto upper = [&](int i, int j) {
@@ -108,8 +108,8 @@ void pack_lu(const Step &step, int t, const T *params, T *panels) {
 // The product or solve of one packed triangle for one column of MR vectors. A product may run in place, a solve must: a
 // block reads what is solved already, and its own inputs. With slots, in and out are the state.
 template <class V, int MR, bool by_slot>
-void triangle_column(int t, int n, int stride, const Element<V> *starts, const int64_t *slots, const Element<V> *in,
-                     Element<V> *out) {
+PENSTOCK_FUNCTION void triangle_column(int t, int n, int stride, const Element<V> *starts, const int64_t *slots,
+                                       const Element<V> *in, Element<V> *out) {
   const bool upper = is_upper(t), solve = t >= tri_solves;
   const int blocks = block_count(n);
   const bool ascending = upper != solve;
@@ -140,8 +140,8 @@ void triangle_column(int t, int n, int stride, const Element<V> *starts, const i
 }
 
 template <class V, bool by_slot = false>
-void triangle(const Step &step, int t, const PackedView<Element<V>> &packed, int n_vectors, int stride,
-              const Element<V> *in, Element<V> *out) {
+PENSTOCK_APART void triangle(const Step &step, int t, const PackedView<Element<V>> &packed, int n_vectors, int stride,
+                             const Element<V> *in, Element<V> *out) {
   const Element<V> *starts = packed.panels + step.panels + t * step.panel_size;
   int v = 0;
   for (; v + block_vectors <= n_vectors; v += block_vectors) {
@@ -157,7 +157,7 @@ void triangle(const Step &step, int t, const PackedView<Element<V>> &packed, int
 template <class T>
 struct LuArea {
   T *x, *v, *c;
-  LuArea(const Step &step, T *area)
+  PENSTOCK_FUNCTION LuArea(const Step &step, T *area)
       : x(area),
         v(area + static_cast<int64_t>(step.n_b) * tile_stride),
         c(area + 2 * static_cast<int64_t>(step.n_b) * tile_stride) {}
@@ -184,8 +184,8 @@ PENSTOCK_INLINE void scatter_slots(const Step &step, int n_vectors, const Elemen
 
 // From what went in, (n, tile), to what comes out: c + P'b (forward) or x (inverse); x and v stay in the area.
 template <class V>
-Element<V> *lu_map(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
-                   const Element<V> *in, const LuArea<Element<V>> &area) {
+PENSTOCK_FUNCTION Element<V> *lu_map(const Step &step, const PackedView<Element<V>> &packed, bool inverse,
+                                     int n_vectors, const Element<V> *in, const LuArea<Element<V>> &area) {
   if (!inverse) {
     triangle<V>(step, tri_upper, packed, n_vectors, tile_stride, in, area.v);
     triangle<V>(step, tri_lower, packed, n_vectors, tile_stride, area.v, area.c);
@@ -200,7 +200,7 @@ Element<V> *lu_map(const Step &step, const PackedView<Element<V>> &packed, bool 
 
 // sum_i M_ii in float64, in order.
 template <class T>
-double lu_log_det(const Step &step, const T *params) {
+PENSTOCK_FUNCTION double lu_log_det(const Step &step, const T *params) {
   double sum = 0;
   for (int64_t i = 0; i < step.n_b; i++) {
     sum = sum + static_cast<double>(params[step.params + i * (step.n_b + 1)]);
@@ -210,8 +210,8 @@ double lu_log_det(const Step &step, const T *params) {
 
 // Tile or row (stride 1, V a plain number): changes the state, adds to log_det; what went in goes to kept if given.
 template <class V>
-void lu_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors, int stride,
-                Element<V> *state, double *log_det, Element<V> *area, Element<V> *kept) {
+PENSTOCK_FUNCTION void lu_forward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, int n_vectors,
+                                  int stride, Element<V> *state, double *log_det, Element<V> *area, Element<V> *kept) {
   if (kept != nullptr) {
     gather_slots<V>(step, n_vectors, state, kept);
     scatter_slots<V>(step, n_vectors, lu_map<V>(step, packed, inverse, n_vectors, kept, {step, area}), state);
@@ -225,11 +225,14 @@ void lu_forward(const Step &step, const PackedView<Element<V>> &packed, bool inv
   }
 }
 
+#if !defined(PENSTOCK_DEVICE)
+
 // Entries of dM on one side of the diagonal:  M_ij (+)= sum_r d_i(r) x_j(r). Vectors of j that the diagonal crosses are
 // computed aside, and only their part of this side is taken over.
 template <class V>
-void lu_side_gradient(const Step &step, bool upper, int n_rows, const TileGradient<Element<V>> &gradient,
-                      const Element<V> *d, const Element<V> *x) {
+PENSTOCK_FUNCTION void lu_side_gradient(const Step &step, bool upper, int n_rows,
+                                        const TileGradient<Element<V>> &gradient, const Element<V> *d,
+                                        const Element<V> *x) {
   using T = Element<V>;
   constexpr int L = lanes<V>;
   const int n = step.n_b, stride = static_cast<int>(padded(n)), t_stride = transposed_stride(stride);
@@ -282,9 +285,9 @@ void lu_side_gradient(const Step &step, bool upper, int n_rows, const TileGradie
 
 // dM and db from dc and dv; with sign -1 for the inverse direction, where both enter negated.
 template <class V>
-void lu_gradient(const Step &step, const PackedView<Element<V>> &packed, int n_rows,
-                 const TileGradient<Element<V>> &gradient, int n_vectors, Element<V> sign,
-                 const LuArea<Element<V>> &area, const Element<V> *dc, const Element<V> *dv) {
+PENSTOCK_FUNCTION void lu_gradient(const Step &step, const PackedView<Element<V>> &packed, int n_rows,
+                                   const TileGradient<Element<V>> &gradient, int n_vectors, Element<V> sign,
+                                   const LuArea<Element<V>> &area, const Element<V> *dc, const Element<V> *dv) {
   using T = Element<V>;
   lu_side_gradient<V>(step, true, n_rows, gradient, dv, area.x);
   lu_side_gradient<V>(step, false, n_rows, gradient, dc, area.v);
@@ -306,11 +309,14 @@ void lu_gradient(const Step &step, const PackedView<Element<V>> &packed, int n_r
   }
 }
 
+#endif
+
 // Puts the state back to the input of the step, and turns the gradient of its output into that of its input.
 template <class V>
-void lu_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute, int n_vectors,
-                 const Tile<Element<V>> &tile, const TileGradient<Element<V>> &gradient, Element<V> *area_memory,
-                 const Element<V> *kept) {
+PENSTOCK_FUNCTION void lu_backward(const Step &step, const PackedView<Element<V>> &packed, bool inverse, bool recompute,
+                                   int n_vectors, const Tile<Element<V>> &tile,
+                                   const TileGradient<Element<V>> &gradient, Element<V> *area_memory,
+                                   const Element<V> *kept) {
   using T = Element<V>;
   const LuArea<T> area(step, area_memory);
   if (recompute) {
@@ -333,9 +339,12 @@ void lu_backward(const Step &step, const PackedView<Element<V>> &packed, bool in
     triangle<V>(step, tri_solves + tri_lower_t, packed, n_vectors, tile_stride, first, first);
     scatter_slots<V>(step, n_vectors, first, gradient.state);
     if (gradient.of_params != Gradient::ignore) {
-      for (int64_t k = 0; k < static_cast<int64_t>(step.n_b) * tile_stride; k += lanes<V>) {
-        store(first + k, -load<V>(first + k));
-        store(second + k, -load<V>(second + k));
+      for (int64_t i = 0; i < step.n_b; i++) {
+        for (int lane = 0; lane < n_vectors * lanes<V>; lane += lanes<V>) {
+          const int64_t k = i * tile_stride + lane;
+          store(first + k, -load<V>(first + k));
+          store(second + k, -load<V>(second + k));
+        }
       }
       lu_gradient<V>(step, packed, tile.rows, gradient, n_vectors, T{-1}, area, first, second);
     }

@@ -25,7 +25,7 @@ endif()
 function(penstock_closed target map)
   target_sources(${target} PRIVATE ${PENSTOCK_RUNTIME_SOURCE})
   target_link_options(${target} PRIVATE ${PENSTOCK_LINK_FLAGS} ${PENSTOCK_RUNTIME})
-  set(map ${CMAKE_CURRENT_SOURCE_DIR}/${map})
+  get_filename_component(map ${map} ABSOLUTE)
   set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS ${map})
   if(APPLE)
     # The same names, one a line, with the underscore that the linker knows them by.

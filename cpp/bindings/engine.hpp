@@ -13,7 +13,7 @@
 #include "bindings/gil.hpp"
 #include "engine/engine.hpp"
 
-namespace penstock {
+namespace penstock::inline PENSTOCK_MODULE {
 
 // The one context that all calls with some packed numbers have, and what it contributes to each conditioner.
 struct GivenContext {
@@ -84,7 +84,7 @@ class EngineHandle {
     return visit([&]<class T>(const std::shared_ptr<Engine<T>> &engine) {
       const T *p = needed<T, false>(params, "params", {plan().n_params});
       const double *b = needed<double, false>(buffers, "buffers", {plan().n_buffers});
-      return PackedHandle{cross(library()->of<T>().packed, engine->plan(), p, b)};
+      return PackedHandle{cross(library()->of<T>().packed, *engine, p, b)};
     });
   }
 
@@ -340,4 +340,4 @@ class EngineHandle {
   std::variant<std::shared_ptr<Engine<float>>, std::shared_ptr<Engine<double>>> engine_;
 };
 
-}  // namespace penstock
+}  // namespace penstock::inline PENSTOCK_MODULE

@@ -8,7 +8,7 @@
 #include "bindings/engine.hpp"
 #include "engine/mixture.hpp"
 
-namespace penstock {
+namespace penstock::inline PENSTOCK_MODULE {
 
 class MixtureHandle {
  public:
@@ -91,4 +91,4 @@ class MixtureHandle {
   std::variant<std::vector<Member<float>>, std::vector<Member<double>>> members_;
 };
 
-}  // namespace penstock
+}  // namespace penstock::inline PENSTOCK_MODULE

@@ -1,5 +1,7 @@
 // The Python module. No maths.
 
+#include "bindings/module.hpp"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -105,7 +107,10 @@ void define_trainer(py::module_ &m) {
 }  // namespace
 }  // namespace penstock
 
-PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+// By way of a macro, which sees the name that PENSTOCK_MODULE stands for.
+#define PENSTOCK_DEFINE(name, m) PYBIND11_MODULE(name, m, pybind11::mod_gil_not_used())
+
+PENSTOCK_DEFINE(PENSTOCK_MODULE, m) {
   using namespace penstock;
   if (library() == nullptr) {
     throw pybind11::import_error(
@@ -119,7 +124,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   }
   m.doc() = "The compiled backend of penstock. Internal: penstock/runner.py is its only caller.";
   m.attr("version") = PENSTOCK_VERSION;
-  m.attr("name") = "cpp";
+  m.attr("name") = PENSTOCK_BACKEND;
   m.def("isa", [] { return cross(library()->isa); }, "The instruction set in use.");
   m.def("isas", [] { return cross(library()->isas); }, "The instruction sets that can be used here, best first.");
   m.def("usable", &unusable, "Why this processor cannot run the extension; empty if it can.");
@@ -141,4 +146,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   define_engine(m);
   define_mixture(m);
   define_trainer(m);
+  define_own(m);
 }

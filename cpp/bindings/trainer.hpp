@@ -9,7 +9,7 @@
 #include "bindings/engine.hpp"
 #include "engine/trainer.hpp"
 
-namespace penstock {
+namespace penstock::inline PENSTOCK_MODULE {
 
 class TrainerHandle {
   // body(trainer), while no other call is at work.
@@ -119,4 +119,4 @@ class TrainerHandle {
   std::variant<std::shared_ptr<Trainer<float>>, std::shared_ptr<Trainer<double>>> trainer_;
 };
 
-}  // namespace penstock
+}  // namespace penstock::inline PENSTOCK_MODULE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import ops
 from penstock._backend import num_threads, set_num_threads, threads
+from penstock._device_arrays import DeviceArray
 from penstock._versions import show_versions
 from penstock._warn import (
     DataWarning,
@@ -65,6 +66,7 @@ __all__ = [
     "Conditional",
     "Coupling",
     "DataWarning",
+    "DeviceArray",
     "DiscreteWarning",
     "Elementwise",
     "Ensemble",

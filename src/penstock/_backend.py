@@ -3,7 +3,7 @@
 It decides by what is installed, never by what fails.
 
 A missing extension selects Numba, and so does a processor that cannot run it; the reason stays with the
-choice. A broken or stale extension raises. ``PENSTOCK_BACKEND`` and ``PENSTOCK_ISA`` force.
+choice. A broken or stale extension raises. ``PENSTOCK_BACKEND`` and ``PENSTOCK_ISA`` force. A GPU is used where it is named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from typing import Any
 
 from penstock import _validate
 
-NAMES = ("auto", "cpp", "numba")
+NAMES = ("auto", "cpp", "numba", "cuda")
+CUDA, DISTRIBUTION = "penstock_cuda13", "penstock-cuda13"
+EMULATED = "penstock._cuda_emulated"  # the processor's imitation, for tests
+EMULATE = "PENSTOCK_CUDA_EMULATE"
 INSTALL = "install a wheel with the compiled core (pip install penstock), or Numba (pip install 'penstock[numba]')"
 
 
@@ -31,7 +34,7 @@ class Backend:
     Attributes
     ----------
     name : str
-        ``"cpp"``, ``"numba"``, or ``"none"`` where neither is installed.
+        ``"cpp"``, ``"numba"``, ``"cuda"`` or ``"cuda:1"``, or ``"none"`` where neither of the first two is installed.
     reason : str
         Why it was chosen over the compiled core; empty for the core itself.
     """
@@ -70,20 +73,59 @@ class Backend:
         return f"{self.name}{isa}" + (f", because {self.reason}" if self.reason else "")
 
 
+class CudaBackend(Backend):
+    """A backend on a GPU, or on an emulated one.
+
+    Attributes
+    ----------
+    device : int
+        Its number.
+    """
+
+    def __init__(self, name: str, module: ModuleType, device: int) -> None:
+        super().__init__(name, "", module)
+        self.device = device
+        self.Engine = self._engine
+
+    def _engine(self, table: Any) -> Any:
+        """An engine of that device: it belongs to the one that is in use where it is made."""
+        module = self.load()
+        before = module.device()
+        module.set_device(self.device)
+        try:
+            return module.Engine(table)
+        finally:
+            module.set_device(before)
+
+    def isa(self) -> str:
+        """The name of the device."""
+        return str(self.load().device_name(self.device))
+
+    def described(self) -> str:
+        """Name and device."""
+        return f"the {self.name} backend on {self.isa()}"
+
+    def __repr__(self) -> str:
+        return f"{self.name} ({self.isa()})"
+
+
 def choose(name: str = "auto") -> Backend:
-    """The backend of that name; for ``"auto"`` the one that ``PENSTOCK_BACKEND`` names, or the best that can run here.
+    """The backend of that name; for ``"auto"`` the one that ``PENSTOCK_BACKEND`` names, or the best processor that can run here.
 
     Parameters
     ----------
-    name : {"auto", "cpp", "numba"}
-        A name other than ``"auto"`` is a demand: if that backend cannot run, this raises.
+    name : {"auto", "cpp", "numba", "cuda"}
+        A name other than ``"auto"`` is a demand: if that backend cannot run, this raises. ``"cuda:1"`` is the second GPU.
     """
     source = "backend"
-    _validate.choice(name, NAMES, name=source)
+    family = _family(name, source)
     if name == "auto":
         source = "PENSTOCK_BACKEND"
-        name = _validate.choice(os.environ.get(source) or "auto", NAMES, name=source)
+        name = os.environ.get(source) or "auto"
+        family = _family(name, source)
     demand = f"{source}={name}"
+    if family == "cuda":
+        return _cuda(name, f"{source}={name!r}" if source == "backend" else demand)
     if name == "numba":
         missing = _numba_missing()
         if missing:
@@ -103,6 +145,42 @@ def choose(name: str = "auto") -> Backend:
     if forced and module.isa() != forced:
         raise ValueError(f"PENSTOCK_ISA={forced}: not available here; this processor has: {', '.join(module.isas())}")
     return Backend("cpp", "", _import("penstock._core"))
+
+
+def checked(name: str) -> str:
+    """``name`` if it is that of a backend, whether or not it can run here."""
+    _family(name, "backend")
+    return name
+
+
+def _family(name: Any, source: str) -> str:
+    """The name without the number of a device."""
+    family = name
+    if isinstance(name, str) and name.startswith("cuda:"):
+        number = name.removeprefix("cuda:")
+        if not (number.isascii() and number.isdecimal()):
+            raise ValueError(f"{source} must be 'cuda:' and the number of a device, counted from 0, got {name!r}")
+        family = "cuda"
+    return str(_validate.choice(family, NAMES, name=source))
+
+
+def _cuda(name: str, demand: str) -> Backend:
+    """That of a CUDA device, which can be used."""
+    device = int(name.partition(":")[2] or 0)
+    if os.environ.get(EMULATE) == "1":
+        place = EMULATED
+        if not _installed(place):
+            raise ImportError(f"{demand}: {EMULATE}=1 asks for emulated devices, which this build has not")
+    else:
+        place = f"{CUDA}._cuda"
+        if not _installed(CUDA):
+            raise ImportError(f"{demand}: the module for NVIDIA GPUs is not installed; pip install {DISTRIBUTION}")
+    module = importlib.import_module(place)
+    _same_version(module, f"{demand}: {place} is of penstock", f"pip install {DISTRIBUTION}=={package_version()}")
+    reason = str(module.unavailable(device))
+    if reason:
+        raise ImportError(f"{demand}: {reason}")
+    return CudaBackend(f"cuda:{device}" if device else "cuda", _import(place), device)
 
 
 def _without_core(reason: str) -> Backend:
@@ -126,13 +204,14 @@ def _installed(module: str) -> bool:
 def _core() -> ModuleType:
     """The extension, refused if it was built from another version of the package."""
     module = importlib.import_module("penstock._core")
+    _same_version(module, "the compiled extension is of penstock", "a stale build; install penstock again")
+    return module
+
+
+def _same_version(module: ModuleType, what: str, cure: str) -> None:
     version = package_version()
     if version and module.version != version:
-        raise ImportError(
-            f"the compiled extension is of penstock {module.version}, but the package is {version}: "
-            "a stale build; install penstock again"
-        )
-    return module
+        raise ImportError(f"{what} {module.version}, but the package is {version}: {cure}")
 
 
 @cache

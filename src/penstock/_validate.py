@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock import columns
+from penstock import _device_arrays, columns
 from penstock._typing import Array
 
 FLOAT32 = np.dtype(np.float32)
@@ -329,6 +329,7 @@ def reals(values: Any, *, name: str) -> Array:
     Integers become float64, float16 becomes float32, and other byte orders are swapped. Complex
     numbers, objects and strings are refused.
     """
+    _device_arrays.refuse(values, name)
     values = columns.plain(values, name=name)
     masked = sys.modules.get("numpy.ma")
     if masked is not None and isinstance(values, masked.MaskedArray) and masked.is_masked(values):

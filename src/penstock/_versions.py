@@ -8,7 +8,8 @@ import platform
 from penstock import _backend
 
 PACKAGES = (
-    "numpy", "narwhals", "tqdm", "numba", "pandas", "polars", "pyarrow", "matplotlib", "scikit-learn", "h5py", "astropy",
+    "numpy", "narwhals", "tqdm", "numba", "penstock-cuda13", "pandas", "polars", "pyarrow", "matplotlib", "scikit-learn", "h5py",
+    "astropy",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
-from penstock import _validate
+from penstock import _backend, _validate
 from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
 from penstock.columns import Names
 from penstock.flow import Flow, flow_of
@@ -266,6 +266,27 @@ class Ensemble(MembersFit):
         ([0.5, 0.5], [0.75, 0.25])
         """
         return self._with(self.members)
+
+    def to(self, backend: str) -> Self:
+        """A copy that another backend computes, as :meth:`Flow.to`.
+
+        Parameters
+        ----------
+        backend : {"auto", "cpp", "numba", "cuda"}
+
+        Returns
+        -------
+        Ensemble
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> ensemble = ps.Ensemble(ps.realnvp(2, rng=0), 2, rng=0)
+        >>> ensemble.to("cpp").backend
+        'cpp'
+        """
+        chosen = _backend.choose(backend)
+        return self._with([member._on(chosen, backend) for member in self.members])
 
     def reset(self, rng: Rng = None) -> Self:
         """Forget all training, as :meth:`Flow.reset` does for each member; weights are equal then.

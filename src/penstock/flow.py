@@ -98,8 +98,9 @@ class Flow(Trained, ReverseKL):
         Precision of parameters and results.
     rng : seed or numpy Generator, optional
         What ``numpy.random.default_rng`` takes; decides random splits and permutations, and the first parameters.
-    backend : {"auto", "cpp", "numba"}, default "auto"
-        What computes. ``"auto"`` takes the compiled core, or Numba where that is missing.
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
+        What computes. ``"auto"`` takes the compiled core, or Numba where that is missing. ``"cuda"`` is an NVIDIA GPU, and
+        ``"cuda:1"`` the second one, which need ``pip install penstock-cuda13``.
     embedding : MLP, optional
         A network between the context and the conditioners, trained with the flow: they read its output instead.
     embedding_dim : int, optional
@@ -179,7 +180,7 @@ class Flow(Trained, ReverseKL):
 
     @property
     def backend(self) -> str:
-        """What computes: ``"cpp"``, ``"numba"``, or ``"none"`` where nothing that can is installed."""
+        """What computes: ``"cpp"``, ``"numba"``, ``"cuda"`` or ``"cuda:1"``; ``"none"`` where nothing is installed that can."""
         return self._backend.name
 
     @property
@@ -564,6 +565,14 @@ class Flow(Trained, ReverseKL):
 
     # --- recalibrating ------------------------------------------------------------------------------------------
 
+    def _on(self, backend: _backend.Backend, asked: str) -> Self:
+        """A copy with another backend. Its numbers are packed anew: those of a snapshot are in the form of one engine."""
+        old = self._snapshot
+        twin = self._like(self._spec, self._plan, Snapshot(old.params, old.buffers, old.initialised))
+        twin._backend, twin._asked = backend, asked
+        twin.history = self.history.copy()
+        return twin
+
     def _rebuilt(self, parts: Sequence[Any]) -> Self:
         """A copy with the spec, plan and snapshot of ``parts``, of which there is one."""
         twin = self._like(*parts[0])
@@ -591,6 +600,34 @@ class Flow(Trained, ReverseKL):
         False
         """
         return self._with(self._snapshot, self.history.copy())
+
+    def to(self, backend: str) -> Self:
+        """A copy that another backend computes: the same numbers, names of columns and history.
+
+        Parameters
+        ----------
+        backend : {"auto", "cpp", "numba", "cuda"}
+            As for the flow itself; ``"cuda:1"`` is the second GPU.
+
+        Returns
+        -------
+        Flow
+            Of the same class; the flow itself stays as it is. Results on ``"cuda"`` and ``"cpp"`` have the same bits.
+
+        Raises
+        ------
+        ImportError
+            When that backend cannot run here; the message says why.
+
+        Examples
+        --------
+        >>> import penstock as ps
+        >>> flow = ps.realnvp(2, rng=0)
+        >>> twin = flow.to("cpp")
+        >>> bool((twin.params == flow.params).all())
+        True
+        """
+        return self._on(_backend.choose(backend), backend)
 
     def reset(self, rng: Rng = None) -> Self:
         """Forget all training: fresh parameters, no standardisation, no names of columns. Random splits and permutations stay.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock import device_verbs
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.accepting import Condition
 from penstock.conditionals import Conditional
@@ -79,21 +80,21 @@ class Given:
         found: dict[int | str, float] | None = getattr(self.flow, "lattice", None)
         return found
 
-    def log_prob(self, X: RowsLike, *, out: Array | None = None) -> Any:
+    def log_prob(self, X: RowsLike, *, out: Array | None = None, stream: int | None = None) -> Any:
         """The log-density of rows given the context, as ``Flow.log_prob``."""
-        return self._verbs.log_prob(X, out=out)
+        return self._verbs.log_prob(X, out=out, stream=stream)
 
-    def score(self, X: RowsLike, *, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: RowsLike, *, sample_weight: ArrayLike | None = None, stream: int | None = None) -> float:
         """The mean log-density of rows given the context, as ``Flow.score``."""
-        return self._verbs.score(X, sample_weight=sample_weight)
+        return self._verbs.score(X, sample_weight=sample_weight, stream=stream)
 
-    def to_latent(self, X: RowsLike) -> tuple[Array, Any]:
+    def to_latent(self, X: RowsLike, *, stream: int | None = None) -> tuple[Array, Any]:
         """Map rows to the latent side, as ``Flow.to_latent``."""
-        return self._verbs.to_latent(X)
+        return self._verbs.to_latent(X, stream=stream)
 
-    def to_data(self, z: ArrayLike) -> tuple[Array, Any]:
+    def to_data(self, z: ArrayLike, *, stream: int | None = None) -> tuple[Array, Any]:
         """Map rows to the data side, as ``Flow.to_data``."""
-        return self._verbs.to_data(z)
+        return self._verbs.to_data(z, stream=stream)
 
     def sample(
         self,
@@ -106,10 +107,11 @@ class Given:
         first_context: int = 0,
         raw: bool = False,
         where: Condition | None = None,
+        stream: int | None = None,
     ) -> Array:
         """Draw rows given the context, as ``Flow.sample``."""
         return self._verbs.sample(
-            n, rng=rng, key=key, out=out, first=first, first_context=first_context, raw=raw, where=where
+            n, rng=rng, key=key, out=out, first=first, first_context=first_context, raw=raw, where=where, stream=stream
         )
 
     def sample_and_log_prob(
@@ -121,9 +123,12 @@ class Given:
         first: int = 0,
         first_context: int = 0,
         raw: bool = False,
+        stream: int | None = None,
     ) -> tuple[Array, Any]:
         """Draw rows given the context, with their log-density, as ``Flow.sample_and_log_prob``."""
-        return self._verbs.sample_and_log_prob(n, rng=rng, key=key, first=first, first_context=first_context, raw=raw)
+        return self._verbs.sample_and_log_prob(
+            n, rng=rng, key=key, first=first, first_context=first_context, raw=raw, stream=stream
+        )
 
     def sample_frame(
         self,
@@ -137,31 +142,43 @@ class Given:
         """Draw rows given the context into a DataFrame, as ``Flow.sample_frame``."""
         return self.flow.sample_frame(n, self.context, rng=rng, key=key, raw=raw, library=library)
 
-    def log_prob_and_grad(self, X: RowsLike, wrt: str | Sequence[str] = "x") -> tuple[Any, Any]:
+    def log_prob_and_grad(
+        self, X: RowsLike, wrt: str | Sequence[str] = "x", *, stream: int | None = None
+    ) -> tuple[Any, Any]:
         """The log-density of rows given the context, and its gradient, as ``Flow.log_prob_and_grad``."""
         if isinstance(wrt, str) and wrt == "x":
-            return self._verbs.log_prob_and_grad(X)
-        return self.flow.log_prob_and_grad(X, self.context, wrt)
+            return self._verbs.log_prob_and_grad(X, stream=stream)
+        return self.flow.log_prob_and_grad(X, self._beside(X), wrt, stream=stream)
 
-    def log_prob_vjp(self, X: RowsLike, dlogp: ArrayLike) -> tuple[Array, Array, Array | None]:
+    def log_prob_vjp(
+        self, X: RowsLike, dlogp: ArrayLike, *, stream: int | None = None
+    ) -> tuple[Array, Array, Array | None]:
         """Vector-Jacobian product of ``log_prob``, as ``Flow.log_prob_vjp``."""
-        return self.flow.log_prob_vjp(X, dlogp, self.context)
+        return self.flow.log_prob_vjp(X, dlogp, self._beside(X), stream=stream)
 
     def to_latent_vjp(
-        self, X: RowsLike, dz: ArrayLike | None, dlog_det: ArrayLike | None
+        self, X: RowsLike, dz: ArrayLike | None, dlog_det: ArrayLike | None, *, stream: int | None = None
     ) -> tuple[Array, Array, Array | None]:
         """Vector-Jacobian product of ``to_latent``, as ``Flow.to_latent_vjp``."""
-        return self.flow.to_latent_vjp(X, dz, dlog_det, self.context)
+        return self.flow.to_latent_vjp(X, dz, dlog_det, self._beside(X), stream=stream)
 
     def to_data_vjp(
-        self, z: ArrayLike, dX: RowsLike | None, dlog_det: ArrayLike | None
+        self, z: ArrayLike, dX: RowsLike | None, dlog_det: ArrayLike | None, *, stream: int | None = None
     ) -> tuple[Array, Array, Array | None]:
         """Vector-Jacobian product of ``to_data``, as ``Flow.to_data_vjp``."""
-        return self.flow.to_data_vjp(z, dX, dlog_det, self.context)
+        return self.flow.to_data_vjp(z, dX, dlog_det, self._beside(z), stream=stream)
 
-    def loss_and_grad(self, X: RowsLike, sample_weight: ArrayLike | None = None) -> tuple[float, float, Array]:
+    def loss_and_grad(
+        self, X: RowsLike, sample_weight: ArrayLike | None = None, *, stream: int | None = None
+    ) -> tuple[float, float, Array]:
         """Sum of weighted negative log-densities, and its gradient, as ``Flow.loss_and_grad``."""
-        return self.flow.loss_and_grad(X, self.context, sample_weight)
+        return self.flow.loss_and_grad(X, self._beside(X), sample_weight, stream=stream)
+
+    def _beside(self, rows: Any) -> Any:
+        """The context on the side of some rows: of the host, or of the flow's device."""
+        if not device_verbs.concerned(None, rows):
+            return self.context
+        return device_verbs.DeviceVerbs(self.flow).uploaded(self.context)
 
     def cdf(self, x: RowsLike) -> Any:
         """The distribution function given the context, as ``Flow.cdf``."""

@@ -82,6 +82,7 @@ class Mixture(Runner):
         self.plan = members[0].plan
         self._dtype = self.plan.dtype
         self._backend = members[0]._backend
+        self._memory = np
 
     @property
     def backend(self) -> str:
@@ -125,7 +126,7 @@ class Mixture(Runner):
         """The log-density of every row, (rows,), into ``out`` if given."""
         assert index is None
         if out is None:
-            out = np.empty(len(x), dtype or self._dtype)
+            out = self._memory.empty(len(x), dtype or self._dtype)
         packed.together.evaluate(x, context, out, None, None)
         return out
 
@@ -161,7 +162,7 @@ class Mixture(Runner):
         Draw ``i`` for row ``j`` of context is that of one member; which one follows from the seed, ``i`` and ``j``.
         """
         if out is None:
-            out = np.empty((n, self.plan.dim), self._dtype)
+            out = self._memory.empty((n, self.plan.dim), self._dtype)
         first, first_context = numbers
         packed.together.sample(seed, first_context, first, context, out)
         return out, self.log_prob(packed, out, context) if log_prob else None

@@ -16,7 +16,7 @@ def load(path: str | os.PathLike[str], *, backend: str = "auto") -> Flow | Ensem
     Parameters
     ----------
     path : str or path
-    backend : {"auto", "cpp", "numba"}, default "auto"
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
 
     Raises
     ------
@@ -68,7 +68,7 @@ def from_bytes(data: bytes | bytearray | memoryview, *, backend: str = "auto") -
     Parameters
     ----------
     data : bytes
-    backend : {"auto", "cpp", "numba"}, default "auto"
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
 
     Returns
     -------

@@ -50,7 +50,7 @@ def forward(
         The last axis holds the numbers that ``transform.theta_names`` names.
     log_det : float array with one number a row, optional
         A running sum, to which this map's is added in place.
-    backend : {"auto", "cpp", "numba"}, default "auto"
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
 
     Returns
     -------
@@ -174,7 +174,7 @@ def log_prob(base: AnyBase, z: ArrayLike, *, numbers: ArrayLike | None = None, b
     z : array of shape (dim,), (rows, dim) or (m, n, dim)
     numbers : array, optional
         All that the base has learned, in the order of :attr:`Flow.params` of a flow without layers.
-    backend : {"auto", "cpp", "numba"}, default "auto"
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
 
     Returns
     -------
@@ -241,7 +241,7 @@ def lu_forward(
         ``P``: output ``j`` takes row ``order[j]`` of ``L U x``.
     signs : "positive" or sequence of int, default "positive"
         The signs of the diagonal of ``U``.
-    backend : {"auto", "cpp", "numba"}, default "auto"
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
 
     Returns
     -------

@@ -80,7 +80,7 @@ def realnvp(
         The same of the conditioning variables, without groups.
     dtype : {"float32", "float64"}, default "float32"
     rng : seed or numpy Generator, optional
-    backend : {"auto", "cpp", "numba"}, default "auto"
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
 
     Returns
     -------

@@ -6,11 +6,13 @@ of shape (context_dim,), or of shape (m, context_dim), a row for each ``rows / m
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from penstock._backend import CudaBackend
 from penstock._typing import Array
 from penstock.plan import Plan
 
@@ -56,11 +58,23 @@ class Runner:
         self._evaluate = engine.evaluate
         self._dtype = plan.dtype
         self._n_steps = plan.n_steps
+        self._memory: Any = np
+
+    def within(self, memory: Any) -> Self:
+        """The same runner with outputs in other memory, which gives them as ``numpy`` does: ``empty``, ``zeros`` and ``ones``."""
+        twin = copy.copy(self)
+        twin._memory = memory
+        return twin
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
         return str(self._backend.name)
+
+    @property
+    def arithmetic(self) -> str:
+        """The backend whose bits the results have: a GPU's are those of the compiled core."""
+        return "cpp" if isinstance(self._backend, CudaBackend) else self.backend
 
     def described(self) -> str:
         """The backend and its instruction set, and why these."""
@@ -94,7 +108,7 @@ class Runner:
     ) -> Array:
         """The log-density of every row, or of the rows of an index, (rows,), into ``out`` if given."""
         if out is None:
-            out = np.empty(len(x) if index is None else len(index), dtype or self._dtype)
+            out = self._memory.empty(len(x) if index is None else len(index), dtype or self._dtype)
         self._evaluate(packed, False, 0, self._n_steps, x, index, context, None, True, None, out)
         return out
 
@@ -110,8 +124,8 @@ class Runner:
         last: int | None = None,
     ) -> tuple[Array, Array]:
         """Steps ``first`` to ``last - 1`` in one direction, by default all: the image of every row, and its log_det."""
-        out = np.empty(x.shape, self._dtype)
-        log_det = np.empty(len(x), self._dtype)
+        out = self._memory.empty(x.shape, self._dtype)
+        log_det = self._memory.empty(len(x), self._dtype)
         last = self._n_steps if last is None else last
         self._evaluate(packed, to_data, first, last, x, None, context, thetas, False, out, log_det)
         return out, log_det
@@ -133,8 +147,8 @@ class Runner:
         first row of context.
         """
         if out is None:
-            out = np.empty((n, self.plan.dim), self._dtype)
-        density = np.empty(n, self._dtype) if log_prob else None
+            out = self._memory.empty((n, self.plan.dim), self._dtype)
+        density = self._memory.empty(n, self._dtype) if log_prob else None
         first, first_context = numbers
         self.engine.sample(packed, seed, first_context, first, context, out, density)
         return out, density
@@ -184,18 +198,19 @@ class Runner:
 
         ``params`` and ``contexts`` say whether their gradients are wanted, ``log_det`` whether that of the forward pass is.
         """
-        d_x = np.empty(x.shape, self._dtype)
-        d_params = np.zeros(self.plan.n_params) if params else None
+        d_x = self._memory.empty(x.shape, self._dtype)
+        d_params = self._memory.zeros(self.plan.n_params) if params else None
         d_context = None
         if contexts and context is not None:
             own = context.ndim == 2 and len(context) == len(x)
-            d_context = np.empty(context.shape, self._dtype) if own else np.zeros(context.shape)
+            d_context = self._memory.empty(context.shape, self._dtype) if own else self._memory.zeros(context.shape)
         d_thetas = None
         if thetas is not None:
             d_thetas = [
-                np.empty(theta.shape, self._dtype) if theta.ndim == 2 else np.zeros(theta.shape) for theta in thetas
+                self._memory.empty(theta.shape, self._dtype) if theta.ndim == 2 else self._memory.zeros(theta.shape)
+                for theta in thetas
             ]
-        given = np.empty(len(x), self._dtype) if log_det else None
+        given = self._memory.empty(len(x), self._dtype) if log_det else None
         self.engine.vjp(
             packed, to_data, 0, self._n_steps, x, context, thetas, base, d_out, d_log_det, given, d_x, d_params, d_context,
             d_thetas,
@@ -229,14 +244,14 @@ class Runner:
 
     def log_prob_and_grad(self, packed: Any, x: Array, context: Array | None, *, contexts: bool) -> Gradients:
         """The log-density of every row, as ``log_det``, and its gradient, in one forward pass and one back."""
-        ones = np.ones(len(x), self._dtype)
+        ones = self._memory.ones(len(x), self._dtype)
         return self.vjp(packed, False, x, None, ones, context, base=True, params=False, contexts=contexts, log_det=True)
 
     def loss_and_grad(
         self, packed: Any, x: Array, context: Array | None, weight: Array | None
     ) -> tuple[float, float, Array]:
         """The sum of weighted negative log-densities, the sum of weights, and the gradient (float64) of the former."""
-        grad = np.zeros(self.plan.n_params)
+        grad = self._memory.zeros(self.plan.n_params)
         loss_sum, weight_sum = self.engine.loss_and_grad(packed, x, context, weight, grad)
         return float(loss_sum), float(weight_sum), grad
 

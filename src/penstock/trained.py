@@ -181,6 +181,10 @@ class Trained(Parts):
         """Another one with the same numbers."""
         raise NotImplementedError
 
+    def to(self, backend: str) -> Self:
+        """Another one with the same numbers, which another backend computes."""
+        raise NotImplementedError
+
     def to_bytes(self) -> bytes:
         """The bytes of its file."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from penstock import _validate, accepting, columns, frames
+from penstock import _validate, accepting, columns, device_verbs, frames
 from penstock._typing import Array, ArrayLike, Rng, RowsLike
 from penstock.lattice import Lattice
 from penstock.plan import Plan
@@ -56,7 +56,9 @@ class Verbs:
 
     # --- evaluating ---------------------------------------------------------------------------------------------
 
-    def log_prob(self, X: RowsLike, context: RowsLike | None = None, *, out: Array | None = None) -> Any:
+    def log_prob(
+        self, X: RowsLike, context: RowsLike | None = None, *, out: Array | None = None, stream: int | None = None
+    ) -> Any:
         """The log-density of rows, in units of the data: ``log p(x) = log base(z) + log |det dz/dx|``.
 
         ===============  =========================================  =========
@@ -76,10 +78,16 @@ class Verbs:
             For a flow with a context, of c variables, and only for one.
         out : array, optional
             Where to write the result: of its shape, in the dtype of the flow and in C order.
+        stream : int, optional
+            For a flow with ``backend="cuda"`` and arrays in the memory of its GPU: the CUDA stream that is to compute, 1 the
+            legacy default stream, 2 that of the thread, or a handle. The call then returns at once, and results are ready in
+            the order of that stream. Without one they are ready when it returns.
 
         Returns
         -------
         scalar, or array of shape (rows,), (m, n) or (m,), in the dtype of the flow
+            For arrays in the memory of a GPU, which libraries lend by DLPack or the CUDA array interface, a
+            :class:`DeviceArray` there; all arrays of a call then lie there.
             A row that holds NaN, or whose context does or lies outside its support, has log-density NaN. One that is
             infinite, outside the support of a column, or so far out that the arithmetic overflows, has -inf.
 
@@ -96,7 +104,7 @@ class Verbs:
         array([-1.838, -2.838], dtype=float32)
         """
         # A sampler asks for one row at a time: a row that is plainly in order passes straight through.
-        if type(X) is np.ndarray and out is None and self._made is not None and self._plain(context):
+        if type(X) is np.ndarray and out is None and stream is None and self._made is not None and self._plain(context):
             shape = X.shape
             if shape in self._row_shapes and (X.dtype is _validate.FLOAT32 or X.dtype is _validate.FLOAT64):
                 snapshot = self._snapshot
@@ -104,13 +112,18 @@ class Verbs:
                 if len(shape) == 1:
                     return self._made.log_prob_row(packed, X[None], context)[0]
                 return self._made.log_prob_row(packed, X, context)
+        if device_verbs.concerned(stream, X, context, out):
+            return device_verbs.DeviceVerbs(self).log_prob(X, context, out, stream)
         x, given, shape, *_ = self._batch(X, context, "X")
         into = None if out is None else _validate.as_out(out, shape, self.dtype, avoid=(x, given)).reshape(-1)
         runner = self._runner()
         result = runner.log_prob(self._snapshot.pack(runner), x, given, into)
         return _shaped(result, shape) if out is None else out
 
-    def score(self, X: RowsLike, context: RowsLike | None = None, *, sample_weight: ArrayLike | None = None) -> float:
+    def score(
+        self, X: RowsLike, context: RowsLike | None = None, *, sample_weight: ArrayLike | None = None,
+        stream: int | None = None,
+    ) -> float:  # fmt: skip
         """The mean log-density of rows, ``sum(w log_prob(X, context)) / sum(w)`` in float64; NaN for no rows.
 
         Parameters
@@ -120,6 +133,8 @@ class Verbs:
         sample_weight : array of shape (rows,) or (m, n), optional
             Weights, by default all 1; only their ratios matter. Rows of weight 0 do not count, whatever they hold. They may
             be negative, if their sum is positive.
+        stream : int, optional
+            For arrays on the flow's GPU, see :meth:`log_prob`.
 
         Returns
         -------
@@ -133,15 +148,16 @@ class Verbs:
         >>> round(ps.realnvp(2, rng=0).score(np.zeros((3, 2))), 4)
         -1.8379
         """
-        batch = self._batch(X, context, "X")
-        weight = None
-        if sample_weight is not None:
-            weight = _validate.as_shaped(sample_weight, batch.shape, _validate.FLOAT64, name="sample_weight").reshape(
-                -1
-            )
-            weight = _validate.as_weights(weight, len(batch.x), name="sample_weight")
-        runner = self._runner()
-        log_prob = runner.log_prob(self._snapshot.pack(runner), batch.x, batch.context, dtype=_validate.FLOAT64)
+        if device_verbs.concerned(stream, X, context, sample_weight):
+            log_prob, weight = device_verbs.DeviceVerbs(self).score(X, context, sample_weight, stream)
+        else:
+            batch = self._batch(X, context, "X")
+            weight = None
+            if sample_weight is not None:
+                weight = _validate.as_shaped(sample_weight, batch.shape, _validate.FLOAT64, name="sample_weight")
+                weight = _validate.as_weights(weight.reshape(-1), len(batch.x), name="sample_weight")
+            runner = self._runner()
+            log_prob = runner.log_prob(self._snapshot.pack(runner), batch.x, batch.context, dtype=_validate.FLOAT64)
         with np.errstate(all="ignore"):
             if weight is None:
                 return float(log_prob.mean()) if len(log_prob) else float("nan")
@@ -152,12 +168,14 @@ class Verbs:
                 raise ValueError("the sum of sample_weight must be positive")
             return float((weight * log_prob[counts]).sum() / mass) if len(weight) else float("nan")
 
-    def to_latent(self, X: RowsLike, context: RowsLike | None = None) -> tuple[Array, Any]:
+    def to_latent(
+        self, X: RowsLike, context: RowsLike | None = None, *, stream: int | None = None
+    ) -> tuple[Array, Any]:
         """Map rows from the data side to the latent side.
 
         Parameters
         ----------
-        X, context
+        X, context, stream
             As for :meth:`log_prob`.
 
         Returns
@@ -175,9 +193,9 @@ class Verbs:
         >>> bool((abs(flow.to_data(z)[0] - [[1.0, 2.0]]) < 1e-5).all())
         True
         """
-        return self._map(False, X, context, "X")
+        return self._map(False, X, context, stream, "X")
 
-    def to_data(self, z: ArrayLike, context: RowsLike | None = None) -> tuple[Array, Any]:
+    def to_data(self, z: ArrayLike, context: RowsLike | None = None, *, stream: int | None = None) -> tuple[Array, Any]:
         """Map rows from the latent side to the data side.
 
         Parameters
@@ -185,6 +203,7 @@ class Verbs:
         z : array of shape (dim,), (rows, dim) or (m, n, dim)
             A table is taken by position: latent variables have no names.
         context : array or table, optional
+        stream : int, optional
             As for :meth:`log_prob`.
 
         Returns
@@ -200,9 +219,11 @@ class Verbs:
         >>> x.shape, float(log_det)
         ((2,), 0.0)
         """
-        return self._map(True, z, context, "z")
+        return self._map(True, z, context, stream, "z")
 
-    def _map(self, to_data: bool, rows: Any, context: Any, name: str) -> tuple[Array, Any]:
+    def _map(self, to_data: bool, rows: Any, context: Any, stream: Any, name: str) -> tuple[Array, Any]:
+        if device_verbs.concerned(stream, rows, context):
+            return device_verbs.DeviceVerbs(self).map(to_data, rows, context, stream, name)
         x, given, shape, *_ = self._batch(rows, context, name)
         runner = self._runner()
         out, log_det = runner.transform(self._snapshot.pack(runner), to_data, x, given)
@@ -222,6 +243,7 @@ class Verbs:
         first_context: int = 0,
         raw: bool = False,
         where: accepting.Condition | None = None,
+        stream: int | None = None,
     ) -> Array:
         """Draw rows.
 
@@ -260,6 +282,9 @@ class Verbs:
             from that row alone. The result has as many rows as without: the first accepted ones, in the order of their
             numbers, for each context. With one seed, the accepted draw ``i`` is the same however many are drawn. It goes
             with ``first=0`` only.
+        stream : int, optional
+            As for :meth:`log_prob`. Draws lie in the memory of the flow's GPU where ``out`` or the context does, and where
+            there is a stream.
 
         Returns
         -------
@@ -281,6 +306,12 @@ class Verbs:
         >>> bool((flow.sample(100, rng=0, where=lambda x: x[:, 0] > 1) > 1)[:, 0].all())
         True
         """
+        if device_verbs.concerned(stream, context, out):
+            if where is not None:
+                raise TypeError("where does not go with arrays on a CUDA device: a condition reads rows of the host")
+            seed = _validate.key(rng, key)
+            own = device_verbs.DeviceVerbs(self)
+            return own.sample(n, context, seed, out, (first, first_context), raw, stream)[0]  # type: ignore[no-any-return]
         given, shape, numbers = self._draws(n, context, first, first_context)
         into = None
         if out is not None:
@@ -314,12 +345,13 @@ class Verbs:
         first: int = 0,
         first_context: int = 0,
         raw: bool = False,
+        stream: int | None = None,
     ) -> tuple[Array, Any]:
         """Draw rows, and give their log-density, which costs next to nothing here.
 
         Parameters
         ----------
-        n, context, rng, key, first, first_context, raw
+        n, context, rng, key, first, first_context, raw, stream
             As for :meth:`sample`. Rows that are rounded to a lattice are evaluated where they come to lie.
 
         Returns
@@ -335,6 +367,9 @@ class Verbs:
         >>> x.shape, log_prob.shape
         ((3, 2), (3,))
         """
+        if device_verbs.concerned(stream, context):
+            seed, own = _validate.key(rng, key), device_verbs.DeviceVerbs(self)
+            return own.sample(n, context, seed, None, (first, first_context), raw, stream, log_prob=True)
         given, shape, numbers = self._draws(n, context, first, first_context)
         seed = _validate.key(rng, key)
         runner = self._runner()
@@ -432,7 +467,7 @@ class Verbs:
     # --- gradients ----------------------------------------------------------------------------------------------
 
     def log_prob_and_grad(
-        self, X: RowsLike, context: RowsLike | None = None, wrt: str | Sequence[str] = "x"
+        self, X: RowsLike, context: RowsLike | None = None, wrt: str | Sequence[str] = "x", *, stream: int | None = None
     ) -> tuple[Any, Any]:
         """The log-density of rows, and its gradient with respect to each row, or to the context.
 
@@ -443,6 +478,8 @@ class Verbs:
         wrt : "x", "context", or a sequence of these, default "x"
             What the gradient is with respect to; a sequence gives a tuple of gradients. Where the log-density is -inf the
             gradient is that of the formula as far as it can be represented, and 0 where it cannot.
+        stream : int, optional
+            For arrays on the flow's GPU, see :meth:`log_prob`.
 
         Returns
         -------
@@ -459,10 +496,13 @@ class Verbs:
         >>> grad.tolist()
         [[-1.0, 2.0]]
         """
-        batch = self._batch(X, context, "X")
         words = (wrt,) if isinstance(wrt, str) else _validate.sequence(wrt, name="wrt")
         for word in words:
             _validate.choice(word, ("x", "context") if self.context_dim else ("x",), name="wrt")
+        if device_verbs.concerned(stream, X, context):
+            log_prob, chosen = device_verbs.DeviceVerbs(self).log_prob_and_grad(X, context, words, stream)
+            return log_prob, chosen[0] if isinstance(wrt, str) else chosen
+        batch = self._batch(X, context, "X")
         runner = self._runner()
         packed = self._snapshot.pack(runner)
         found = runner.log_prob_and_grad(packed, batch.x, batch.context, contexts="context" in words)
@@ -472,13 +512,13 @@ class Verbs:
         return _shaped(found.log_det, batch.shape), chosen[0] if isinstance(wrt, str) else chosen
 
     def log_prob_vjp(
-        self, X: RowsLike, dlogp: ArrayLike, context: RowsLike | None = None
+        self, X: RowsLike, dlogp: ArrayLike, context: RowsLike | None = None, *, stream: int | None = None
     ) -> tuple[Array, Array, Array | None]:
         """Vector-Jacobian product of ``log_prob``: gradients of ``sum(dlogp * log_prob(X, context))``.
 
         Parameters
         ----------
-        X, context
+        X, context, stream
             As for :meth:`log_prob`.
         dlogp : array of the shape of log_prob(X)
             Gradient of the objective with respect to each log-density: (rows,), (m, n), or a number for one row by itself.
@@ -500,16 +540,17 @@ class Verbs:
         >>> dX.tolist(), dcontext
         ([[-2.0, 4.0]], None)
         """
-        return self._vjp(False, True, X, None, dlogp, context, ("X", "", "dlogp"))
+        return self._vjp(False, True, X, None, dlogp, context, stream, ("X", "", "dlogp"))
 
     def to_latent_vjp(
-        self, X: RowsLike, dz: ArrayLike | None, dlog_det: ArrayLike | None, context: RowsLike | None = None
-    ) -> tuple[Array, Array, Array | None]:
+        self, X: RowsLike, dz: ArrayLike | None, dlog_det: ArrayLike | None, context: RowsLike | None = None, *,
+        stream: int | None = None,
+    ) -> tuple[Array, Array, Array | None]:  # fmt: skip
         """Vector-Jacobian product of ``to_latent``: gradients of ``sum(dz * z) + sum(dlog_det * log_det)``.
 
         Parameters
         ----------
-        X, context
+        X, context, stream
             As for :meth:`log_prob`.
         dz : array of the shape of z, or None for zeros
             Gradient of the objective with respect to ``z``.
@@ -528,16 +569,17 @@ class Verbs:
         >>> dX.tolist()
         [1.0, 0.0]
         """
-        return self._vjp(False, False, X, dz, dlog_det, context, ("X", "dz", "dlog_det"))
+        return self._vjp(False, False, X, dz, dlog_det, context, stream, ("X", "dz", "dlog_det"))
 
     def to_data_vjp(
-        self, z: ArrayLike, dX: RowsLike | None, dlog_det: ArrayLike | None, context: RowsLike | None = None
-    ) -> tuple[Array, Array, Array | None]:
+        self, z: ArrayLike, dX: RowsLike | None, dlog_det: ArrayLike | None, context: RowsLike | None = None, *,
+        stream: int | None = None,
+    ) -> tuple[Array, Array, Array | None]:  # fmt: skip
         """Vector-Jacobian product of ``to_data``: gradients of ``sum(dX * x) + sum(dlog_det * log_det)``.
 
         Parameters
         ----------
-        z, context
+        z, context, stream
             As for :meth:`to_data`.
         dX : array of the shape of x, or None for zeros
             Gradient of the objective with respect to ``x``, in the order of the flow's own columns, or a table with their
@@ -558,7 +600,7 @@ class Verbs:
         >>> dz.tolist()
         [1.0, 0.0]
         """
-        return self._vjp(True, False, z, dX, dlog_det, context, ("z", "dX", "dlog_det"))
+        return self._vjp(True, False, z, dX, dlog_det, context, stream, ("z", "dX", "dlog_det"))
 
     def _vjp(
         self,
@@ -568,8 +610,12 @@ class Verbs:
         d_rows: Any,
         d_log_det: Any,
         context: Any,
+        stream: Any,
         names: tuple[str, str, str],
     ) -> tuple[Array, Array, Array | None]:
+        if device_verbs.concerned(stream, rows, d_rows, d_log_det, context):
+            own = device_verbs.DeviceVerbs(self)
+            return own.vjp(to_data, base, rows, d_rows, d_log_det, context, stream, names)
         batch = self._batch(rows, context, names[0])
         x, given, shape, *_ = batch
         if d_rows is not None:
@@ -584,8 +630,9 @@ class Verbs:
         return batch.d_rows(found.x), found.params, batch.d_context(found.context)
 
     def loss_and_grad(
-        self, X: RowsLike, context: RowsLike | None = None, sample_weight: ArrayLike | None = None
-    ) -> tuple[float, float, Array]:
+        self, X: RowsLike, context: RowsLike | None = None, sample_weight: ArrayLike | None = None, *,
+        stream: int | None = None,
+    ) -> tuple[float, float, Array]:  # fmt: skip
         """Sum over rows of weighted negative log-density, and its gradient with respect to the parameters.
 
         ``loss_sum = -sum(w log p(x))``: sums, not means, so that those of several processes can be added.
@@ -597,6 +644,8 @@ class Verbs:
         sample_weight : array of the shape of log_prob(X), optional
             (rows,), (m, n), or a number for one row by itself, of any sign: what is added up here needs no lower bound.
             Rows of weight 0 are left out, NaN or not.
+        stream : int, optional
+            For arrays on the flow's GPU, see :meth:`log_prob`.
 
         Returns
         -------
@@ -610,6 +659,8 @@ class Verbs:
         >>> round(loss_sum, 3), weight_sum
         (4.676, 2.0)
         """
+        if device_verbs.concerned(stream, X, context, sample_weight):
+            return device_verbs.DeviceVerbs(self).loss_and_grad(X, context, sample_weight, stream)
         x, given, shape, *_ = self._batch(X, context, "X")
         weight = None
         if sample_weight is not None:

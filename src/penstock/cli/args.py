@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import penstock as ps
-from penstock._backend import NAMES as BACKENDS
+from penstock import _backend
 from penstock.cli import config, supports
 from penstock.cli.tables import READ, WRITTEN, is_stream
 from penstock.conditioners import ACTIVATIONS
@@ -25,6 +25,8 @@ examples:
   penstock sample galaxies.safetensors -n 1e6 -o new.csv
 
 """
+
+ENGINES = f"engine: {', '.join(_backend.NAMES)}, or cuda:1 for the second GPU (default: %(default)s)"
 
 
 class _Command(argparse.ArgumentParser):
@@ -333,7 +335,7 @@ def _reading_options(group: Any, missing: str) -> None:
 
 def _common_options(parser: Any) -> None:
     parser.add_argument("--threads", type=_positive, metavar="N", help="(default: the processors one may use)")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="engine (default: %(default)s)")
+    parser.add_argument("--backend", type=_engine, default="auto", metavar="NAME", help=ENGINES)
     loud = parser.add_mutually_exclusive_group()
     loud.add_argument("-q", "--quiet", action="store_true", help="no progress bar, and print results only")
     loud.add_argument("--progress", action="store_true", help="a progress bar also where no terminal is")
@@ -370,9 +372,7 @@ def _demo_parser(commands: Any) -> None:
     demo.add_argument(
         "--seed", type=_seed, default=0, metavar="N", help="seed of split, start and samples (default: %(default)s)"
     )
-    demo.add_argument(
-        "--backend", choices=("auto", "cpp", "numba"), default="auto", help="engine (default: %(default)s)"
-    )
+    demo.add_argument("--backend", type=_engine, default="auto", metavar="NAME", help=ENGINES)
     demo.add_argument(
         "--epochs", type=_positive, default=None, metavar="N", help="train for N epochs (default: as fit decides)"
     )
@@ -441,6 +441,13 @@ def _upgrade(arguments: argparse.Namespace) -> int:
 
 
 # --- how words are read -----------------------------------------------------------------------------------------
+
+
+def _engine(text: str) -> str:
+    try:
+        return _backend.checked(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seed(text: str) -> int:

@@ -12,6 +12,7 @@ from penstock.files import members
 
 OPTIONAL = (
     ("numba", "the pure-Python engine"),
+    ("penstock_cuda13", "NVIDIA GPUs"),
     ("matplotlib", "pictures of the demo, history.plot()"),
     ("sklearn", "mixture, kernel estimate and classifier of the demo"),
     ("pyarrow", "Parquet tables of the command line"),

@@ -59,7 +59,7 @@ def load(
     path : str or path
     prior, support : optional
         As for :func:`npe`, for a file whose prior could not be written; otherwise the file has it.
-    backend : {"auto", "cpp", "numba"}, default "auto"
+    backend : {"auto", "cpp", "numba", "cuda"}, default "auto"
 
     Returns
     -------

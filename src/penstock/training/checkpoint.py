@@ -197,7 +197,7 @@ def facts(
     start: model.Contents, runner: Runner, data: Data, options: Options, budget: Budget
 ) -> dict[str, str]:  # fmt: skip
     """What decides the bits of a run besides its seed, in words and hashes."""
-    told = {"backend": runner.backend, START: hash_of_numbers(start.snapshot)}
+    told = {"backend": runner.arithmetic, START: hash_of_numbers(start.snapshot)}
     for word, columns in (("columns", start.columns), ("context_columns", start.context_columns)):
         if columns:
             told[word] = ", ".join(map(repr, columns))

@@ -155,7 +155,7 @@ def facts_of(
     """What decides the bits of a run besides its seed and its target, in words and hashes."""
     fit, schedule = options.fit, budget.schedule
     told: dict[str, str] = {
-        "backend": runner.backend,
+        "backend": runner.arithmetic,
         START: hash_of_numbers(begins.snapshot),
         "target": "a log-density",
     }

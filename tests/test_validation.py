@@ -86,7 +86,7 @@ def test_a_context_for_a_flow_without_one_is_refused(flow: ps.Flow, verb: str) -
         ({"dim": 3, "activation": "sine"}, ValueError, "activation.*sine"),
         ({"dim": 3, "dtype": "float16"}, (ValueError, TypeError), "dtype.*float16"),
         ({"dim": 3, "dtype": "int"}, (ValueError, TypeError), "dtype.*int"),
-        ({"dim": 3, "backend": "cuda"}, ValueError, "backend.*cuda"),
+        ({"dim": 3, "backend": "gpu"}, ValueError, "backend.*gpu"),
         ({"dim": 3, "scale_bound": 0.0}, ValueError, "scale_bound.*0"),
         ({"dim": 3, "scale_bound": float("nan")}, ValueError, "scale_bound.*nan"),
         ({"dim": 3, "scale_bound": 1e-39}, ValueError, "scale_bound must be at least 1e-06, got 1e-39"),

@@ -19,6 +19,7 @@ DATA = {"penstock/data/galaxies.npz", "penstock/data/LICENSE-galaxies"}
 SDIST = {"LICENSE", "CITATION.cff", "CHANGELOG.md", "README.md", "CMakeLists.txt", "PKG-INFO", "pyproject.toml"}
 SDIST |= {".ci/run", "cpp/README.md", "docs/file-format.md", "tests/cases.py", "tests/cpp/CMakeLists.txt"}
 SDIST |= {"benchmarks/run.py", "src/penstock/py.typed", *(f"src/{name}" for name in DATA)}
+SDIST |= {"cuda/pyproject.toml", "cpp/cuda/device_cuda.cu", ".ci/build_cuda.sh"}
 SDIST |= {"cmake/install.cmake", "cpp/include/penstock/penstock.h", "tests/c/agree.c"}
 HEADERS = {f"penstock/include/penstock/penstock.{suffix}" for suffix in ("h", "hpp", "f90")}
 CMAKE = {f"penstock/cmake/penstockConfig{word}.cmake" for word in ("", "Version")}

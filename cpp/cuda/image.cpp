@@ -2,7 +2,9 @@
 #include "cuda/image.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <stdexcept>
 
 #include "cuda/kernels.hpp"
 #include "isa/dispatch.hpp"
@@ -109,6 +111,9 @@ PlanOf DevicePlan::build(const Plan &plan, const PlanView &host, bool for_gradie
     Step step = from;
     std::vector<Linear> linears(from.linear, from.linear + from.n_linear);
     for (Linear &linear : linears) {
+      if (int64_t{linear.n_in} * linear.n_out > std::numeric_limits<int32_t>::max()) {
+        throw std::invalid_argument("a layer of 2^31 weights or more is not computed on a device");
+      }
       const int *first = nullptr;
       if (linear.mask != nullptr) {
         const Mask &mask = *linear.mask;

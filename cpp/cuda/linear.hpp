@@ -36,7 +36,6 @@ struct Product {
   int k, n;
   Start start;
   Finish finish;
-  bool by_quads;  // whether all of W can be read 16 bytes at a time, along the outputs
 };
 
 // Neighbouring rows of one feature, read at once.
@@ -45,29 +44,16 @@ struct alignas(sizeof(T) * lane_rows) RowsOfLane {
   T r[lane_rows];
 };
 
-// Weights of inputs [k0, k0 + depth) and outputs [n0, n0 + width), as far as there are any, into a slot, [k][width]: 16 bytes at a
-// time where outputs lie side by side at addresses for that, a number at a time else.
+// Weights of inputs [k0, k0 + depth) and outputs [n0, n0 + width), as far as there are any, into a slot, [k][width].
 template <class T, int width>
 PENSTOCK_INLINE void fetch(const Product<T> &p, int k0, int n0, T *slot) {
-  constexpr int together = 16 / static_cast<int>(sizeof(T));
-  if (p.by_quads) {
-    const T *const from = p.w + static_cast<int64_t>(k0) * p.w_k + n0;
-    PENSTOCK_UNROLL(4)
-    for (int i = cuda::thread(); i < depth * width / together; i += block_rows) {
-      const int k = i / (width / together), n = i % (width / together) * together;
-      if (k0 + k < p.k && n0 + n < p.n) {
-        cuda::copy_async<16>(slot + k * width + n, from + k * p.w_k + n);
-      }
-    }
-  } else {
-    PENSTOCK_UNROLL(1)
-    for (int i = cuda::thread(); i < depth * width; i += block_rows) {
-      // along what lies side by side in memory
-      const int k = p.w_n == 1 ? i / width : i % depth, n = p.w_n == 1 ? i % width : i / depth;
-      if (k0 + k < p.k && n0 + n < p.n) {
-        cuda::copy_async<sizeof(T)>(slot + k * width + n,
-                                    p.w + static_cast<int64_t>(k0 + k) * p.w_k + static_cast<int64_t>(n0 + n) * p.w_n);
-      }
+  PENSTOCK_UNROLL(4)
+  for (int i = cuda::thread(); i < depth * width; i += block_rows) {
+    // along what lies side by side in memory
+    const int k = p.w_n == 1 ? i / width : i % depth, n = p.w_n == 1 ? i % width : i / depth;
+    if (k0 + k < p.k && n0 + n < p.n) {
+      cuda::copy_async<sizeof(T)>(slot + k * width + n,
+                                  p.w + static_cast<int64_t>((k0 + k) * p.w_k) + (n0 + n) * p.w_n);
     }
   }
   cuda::commit();
@@ -182,19 +168,13 @@ PENSTOCK_INLINE void block_product(const Product<T> &p) {
   }
 }
 
-template <class T>
-PENSTOCK_INLINE bool are_quads(const T *w, int w_k, int n) {
-  constexpr int together = 16 / static_cast<int>(sizeof(T));
-  return reinterpret_cast<uintptr_t>(w) % 16 == 0 && w_k % together == 0 && n % together == 0;
-}
-
 template <class V>
 PENSTOCK_INLINE void forward_product(const Linear &linear, const PackedView<V> &packed, const V *start, int skip,
                                      bool rectified, int, const V *in, V *out) {
   const V *const w = packed.params + linear.weight + static_cast<int64_t>(skip) * linear.n_out;
   block_product<V>({w, linear.n_out, 1, in + skip * tile_stride, out,
                     start != nullptr ? start : packed.params + linear.bias, nullptr, linear.n_in - skip, linear.n_out,
-                    Start::bias, rectified ? Finish::relu : Finish::none, are_quads(w, linear.n_out, linear.n_out)});
+                    Start::bias, rectified ? Finish::relu : Finish::none});
 }
 
 template <class V>
@@ -202,8 +182,7 @@ PENSTOCK_INLINE void input_gradient(const Linear &linear, const PackedView<V> &p
                                     const V *rectified, bool adds, V *out, int64_t from) {
   block_product<V>({packed.params + linear.weight + from * linear.n_out, 1, linear.n_out, d, out + from * tile_stride,
                     nullptr, rectified, linear.n_out, linear.n_in - static_cast<int>(from),
-                    adds ? Start::load : Start::zero, rectified != nullptr ? Finish::relu_gradient : Finish::none,
-                    false});
+                    adds ? Start::load : Start::zero, rectified != nullptr ? Finish::relu_gradient : Finish::none});
 }
 
 // What gradients of parameters are sums of, kept for each row: number `feature` on of TileGradient::params, which is the row's

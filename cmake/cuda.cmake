@@ -24,8 +24,7 @@ set(PENSTOCK_VARIANTS device_affine device_spline device_affine_lu device_spline
 set(PENSTOCK_CUDA_VARIANTS "${PENSTOCK_VARIANTS}" CACHE STRING "the variants of kernels that are built, separated by semicolons")
 set(PENSTOCK_PARTS_device_affine "1u<<transform_affine|1u<<transform_additive|part_coupling")
 set(PENSTOCK_PARTS_device_spline "1u<<transform_rational_quadratic|part_coupling")
-set(PENSTOCK_PARTS_device_affine_lu
-  "1u<<transform_affine|1u<<transform_additive|part_coupling|part_free|part_lu_linear|part_activations")
+set(PENSTOCK_PARTS_device_affine_lu "1u<<transform_affine|1u<<transform_additive|part_coupling|part_free|part_lu_linear|part_activations")
 set(PENSTOCK_PARTS_device_spline_lu "1u<<transform_rational_quadratic|part_coupling|part_lu_linear|part_activations")
 set(PENSTOCK_PARTS_device_maf "1u<<transform_affine|part_autoregressive|part_lu_linear|part_activations")
 set(PENSTOCK_PARTS_device_spline_ar "1u<<transform_rational_quadratic|part_autoregressive|part_lu_linear|part_activations")

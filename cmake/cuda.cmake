@@ -149,12 +149,13 @@ if(PENSTOCK_CUDA_FOUND)
   endif()
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   enable_language(CUDA)
-  # What nvcc compiles. Without CMake's words for a standard: CMake 3.25 does not know that nvcc 13 has C++20.
+  # What nvcc compiles. Without CMake's words for a standard: CMake 3.25 does not know that nvcc 13 has C++20, and where one is required
+  # for C++ it would add C++17 behind.
   unset(CMAKE_CXX_STANDARD)
+  unset(CMAKE_CXX_STANDARD_REQUIRED)
   add_library(penstock_cuda_objects OBJECT
     cpp/cuda/device_cuda.cu
   )
-  set(CMAKE_CXX_STANDARD 20)
   target_include_directories(penstock_cuda_objects PRIVATE cpp)
   string(REGEX MATCH "[0-9]+" PENSTOCK_CUDA_OLDEST "${CMAKE_CUDA_ARCHITECTURES}")
   target_compile_definitions(penstock_cuda_objects PRIVATE PENSTOCK_CUDA_EMULATED=0 PENSTOCK_CUDA_OLDEST=${PENSTOCK_CUDA_OLDEST})
@@ -163,10 +164,10 @@ if(PENSTOCK_CUDA_FOUND)
   target_compile_options(penstock_cuda_objects PRIVATE
     -std=c++20 -fmad=false --expt-relaxed-constexpr -Werror=cross-execution-space-call
     -Xcompiler=${arithmetic},-Wall,-Wextra,-fvisibility=hidden,-fPIC)
-  unset(CMAKE_CXX_STANDARD)
   penstock_kernels(0 "-std=c++20;-fmad=false;-prec-div=true;-prec-sqrt=true;-ftz=false;--expt-relaxed-constexpr;-diag-suppress=1675;\
 -Xcompiler=-fvisibility=hidden,-fPIC")
   set(CMAKE_CXX_STANDARD 20)
+  set(CMAKE_CXX_STANDARD_REQUIRED ON)
   penstock_kernel_objects("" objects)
   penstock_device_module(_cuda penstock_cuda13 0 $<TARGET_OBJECTS:penstock_cuda_objects> ${objects})
   if(SKBUILD)

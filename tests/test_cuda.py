@@ -631,6 +631,35 @@ def test_a_child_of_a_fork_is_told_what_to_do() -> None:
     assert lines[2].startswith("ImportError backend='cuda': CUDA")
 
 
+# Products of a block: strips of 4, 8 and 16 outputs, in one pass and in two, of up to four pieces of weights in two slots.
+PRODUCTS = """if True:
+    import numpy as np, penstock as ps
+    rows = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        for residual, activation, hidden in ((False, "relu", (100, 24, 12)), (True, "tanh", (100, 100))):
+            network = ps.MLP(hidden, activation, residual=residual)
+            layers = [ps.Coupling(ps.Affine(), network), ps.Permutation((4, 3, 2, 1, 0)), ps.Coupling(ps.RationalQuadratic(bins=4), network)]
+            here = ps.Flow(ps.StandardNormal(5), layers, dtype=dtype, rng=1, backend="cpp")
+            here.params = here.params + rows.normal(0, 0.1, here.n_params).astype(dtype)
+            x = rows.standard_normal((131, 5)).astype(dtype)
+            there = here.to("cuda")
+            for ask in (
+                lambda flow: [flow.log_prob(x)],
+                lambda flow: [flow.sample(131, rng=2)],
+                lambda flow: flow.log_prob_vjp(x, x[:, 0].copy())[:2],
+            ):
+                for found, expected in zip(ask(there), ask(here), strict=True):
+                    assert np.asarray(found).tobytes() == np.asarray(expected).tobytes(), (dtype, hidden)
+"""
+
+
+@needs_emulation
+@pytest.mark.parametrize("landing", ["late", "early"])
+@pytest.mark.parametrize("seed", ["0", "3"])
+def test_products_of_every_width_have_the_bits_of_the_core_in_every_order(landing: str, seed: str) -> None:
+    python(PRODUCTS, env={**ENV, "PENSTOCK_SIMT_LANDING": landing, "PENSTOCK_SIMT_SEED": seed})
+
+
 # What is the same however a device is made: late copies, few or small multiprocessors.
 WAYS = {
     "late copies": {"PENSTOCK_CUDA_EMULATE_LATE": "1"},

@@ -638,7 +638,8 @@ PRODUCTS = """if True:
     for dtype in ("float32", "float64"):
         for residual, activation, hidden in ((False, "relu", (100, 24, 12)), (True, "tanh", (100, 100))):
             network = ps.MLP(hidden, activation, residual=residual)
-            layers = [ps.Coupling(ps.Affine(), network), ps.Permutation((4, 3, 2, 1, 0)), ps.Coupling(ps.RationalQuadratic(bins=4), network)]
+            first, second = (ps.Coupling(transform, network) for transform in (ps.Affine(), ps.RationalQuadratic(bins=4)))
+            layers = [first, ps.Permutation((4, 3, 2, 1, 0)), second]
             here = ps.Flow(ps.StandardNormal(5), layers, dtype=dtype, rng=1, backend="cpp")
             here.params = here.params + rows.normal(0, 0.1, here.n_params).astype(dtype)
             x = rows.standard_normal((131, 5)).astype(dtype)

@@ -137,10 +137,11 @@ PENSTOCK_INLINE void strips(const Product<T> &p, int n0) {
   }
 }
 
+// Before inputs of other rows are read there is the barrier behind the first piece of weights; what a product adds to comes from
+// another one, which ended with a barrier.
 template <class T>
 PENSTOCK_INLINE void all_strips(const Product<T> &p) {
   constexpr int widest = sizeof(T) == 4 ? most_strip : most_strip / 2;
-  cuda::sync();  // every row has its inputs
   if (p.n <= warps * 4) {
     strips<T, 4>(p, 0);
   } else if (p.n <= warps * 8) {

@@ -631,6 +631,33 @@ def test_a_child_of_a_fork_is_told_what_to_do() -> None:
     assert lines[2].startswith("ImportError backend='cuda': CUDA")
 
 
+# Chunks of rows go through three slots by turns, and slices of a batch go on from one chunk to the next.
+@each_chosen
+def test_how_a_batch_is_cut_into_chunks_changes_no_bit(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_CUDA_CHUNK", "128")
+    there, here = pair(case, "float32")
+    g = inputs(case, 650, here)
+    each = g["context"]
+    for context in [None] if each is None else [each, each[0]]:
+        assert_same(verbs(there, g, context), verbs(here, g, context))
+        given = None if context is None else context[:13] if context.ndim == 2 else context
+        draws = 50 if given is not None and given.ndim == 2 else 650
+        assert_same(there.sample(draws, given, rng=5), here.sample(draws, given, rng=5))
+    rows = np.tile(g["x"], (4, 1))  # more than two tiles in a slice
+    given = None if each is None else np.tile(each, (4, 1))
+    cotangent = np.tile(g["d_value"], 4)
+    assert_same(there.log_prob_vjp(rows, cotangent, given), here.log_prob_vjp(rows, cotangent, given))
+    assert_same(there.loss_and_grad(rows, given), here.loss_and_grad(rows, given))
+
+
+def test_a_chunk_is_whole_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = ps.realnvp(2, rng=0, backend="cuda")
+    for chunk in ("100", "0", "-128", "many"):
+        monkeypatch.setenv("PENSTOCK_CUDA_CHUNK", chunk)
+        with pytest.raises(ValueError, match=f"PENSTOCK_CUDA_CHUNK must be a multiple of 128, got '{chunk}'"):
+            flow.log_prob(np.zeros((3, 2)))
+
+
 # Products of a block: strips of 4, 8 and 16 outputs, in one pass and in two, of up to four pieces of weights in two slots.
 PRODUCTS = """if True:
     import numpy as np, penstock as ps

@@ -88,8 +88,6 @@ class DevicePacked {
  public:
   DevicePacked(const Plan &plan, const Packed<T> &packed);
   const PackedView<T> &view() const { return view_; }
-  T *params() { return const_cast<T *>(view_.params); }
-  T *panels() { return const_cast<T *>(view_.panels); }
 
  private:
   Memory<char> memory_;

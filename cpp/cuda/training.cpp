@@ -42,11 +42,10 @@ SampleWeights on_host(const SampleWeights &weights, int64_t rows, std::vector<ch
 template <class T>
 Training<T>::Training(const Engine<T> &engine, const Packed<T> &packed, const PackedView<T> &view, const Batch &table,
                       const SampleWeights &weights, int64_t most_rows, const Stream &on)
-    : engine_(engine),
-      plan_(engine.plan()),
+    : plan_(engine.plan()),
       on_(on),
       context_(table.context),
-      walking_(engine, packed, {0, plan_.n_steps, false, true}, Keep::old_values, table.context, table.rows, true),
+      walking_(engine, packed, {0, plan_.n_steps, false, true}, Keep::old_values, table.context, table.rows),
       view_(view) {
   x_ = brought(table.x, plan_.dim, table.rows, x_there_);
   if (plan_.context_dim > 0) {

@@ -31,7 +31,6 @@ class Training {
   T *gradients() const { return sum_; }
 
  private:
-  const Engine<T> &engine_;
   const Plan &plan_;
   const Stream &on_;
   Context context_;

@@ -2,8 +2,9 @@
 #include "cuda/verbs.hpp"
 
 #include <cmath>
-#include <cstdlib>
-#include <limits>
+#include <cstring>
+#include <deque>
+#include <optional>
 #include <string>
 
 #include "cuda/kernels.hpp"
@@ -33,7 +34,7 @@ struct ContextOfChunk {
 
   ContextOfChunk(const Context &context, int context_dim, ContextKind kind, bool by_row, int64_t first, int64_t rows,
                  Slot &slot) {
-    if ((kind == ContextKind::rows || kind == ContextKind::rows_and_part) && !is_device(context.rows.data)) {
+    if (kind == ContextKind::rows && !is_device(context.rows.data)) {
       begin = context.shared ? 0 : by_row ? first : first / context.block;
       count = context.shared ? 1 : by_row ? rows : (first + rows - 1) / context.block - begin + 1;
       at = slot.input<char>(count * context_dim * context.rows.item_size);
@@ -267,7 +268,7 @@ template <class T>
 void evaluate(const Engine<T> &engine, const Packed<T> &packed, const Range &range, const Batch &batch,
               const ExternalTheta<T> *thetas, const RowsOut<T> &out, RowValues values, Poll poll) {
   const DefaultFloatingPoint environment;
-  const Walking<T> walking(engine, packed, range, Keep::nothing, batch.context, batch.rows, false);
+  const Walking<T> walking(engine, packed, range, Keep::nothing, batch.context, batch.rows);
   if (batch.rows == 0) {
     return;
   }
@@ -295,7 +296,7 @@ void sample(const Engine<T> &engine, const Packed<T> &packed, const Draws &draws
   const DefaultFloatingPoint environment;
   engine.refuse_external_theta("sample");
   const Plan &plan = engine.plan();
-  const Walking<T> walking(engine, packed, {0, plan.n_steps, true, true}, Keep::nothing, context, rows, false);
+  const Walking<T> walking(engine, packed, {0, plan.n_steps, true, true}, Keep::nothing, context, rows);
   if (rows == 0) {
     return;
   }
@@ -362,7 +363,7 @@ void latents(const Engine<T> &engine, const Packed<T> &packed, const Draws &draw
   const DefaultFloatingPoint environment;
   const Plan &plan = engine.plan();
   components.check(plan, rows);
-  const Walking<T> walking(engine, packed, {0, 0, true, false}, Keep::nothing, context, rows, false);
+  const Walking<T> walking(engine, packed, {0, 0, true, false}, Keep::nothing, context, rows);
   if (rows == 0) {
     return;
   }
@@ -382,8 +383,7 @@ void vjp(const Engine<T> &engine, const Packed<T> &packed, const Range &range, c
   const bool want_params = cotangents.params != nullptr, sums_context = cotangents.context_sum != nullptr;
   const bool want_context = cotangents.context.data != nullptr || sums_context || (plan.embeds && want_params);
   const Slices slices(batch.rows);
-  const Walking<T> walking(engine, packed, range, Keep::old_values, batch.context, batch.rows,
-                           want_context || want_params);
+  const Walking<T> walking(engine, packed, range, Keep::old_values, batch.context, batch.rows);
   if (batch.rows == 0) {
     return;
   }
@@ -517,7 +517,7 @@ void latents_vjp(const Engine<T> &engine, const Packed<T> &packed, const Draws &
   if (slices.n == 0) {
     return;
   }
-  const Walking<T> walking(engine, packed, {0, 0, true, false}, Keep::old_values, context, rows, true);
+  const Walking<T> walking(engine, packed, {0, 0, true, false}, Keep::old_values, context, rows);
   ParamSums<T> sums(walking.device, plan, slices, true, false);
   const Drawing drawing = drawing_of(draws, block_of<T>(plan, context, rows));
   in_chunks(rows, walking.chunk(), poll, [&](Slot &slot, int64_t first, int64_t n) {
@@ -659,7 +659,7 @@ void sample_many(const std::vector<Member<T>> &members, const Draws &draws, cons
     member.engine->refuse_external_theta("a mixture");
     const Context of_member = for_member(member, Batch{{}, rows, context}).context;
     const Walking<T> walking(*member.engine, *member.packed, {0, plan.n_steps, true, true}, Keep::nothing, of_member,
-                             rows, false);
+                             rows);
     Rows<T> source;
     source.drawing = drawing_of(draws, block_of<T>(plan, context, rows));
     source.numbers = own[k].data();

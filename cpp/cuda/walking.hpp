@@ -87,7 +87,7 @@ class Walking {
  public:
   // keep: nothing, or old values for the way back.
   Walking(const Engine<T> &engine, const Packed<T> &packed, const Range &range, Keep keep, const Context &context,
-          int64_t rows, bool)
+          int64_t rows)
       : engine(engine),
         plan(engine.plan()),
         device(device_plan(engine)),
@@ -170,8 +170,6 @@ class Walking {
     const int64_t tiles = (rows + block_rows - 1) / block_rows;
     return {std::min(tiles, most_blocks()), shared_bytes()};
   }
-  const PlanOf &of() const { return of_; }
-  const PackedView<T> &view() const { return view_; }
 
   // Room for what threads beyond the last row write.
   T *spare() const {

@@ -253,7 +253,8 @@ def test_external_theta_has_the_bits_of_the_core(case: Case, dtype: str, shared:
 
 
 @both_dtypes
-def test_learned_bases_have_the_bits_of_the_core(dtype: str) -> None:
+def test_learned_bases_have_the_bits_of_the_core(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_CUDA_CHUNK", "128")  # two chunks
     network = ps.MLP((6,), "tanh")
     mixture = ps.Product([ps.GaussianMixture(2, 3), ps.StudentT(1), ps.GaussianMixture(1, 2)])
     given = ps.Product([ps.GaussianMixture(2, 3, network), ps.StudentT(2, conditioner=network)])

@@ -273,6 +273,7 @@ Death death(const Body &body) {
   const pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
+    alarm(120);
     dup2(ends[1], STDERR_FILENO);
     close(ends[0]);
     close(ends[1]);

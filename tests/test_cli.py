@@ -632,7 +632,10 @@ INTERRUPTIBLE = """if True:
 
 def written(folder: Path, process: int) -> bool:
     """Whether a process has written into a file of a folder, one without a name included."""
-    sizes = [path.stat().st_size for path in folder.iterdir()]
+    sizes = []
+    for path in folder.iterdir():
+        with suppress(OSError):  # it may lose its name meanwhile
+            sizes.append(path.stat().st_size)
     for link in Path(f"/proc/{process}/fd").glob("*") if sys.platform == "linux" else ():
         with suppress(OSError):
             if os.readlink(link).startswith(str(folder)):

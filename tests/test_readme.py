@@ -31,7 +31,10 @@ def blocks(path: Path, language: str) -> list[str]:
 PRINTED = blocks(README, "python") + blocks(GUIDE, "python")
 # One process for all, which imports once: each block has names and a folder of its own.
 RUN = """if True:
-    import contextlib, io, json, os, sys, traceback
+    import contextlib, io, json, os, sys, traceback, warnings
+    import penstock
+    # Whether the tail of some weights is heavy is a matter of the last bits, which are those of the processor.
+    warnings.filterwarnings("ignore", category=penstock.TargetWarning)
     found = []
     for block, folder in json.loads(sys.argv[1]):
         os.chdir(folder)

@@ -17,6 +17,15 @@
 namespace penstock {
 namespace {
 
+// The first rows of the slices of a batch, and its end.
+std::vector<int64_t> slices(int64_t rows) {
+  std::vector<int64_t> starts;
+  for (int s = 0; s <= cross(library()->n_slices, rows); s++) {
+    starts.push_back(cross(library()->first_row, rows, s));
+  }
+  return starts;
+}
+
 // positions: an array, or the first of as many consecutive ones as `out` is long. out may be the array.
 void row_order(uint64_t seed, uint64_t epoch, int64_t n, const py::object &positions, const py::array &out) {
   const int64_t count = out.size();
@@ -96,6 +105,11 @@ void define_trainer(py::module_ &m) {
       .def("run", &TrainerHandle::run, arg("x"), arg("context"), arg("weight"), arg("weight_exponent"),
            arg("weight_scale"), arg("seed"), arg("epoch"), arg("n_train"), arg("first_step"), arg("batch_size"),
            arg("learning_rates"), arg("losses"), arg("norms"))
+      .def("part", &TrainerHandle::part, arg("x"), arg("context"), arg("weight"), arg("weight_exponent"), arg("index"),
+           arg("batch_size"), arg("first"), arg("last"), arg("nodes"), arg("losses"), arg("weights"))
+      .def("finish", &TrainerHandle::finish, arg("gradient"), arg("loss"), arg("weight"), arg("rows"),
+           arg("weight_scale"), arg("learning_rate"), arg("told"))
+      .def_property_readonly("n_gradient", &TrainerHandle::n_gradient)
       .def("get_params", &TrainerHandle::get_params, arg("out"))
       .def("set_params", &TrainerHandle::set_params, arg("params"))
       .def("get_state", &TrainerHandle::get_state, arg("m"), arg("v"))
@@ -142,6 +156,7 @@ PENSTOCK_DEFINE(PENSTOCK_MODULE, m) {
   m.def("set_local_num_threads", [](int n) { cross(library()->set_local_num_threads, n); }, py::arg("n"));
   m.def("num_threads", [] { return cross(library()->num_threads); });
   m.def("row_order", &row_order, py::arg("seed"), py::arg("epoch"), py::arg("n"), py::arg("positions"), py::arg("out"));
+  m.def("slices", &slices, py::arg("rows"));
   py::module_::import("atexit").attr("register")(py::cpp_function([] { door.close(); }));
   define_engine(m);
   define_mixture(m);

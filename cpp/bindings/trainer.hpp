@@ -72,6 +72,55 @@ class TrainerHandle {
     });
   }
 
+  int part(const py::array &x, const py::object &context, const py::object &weight, int weight_exponent,
+           const py::object &index, int64_t batch_size, int first, int last, const py::object &nodes,
+           const py::object &losses, const py::object &weights) {
+    return alone([&]<class T>(Trainer<T> &trainer) {
+      int64_t rows = 0, n = 0;
+      const Plan &plan = trainer.engine().plan();
+      const RowsView view = rows_view(x, plan.dim, rows);
+      Batch batch{view, batch_size, context_view(context, plan.context_dim, rows)};
+      const SampleWeights of_rows = cross(library()->scaled, weights_view(weight, rows), weight_exponent);
+      if (batch_size < 1) {
+        wrong("batch_size", "be at least 1");
+      }
+      const auto slices = static_cast<int>(cross(library()->n_slices, batch_size));
+      if (first < 0 || first > last || last > slices) {
+        wrong("first and last", "lie within the slices of a batch");
+      }
+      const int64_t begin = cross(library()->first_row, batch_size, first),
+                    end = cross(library()->first_row, batch_size, last);
+      const int64_t *numbers = needed<int64_t, false>(index, "index", {end - begin});
+      if (!std::all_of(numbers, numbers + (end - begin), [&](int64_t row) { return row >= 0 && row < rows; })) {
+        wrong("index", "lie within the rows");
+      }
+      T *to = needed<T, true>(nodes, "nodes", {most_nodes, plan.padded_size});
+      const SomeSlices some{first, last, needed<double, true>(losses, "losses", {slices}),
+                            needed<double, true>(weights, "weights", {slices})};
+      without_gil(
+          [&] { n = cross(library()->of<T>().part, trainer, batch, of_rows, numbers, some, to, poll_signals); });
+      return static_cast<int>(n);
+    });
+  }
+
+  bool finish(const py::object &gradient, double loss, double weight, int64_t rows, double weight_scale,
+              double learning_rate, const py::object &told) {
+    return alone([&]<class T>(Trainer<T> &trainer) {
+      const T *sum = needed<T, false>(gradient, "gradient", {trainer.engine().plan().padded_size});
+      double *out = needed<double, true>(told, "told", {2});
+      bool taken = false;
+      without_gil([&] {
+        taken = cross(library()->of<T>().finish, trainer, sum, LossSums{loss, weight}, rows, weight_scale,
+                      learning_rate, out, out + 1);
+      });
+      return taken;
+    });
+  }
+
+  int64_t n_gradient() const {
+    return std::visit([](const auto &trainer) { return trainer->engine().plan().padded_size; }, trainer_);
+  }
+
   void get_params(const py::object &out) {
     alone([&]<class T>(Trainer<T> &trainer) {
       const int64_t n = trainer.engine().plan().n_params;

@@ -1,6 +1,8 @@
 // The library's side of the border: see border.hpp.
 #include "engine/border.hpp"
 
+#include <algorithm>
+
 #include "engine/across.hpp"
 
 namespace penstock {
@@ -26,6 +28,8 @@ constexpr TypedCalls<T> typed_calls{
     across<&Trainer<T>::set_params>,
     across<&Trainer<T>::set_state>,
     across<&Trainer<T>::snapshot>,
+    across<&Trainer<T>::part>,
+    across<&Trainer<T>::finish>,
 };
 
 }  // namespace
@@ -37,6 +41,10 @@ void fill_order(uint64_t seed, uint64_t epoch, int64_t n, const int64_t *at, int
     rows[i] = order(at != nullptr ? at[i] : first + i);
   }
 }
+
+int64_t n_slices(int64_t rows) { return Slices(rows).n; }
+
+int64_t first_row(int64_t rows, int slice) { return std::min(rows, Slices(rows).first_tile(slice) * tile_rows); }
 
 const Calls &calls() {
   static constexpr Calls all{
@@ -51,6 +59,8 @@ const Calls &calls() {
       across<&adam_settings>,
       across<&SampleWeights::scaled>,
       across<&fill_order>,
+      across<&n_slices>,
+      across<&first_row>,
       typed_calls<float>,
       typed_calls<double>,
   };

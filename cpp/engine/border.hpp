@@ -63,6 +63,10 @@ std::shared_ptr<Packed<T>> packed(const Engine<T> &engine, const T *params, cons
 void fill_order(uint64_t seed, uint64_t epoch, int64_t n, const int64_t *at, int64_t first, int64_t count,
                 int64_t *rows);
 
+// Of a batch of so many rows: how many slices it has, and the first row of one; behind the last one, where the batch ends.
+int64_t n_slices(int64_t rows);
+int64_t first_row(int64_t rows, int slice);
+
 template <class T>
 struct TypedCalls {
   Entry<&made<Engine<T>, Table>> engine;
@@ -84,6 +88,8 @@ struct TypedCalls {
   Entry<&Trainer<T>::set_params> set_params;
   Entry<&Trainer<T>::set_state> set_state;
   Entry<&Trainer<T>::snapshot> snapshot;
+  Entry<&Trainer<T>::part> part;
+  Entry<&Trainer<T>::finish> finish;
 };
 
 struct Calls {
@@ -98,6 +104,8 @@ struct Calls {
   Entry<&penstock::adam_settings> adam_settings;
   Entry<&SampleWeights::scaled> scaled;
   Entry<&penstock::fill_order> fill_order;
+  Entry<&penstock::n_slices> n_slices;
+  Entry<&penstock::first_row> first_row;
   TypedCalls<float> of_float;
   TypedCalls<double> of_double;
 

@@ -146,11 +146,21 @@ struct LossSums {
   double loss = 0, weight = 0;
 };
 
-// Which rows of an array make up a training batch: all in their order, or those that two permutations put there.
+// Which rows of an array make up a training batch: all in their order, those that two permutations put there, or, from row
+// -begin of the batch on, those of an index.
 struct TrainingRows {
   const Order *split = nullptr, *shuffle = nullptr;
   int64_t begin = 0;
-  int64_t at(int64_t i) const { return split == nullptr ? i : (*split)((*shuffle)(begin + i)); }
+  const int64_t *index = nullptr;
+  int64_t at(int64_t i) const {
+    return index != nullptr ? index[begin + i] : split == nullptr ? i : (*split)((*shuffle)(begin + i));
+  }
+};
+
+// Some slices of a batch, first to last - 1, and the sums over the rows of each: arrays for all slices.
+struct SomeSlices {
+  int first, last;
+  double *losses, *weights;
 };
 
 AdamSettings adam_settings(double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
@@ -191,6 +201,11 @@ class Engine {
   // left to be combined.
   LossSums batch_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
                           const TrainingRows &rows, SliceGradients<T> &gradients, int &n_left, Poll poll) const;
+  // That of some of its slices alone, added up as far as the tree over all of them does: the nodes of the tree that remain, in
+  // the order of slices.
+  std::vector<const T *> slices_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
+                                         const TrainingRows &rows, const SomeSlices &some, SliceGradients<T> &gradients,
+                                         Poll poll) const;
 
   // What one row of context, (context_dim), contributes to each conditioner, for Context::part.
   std::unique_ptr<Aligned<T>> context_part(const Packed<T> &packed, const RowsView &context) const;

@@ -183,22 +183,37 @@ void Engine<T>::latents_vjp(const Packed<T> &packed, const Draws &draws, const C
   add_gradient(plan_, gradients.gradient(0), PowerOfTwo(0), params);
 }
 
+namespace {
+
+// The gradient of the loss of one slice of a batch, and its sums.
 template <class T>
-LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
-                                   const TrainingRows &order, SliceGradients<T> &gradients, int &n_left,
-                                   Poll poll) const {
-  const Kernels<T> &kernel = kernels<T>();
-  const Keep keep = this->keep();
-  const Walk<T> walk(plan_, packed, {0, plan_.n_steps, false, true}, keep, batch.context, batch.rows, true);
-  const Slices slices(batch.rows);
-  double loss_sums[Slices::most], weight_sums[Slices::most];
-  const auto run_slice = [&](int64_t s, T *padded) {
-    TileSpace<T> space = lend<T>(plan_, keep);
+struct SliceOfBatch {
+  const Plan &plan;
+  const Batch &batch;
+  const SampleWeights &weights;
+  const TrainingRows &order;
+  const Slices slices;
+  const Keep keep;
+  const Walk<T> walk;
+
+  SliceOfBatch(const Plan &plan, const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
+               const TrainingRows &order, Keep keep)
+      : plan(plan),
+        batch(batch),
+        weights(weights),
+        order(order),
+        slices(batch.rows),
+        keep(keep),
+        walk(plan, packed, {0, plan.n_steps, false, true}, keep, batch.context, batch.rows, true) {}
+
+  void run(int64_t s, T *padded, double &loss_sum, double &weight_sum) const {
+    const Kernels<T> &kernel = kernels<T>();
+    TileSpace<T> space = lend<T>(plan, keep);
     TileGradient<T> &gradient = space.gradient;
     gradient.params = padded;
     gradient.of_params = Gradient::overwrite;
-    gradient.of_context = plan_.embeds ? Gradient::accumulate : Gradient::ignore;
-    loss_sums[s] = weight_sums[s] = 0;
+    gradient.of_context = plan.embeds ? Gradient::accumulate : Gradient::ignore;
+    loss_sum = weight_sum = 0;
     for (int64_t t = slices.first_tile(s); t < slices.first_tile(s + 1) && keep_going(); t++) {
       const WeightedRows rows(batch, weights, order, t);
       if (rows.count == 0) {
@@ -216,18 +231,39 @@ LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, 
             for (int r = 0; r < rows.count; r++) {
               loss[r] = -rows.weight[r] * tile.log_det[r];
             }
-            loss_sums[s] += kernel.sum_rows(loss, rows.count);
-            weight_sums[s] += kernel.sum_rows(rows.weight, rows.count);
+            loss_sum += kernel.sum_rows(loss, rows.count);
+            weight_sum += kernel.sum_rows(rows.weight, rows.count);
             walk.backward(batch.x, some, nullptr, d_value, {}, {}, tile, gradient);
           });
       gradient.of_params = Gradient::accumulate;
     }
     if (gradient.of_params == Gradient::overwrite) {
-      std::fill_n(gradient.params, plan_.padded_size, T{0});
+      std::fill_n(gradient.params, plan.padded_size, T{0});
     }
-  };
-  n_left = gradients.run(slices, useful_threads(plan_, batch.rows, 3 * plan_.flops), poll, run_slice);
-  return {combine_numbers(loss_sums, slices.n), combine_numbers(weight_sums, slices.n)};
+  }
+};
+
+}  // namespace
+
+template <class T>
+LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
+                                   const TrainingRows &order, SliceGradients<T> &gradients, int &n_left,
+                                   Poll poll) const {
+  const SliceOfBatch<T> of(plan_, packed, batch, weights, order, keep());
+  double losses[Slices::most], weight_sums[Slices::most];
+  n_left = gradients.run(of.slices, useful_threads(plan_, batch.rows, 3 * plan_.flops), poll,
+                         [&](int64_t s, T *padded) { of.run(s, padded, losses[s], weight_sums[s]); });
+  return {combine_numbers(losses, of.slices.n), combine_numbers(weight_sums, of.slices.n)};
+}
+
+template <class T>
+std::vector<const T *> Engine<T>::slices_gradient(const Packed<T> &packed, const Batch &batch,
+                                                  const SampleWeights &weights, const TrainingRows &order,
+                                                  const SomeSlices &some, SliceGradients<T> &gradients,
+                                                  Poll poll) const {
+  const SliceOfBatch<T> of(plan_, packed, batch, weights, order, keep());
+  return gradients.nodes(some.first, some.last, useful_threads(plan_, batch.rows, 3 * plan_.flops), poll,
+                         [&](int64_t s, T *padded) { of.run(s, padded, some.losses[s], some.weights[s]); });
 }
 
 template <class T>
@@ -277,6 +313,9 @@ void Engine<T>::adam(const AdamSettings &settings, const double *gradient, T *pa
                                        const T *, const T *, double *, Poll) const;                                    \
   template LossSums Engine<T>::batch_gradient(const Packed<T> &, const Batch &, const SampleWeights &,                 \
                                               const TrainingRows &, SliceGradients<T> &, int &, Poll) const;           \
+  template std::vector<const T *> Engine<T>::slices_gradient(const Packed<T> &, const Batch &, const SampleWeights &,  \
+                                                             const TrainingRows &, const SomeSlices &,                 \
+                                                             SliceGradients<T> &, Poll) const;                         \
   template LossSums Engine<T>::loss_and_grad(const Packed<T> &, const Batch &, const SampleWeights &, double *, Poll)  \
       const;                                                                                                           \
   template void Engine<T>::adam(const AdamSettings &, const double *, T *, T *, T *) const;

@@ -70,9 +70,10 @@ void SliceGradients<T>::combine(int n, Poll poll) {
   });
 }
 
-// Adds up what the tree adds up of the gradients so far: neighbouring sums over equally many, and at the end all.
+// Adds up what the tree adds up of the gradients so far, those of slices from the first on being new: neighbouring sums over
+// equally many that are the halves of one node, and at the end all.
 template <class T>
-void SliceGradients<T>::meet(const std::vector<int> &finished, bool last, std::vector<Sum> &sums,
+void SliceGradients<T>::meet(int first, const std::vector<int> &finished, bool last, std::vector<Sum> &sums,
                              std::vector<int> &free, Poll poll) {
   std::vector<std::pair<int, int>> additions;  // of buffers, the second to the first
   const auto add_last = [&] {
@@ -82,9 +83,12 @@ void SliceGradients<T>::meet(const std::vector<int> &finished, bool last, std::v
     additions.emplace_back(sums.back().buffer, right.buffer);
     free.push_back(right.buffer);
   };
+  const auto halves = [](const Sum &left, const Sum &right) {
+    return left.n == right.n && left.first % (2 * left.n) == 0;
+  };
   for (const int buffer : finished) {
-    sums.push_back({1, buffer});
-    while (sums.size() > 1 && sums[sums.size() - 2].n == sums.back().n) {
+    sums.push_back({first++, 1, buffer});
+    while (sums.size() > 1 && halves(sums[sums.size() - 2], sums.back())) {
       add_last();
     }
   }

@@ -26,6 +26,9 @@ struct Slices {
   int n;
 };
 
+// Nodes of the tree that some neighbouring slices make, at most: each size twice, on the way up and on the way down.
+constexpr int most_nodes = 12;
+
 // The first of n numbers becomes their sum, by the tree; 0 if there are none.
 double combine_numbers(double *x, int n);
 
@@ -50,20 +53,18 @@ class SliceGradients {
       parallel(slices.n, n_threads, poll, [&](int64_t s) { run(s, gradient(static_cast<int>(s))); });
       return slices.n;
     }
-    std::vector<Sum> sums;
-    std::vector<int> free;
-    for (int i = most - 1; i >= 0; i--) {
-      free.push_back(i);
-    }
-    for (int first = 0; first < slices.n;) {
-      const int n = std::min(slices.n - first, static_cast<int>(free.size()));
-      const std::vector<int> used(free.rbegin(), free.rbegin() + n);
-      free.resize(free.size() - static_cast<size_t>(n));
-      parallel(n, n_threads, poll, [&](int64_t i) { run(first + i, gradient(used[static_cast<size_t>(i)])); });
-      first += n;
-      meet(used, first == slices.n, sums, free, poll);
-    }
+    sums_of(0, slices.n, true, n_threads, poll, run);
     return 1;
+  }
+
+  // run(slice, gradient) for slices first to last - 1; what the tree over all slices makes of these alone, in their order.
+  template <class Run>
+  std::vector<const T *> nodes(int first, int last, int n_threads, Poll poll, const Run &run) {
+    std::vector<const T *> found;
+    for (const Sum &sum : sums_of(first, last, false, n_threads, poll, run)) {
+      found.push_back(gradient(sum.buffer));
+    }
+    return found;
   }
 
   // The first of n gradients becomes their sum.
@@ -71,11 +72,31 @@ class SliceGradients {
   T *gradient(int i) { return reinterpret_cast<T *>(memory_->data()) + i * plan_.padded_size; }
 
  private:
-  // The sum over some neighbours, a power of two but at the end, and where it stands.
+  // The sum over n slices from the first on, a power of two of them but at the end, and where it stands.
   struct Sum {
-    int n, buffer;
+    int first, n, buffer;
   };
-  void meet(const std::vector<int> &finished, bool last, std::vector<Sum> &sums, std::vector<int> &free, Poll poll);
+
+  // Sums over slices begin to end - 1: nodes of the tree, or if these are whole, all slices, one.
+  template <class Run>
+  std::vector<Sum> sums_of(int begin, int end, bool whole, int n_threads, Poll poll, const Run &run) {
+    std::vector<Sum> sums;
+    std::vector<int> free;
+    for (int i = std::min(most, end - begin) - 1; i >= 0; i--) {
+      free.push_back(i);
+    }
+    for (int first = begin; first < end;) {
+      const int n = std::min(end - first, static_cast<int>(free.size()));
+      const std::vector<int> used(free.rbegin(), free.rbegin() + n);
+      free.resize(free.size() - static_cast<size_t>(n));
+      parallel(n, n_threads, poll, [&](int64_t i) { run(first + i, gradient(used[static_cast<size_t>(i)])); });
+      meet(first, used, whole && first + n == end, sums, free, poll);
+      first += n;
+    }
+    return sums;
+  }
+  void meet(int first, const std::vector<int> &finished, bool last, std::vector<Sum> &sums, std::vector<int> &free,
+            Poll poll);
 
   const Plan &plan_;
   std::unique_ptr<Aligned<char>> memory_;

@@ -152,15 +152,22 @@ auto Trainer<T>::take_step(const Batch &batch, const SampleWeights &weights, dou
   }
   int n_left = 0;
   const LossSums sums = engine_->batch_gradient(*packed_, batch, weights, rows, gradients_, n_left, poll);
+  return finish_step(sums, n_left, batch.rows, weight_scale, learning_rate, &paced);
+}
+
+// The rest of a step of so many rows, whose gradient is that of the first n_gradients.
+template <class T>
+auto Trainer<T>::finish_step(const LossSums &sums, int n_gradients, int64_t rows, double weight_scale,
+                             double learning_rate, PacedPoll *paced) -> Result {
   if (sums.weight == 0) {
     return {Taken::no_weight, std::numeric_limits<double>::quiet_NaN(), 0};
   }
-  const double scale = weight_scale == 0 ? 1 / sums.weight : weight_scale / static_cast<double>(batch.rows);
-  const double loss = sums.loss / sums.weight, length = norm(n_left, scale);
+  const double scale = weight_scale == 0 ? 1 / sums.weight : weight_scale / static_cast<double>(rows);
+  const double loss = sums.loss / sums.weight, length = norm(n_gradients, scale);
   if (!std::isfinite(loss) || !std::isfinite(length)) {
     return {Taken::not_finite, loss, length};
   }
-  if (paced.stops()) {  // the last chance before parameters change
+  if (paced != nullptr && paced->stops()) {  // the last chance before parameters change
     throw Interrupted{};
   }
   update(learning_rate, scale * (length > settings_.clip_norm ? settings_.clip_norm / length : 1.0));
@@ -204,6 +211,37 @@ bool Trainer<T>::step(const Batch &batch, const SampleWeights &weights, double w
   if (norm != nullptr) {
     *norm = result.norm;
   }
+  return result.taken != Taken::not_finite;
+}
+
+template <class T>
+int64_t Trainer<T>::part(const Batch &batch, const SampleWeights &weights, const int64_t *index, const SomeSlices &some,
+                         T *nodes, Poll poll) {
+  const DefaultFloatingPoint environment;
+  const Slices slices(batch.rows);
+  if (some.first < 0 || some.first > some.last || some.last > slices.n) {
+    throw std::invalid_argument("slices " + std::to_string(some.first) + " to " + std::to_string(some.last) +
+                                " do not lie within the " + std::to_string(slices.n) + " of a batch");
+  }
+  gradients_.reserve(batch.rows);
+  const TrainingRows rows{nullptr, nullptr, -slices.first_tile(some.first) * tile_rows, index};
+  const int64_t size = engine_->plan().padded_size;
+  int64_t n = 0;
+  for (const T *node : engine_->slices_gradient(*packed_, batch, weights, rows, some, gradients_, poll)) {
+    std::copy_n(node, size, nodes + n++ * size);
+  }
+  return n;
+}
+
+template <class T>
+bool Trainer<T>::finish(const T *gradient, const LossSums &sums, int64_t rows, double weight_scale,
+                        double learning_rate, double *loss, double *norm) {
+  const DefaultFloatingPoint environment;
+  gradients_.reserve(1);
+  std::copy_n(gradient, engine_->plan().padded_size, gradients_.gradient(0));
+  const Result result = finish_step(sums, 1, rows, weight_scale, learning_rate, nullptr);
+  *loss = result.loss;
+  *norm = result.norm;
   return result.taken != Taken::not_finite;
 }
 

@@ -43,6 +43,15 @@ class Trainer {
   bool step(const Batch &batch, const SampleWeights &weights, double weight_scale, double learning_rate, double *loss,
             double *norm, Poll poll);
 
+  // A step of which others do a part, in two calls. The gradient of some slices of a batch of batch.rows rows, by the tree over
+  // all slices: `nodes` gets as many padded gradients as are left, which is returned. The first number of `index` is that of
+  // the first row of these slices.
+  int64_t part(const Batch &batch, const SampleWeights &weights, const int64_t *index, const SomeSlices &some, T *nodes,
+               Poll poll);
+  // And the step, by the sum of all gradients: as step(), of a batch of so many rows.
+  bool finish(const T *gradient, const LossSums &sums, int64_t rows, double weight_scale, double learning_rate,
+              double *loss, double *norm);
+
   const Engine<T> &engine() const { return *engine_; }
   const T *params() const { return packed_->params(); }
   void set_params(const T *params);
@@ -82,6 +91,8 @@ class Trainer {
   };
   Result take_step(const Batch &batch, const SampleWeights &weights, double weight_scale, const TrainingRows &rows,
                    double learning_rate, PacedPoll &paced, Poll poll);
+  Result finish_step(const LossSums &sums, int n_gradients, int64_t rows, double weight_scale, double learning_rate,
+                     PacedPoll *paced);
   void cut();
   double norm(int n_gradients, double scale);
   void update(double learning_rate, double scale);

@@ -22,6 +22,7 @@ __all__: list[str] = [
     "row_order",
     "set_local_num_threads",
     "set_num_threads",
+    "slices",
     "transform_names",
     "usable",
     "version",
@@ -165,9 +166,33 @@ class Trainer:
         clip_norm: typing.SupportsFloat | typing.SupportsIndex,
         frozen: typing.Any = None,
     ) -> None: ...
+    def finish(
+        self,
+        gradient: typing.Any,
+        loss: typing.SupportsFloat | typing.SupportsIndex,
+        weight: typing.SupportsFloat | typing.SupportsIndex,
+        rows: typing.SupportsInt | typing.SupportsIndex,
+        weight_scale: typing.SupportsFloat | typing.SupportsIndex,
+        learning_rate: typing.SupportsFloat | typing.SupportsIndex,
+        told: typing.Any,
+    ) -> bool: ...
     def get_params(self, out: typing.Any) -> None: ...
     def get_state(self, m: typing.Any, v: typing.Any) -> int: ...
     def packed(self) -> Packed: ...
+    def part(
+        self,
+        x: numpy.ndarray,
+        context: typing.Any,
+        weight: typing.Any,
+        weight_exponent: typing.SupportsInt | typing.SupportsIndex,
+        index: typing.Any,
+        batch_size: typing.SupportsInt | typing.SupportsIndex,
+        first: typing.SupportsInt | typing.SupportsIndex,
+        last: typing.SupportsInt | typing.SupportsIndex,
+        nodes: typing.Any,
+        losses: typing.Any,
+        weights: typing.Any,
+    ) -> int: ...
     def run(
         self,
         x: numpy.ndarray,
@@ -186,6 +211,8 @@ class Trainer:
     ) -> int: ...
     def set_params(self, params: typing.Any) -> None: ...
     def set_state(self, m: typing.Any, v: typing.Any, step: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    @property
+    def n_gradient(self) -> int: ...
     @property
     def step(self) -> int: ...
 
@@ -214,6 +241,7 @@ def row_order(
 ) -> None: ...
 def set_local_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def slices(rows: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
 def transform_names() -> list[str]:
     """
     Names of the transforms, in the order of their codes.

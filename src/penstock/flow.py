@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ from penstock.trained import Trained, files_of_models, free_lock
 
 if TYPE_CHECKING:
     from penstock.files import model
-    from penstock.training import Checkpoint
+    from penstock.training import Checkpoint, Ranks
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,7 @@ class Flow(Trained, ReverseKL):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
         resume: bool = True,
+        comm: Any = None,
     ) -> Self:
         """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
@@ -397,6 +399,11 @@ class Flow(Trained, ReverseKL):
         resume : bool, default True
             Whether to go on with a run that ``checkpoint`` holds. A run of other data, arguments or seed, or of another
             flow, is an error that says what differs; False begins anew. ``rng=None`` goes on with the seed of the run.
+        comm : communicator of mpi4py, optional
+            Train on all of its ranks, each of which makes the same call, with its part of the rows (of any size, none
+            included): the table is these parts in the order of ranks, and so are validation rows of one's own. All ranks end
+            with the same flow, and its bits do not depend on how many there are. Slice j of every batch is drawn from shard j of
+            the table, where a fit without ``comm`` shuffles all of it: the bits of the two differ. ``docs/clusters.md`` has more.
 
         Returns
         -------
@@ -445,7 +452,8 @@ class Flow(Trained, ReverseKL):
         so far; ``flow.history.stopped`` is then ``"interrupted"``. Before the first step it raises KeyboardInterrupt.
         With a checkpoint the same call then goes on, with this flow or with one built as it was. After a resume callbacks are
         called for the epochs that follow, and again for one whose callbacks had not all returned; the history is
-        whole, but for the times of earlier epochs, which are NaN. ``fit`` handles no signal itself.
+        whole, but for the times of earlier epochs, which are NaN. ``fit`` handles no signal itself; with ``comm`` the first
+        Ctrl-C of any rank is noted, and ends training on all of them after the same step.
 
         After each epoch both the present parameters and their running mean over the last twentieth of the
         run are validated, and the better of the two counts; runs of under 500 steps have no such mean.
@@ -476,33 +484,43 @@ class Flow(Trained, ReverseKL):
             calls = _validate.callables(callbacks, name="callbacks")
             seed = None if rng is None else _validate.seed(rng)
             kept = self._checkpoint(checkpoint, checkpoint_every, resume)
-            data = X if isinstance(X, training.Data) else training.training_data(
-                X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
-                context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
-                negative_weights=negative_weights,
-            )  # fmt: skip
-            names = data.columns, data.context_columns
-            if kept is not None:
-                kept.check_writable()
-            data.check_finite()
-            lattice = training.lattice_of(data, dequantize, self._lattice, self._spec.support, fitted=self.fitted)
-            data.check_inside(self._spec.support, lattice, self._spec.context_support)
             with self._fitting():
-                snapshot, history = training.run(
-                    self._runner(),
-                    self._snapshot,
-                    data,
-                    options,
-                    seed=seed,
-                    support=self._spec.support,
-                    context_support=self._spec.context_support,
-                    lattice=lattice,
-                    actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
-                    progress=progress,
-                    watch=self._watch(calls, names, lattice) if calls else None,
-                    checkpoint=kept,
-                    contents=None if kept is None else replace(self._contents(None, names), lattice=lattice),
-                )
+                with training.together(comm, self._runner()) as ranks:
+                    data = X if isinstance(X, training.Data) else training.training_data(
+                        X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
+                        context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
+                        negative_weights=negative_weights, part=ranks is not None,
+                    )  # fmt: skip
+                    names = data.columns, data.context_columns
+                    if ranks is not None and kept is not None:
+                        kept = training.FirstWrites(kept, ranks)
+                    if kept is not None:
+                        kept.check_writable()
+                    data.check_finite()
+                    measured = data
+                    if ranks is not None:
+                        self._check_alike(ranks, seed)
+                        data = training.spread(ranks, data, self._runner(), options, validation)
+                        measured = data.sampled(self._runner())
+                    lattice = training.lattice_of(
+                        measured, dequantize, self._lattice, self._spec.support, fitted=self.fitted
+                    )  # fmt: skip
+                    data.check_inside(self._spec.support, lattice, self._spec.context_support)
+                    snapshot, history = training.run(
+                        self._runner(),
+                        self._snapshot,
+                        data,
+                        options,
+                        seed=seed,
+                        support=self._spec.support,
+                        context_support=self._spec.context_support,
+                        lattice=lattice,
+                        actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
+                        progress=progress,
+                        watch=self._watch(calls, names, lattice) if calls else None,
+                        checkpoint=kept,
+                        contents=None if kept is None else replace(self._contents(None, names), lattice=lattice),
+                    )
                 # The names first: until the numbers follow, they say of the earlier ones what is true of them, too.
                 (self._columns, self._context_columns), self._library = names, data.library or self._library
                 self._lattice = lattice
@@ -516,6 +534,12 @@ class Flow(Trained, ReverseKL):
                 error.history = history  # type: ignore[attr-defined]
             raise
         return self
+
+    def _check_alike(self, ranks: Ranks, seed: int | None) -> None:
+        """Raise unless all ranks begin with the same flow and the same seed."""
+        digest = hashlib.blake2b(self.to_bytes(), digest_size=16).digest()
+        ranks.same("the flow", digest, "build it with rng=seed, or send it with comm.bcast")
+        ranks.same("rng", seed, "give the same seed everywhere")
 
     @staticmethod
     def _checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:

@@ -16,6 +16,8 @@ from penstock._backend import CudaBackend
 from penstock._typing import Array
 from penstock.plan import Plan
 
+MOST_NODES = 12  # of the tree over the slices of a batch, that some neighbouring ones make: each size twice
+
 
 class Gradients(NamedTuple):
     """Gradients of a map; None for those that were not asked for.
@@ -75,6 +77,11 @@ class Runner:
     def arithmetic(self) -> str:
         """The backend whose bits the results have: a GPU's are those of the compiled core."""
         return "cpp" if isinstance(self._backend, CudaBackend) else self.backend
+
+    @property
+    def divides_batches(self) -> bool:
+        """Whether its trainer gives the gradients of some slices of a batch."""
+        return not isinstance(self._backend, CudaBackend)
 
     def described(self) -> str:
         """The backend and its instruction set, and why these."""
@@ -264,6 +271,10 @@ class Runner:
         self._backend.row_order(seed, epoch, n, where, out)
         return out
 
+    def slices(self, rows: int) -> list[int]:
+        """The first rows of the slices that the gradient of a batch is made of, and its end."""
+        return [int(first) for first in self._backend.slices(rows)]
+
     def trainer(
         self,
         params: Array,
@@ -302,11 +313,17 @@ class Trainer:
     def __init__(self, trainer: Any, plan: Plan) -> None:
         self._trainer = trainer
         self._n_params, self._dtype = plan.n_params, plan.dtype
+        self._nodes: Array | None = None  # what ``part`` gives
 
     @property
     def step(self) -> int:
         """Steps taken."""
         return int(self._trainer.step)
+
+    @property
+    def n_gradient(self) -> int:
+        """Numbers of a gradient as ``part`` gives it, with gaps between rows."""
+        return int(self._trainer.n_gradient)
 
     def packed(self) -> Any:
         """The present parameters, packed."""
@@ -362,3 +379,63 @@ class Trainer:
             losses, norms,
         )  # fmt: skip
         return int(done)
+
+    def part(
+        self,
+        x: Array,
+        context: Array | None,
+        weight: Array | None,
+        *,
+        weight_exponent: int,
+        index: Array,
+        batch_size: int,
+        slices: range,
+        losses: Array,
+        weights: Array,
+    ) -> Array:
+        """The gradients of some slices of a batch, added up as far as the tree over all of its slices does.
+
+        Parameters
+        ----------
+        index : int64 array
+            The rows of these slices.
+        losses, weights : float64 arrays, to be written
+            Sums of ``-w log p`` and of ``w``, at the numbers of the slices.
+
+        Returns
+        -------
+        nodes : array of shape (nodes, numbers of a padded gradient)
+            In the order of slices. They are good until the next call.
+        """
+        if self._nodes is None:
+            self._nodes = np.empty((MOST_NODES, self._trainer.n_gradient), self._dtype)
+        n = self._trainer.part(
+            x,
+            context,
+            weight,
+            weight_exponent,
+            index,
+            batch_size,
+            slices.start,
+            slices.stop,
+            self._nodes,
+            losses,
+            weights,
+        )
+        return self._nodes[:n]
+
+    def finish(
+        self, gradient: Array, loss: float, weight: float, rows: int, weight_scale: float, learning_rate: float
+    ) -> tuple[bool, float, float]:
+        """The step of a batch of so many rows, by the sum of the gradients of all slices.
+
+        Returns
+        -------
+        taken : bool
+            Whether loss and gradient were finite; otherwise nothing has changed.
+        loss, norm : float
+            As ``run`` gives them.
+        """
+        told = np.empty(2)
+        taken = self._trainer.finish(gradient, loss, weight, rows, weight_scale, learning_rate, told)
+        return bool(taken), float(told[0]), float(told[1])

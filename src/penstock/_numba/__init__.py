@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
 from penstock._numba.engine.engine import Engine
+from penstock._numba.engine.gradient import slices_of
 from penstock._numba.engine.mixture import Mixture
 from penstock._numba.engine.order import row_order
 from penstock._numba.engine.packed import Packed
@@ -44,7 +45,12 @@ def usable() -> str:
     return ""
 
 
+def slices(rows: int) -> list[int]:
+    """The first rows of the slices of a batch, and its end."""
+    return [first for first, _ in slices_of(rows)] + [rows]
+
+
 __all__ = [
     "Engine", "Mixture", "Packed", "Trainer", "check_table", "isa", "isas", "name", "num_threads", "row_order",
-    "set_local_num_threads", "set_num_threads", "transform_names", "usable", "version",
+    "set_local_num_threads", "set_num_threads", "slices", "transform_names", "usable", "version",
 ]  # fmt: skip

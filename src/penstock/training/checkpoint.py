@@ -75,7 +75,7 @@ class Checkpoint:
             if isinstance(contents, members.Several):
                 what = "the run of an ensemble" if any(own.training for own in contents.members) else "an ensemble"
                 raise ValueError(f"the checkpoint {self.path!r} holds {what}, and this is one flow")
-            return Found(contents, _record(contents)) if contents.training else None
+            return Found.of(contents)
         except ValueError as error:
             error.add_note("fit(checkpoint=...) goes on with the run in that file; resume=False replaces it")
             raise
@@ -92,7 +92,7 @@ class Checkpoint:
 
         ``template`` is the model where the run begins: the file has its spec and its names.
         """
-        remove_stale(self.path)
+        self._remove_stale()
         self._template, self._seed, self._facts = template, seed, facts
         if found is None:
             return
@@ -127,6 +127,9 @@ class Checkpoint:
         record = {"version": VERSION, "seed": self._seed, "facts": self._facts, "state": state, **self._more}
         return np.frombuffer(json.dumps(record, separators=(",", ":"), allow_nan=False).encode(), np.uint8)
 
+    def _remove_stale(self) -> None:
+        remove_stale(self.path)
+
     def _save(self, contents: model.Contents) -> None:
         model.save(self.path, model.to_bytes(contents), anything=not self.resume)
 
@@ -144,6 +147,11 @@ class Found:
 
     contents: model.Contents
     record: dict[str, Any]
+
+    @classmethod
+    def of(cls, contents: model.Contents) -> Found | None:
+        """The run in the contents of a file, if there is one."""
+        return cls(contents, _record(contents)) if contents.training else None
 
     @property
     def ended(self) -> bool:
@@ -218,7 +226,7 @@ def facts(
         "freeze": repr(sorted(options.freeze)),
         "warmup": f"{schedule.warmup} steps",
         "patience": repr(schedule.patience),
-        **({"bootstrap": "True"} if data.drawn else {}),
+        **data.more_facts(),
         **({"dequantize": start.lattice.described(start.columns)} if start.lattice is not None else {}),
     }
 

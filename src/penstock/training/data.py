@@ -52,6 +52,10 @@ class Data:
         """Whether there are validation rows."""
         return self.held_out is not None or self.n_train < len(self.rows)
 
+    def more_facts(self) -> dict[str, str]:
+        """What else decides the bits of a fit, in words."""
+        return {"bootstrap": "True"} if self.drawn else {}
+
     def check_finite(self) -> None:
         """Raise if a row that counts holds NaN or infinity; a pass over everything."""
         for rows, x, context in ((self.rows, "X", "context"), (self.held_out, "validation", "validation_context")):
@@ -93,10 +97,12 @@ def training_data(
     columns: Names = (),
     context_columns: Names = (),
     negative_weights: bool = False,
+    part: bool = False,
 ) -> Data:
     """Check what a fit was given, as ``Flow.fit`` describes it; that numbers are finite is checked apart.
 
-    ``columns`` and ``context_columns`` are those of the flow, if it has names.
+    ``columns`` and ``context_columns`` are those of the flow, if it has names. A ``part`` of a table may be empty, and what its
+    weights add up to is a matter of the whole.
     """
     if not isinstance(negative_weights, (bool, np.bool_)):
         raise TypeError(f"negative_weights must be True or False, got {negative_weights!r}")
@@ -104,11 +110,11 @@ def training_data(
     given = matched(context, context_columns, context_dim, name="context", attribute="context_columns", cure=WARM)
     x = _validate.as_rows(table.values, dim, name="X")
     context = _validate.as_context_rows(given.values, context_dim, len(x))
-    if len(x) == 0:
+    if len(x) == 0 and not part:
         raise ValueError(f"fit needs rows, got X of shape {x.shape}")
     weight = None if sample_weight is None else _validate.as_weights(sample_weight, len(x), name="sample_weight")
     rows = Rows(x, context, weight)
-    check_weights(rows, name="sample_weight", negative=negative_weights)
+    check_weights(rows, name="sample_weight", negative=negative_weights, part=part)
     columns, context_columns = columns or table.names, context_columns or given.names
     if validation is not None and not isinstance(validation, (bool, int, float, np.number)):
         held_out = _held_out(
@@ -120,15 +126,17 @@ def training_data(
             columns,
             context_columns,
             negative_weights,
+            part,
         )
         return Data(rows, len(x), held_out, columns, context_columns, table.library)
     for name, value in (("validation_context", validation_context), ("validation_weight", validation_weight)):
         if value is not None:
             raise ValueError(f"{name} belongs to validation rows of your own, but validation is {validation!r}")
-    return Data(rows, _n_train(len(x), validation), None, columns, context_columns, table.library)
+    n_train = len(x) if part else training_rows(len(x), validation)
+    return Data(rows, n_train, None, columns, context_columns, table.library)
 
 
-def _n_train(n_rows: int, validation: Any) -> int:
+def training_rows(n_rows: int, validation: Any) -> int:
     """How many rows train where a fraction of them validates."""
     fraction = 0.0 if validation is None else float(validation)
     if not 0 <= fraction < 1:
@@ -149,6 +157,7 @@ def _held_out(
     columns: Names,
     context_columns: Names,
     negative: bool,
+    part: bool,
 ) -> Rows:
     """Validation rows that were given by themselves."""
     if isinstance(validation, tuple):
@@ -160,7 +169,7 @@ def _held_out(
         )
     x = matched(validation, columns, dim, name="validation").values
     x = _validate.as_rows(x, dim, name="validation")
-    if len(x) == 0:
+    if len(x) == 0 and not part:
         raise ValueError("validation holds no rows; give validation=0 to train without")
     name = "validation_context"
     context = matched(given, context_columns, context_dim, name=name, attribute="context_columns").values
@@ -168,14 +177,17 @@ def _held_out(
     if weight is not None:
         weight = _validate.as_weights(weight, len(x), name="validation_weight")
     rows = Rows(x, context, weight)
-    check_weights(rows, name="validation_weight", negative=negative)
+    check_weights(rows, name="validation_weight", negative=negative, part=part)
     return rows
 
 
-def check_weights(rows: Rows, *, name: str, negative: bool) -> None:
-    """Raise unless the sum of the weights is above zero, and none of them below it where they must not be ``negative``."""
+def check_weights(rows: Rows, *, name: str, negative: bool, part: bool = False) -> None:
+    """Raise unless the sum of the weights is above zero, and none of them below it where they must not be ``negative``.
+
+    The sum is that of a whole table; a ``part`` of one has none of its own.
+    """
     weight = rows.weight
-    if weight is None:
+    if weight is None or len(weight) == 0:
         return
     if not negative and rows.weight_least < 0:
         below = np.flatnonzero(weight < 0)
@@ -184,7 +196,8 @@ def check_weights(rows: Rows, *, name: str, negative: bool) -> None:
             f"{name} must be at least 0, but {n}, the first {weight[below[0]]:g} in row {below[0]}; negative_weights=True "
             "(--negative-weights on the command line) takes them, and the loss then has no lower bound"
         )
-    check_sum(rows.weight_sums[0], rows, name)
+    if not part:
+        check_sum(rows.weight_sums[0], rows, name)
 
 
 def check_sum(total: float, rows: Rows, name: str) -> None:

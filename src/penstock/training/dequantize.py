@@ -92,20 +92,32 @@ def _measure(lattice: Lattice, rows: Rows, j: int, step: float | None, names: Na
         step, origin = own
     else:
         origin = origin_of(sample, step, off)
+    if every and _beside(rows, j, step, origin) is not None:
+        return
+    check_on(rows, j, step, origin, names)
+    lattice.steps[j], lattice.origins[j] = step, origin
+
+
+def check_on(rows: Rows, j: int, step: float, origin: float, names: Names) -> None:
+    """Raise if a value of a column lies beside its lattice, in a row that counts."""
+    i = _beside(rows, j, step, origin)
+    if i is not None:
+        raise ValueError(
+            f"X must lie on the lattice that dequantize names, but row {i}, column {called(j, names)}, holds {rows.x[i, j]}, "
+            f"which is not {origin:g} plus a multiple of {step:g}"
+        )
+
+
+def _beside(rows: Rows, j: int, step: float, origin: float) -> int | None:
+    """The first row that counts whose value lies beside a lattice."""
     for part in rows.chunks(1):
         x = rows.x[part, j]
         beside = away(x, step, origin) > 2 * slack(x) + CELL * step
         if rows.weight is not None:
             beside &= rows.weight[part] != 0
-        if beside.any() and every:
-            return
         if beside.any():
-            i = int(np.argmax(beside))
-            raise ValueError(
-                f"X must lie on the lattice that dequantize names, but row {part.start + i}, column {called(j, names)}, holds "
-                f"{x[i]}, which is not {origin:g} plus a multiple of {step:g}"
-            )
-    lattice.steps[j], lattice.origins[j] = step, origin
+            return int(part.start) + int(np.argmax(beside))
+    return None
 
 
 # --- noise ------------------------------------------------------------------------------------------------------
@@ -133,13 +145,16 @@ class Noised:
     It is indexed as an array of shape (rows, dim) is: rows by an index, and then columns by a slice or a number.
     """
 
-    def __init__(self, x: Array, lattice: Lattice, seed: int, table: int, epoch: int = 0) -> None:
+    def __init__(
+        self, x: Array, lattice: Lattice, seed: int, table: int, epoch: int = 0, first: int = 0
+    ) -> None:  # fmt: skip
         self._x, self._lattice, self._seed, self._table, self._epoch = x, lattice, seed, table, epoch
+        self._first = first  # number of its first row in the whole table
         self.shape = x.shape
 
     def fresh(self, epoch: int) -> Noised:
         """The same table with the noise of an epoch. That of epoch 0 measures and validates."""
-        return Noised(self._x, self._lattice, self._seed, self._table, epoch)
+        return Noised(self._x, self._lattice, self._seed, self._table, epoch, self._first)
 
     def __len__(self) -> int:
         return len(self._x)
@@ -153,7 +168,8 @@ class Noised:
         rows: Any
         some: Any
         rows, some = index if isinstance(index, tuple) else (index, slice(None))
-        numbers = np.arange(len(self))[rows]
+        listed = isinstance(rows, np.ndarray) and rows.dtype != bool
+        numbers = (rows if listed else np.arange(len(self))[rows]) + self._first
         one = not isinstance(some, slice)
         columns: range = range(some, some + 1) if one else range(self.shape[1])[some]
         x: Any = self._x[rows]
@@ -217,11 +233,14 @@ def parts_of_whole(x: Array, steps: Array, u: Array, radius: Array, group: Group
     return found
 
 
-def noised(rows: Rows, lattice: Lattice | None, seed: int, table: int) -> Rows:
-    """Rows as training sees them; ``table`` tells those that train from validation rows of one's own."""
+def noised(rows: Rows, lattice: Lattice | None, seed: int, table: int, first: int = 0) -> Rows:
+    """Rows as training sees them; ``table`` tells those that train from validation rows of one's own.
+
+    ``first`` is the number of the first one in the whole table.
+    """
     if lattice is None:
         return rows
-    x: Any = Noised(rows.x, lattice, seed, table)
+    x: Any = Noised(rows.x, lattice, seed, table, first=first)
     return replace(rows, x=x)
 
 

@@ -57,13 +57,19 @@ def quantity(loss: float, norm: float) -> str:
     return f"the gradient became {norm}" if np.isfinite(loss) else f"the loss became {loss}"
 
 
-def cause(
-    rows: Rows, batch: Array, buffers: Array, weight_scale: float, rate: float, names: tuple[Names, Names] = ((), ())
-) -> str:
-    """The likely cause of a loss or gradient that is not finite, from the rows of its batch."""
+def worst(
+    rows: Rows, batch: Array, buffers: Array, weight_scale: float, names: tuple[Names, Names] = ((), ())
+) -> tuple[float, str, float]:
+    """How many scales out the farthest number of a batch lies, which it is, and the largest weight in units of the mean one."""
+    heaviest = 1.0
     if rows.weight is not None:
         batch = batch[rows.weight[batch] != 0]
-    far, value = extreme(rows, batch, buffers, names)
+        heaviest = float(np.abs(rows.scaled_weights(batch)).max(initial=0.0)) * weight_scale
+    return *extreme(rows, batch, buffers, names), heaviest
+
+
+def cause(far: float, value: str, heaviest: float, rate: float) -> str:
+    """The likely cause of a loss or gradient that is not finite, from the ``worst`` of its batch."""
     if not np.isfinite(far):
         return (
             f"{value}, although every value was finite when fit began: something has changed the array, which fit reads "
@@ -74,7 +80,7 @@ def cause(
             f"an extreme value: {value} lies {far:.3g} scales out; "
             "drop or clip such rows, or take the logarithm of the column"
         )
-    if rows.weight is not None and np.abs(rows.scaled_weights(batch)).max() * weight_scale > HEAVY:
+    if heaviest > HEAVY:
         return f"a sample_weight above {HEAVY:,.0f} times the mean weight; clip the weights or use larger batches"
     return f"a learning rate that is too high (it was {rate:.3g}); lower learning_rate or clip_norm"
 

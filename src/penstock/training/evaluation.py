@@ -18,6 +18,12 @@ CHECKED_ROWS = 64  # rows that the last parameters must give finite log-densitie
 
 def mean_loss(runner: Runner, packed: Any, part: Part) -> float:
     """Mean negative log-likelihood of some rows."""
+    total, mass = loss_sums(runner, packed, part)
+    return -total / mass
+
+
+def loss_sums(runner: Runner, packed: Any, part: Part) -> tuple[float, float]:
+    """Sums of the weighted log-densities of some rows, and of their weights."""
     rows = part.rows
     total = mass = 0.0
     for index in part.chunks(max(64, EVALUATION // rows.x.shape[1])):
@@ -29,7 +35,7 @@ def mean_loss(runner: Runner, packed: Any, part: Part) -> float:
             weight = rows.scaled_weights(index)
             total += float((weight * np.where(weight == 0, 0.0, log_prob)).sum())
             mass += float(weight.sum())
-    return -total / mass
+    return total, mass
 
 
 def differs(runner: Runner, packed: Any, train: Part, validation: Part) -> bool:

@@ -90,7 +90,7 @@ class Training(Shares):
             numbers = self.buffers[len(self.buffers) - len(self.runner.plan.support_numbers) :]
             if standardize is not False:
                 numbers = measured(sample, *self.supports)
-            rows, some = (on_line(part, numbers, *self.supports) for part in (self.rows, sample))
+            rows, some = (on_line(part, numbers, *self.supports) for part in (self.measured_rows(), sample))
             self.buffers = np.concatenate([standardisation(rows, standardize, some, *self.names), numbers])
             self.buffers = lines_alone(self.buffers, self.runner.plan, *self.supports)
             checks.warn_of_rows(sample, some, self.n_train, *self.names)
@@ -130,8 +130,7 @@ class Training(Shares):
         self.state = replace(self.state, left_out="later")
         best = self.state.best
         if best is not None:  # is judged by the rows that are left
-            assert self.validation is not None
-            loss = mean_loss(self.runner, self.runner.pack(best.params, self.buffers), self.validation)
+            loss = self.validation_loss(self.runner.pack(best.params, self.buffers))
             start, lowest = (self.state.start_loss, loss) if best.epoch else (loss, np.inf)
             self.state = replace(self.state, start_loss=start, lowest=lowest, best=replace(best, loss=loss))
             self._note_best()
@@ -196,10 +195,9 @@ class Training(Shares):
 
     def _start(self) -> None:
         """The parameters that an earlier fit has left take part in the choice of the best."""
-        assert self.validation is not None
-        loss = mean_loss(self.runner, self.before.pack(self.runner), self.validation)
+        loss = self.validation_loss(self.before.pack(self.runner))
         if not loss < outliers.ABSURD and self._look():
-            loss = mean_loss(self.runner, self.before.pack(self.runner), self.validation)
+            loss = self.validation_loss(self.before.pack(self.runner))
         self.state = replace(self.state, start_loss=loss, best=self._better(loss, self.params, 0))
         self._note_best()
         if self.state.best is not None:
@@ -246,10 +244,9 @@ class Training(Shares):
         self.state = replace(state, first=first + done, step=self.trainer.step)
         if done < count and not self._look():
             what = diagnosis.quantity(losses[done], norms[done])
-            cause = diagnosis.cause(
-                self.on_line(self.rows), self.batch_rows(state.epoch, first + done), self.buffers, self.weight_scale, rates[done],
-                self.names,
-            )  # fmt: skip
+            batch = self.batch_rows(state.epoch, first + done)
+            worst = diagnosis.worst(self.on_line(self.rows), batch, self.buffers, self.weight_scale, self.names)
+            cause = diagnosis.cause(*worst, rates[done])
             where = f"step {state.attempt.step + self.state.step + 1} (epoch {state.epoch})"
             raise TrainingError(f"{what} at {where}; likely cause: {cause}. The flow is as it was before")
         return done
@@ -366,15 +363,20 @@ class Training(Shares):
         text, best = f"train {epoch.train_loss:.3f}", self.state.best
         return f"{text}, validation {epoch.validation_loss:.3f}, best {best.loss:.3f}" if best else text
 
+    def validation_loss(self, packed: Any) -> float:
+        """Mean negative log-likelihood of the validation rows."""
+        assert self.validation is not None
+        return mean_loss(self.runner, packed, self.validation)
+
     def validate(self) -> tuple[float, Array]:
         """Validate the present parameters and their running mean: the lower loss, and what reached it."""
         if self.validation is None:
             return float("nan"), self.params
-        loss = mean_loss(self.runner, self.trainer.packed(), self.validation)
+        loss = self.validation_loss(self.trainer.packed())
         if self.state.mean is None:
             return loss, self.params
         mean = self.state.mean.params.astype(self.params.dtype)
-        its_loss = mean_loss(self.runner, self.runner.pack(mean, self.buffers), self.validation)
+        its_loss = self.validation_loss(self.runner.pack(mean, self.buffers))
         return (its_loss, mean) if its_loss < loss or np.isnan(loss) else (loss, self.params)
 
     # --- what remains -------------------------------------------------------------------------------------------

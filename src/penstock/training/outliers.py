@@ -83,15 +83,19 @@ def far_held_out(rows: Rows, buffers: Array) -> Array:
     return far[:0] if len(far) > max(1, PART * len(rows)) else far
 
 
-def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_names: Names) -> Array:
+def far_rows_of_later_fit(
+    rows: Rows, buffers: Array, names: Names, context_names: Names, *, numbers: Array | None = None, counted: int = 0
+) -> Array:
     """Numbers of the rows of a later fit that a few absurd values have spoilt, by the standardisation that it keeps; it warns.
 
-    Columns in which many are so far do not tell: they are meant.
+    Columns in which many are so far do not tell: they are meant. The rows may be those alone that are far out, of a table of
+    which they have ``numbers`` and in which ``counted`` rows count.
     """
     data, given = sides(rows.x, rows.context, buffers)
     every = far_rows(rows, buffers)
     some = rows.take(every)
-    counted = len(rows) if rows.weight is None else int(np.count_nonzero(rows.weight))
+    if numbers is None:
+        counted = len(rows) if rows.weight is None else int(np.count_nonzero(rows.weight))
     found = [every[:0]]
     for name, columns, whole, array, loc_and_scale in (
         ("X", names, rows.x, some.x, data), ("context", context_names, rows.context, some.context, given),
@@ -103,7 +107,8 @@ def far_rows_of_later_fit(rows: Rows, buffers: Array, names: Names, context_name
             values = array[far, j]
             if 0 < len(far) <= max(1, PART * counted) and np.isfinite(values).all():
                 mapped = " (as its support maps it)" if isinstance(whole, Line) and whole.maps(j) else ""
-                words = _described(values, every[far], counted, loc, scale)
+                where = every[far] if numbers is None else numbers[every[far]]
+                words = _described(values, where, counted, loc, scale)
                 told.append(f"column {called(j, columns)}{mapped}: {words}")
                 found.append(every[far])
         if told:
@@ -142,10 +147,10 @@ def warn_kept(sample: Rows, name: str, names: Names) -> None:
         )
 
 
-def warn_held_out(rows: Rows, far: Array) -> None:
-    """Warn of validation rows of one's own that are left out."""
+def warn_held_out(far: int, n: int, first: int) -> None:
+    """Warn of so many of n validation rows of one's own that are left out; number ``first`` is one of them."""
     warn(
-        f"validation: {len(far)} of {len(rows)} rows, such as row {far[0]}, lie more than {EXTREME:g} scales of the training "
+        f"validation: {far} of {n} rows, such as row {first}, lie more than {EXTREME:g} scales of the training "
         "rows out, and are left out, since they alone would choose the epoch; correct or drop them",
         OutlierWarning,
     )

@@ -117,6 +117,14 @@ class Part:
         assert self.rows.weight is not None
         return sum(int(np.count_nonzero(self.rows.weight[index])) for index in self.chunks(CHUNK))
 
+    def weight_squares(self, exponent: int) -> float:
+        """Sum of the squares of the weights times ``2 ** exponent``."""
+        assert self.rows.weight is not None
+        return sum(
+            float(np.square(np.ldexp(self.rows.weight[index], exponent), dtype=np.float64).sum())
+            for index in self.chunks(CHUNK)
+        )
+
     def weight_sums(self, exponent: int | None = None) -> tuple[float, float]:
         """Sum of the scaled weights, and how many rows of equal weight tell as much as these: (sum w)^2 / sum w^2."""
         assert self.rows.weight is not None
@@ -131,4 +139,4 @@ class Part:
                 (float(np.abs(self.rows.weight[index]).max(initial=0.0)) for index in self.chunks(CHUNK)), default=0.0
             )
             return total, self.weight_sums(-math.frexp(top)[1])[1] if top else 0.0
-        return total, total * total / squares
+        return total, total * total / squares if squares else 0.0

@@ -15,11 +15,13 @@ from penstock.lattice import Lattice
 from penstock.runner import Runner
 from penstock.state import Snapshot
 from penstock.support import Support
+from penstock.training.across import Spread
 from penstock.training.checkpoint import Checkpoint, facts
 from penstock.training.data import Data
 from penstock.training.loop import Training, Watch
 from penstock.training.options import Options
 from penstock.training.progress import Progress
+from penstock.training.sharded import ShardedTraining
 
 
 def run(
@@ -85,7 +87,10 @@ def run(
         found = None if checkpoint is None else checkpoint.find()
         if seed is None:
             seed = _validate.seed(None) if found is None else found.seed
-        training = Training(runner, snapshot, data, options, seed, checkpoint, (support, context_support), lattice)
+        kind = Training
+        if isinstance(data, Spread):
+            kind, seed = ShardedTraining, data.ranks.of_first(seed)
+        training = kind(runner, snapshot, data, options, seed, checkpoint, (support, context_support), lattice)
         try:
             if checkpoint is not None and contents is not None:
                 told = facts(contents, runner, data, options, training.budget)

@@ -103,7 +103,7 @@ class Shares:
             far = outliers.far_rows_of_later_fit(line, self.buffers, *self.names)
         far_held_out = far[:0] if held_out is None else outliers.far_held_out(self.on_line(held_out), self.buffers)
         if held_out is not None and len(far_held_out):
-            outliers.warn_held_out(held_out, far_held_out)
+            outliers.warn_held_out(len(far_held_out), len(held_out), int(far_held_out[0]))
         if len(far) == len(far_held_out) == 0:
             return False
         self._share_out(
@@ -122,6 +122,10 @@ class Shares:
         if self.rows.weight is not None and not self.rows.weight[index].any():  # nearly all rows have weight 0
             index = np.flatnonzero(self.rows.weight)[:most]
         return self.rows.take(index)
+
+    def measured_rows(self) -> Rows:
+        """The rows on which a first fit measures its standardisation."""
+        return self.rows
 
     def batch_rows(self, epoch: int, step: int) -> Array:
         """Row numbers of one batch."""

@@ -128,42 +128,56 @@ def combine(parts: Array) -> Array:
 
 
 class Tree:
-    """The sum of gradients that come one after the other, with the very additions of ``combine`` over all of them."""
+    """The sum of gradients that come one after the other, from ``first`` on, with the very additions of ``combine`` over all."""
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[int, Array]] = []  # sums of 2^level neighbours
+    def __init__(self, first: int = 0) -> None:
+        self.next = first
+        self.parts: list[tuple[int, int, Array]] = []  # sums of so many neighbours from one on
 
     def add(self, part: Array) -> None:
         """The next one; it is used up."""
-        level = 0
+        first, n = self.next, 1
+        self.next += 1
         with np.errstate(all="ignore"):
-            while self.parts and self.parts[-1][0] == level:
-                _, sum_before = self.parts.pop()
+            while self.parts and self.parts[-1][1] == n and self.parts[-1][0] % (2 * n) == 0:
+                first, n, sum_before = self.parts.pop()
                 sum_before += part
-                part, level = sum_before, level + 1
-        self.parts.append((level, part))
+                part, n = sum_before, 2 * n
+        self.parts.append((first, n, part))
+
+    def nodes(self) -> list[Array]:
+        """What the tree makes of those that came alone."""
+        return [part for _, _, part in self.parts]
 
     def total(self) -> Array:
         """Of all that came."""
         with np.errstate(all="ignore"):
             while len(self.parts) > 1:
-                _, part = self.parts.pop()
-                self.parts[-1][1][...] += part
-        return self.parts[0][1]
+                *_, part = self.parts.pop()
+                self.parts[-1][2][...] += part
+        return self.parts[0][2]
 
 
 def sum_slices(
     engine: Calls, rows: int, chunk: Callable[[int, int, int, Workspace, Array], None], want_params: bool
 ) -> Array:
     """The padded gradient of all slices of a batch; ``chunk(s, begin, end, ...)`` adds that of rows of slice s."""
+    return tree_of(engine, rows, 0, max(len(slices_of(rows)), 1), chunk, want_params).total()
+
+
+def tree_of(
+    engine: Calls, rows: int, first: int, last: int, chunk: Callable[[int, int, int, Workspace, Array], None],
+    want_params: bool,
+) -> Tree:  # fmt: skip
+    """The padded gradients of slices ``first`` to ``last - 1`` of a batch, as far as they add up."""
     slices, layout = slices_of(rows), engine.layout
-    at_once = len(slices) if len(slices) <= FEW_SLICES else SLICES_AT_ONCE
-    tree = Tree()
-    for first in range(0, max(len(slices), 1), max(at_once, 1)):
-        some = slices[first : first + at_once]
+    at_once = FEW_SLICES if len(slices) <= FEW_SLICES else SLICES_AT_ONCE
+    tree = Tree(first)
+    for at in range(first, last, at_once):
+        some = slices[at : min(at + at_once, last)]
         gradients = np.zeros((max(len(some), 1), layout.n_gradient if want_params else 0), layout.dtype)
 
-        def job(i: int, stop: Stop, first: int = first, gradients: Array = gradients) -> None:
+        def job(i: int, stop: Stop, first: int = at, gradients: Array = gradients) -> None:
             begin, end = slices[first + i]
             with engine.lend(True) as space:
                 space.stop = stop.flag
@@ -176,8 +190,9 @@ def sum_slices(
             chunk(0, 0, 0, space, gradients[0])
 
         engine.share(job, len(some), engine.threads(rows, 3 * layout.flops), True, nothing)
-        tree.add(combine(gradients))
-    return tree.total()
+        for gradient in gradients:
+            tree.add(gradient)
+    return tree
 
 
 def vjp(
@@ -314,6 +329,15 @@ def batch_gradient(
 
     ``fill`` brings rows, of numbers of ``itemsize`` bytes, their context and their weights.
     """
+    tree, sums = slices_gradient(engine, packed, itemsize, rows, 0, max(len(slices_of(rows)), 1), given, fill)
+    return tree.total(), combine(sums)
+
+
+def slices_gradient(
+    engine: Calls, packed: Packed, itemsize: int, rows: int, first: int, last: int, given: Context,
+    fill: Callable[[int, int, Workspace], None],
+) -> tuple[Tree, Array]:  # fmt: skip
+    """Those of slices ``first`` to ``last - 1`` alone, as far as they add up, and the sums of each slice of the batch."""
     layout = engine.layout
     through, plan = engine.through(False, 0, engine.n_steps, True, True), engine.plan(True)
     given, theta = engine.shared(packed, given, rows), engine.theta(None, through, rows)
@@ -329,5 +353,4 @@ def batch_gradient(
             sums[s], space.space,
         )  # fmt: skip
 
-    gradient = sum_slices(engine, rows, chunk, True)
-    return gradient, combine(sums)
+    return tree_of(engine, rows, first, last, chunk, True), sums

@@ -11,10 +11,12 @@ import numpy as np
 
 from penstock._numba.engine import adam as _adam
 from penstock._numba.engine.engine import Array, Engine
-from penstock._numba.engine.gradient import batch_gradient, fill_weight
+from penstock._numba.engine.gradient import batch_gradient, fill_weight, slices_gradient, slices_of
 from penstock._numba.engine.order import order
 from penstock._numba.engine.packed import Packed
 from penstock._numba.engine.workspace import Workspace
+
+MOST_NODES = 12  # of the tree over the slices of a batch, that some neighbouring ones make
 
 
 class Trainer:
@@ -137,16 +139,82 @@ class Trainer:
 
                 gradient, sums = batch_gradient(engine, self._state[0], x.itemsize, rows, given, fill)
                 loss, weights = sums.tolist()
-                if weights == 0:
-                    losses[i], norms[i] = math.nan, 0.0
-                    continue
-                losses[i] = loss / weights
-                if not self._step(gradient, weight_scale / rows, learning_rate, losses, norms, i):
+                if not self._step(gradient, loss, weights, weight_scale / rows, learning_rate, losses, norms, i):
                     return i
         return steps
 
-    def _step(self, gradient: Array, scale: float, learning_rate: float, losses: Array, norms: Array, i: int) -> bool:
-        """One step of Adam from a padded gradient, unless loss or gradient are not finite."""
+    @property
+    def n_gradient(self) -> int:
+        """Numbers of a padded gradient."""
+        return self._layout.n_gradient
+
+    def part(
+        self, x: Array, context: Array | None, weight: Array | None, weight_exponent: int, index: Array, batch_size: int,
+        first: int, last: int, nodes: Array, losses: Array, weights: Array,
+    ) -> int:  # fmt: skip
+        """The gradient of slices first to last - 1 of a batch, of the rows of ``index``, into ``nodes``, of which it is so many.
+
+        Sums over the rows of each slice go into ``losses`` and ``weights``, which have room for all slices.
+        """
+        engine, slices = self._engine, slices_of(batch_size)
+        n_rows = engine.need_rows(x)
+        given = engine.context(context, n_rows)
+        if context is not None and np.shape(context) != (n_rows, self._layout.context_dim):
+            raise ValueError(f"context must have shape ({n_rows}, {self._layout.context_dim})")
+        engine.need_weight(weight, n_rows)
+        if batch_size < 1 or not 0 <= first <= last <= len(slices):
+            raise ValueError(f"first and last must lie within the {len(slices)} slices of a batch")
+        starts = [begin for begin, _ in slices] + [batch_size]
+        origin = starts[first]
+        if index.dtype != np.int64 or index.shape != (starts[last] - origin,):
+            raise ValueError(f"index must be int64 of shape ({starts[last] - origin},)")
+        if ((index < 0) | (index >= n_rows)).any():
+            raise ValueError("index must lie within the rows")
+        for name, array in (("losses", losses), ("weights", weights)):
+            if array.shape != (len(slices),) or array.dtype != np.float64:
+                raise ValueError(f"{name} must be float64 of shape ({len(slices)},)")
+        if nodes.shape != (MOST_NODES, self.n_gradient) or nodes.dtype != self._layout.dtype:
+            raise ValueError(f"nodes must be {self._layout.dtype} of shape ({MOST_NODES}, {self.n_gradient})")
+
+        def fill(begin: int, end: int, space: Workspace) -> None:
+            rows = index[begin - origin : end - origin]
+            space.x[: end - begin] = x[rows]
+            given.fill(rows, space)
+            fill_weight(space, None if weight is None else weight[rows], end - begin, int(weight_exponent))
+
+        with self._alone():
+            tree, sums = slices_gradient(
+                engine, self._state[0], x.itemsize, batch_size, first, last, given, fill
+            )  # fmt: skip
+        losses[first:last], weights[first:last] = sums[first:last].T
+        found = tree.nodes()
+        for to, node in zip(nodes, found, strict=False):
+            to[...] = node
+        return len(found)
+
+    def finish(
+        self, gradient: Array, loss: float, weight: float, rows: int, weight_scale: float, learning_rate: float, told: Array
+    ) -> bool:  # fmt: skip
+        """The step of a batch of so many rows by the sum of all gradients, unless that or the loss is not finite.
+
+        ``told`` gets the mean loss and the norm. A batch whose weights sum to 0 takes no step, and yet is none that fails.
+        """
+        if gradient.shape != (self.n_gradient,) or gradient.dtype != self._layout.dtype:
+            raise ValueError(f"gradient must be {self._layout.dtype} of shape ({self.n_gradient},)")
+        if told.shape != (2,) or told.dtype != np.float64:
+            raise ValueError("told must be float64 of shape (2,)")
+        with self._alone():
+            return self._step(gradient, loss, weight, weight_scale / rows, learning_rate, told[:1], told[1:], 0)
+
+    def _step(
+        self, gradient: Array, loss: float, weight: float, scale: float, learning_rate: float, losses: Array, norms: Array,
+        i: int,
+    ) -> bool:  # fmt: skip
+        """One step of Adam from a padded gradient and the sums of a batch, unless loss or gradient are not finite."""
+        if weight == 0:
+            losses[i], norms[i] = math.nan, 0.0
+            return True
+        losses[i] = loss / weight
         packed, m, v, step = self._state
         gradient = np.where(self._frozen, 0, gradient[self._layout.index])
         with np.errstate(all="ignore"):

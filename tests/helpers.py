@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import json
 import os
@@ -53,6 +54,11 @@ each_case_of_two_backends = pytest.mark.parametrize(
     "case", [pytest.param(case, id=case.name, marks=_of_ci(case)) for case in CASES]
 )
 each_kernel = pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.name)
+
+
+def door(name: str) -> Any:
+    """A package that not everybody has, without which a file of tests is skipped; with ``PENSTOCK_DOORS=1`` that is a failure."""
+    return importlib.import_module(name) if os.environ.get("PENSTOCK_DOORS") == "1" else pytest.importorskip(name)
 
 
 def inside(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -14,8 +14,8 @@ import pytest
 import penstock as ps
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-# Two rooms of engines, whose functions nobody calls by hand, and a script.
-WITHOUT = ("penstock._numba", "penstock._core", "penstock.__main__")
+# Two rooms of engines, whose functions nobody calls by hand, a script, and a door whose own tests run its examples.
+WITHOUT = ("penstock._numba", "penstock._core", "penstock.__main__", "penstock.dask")
 
 
 def examples() -> list[Any]:

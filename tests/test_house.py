@@ -183,7 +183,7 @@ def test_the_runner_alone_calls_the_engine() -> None:
 
 # The rooms of the package, from the top down: each imports only what stands below it. The engine's rooms are under _backend.
 ROOMS = (
-    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "sbi", "selection", "candidates", "recipes", "models",
+    "__main__", "cli", "demo", "_compare", "_corner", "__init__", "dask", "sbi", "selection", "candidates", "recipes", "models",
     "trials", "ensemble", "members_fit", "flow", "trained", "recalibrate", "diagnostics", "reverse", "given", "parts",
     "mixed_conditional", "conditionals", "marginals", "sections", "coordinates", "restricted", "quadrature", "montecarlo",
     "quantiles", "latent", "verbs", "device_verbs", "accepting", "frames", "_versions", "_describe", "infer", "training",

@@ -349,3 +349,16 @@ def test_score_weighs_rows_as_fit_does() -> None:
     assert np.isnan(flow.score(x, sample_weight=np.zeros(50)))
     with pytest.raises(ValueError, match=r"sample_weight must have shape \(50,\)"):
         flow.score(x, sample_weight=w[:3])
+
+
+def test_a_door_without_its_package_says_how_to_install_it() -> None:
+    code = """if True:
+        import sys
+        sys.modules["dask"] = None
+        import penstock as ps
+        try:
+            ps.dask.sample(ps.realnvp(2, rng=0), 3)
+        except ImportError as error:
+            print(error)
+    """
+    assert "pip install 'penstock[dask]'" in python(code).stdout

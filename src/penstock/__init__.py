@@ -142,7 +142,7 @@ _LAZY = {
     "select": "penstock.selection",
 }
 # Modules that are imported when somebody asks for them.
-_MODULES = ("cli", "demo", "diagnostics", "sbi", "training")
+_MODULES = ("cli", "dask", "demo", "diagnostics", "sbi", "training")
 
 
 def __getattr__(name: str) -> Any:

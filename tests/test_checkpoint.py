@@ -227,6 +227,27 @@ def test_an_interruption_in_the_midst_of_a_call_counts_the_steps_that_were_taken
     assert len(set(positions)) > 3
 
 
+def test_a_flow_of_an_interrupted_fit_goes_on_after_an_error_of_the_next_one(tmp_path: Path) -> None:
+    x, path = table(1, 300, 3), tmp_path / "m"
+    expected, arguments = small()
+    arguments["validation"] = 0
+    expected.fit(x, **arguments)
+    flow, _ = small()
+
+    def interrupt(state: Any) -> None:
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(ps.TrainingWarning, match="interrupted"):
+        flow.fit(x, checkpoint=path, callbacks=interrupt, **arguments)
+    left = flow.params.copy()
+    for epoch in (4, 5):  # by then the file holds later parameters than the flow
+        stopped_at(path, epoch, flow, x, **arguments)
+        assert_same_bits(flow.params, left)
+        assert ps.load(str(path)).params.tobytes() != left.tobytes()
+    assert digest(flow.fit(x, checkpoint=path, **arguments)) == digest(expected)
+
+
 @pytest.mark.parametrize("error", [StopError, KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit])
 @pytest.mark.parametrize("validation", [0, 0.2])
 def test_whatever_is_raised_the_file_has_every_step_that_was_taken(

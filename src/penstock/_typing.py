@@ -22,6 +22,20 @@ class ArrowStream(Protocol):
         ...
 
 
+class Communicator(Protocol):
+    """A communicator of mpi4py."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        ...
+
+
 # numpy.typing and numpy.random cost more to import than penstock itself, so that only type checkers see what these are.
 DTypeLike: TypeAlias = "npt.DTypeLike"
 """What NumPy reads as a dtype."""

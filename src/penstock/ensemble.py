@@ -282,8 +282,8 @@ class Ensemble(MembersFit):
         --------
         >>> import penstock as ps
         >>> ensemble = ps.Ensemble(ps.realnvp(2, rng=0), 2, rng=0)
-        >>> ensemble.to("cpp").backend
-        'cpp'
+        >>> ensemble.to("auto").backend == ensemble.backend
+        True
         """
         chosen = _backend.choose(backend)
         return self._with([member._on(chosen, backend) for member in self.members])

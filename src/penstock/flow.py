@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock import _backend, _validate
 from penstock._describe import describe
-from penstock._typing import Array, ArrayLike, DTypeLike, Rng, RowsLike
+from penstock._typing import Array, ArrayLike, Communicator, DTypeLike, Rng, RowsLike
 from penstock._warn import ModelWarning, warn
 from penstock.base import BASES, AnyBase
 from penstock.columns import Names
@@ -299,7 +299,7 @@ class Flow(Trained, ReverseKL):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
         resume: bool = True,
-        comm: Any = None,
+        comm: Communicator | None = None,
     ) -> Self:
         """Train by maximum likelihood on the rows of ``X``, keep the parameters that validate best, and return the flow.
 
@@ -647,7 +647,7 @@ class Flow(Trained, ReverseKL):
         --------
         >>> import penstock as ps
         >>> flow = ps.realnvp(2, rng=0)
-        >>> twin = flow.to("cpp")
+        >>> twin = flow.to("auto")
         >>> bool((twin.params == flow.params).all())
         True
         """

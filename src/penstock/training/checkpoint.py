@@ -38,6 +38,7 @@ HASHED_ROWS = 4096  # rows of each table that tell it from another one,
 HASHED_KEY = 0x9E3779B97F4A7C15  # chosen by this key, whatever the seed of the run
 VALUES = "values of "  # begins the name of a fact that is a hash
 START = "starting parameters"
+AGAIN = "resumed from"  # in the record: the parameters of the last call that went on with other ones
 MISSING = {"bootstrap": "False"}  # what facts are where they are not told, else "none"
 DERIVED = ("warmup", "patience")  # facts that others may change: told where nothing else is
 
@@ -105,6 +106,8 @@ class Checkpoint:
         self._facts = found.record["facts"]
         if found.ended:
             return
+        if facts[START] != self._facts[START]:
+            self._more[AGAIN] = facts[START]
         state = found.record["state"]
         began = state.get("attempt")  # not checked yet
         earlier = began["epoch"] if isinstance(began, dict) and whole(began.get("epoch")) else 0
@@ -172,8 +175,10 @@ class Found:
         before = self.record["facts"]
         # Whether rows are drawn decides the weights, too.
         implied = ("sample_weight",) if before.get("bootstrap") != now.get("bootstrap") else ()
-        # A flow that was loaded from the checkpoint, or that an interrupted fit has left, is where the run stands.
-        if before[START] != now[START] and now[START] != hash_of_numbers(self.contents.snapshot):
+        # A flow that was loaded from the checkpoint, or that an interrupted fit has left, is where the run stands; or where it
+        # stood when the last call went on with it, which an error has ended.
+        stands = hash_of_numbers(self.contents.snapshot), self.record.get(AGAIN)
+        if before[START] != now[START] and now[START] not in stands:
             told.append(
                 "the flow begins with other parameters (build it with rng=seed, so that they are the same every time, or take "
                 "penstock.load of the checkpoint)"

@@ -200,7 +200,7 @@ def test_every_option_of_fit_and_every_recipe_is_on_the_command_line() -> None:
     # one would want to freeze.
     elsewhere = {
         "self", "X", "context", "callbacks", "sample_weight", "rng", "progress", "freeze", "validation_context",
-        "validation_weight", "resume", "negative_weights", "dequantize",
+        "validation_weight", "resume", "negative_weights", "dequantize", "comm",
     }  # fmt: skip
     assert set(FIT_OPTIONS) == set(inspect.signature(ps.Flow.fit).parameters) - elsewhere
     exported = {name for name in ps.__all__ if getattr(getattr(ps, name), "__module__", "") == "penstock.recipes"}

@@ -242,6 +242,84 @@ def test_chunks_have_the_same_rows_whatever_the_kind(tmp_path: Path, monkeypatch
         assert [len(rows) for rows in read_table(name).chunks([0, 1])] == [4096, 4096, 1808]
 
 
+def parts_of(table: Any, path: str, parts: int) -> Any:
+    """The table with a known number of rows: of text, each part is counted by itself."""
+    if isinstance(table, text.TextTable):
+        assert table.n_rows is None
+        table.know([table.look(Path(path).stat().st_size, part, parts) for part in range(parts)])
+    return table
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 60])
+def test_text_is_read_from_any_row_on(shape: str, parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path, SHAPES[shape], "x.txt")
+    whole = read_table(path).array([0, 1])
+    for block in (4, 7, 1 << 20):
+        monkeypatch.setattr(text, "BLOCK", block)
+        table = parts_of(read_table(path), path, parts)
+        assert table.n_rows == len(whole)
+        for first in range(3):
+            for last in range(first, 3):
+                assert_same_bits(table.array([0, 1], first, last).reshape(-1, 2), whole[first:last])
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "dat", "parquet", "h5", "fits"])
+def test_a_part_of_the_rows_has_the_chunks_of_the_whole(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CHUNK", 1)
+    monkeypatch.setattr(text, "BLOCK", 9000)
+    rows = np.random.default_rng(0).normal(size=(10_000, 3))
+    path = str(tmp_path / f"x.{kind}")
+    write_rows(path, rows)
+    table = parts_of(read_table(path), path, 3)
+    assert table.n_rows == len(rows)
+    whole = list(table.chunks([2, 0]))
+    assert [len(chunk) for chunk in whole] == [4096, 4096, 1808]
+    for first, last in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (1, 1)):
+        found = list(table.chunks([2, 0], min(first * 4096, 10_000), min(last * 4096, 10_000)))
+        assert len(found) == last - first
+        for own, expected in zip(found, whole[first:last], strict=True):
+            assert_same_bits(own, expected)
+    for first, last in ((0, 10_000), (1, 9999), (2999, 3001), (5000, 5000), (9999, 10_000)):
+        assert_same_bits(table.array([2, 0], first, last), rows[first:last, [2, 0]])
+        for own, expected in zip(
+            table.arrays([1], [0], first=first, last=last), (rows[:, [1]], rows[:, [0]]), strict=True
+        ):
+            assert_same_bits(np.array(own), expected[first:last])
+    with pytest.raises(ValueError, match=r"has changed while it was read: there is no row 10000|mmap length"):
+        list(table.chunks([0], 9000, 10_001))
+
+
+def write_rows(path: str, rows: Array) -> None:
+    """A table with columns a, b and c."""
+    if path.endswith(".npy"):
+        np.save(path, rows)
+    elif path.endswith(".npz"):
+        np.savez(path, rows)
+    elif path.endswith(".parquet"):
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.table(dict(zip("abc", rows.T, strict=True))), path, row_group_size=3000)
+    elif path.endswith(".h5"):
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file["x"] = rows
+    elif path.endswith(".fits"):
+        pytest.importorskip("astropy.table").Table(rows, names=list("abc")).write(path)
+    else:
+        separator = "," if path.endswith(".csv") else " "
+        lines = [separator.join(map(repr, row)) for row in rows.tolist()]
+        lines[4000] += "\n\n# a comment"
+        Path(path).write_text("\n".join([separator.join("abc"), *lines]) + "\n")
+
+
+def test_errors_in_a_part_of_text_have_the_numbers_of_their_lines(tmp_path: Path) -> None:
+    path = put(tmp_path, "# first\na,b\n" + "1,2\n\n" * 500 + "1,x\n" + "1,2\n" * 300)
+    table = parts_of(read_table(path), path, 4)
+    with pytest.raises(ValueError, match="line 1003, column 'b': 'x' is not a number"):
+        table.array([0, 1], 490, 600)
+
+
 def test_chunks_that_are_made_ahead_are_the_same_and_so_are_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

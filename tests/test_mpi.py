@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,36 +16,21 @@ import numpy as np
 import pytest
 
 import penstock as ps
-from helpers import door
+from mpi_runs import command, environment
 
-door("mpi4py")
-
-HERE = Path(__file__).parent
-PROGRAM = HERE / "mpi" / "train.py"
-# Of a wheel it lies beside the interpreter.
-MPIRUN = shutil.which("mpirun", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
-if MPIRUN is None:
-    if os.environ.get("PENSTOCK_DOORS") == "1":
-        raise RuntimeError("there is no mpirun")
-    pytest.skip("there is no mpirun", allow_module_level=True)
-
-
-def command(n: int, *words: str | Path) -> list[str]:
-    """What runs the program on n ranks."""
-    return [str(MPIRUN), "-n", str(n), sys.executable, str(PROGRAM), *map(str, words)]
-
-
-def environment() -> dict[str, str]:
-    """For ranks: the package that is tested, and a thread each."""
-    path = os.pathsep.join([str(Path(ps.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "PENSTOCK_NUM_THREADS": "1"}
+PROGRAM = Path(__file__).parent / "mpi" / "train.py"
 
 
 def ranks(n: int, what: str, folder: Path, *words: str | Path, timeout: float = 300) -> Any:
     """What rank 0 has found."""
     out = folder / f"{what}-{n}.json"
     done = subprocess.run(
-        command(n, what, out, *words), env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        command(n, PROGRAM, what, out, *words),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(out.read_text())
@@ -118,7 +101,7 @@ def killed(n: int, seconds: float, folder: Path, model: Path, epochs: int) -> in
     for number in numbers:
         number.unlink(missing_ok=True)
     job = subprocess.Popen(
-        command(n, "resumable", out, model, str(epochs)), env=environment(), start_new_session=True,
+        command(n, PROGRAM, "resumable", out, model, str(epochs)), env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

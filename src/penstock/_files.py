@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,15 +20,22 @@ STALE = 3600.0  # seconds after which no file is still being written
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` when the block ends well, and vanishes when it does not."""
+def replacing(path: str, *, named: bool = False) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+
+    ``named``: it has a name beside ``path`` meanwhile, by which other processes write into it.
+    """
     target = _target(path)
     folder, beside = os.path.dirname(target), _beside(target)
     try:
-        with _unnamed(folder) or open(beside, "x+b") as file:
+        with (None if named else _unnamed(folder)) or open(beside, "x+b") as file:
             with suppress(OSError):  # a file that is replaced keeps its permissions
-                os.chmod(file.fileno(), os.stat(target).st_mode & 0o7777)
+                mode = os.stat(target).st_mode & 0o7777
+                os.chmod(file.fileno(), mode | (stat.S_IRUSR | stat.S_IWUSR if named else 0))
             yield file
+            if named:
+                with suppress(OSError):
+                    os.chmod(file.fileno(), os.stat(target).st_mode & 0o7777)
             file.flush()
             os.fsync(file.fileno())
             if isinstance(file.name, int):
@@ -36,9 +44,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     except OSError as error:
         with suppress(OSError):
             os.unlink(beside)
-        if error.filename not in (None, beside):  # of another file, which the block reads
-            raise
-        raise type(error)(error.errno, f"cannot write {path!r}: {error.strerror or error}") from error
+        raise _about(path, beside, error) from error
     except BaseException:
         with suppress(OSError):
             os.unlink(beside)
@@ -49,6 +55,28 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def joining(path: str, name: str) -> Iterator[BinaryIO]:
+    """The file ``name`` that another process has made by ``replacing(path, named=True)``."""
+    try:
+        with open(name, "r+b") as file:
+            yield file
+    except FileNotFoundError as error:
+        if error.filename != name:
+            raise
+        words = f"cannot write {path!r}: {name!r}, which another process has made, is not there; all must see one file system"
+        raise FileNotFoundError(error.errno, words) from None
+    except OSError as error:
+        raise _about(path, name, error) from error
+
+
+def _about(path: str, own: str, error: OSError) -> OSError:
+    """An error of a file that is written for ``path``, in words; one of another file, which the block reads, as it is."""
+    if error.filename not in (None, own):
+        return error
+    return type(error)(error.errno, f"cannot write {path!r}: {error.strerror or error}")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -110,6 +110,7 @@ def _fit_parser(commands: Any) -> None:
         "--seed", type=_seed, default=0, metavar="N", help="seed of split, start and order (default: %(default)s)"
     )
     _common_options(fit)
+    _mpi_option(fit)
     group = fit.add_argument_group("the flow")
     supports.add_options(group, _words)
     group.add_argument(
@@ -198,6 +199,7 @@ def _sample_parser(commands: Any) -> None:
     group.add_argument("--keep-context", action="store_true", help="further columns: the context of each draw")
     _reading_options(group, f"get no draws{KEPT}")
     _common_options(sample)
+    _mpi_option(sample)
     sample.set_defaults(run=_sample)
 
 
@@ -231,6 +233,7 @@ def _score_parser(commands: Any) -> None:
         "with one column. Only their ratios matter; rows of weight 0 do not count",
     )
     _common_options(score)
+    _mpi_option(score)
     score.set_defaults(run=_score)
 
 
@@ -339,6 +342,15 @@ def _common_options(parser: Any) -> None:
     loud = parser.add_mutually_exclusive_group()
     loud.add_argument("-q", "--quiet", action="store_true", help="no progress bar, and print results only")
     loud.add_argument("--progress", action="store_true", help="a progress bar also where no terminal is")
+
+
+def _mpi_option(parser: Any) -> None:
+    parser.add_argument(
+        "--mpi",
+        action="store_true",
+        help="under mpirun, srun or mpiexec: all processes share the work, and the first one prints. Files are on a file system "
+        "that all see; a table that is written is .npy, .csv or .tsv (needs mpi4py)",
+    )
 
 
 def _add(group: Any, options: dict[str, tuple[Callable[[str], Any], str, str]], defaults: dict[str, Any]) -> None:

@@ -53,13 +53,13 @@ class _ColumnsTable(Table):
         super().__init__(path, n_rows, len(columns), [column.name for column in columns], missing)
         self._columns = columns
 
-    def _chunks(self, columns: Sequence[int]) -> Iterator[Array]:
+    def _chunks(self, columns: Sequence[int], first: int, last: int | None) -> Iterator[Array]:
         assert self.n_rows is not None
         size, readers = chunk_rows(len(columns)), [self._reader(i) for i in columns]
+        end = self.n_rows if last is None else last
         with self._open() as file:
-            for first in range(0, self.n_rows, size):
-                last = min(first + size, self.n_rows)
-                yield _beside([read(file, first, last) for read in readers])
+            for begin in range(first, end, size):
+                yield _beside([read(file, begin, min(begin + size, end)) for read in readers])
 
     def _open(self) -> Any:
         raise NotImplementedError
@@ -98,7 +98,7 @@ class ParquetTable(Table):
         self._open = partial(parquet.ParquetFile, path, memory_map=True)
         super().__init__(path, count, len(self._schema.names), self._schema.names, missing)
 
-    def _chunks(self, columns: Sequence[int]) -> Iterator[Array]:
+    def _chunks(self, columns: Sequence[int], first: int, last: int | None) -> Iterator[Array]:
         schema = self._schema
         names = [schema.names[i] for i in columns]
         for i, name in zip(columns, names, strict=True):
@@ -110,8 +110,12 @@ class ParquetTable(Table):
                 raise ValueError(f"{self.path}, column {name!r}: must hold numbers, got {schema.field(i).type}")
         try:
             with self._open() as file:
-                for batch in file.iter_batches(chunk_rows(len(columns)), columns=names):
-                    yield _beside([self._values(batch.column(batch.schema.get_field_index(name))) for name in names])
+                groups, at = _groups(file.metadata, first, last)
+                for batch in file.iter_batches(chunk_rows(len(columns)), groups, names):
+                    part = batch.slice(max(first - at, 0), None if last is None else max(last - max(first, at), 0))
+                    at += batch.num_rows
+                    if part.num_rows:
+                        yield _beside([self._values(part.column(part.schema.get_field_index(name))) for name in names])
         except self._arrow.ArrowException as error:
             raise ValueError(f"{self.path}: {error}") from None
 
@@ -140,6 +144,14 @@ class ParquetTable(Table):
         if array.null_count:
             return np.where(_bits(filled, array), values, np.nan)
         return values
+
+
+def _groups(metadata: Any, first: int, last: int | None) -> tuple[list[int], int]:
+    """The groups of rows that hold rows ``first`` to ``last - 1``, and the number of the first row in them."""
+    ends = np.cumsum([0] + [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+    end = int(ends[-1]) if last is None else last
+    found = [i for i in range(metadata.num_row_groups) if ends[i] < end and ends[i + 1] > first]
+    return found, int(ends[found[0]]) if found else first
 
 
 def _bits(buffer: Any, array: Any) -> Array:

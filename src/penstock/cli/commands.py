@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import itertools
 import logging
 import os
 import secrets
@@ -29,11 +28,12 @@ from penstock.cli.columns import (
     missing_cells,
     score_columns,
 )
-from penstock.cli.draws import Draws, given_contexts
-from penstock.cli.sinks import check_library, table_file
+from penstock.cli.draws import Draws, Pieces, given_contexts
+from penstock.cli.ranks import Job, shared_table
+from penstock.cli.sinks import check_library
 from penstock.cli.supports import CONTEXT, supports
 from penstock.cli.tables import READ, TEXT, Table, ahead, chunk_rows, is_stream, read_table, suffix
-from penstock.cli.weights import Mean, beside, weight_column
+from penstock.cli.weights import Mean, Part, beside, part_of_mean, weight_column
 from penstock.files import members, model
 from penstock.history import History
 from penstock.recipes import RECIPES
@@ -52,15 +52,20 @@ def fit(arguments: argparse.Namespace) -> int:
     table = _opened(arguments, nan=arguments.weights is not None)
     given = indices(arguments.context_columns or (), table, "--context-columns")
     columns, place, weights = _fit_columns(arguments, table, given)
-    rows, context, column = table.arrays(columns, given, place)
-    weight = weights.array([0])[:, 0] if weights else column[:, 0] if place else None
+    ranks: Job | None = arguments.ranks
+    first, last = (0, None) if ranks is None else ranks.rows(table, weights)
+    rows, context, column = table.arrays(columns, given, place, first=first, last=last)
+    weight = weights.array([0], first, last)[:, 0] if weights else column[:, 0] if place else None
+    n_rows = len(rows)
+    if ranks is not None:
+        n_rows, table.dropped = (sum(own) for own in zip(*ranks.told((n_rows, table.dropped)), strict=True))
     support = supports(arguments, table, columns)
     flow = _new_flow(arguments, len(columns), len(given), support, supports(arguments, table, given, CONTEXT))
     keep_names(flow, table, columns, given)
     flow._missing = None if arguments.missing is None else tuple(arguments.missing)
     weighted = "" if arguments.weights is None else f", weights from {arguments.weights}"
     conditional = f", given {table.describe(given)}" if given else ""
-    say(f"{table.path}: {len(rows)} rows, {table.describe(columns)}{conditional}{weighted}")
+    say(f"{table.path}: {n_rows} rows, {table.describe(columns)}{conditional}{weighted}")
     _tell_dropped(table, sys.stdout)
     say(repr(flow))
     began = time.perf_counter()
@@ -68,10 +73,11 @@ def fit(arguments: argparse.Namespace) -> int:
         flow.fit(
             rows, context=context if given else None, sample_weight=weight, rng=arguments.seed,
             dequantize=lattice_columns(arguments, table, columns), progress=_progress(arguments), **arguments.fit_options,
+            **({} if ranks is None else {"comm": ranks.comm}),
         )  # fmt: skip
     seconds = time.perf_counter() - began
     interrupted = "interrupted" in flow.history.stopped
-    if interrupted and not len(flow.history):
+    if interrupted and (not len(flow.history) or (ranks is not None and ranks.any(ranks.terminated))):
         raise KeyboardInterrupt
     say(_outcome(flow.history))
     say(f"trained for {seconds:.1f} s")
@@ -79,7 +85,8 @@ def fit(arguments: argparse.Namespace) -> int:
     if interrupted and kept is not None and os.path.realpath(kept) == os.path.realpath(arguments.output):
         say(f"kept: {kept}, the best flow so far; the same command goes on from it")
         return 130
-    flow.save(arguments.output)
+    if ranks is None or ranks.rank == 0:
+        flow.save(arguments.output)
     say(f"written: {arguments.output}")
     return 130 if interrupted else 0
 
@@ -147,19 +154,24 @@ def sample(arguments: argparse.Namespace) -> int:
     _check_output(arguments.output, arguments.model, given.path)
     check_library(arguments.output)
     table = Draws(arguments, flow, given)
-    n, m = arguments.n, 1 if given.rows is None else len(given.rows)
+    n, ranks = arguments.n, arguments.ranks
     if arguments.first and arguments.seed is None:
         raise ValueError("--first counts the draws of one --seed, which must be given, too")
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed
+    pieces = Pieces(given, n, chunk_rows(flow.dim))
+    own = range(len(pieces))
+    if ranks is not None:
+        seed, own = ranks.of_first(seed), ranks.run_of(len(pieces))
+    begin, end = pieces.before(own.start), pieces.before(own.stop)
     with (
-        table_file(arguments.output, table.columns, name="samples") as write,
-        _bar(arguments, given.count * n) as update,
-    ):
-        size = chunk_rows(flow.dim)
-        together = max(1, size // max(n, 1))  # rows of context in a chunk
-        for row, first in itertools.product(range(0, m, together), range(0, n, size)):
-            count = min(size, n - first)
-            blocks = table.draw(count, range(row, min(row + together, m)), rng=seed, first=arguments.first + first)
+        shared_table(
+            ranks, arguments.output, table.columns, name="samples", first=begin, count=given.count * n
+        ) as write,
+        _bar(arguments, end - begin) as update,
+    ):  # fmt: skip
+        for k in own if ranks is None else ranks.meeting(own, len(pieces)):
+            places, first, count = pieces[k]
+            blocks = table.draw(count, places, rng=seed, first=arguments.first + first)
             write(*blocks)
             update(len(blocks[0]))
     say = _say(arguments.output)
@@ -189,37 +201,50 @@ def score(arguments: argparse.Namespace) -> int:
     flow = ps.load(arguments.model, backend=arguments.backend)
     table = _opened(arguments, expected=(*flow._columns, *flow._context_columns), kept=flow._missing)
     columns, given, place, weights = score_columns(arguments, table, flow)
-    chunks = table.chunks([*columns, *given, *place])
+    chosen = [*columns, *given, *place]
+    ranks: Job | None = arguments.ranks
+    size = chunk_rows(len(chosen))
+    first, last = (0, None) if ranks is None else ranks.rows(table, weights, size=size)
+    chunks = table.chunks(chosen, first, last)
     if weights is not None:
-        chunks = beside(chunks, weights, table.path)
+        chunks = beside(chunks, weights, table.path, first, last)
     if suffix(arguments.data) in TEXT and not is_stream(arguments.data):  # whose wait for data nothing could end
         chunks = ahead(chunks)
+    if ranks is not None:
+        chunks = ranks.meeting(chunks, -(-(table.n_rows or 0) // size))
     weighted, width = arguments.weights is not None, flow.dim + flow.context_dim
-    mean = Mean()
-    n_rows = n_nan = n_missing = 0
-    total = 0.0
+    parts: list[tuple[tuple[int, int, int], float, Part | None]] = []
     with (
         nullcontext(_nowhere)
         if arguments.output is None
-        else table_file(arguments.output, [("log_prob", flow.dtype)], name="log_prob", flat=True) as write,
-        _bar(arguments, table.n_rows) as update,
-    ):
+        else shared_table(
+            ranks, arguments.output, [("log_prob", flow.dtype)], name="log_prob", flat=True, first=first, count=table.n_rows or 0
+        ) as write,
+        _bar(arguments, table.n_rows if last is None else last - first) as update,
+    ):  # fmt: skip
         for chunk in chunks:
             rows = chunk[:, : flow.dim]
             log_prob = flow.log_prob(rows, chunk[:, flow.dim : width] if given else None)
             write(log_prob)
             nan = np.isnan(log_prob)
-            n_rows += len(rows)
-            n_nan += int(nan.sum())
             empty = np.isnan(chunk).any(axis=1) if table.missing.given else nan
-            n_missing += int(empty.sum()) if table.missing.given else 0
+            own, sums = 0.0, None
             if weighted:
                 weight = np.where(nan | empty, 0, chunk[:, width])
-                _check_weights(weight, n_rows - len(rows), arguments.weights)
-                mean.add(log_prob, weight)
+                _check_weights(weight, first, arguments.weights)
+                sums = part_of_mean(log_prob, weight)
             else:
-                total += float((log_prob[~nan] if nan.any() else log_prob).sum(dtype=np.float64))
+                own = float((log_prob[~nan] if nan.any() else log_prob).sum(dtype=np.float64))
+            parts.append(((len(rows), nan.sum(), empty.sum() if table.missing.given else 0), own, sums))
+            first += len(rows)
             update(len(rows))
+    # In the order of the file, whoever has read a chunk: so no bit of the mean depends on who did.
+    counts, total, mean = np.zeros(3, np.int64), 0.0, Mean()
+    for count, own, sums in parts if ranks is None else ranks.all_of(parts):
+        counts += count
+        total += own
+        mean.add(sums)
+    n_rows, n_nan, n_missing = counts.tolist()
     say = _say(arguments.output)
     say(f"rows: {n_rows}")
     if table.missing.given:

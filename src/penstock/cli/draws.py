@@ -103,6 +103,46 @@ def _check_inside(rows: Array, kept: Array | None, flow: ps.Flow | ps.Ensemble) 
     check_inside(Rows(rows, None, weight), spec.context_support, flow._context_columns, name="--context")
 
 
+class Pieces:
+    """The chunks that draws are made in, by number: some neighbouring rows of context, or a part of the draws for one.
+
+    Parameters
+    ----------
+    given : Contexts
+    n : int
+        Draws for each row of context.
+    size : int
+        Draws in a chunk.
+    """
+
+    def __init__(self, given: Contexts, n: int, size: int) -> None:
+        self._given, self._n, self._size = given, n, size
+        self._m = 1 if given.rows is None else len(given.rows)
+        self._together = max(1, size // max(n, 1))  # rows of context in a chunk
+        self._each = -(-n // size)  # chunks for a row of context, or for several
+
+    def __len__(self) -> int:
+        return -(-self._m // self._together) * self._each
+
+    def __getitem__(self, k: int) -> tuple[range, int, int]:
+        """The rows of context of a chunk, and for each the number of the first draw and how many there are."""
+        row, first = k // self._each * self._together, k % self._each * self._size
+        return range(row, min(row + self._together, self._m)), first, min(self._size, self._n - first)
+
+    def before(self, k: int) -> int:
+        """Rows of the table that is written before those of a chunk."""
+        if k == len(self):
+            return self._given.count * self._n
+        places, first, _ = self[k]
+        kept = self._given.kept
+        earlier, own = (
+            (places.start, len(places))
+            if kept is None
+            else (int(kept[: places.start].sum()), int(kept[places.start : places.stop].sum()))
+        )
+        return earlier * self._n + own * first
+
+
 class Draws:
     """The columns of the draws: on demand the number of the row of context, the data, the context, the log-density.
 

@@ -13,11 +13,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 import penstock as ps
 from penstock.cli.args import parser
+
+if TYPE_CHECKING:
+    from penstock.cli.ranks import Job
 
 
 class _Terminated(BaseException):
@@ -26,33 +29,58 @@ class _Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    with _streams():
-        arguments = parser().parse_args(argv)
+    with _streams(), ExitStack() as stack:
+        ranks: Job | None = None
         try:
-            with _terminable():
-                code = _run(arguments)
+            if "--mpi" in (sys.argv[1:] if argv is None else argv):  # before wrong usage is told, once
+                ranks = stack.enter_context(_job())
+            arguments = parser().parse_args(argv)
+            with _terminable(ranks):
+                code = _run(arguments, ranks)
             sys.stdout.flush()
             return code
-        except KeyboardInterrupt:
-            print("\npenstock: interrupted", file=sys.stderr)
-            return 130
-        except _Terminated:
-            print("penstock: terminated", file=sys.stderr)
-            return 128 + signal.SIGTERM
-        except BrokenPipeError:
-            # The reader has ended, as in ``penstock info | head -1``. What is still to be flushed goes nowhere.
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
-            print(f"penstock: {_message(error)}", file=sys.stderr)
-            return 1
+        except SystemExit:  # of the parser, on each rank
+            raise
+        except BaseException as error:
+            ended, words = _end(error)
+            if ranks is not None:
+                ended, words = ranks.agreed(error, ended, words)
+            if ended is None:
+                raise
+            if words:
+                print(words, file=sys.stderr)
+            return ended
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _end(error: BaseException) -> tuple[int | None, str]:
+    """The exit code after an error, None where it is a bug, and what is said of it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "\npenstock: interrupted"
+    if isinstance(error, _Terminated):
+        return 128 + signal.SIGTERM, "penstock: terminated"
+    if isinstance(error, BrokenPipeError):
+        # The reader has ended, as in ``penstock info | head -1``. What is still to be flushed goes nowhere.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1, ""
+    if isinstance(error, (OSError, ValueError, RuntimeError, ImportError, MemoryError)):
+        return 1, f"penstock: {_message(error)}"
+    return None, f"penstock: {type(error).__name__}: {error}"
+
+
+def _job() -> AbstractContextManager[Job]:
+    from penstock.cli import ranks
+
+    return ranks.job()
+
+
+def _run(arguments: argparse.Namespace, ranks: Job | None) -> int:
     number = getattr(arguments, "threads", None)
-    with warnings.catch_warnings(), nullcontext() if number is None else ps.threads(number):
+    with warnings.catch_warnings(), nullcontext() if number is None else ps.threads(number), ranks or nullcontext():
         warnings.showwarning = _show_warning
+        arguments.ranks = ranks
+        if ranks is not None:
+            ranks.check(arguments)
         return int(arguments.run(arguments))
 
 
@@ -81,11 +109,12 @@ def _streams() -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Within the block SIGTERM raises, unless somebody else handles it."""
+def _terminable(ranks: Job | None) -> Iterator[None]:
+    """Within the block SIGTERM raises, unless somebody else handles it; with ranks, when all meet."""
 
     def terminate(number: int, frame: object) -> None:
-        raise _Terminated
+        if ranks is None or not ranks.terminate():
+            raise _Terminated
 
     own = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if own:

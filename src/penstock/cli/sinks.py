@@ -57,7 +57,7 @@ def table_file(path: str, columns: Columns, *, name: str, flat: bool = False) ->
         if kind not in TEXT:
             raise ValueError(f"{path!r} is no ordinary file, and such a one can be written as .csv only")
         with _stream(path) as stream:
-            yield _text(stream, columns, kind)
+            yield text_rows(stream, columns, kind)
             stream.flush()
         return
     check_library(path)
@@ -65,7 +65,7 @@ def table_file(path: str, columns: Columns, *, name: str, flat: bool = False) ->
     tail = () if flat else (len(columns),)
     with replacing(path) as file:
         if kind in TEXT:
-            yield _text(file, columns, kind)
+            yield text_rows(file, columns, kind)
         elif kind == ".npy":
             with _npy(file, dtype, tail) as write:
                 yield write
@@ -89,9 +89,19 @@ def _stream(path: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdout.buffer)
 
 
-def _text(file: BinaryIO, columns: Columns, kind: str) -> Write:
+def text_rows(file: BinaryIO, columns: Columns, kind: str, *, header: bool = True) -> Write:
+    """A function that appends lines, behind one with the names of the columns."""
     separator = "\t" if kind == ".tsv" else ","
-    names = [name for name, _ in columns]
+    if header:
+        file.write(_text_header([name for name, _ in columns], separator))
+
+    def write(*blocks: Array) -> None:
+        file.write(digits.lines([_table(block) for block in blocks], separator.encode()))
+
+    return write
+
+
+def _text_header(names: Sequence[str], separator: str) -> bytes:
     header = io.StringIO()
     # What a reader could take for a comment is quoted, too.
     commented = names[0].lstrip().startswith("#")
@@ -99,12 +109,7 @@ def _text(file: BinaryIO, columns: Columns, kind: str) -> Write:
         header, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL if commented else csv.QUOTE_MINIMAL
     )
     dialect.writerow(names)
-    file.write(header.getvalue().encode())
-
-    def write(*blocks: Array) -> None:
-        file.write(digits.lines([_table(block) for block in blocks], separator.encode()))
-
-    return write
+    return header.getvalue().encode()
 
 
 def _table(block: Array) -> Array:
@@ -116,23 +121,30 @@ def _npy(file: BinaryIO, dtype: np.dtype[Any], tail: tuple[int, ...]) -> Iterato
     """The header is written twice: at the end the number of rows is known. NumPy leaves room for that."""
     count = 0
 
-    def header() -> None:
-        record = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, *tail)}
-        np.lib.format.write_array_header_1_0(file, record)
-
     def write(*blocks: Array) -> None:
         nonlocal count
-        rows = blocks[0] if len(blocks) == 1 else np.concatenate([_table(block) for block in blocks], axis=1)
-        file.write(np.ascontiguousarray(rows, dtype).data)
-        count += len(rows)
+        file.write(npy_rows(blocks, dtype))
+        count += len(blocks[0])
 
-    header()
-    start = file.tell()
+    start = file.write(npy_header(dtype, (0, *tail)))
     yield write
     file.seek(0)
-    header()
-    if file.tell() != start:
+    if file.write(npy_header(dtype, (count, *tail))) != start:
         raise RuntimeError("the header of a .npy file has grown over its numbers")
+
+
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands in a .npy file before the numbers."""
+    file = io.BytesIO()
+    record = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, record)
+    return file.getvalue()
+
+
+def npy_rows(blocks: Sequence[Array], dtype: np.dtype[Any]) -> memoryview:
+    """Rows as a .npy file has them."""
+    rows = blocks[0] if len(blocks) == 1 else np.concatenate([_table(block) for block in blocks], axis=1)
+    return np.ascontiguousarray(rows, dtype).data
 
 
 def _pack(whole: BinaryIO, file: BinaryIO, name: str) -> None:

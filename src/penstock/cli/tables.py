@@ -116,13 +116,12 @@ class Table:
         """A column in words."""
         return f"column {self.names[index]!r}" if self.names else f"column {index} (the first is 0)"
 
-    def chunks(self, columns: Sequence[int]) -> Iterator[Array]:
+    def chunks(self, columns: Sequence[int], first: int = 0, last: int | None = None) -> Iterator[Array]:
         """These columns of the rows in order, in chunks whose size depends on how many they are, and on no kind of file.
 
-        Where values are missing there is NaN.
+        Where values are missing there is NaN. Only rows ``first`` to ``last - 1`` are read, where the number of all is known.
         """
-        first = 0
-        for rows in _evenly(self._chunks(list(columns)), chunk_rows(len(columns))):
+        for rows in _evenly(self._chunks(list(columns), first, last), chunk_rows(len(columns))):
             marked = self.missing.mark(rows)
             if not (self.missing.nan or self.missing.given) and np.isnan(marked).any():
                 row, column = np.argwhere(np.isnan(marked))[0]
@@ -131,20 +130,25 @@ class Table:
                 )
             yield marked
             first += len(rows)
+        if last is not None and first != last:
+            raise ValueError(f"{self.path} has changed while it was read: there is no row {first}")
 
-    def _chunks(self, columns: Sequence[int]) -> Iterator[Array]:
+    def _chunks(self, columns: Sequence[int], first: int, last: int | None) -> Iterator[Array]:
         """These columns of the rows in order, in chunks of any size."""
         raise NotImplementedError
 
-    def arrays(self, *columns: Sequence[int]) -> list[Array]:
-        """All rows of each of some lists of columns, in one pass over the file, without those where values are missing."""
+    def arrays(self, *columns: Sequence[int], first: int = 0, last: int | None = None) -> list[Array]:
+        """All rows of each of some lists of columns, in one pass over the file, without those where values are missing.
+
+        Or of rows ``first`` to ``last - 1`` alone.
+        """
         together = [column for listed in columns for column in listed]
-        rows = self._together(self._filled(together), len(together))
+        rows = self._together(self._filled(self.chunks(together, first, last)), len(together))
         return np.split(rows, np.cumsum([len(listed) for listed in columns])[:-1], axis=1)
 
-    def _filled(self, columns: Sequence[int]) -> Iterator[Array]:
+    def _filled(self, chunks: Iterable[Array]) -> Iterator[Array]:
         """Chunks of the rows in which nothing is missing."""
-        for rows in self.chunks(columns):
+        for rows in chunks:
             empty = np.isnan(rows).any(axis=1) if self.missing.given else np.zeros(0, dtype=bool)
             self.dropped += int(empty.sum())
             yield rows[~empty] if empty.any() else rows
@@ -153,9 +157,9 @@ class Table:
         parts = list(chunks)
         return np.concatenate(parts) if parts else np.zeros((0, columns))
 
-    def array(self, columns: Sequence[int]) -> Array:
-        """All rows of these columns."""
-        return self.arrays(columns)[0]
+    def array(self, columns: Sequence[int], first: int = 0, last: int | None = None) -> Array:
+        """All rows of these columns, or rows ``first`` to ``last - 1``."""
+        return self.arrays(columns, first=first, last=last)[0]
 
 
 def _evenly(parts: Iterable[Array], size: int) -> Iterator[Array]:
@@ -199,12 +203,11 @@ class ArrayTable(Table):
             raise ValueError(f"{path} must hold an array of shape (rows, columns), got {array.shape}")
         super().__init__(path, len(self.rows), self.rows.shape[1], (), missing)
 
-    def _chunks(self, columns: Sequence[int]) -> Iterator[Array]:
-        assert self.n_rows is not None
-        size = chunk_rows(len(columns))
+    def _chunks(self, columns: Sequence[int], first: int, last: int | None) -> Iterator[Array]:
+        size, end = chunk_rows(len(columns)), len(self.rows) if last is None else last
         every = list(columns) == list(range(self.n_columns))
-        for first in range(0, self.n_rows, size):
-            rows = self._window(first, min(first + size, self.n_rows))
+        for begin in range(first, end, size):
+            rows = self._window(begin, min(begin + size, end))
             yield rows if every else rows.take(columns, axis=1)
 
     def _window(self, first: int, last: int) -> Array:
@@ -214,22 +217,22 @@ class ArrayTable(Table):
         offset = self.mapped.offset + first * self.rows.strides[0]
         return np.memmap(self.source, self.mapped.dtype, "r", offset, (last - first, self.n_columns))
 
-    def arrays(self, *columns: Sequence[int]) -> list[Array]:
-        """All rows of each of some lists of columns, without those where values are missing."""
+    def arrays(self, *columns: Sequence[int], first: int = 0, last: int | None = None) -> list[Array]:
+        """All rows of each of some lists of columns, without those where values are missing; or of some rows alone."""
         if self.missing.given:
-            return super().arrays(*columns)
-        return [self._array(listed) for listed in columns]
+            return super().arrays(*columns, first=first, last=last)
+        return [self._array(listed, first, last) for listed in columns]
 
-    def _array(self, columns: Sequence[int]) -> Array:
-        """All rows of these columns; where they do not lie evenly, a copy, which of a mapped file is a mapped file."""
+    def _array(self, columns: Sequence[int], first: int, last: int | None) -> Array:
+        """Rows of these columns; where they do not lie evenly, a copy, which of a mapped file is a mapped file."""
         if not columns:
-            return self.rows[:, :0]
+            return self.rows[first:last, :0]
         steps = {b - a for a, b in itertools.pairwise(columns)} or {1}
         if len(steps) == 1 and min(steps) > 0:
-            return self.rows[:, columns[0] : columns[-1] + 1 : min(steps)]
+            return self.rows[first:last, columns[0] : columns[-1] + 1 : min(steps)]
         if self.mapped is None:
-            return self.rows.take(columns, axis=1)
-        return self._together(self.chunks(columns), len(columns))
+            return self.rows[first:last].take(columns, axis=1)
+        return self._together(self.chunks(columns, first, last), len(columns))
 
     def _together(self, chunks: Iterable[Array], columns: int) -> Array:
         if self.mapped is None:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,14 @@ SEPARATORS = ("\t", ";", ",")
 BLANKS = ""  # the separator of columns with runs of spaces or tabs between them
 NUMERIC = b"0123456789+-.eEnaftiyNAFTIY"  # all that is in numbers, NaN and infinity
 PLAIN = NUMERIC + b";"
+
+
+class Mark(NamedTuple):
+    """A place in a file of text where a line begins: the byte, and the lines and rows before it, or in the part there."""
+
+    begin: int
+    line: int
+    row: int
 
 
 class TextTable(Table):
@@ -64,6 +72,7 @@ class TextTable(Table):
         following = self._fields(lines[1]) if len(lines) > 1 else None
         named = _is_header(fields, following, expected, missing) if header is None else header
         self._skip = sample[0][0] if named else 0
+        self._marks = [Mark(0, 0, 0)]
         names = fields if named else () if header is False else self._commented(comment, len(fields))
         super().__init__(called, None, len(fields), names, missing)
         if named and header is None and any(map(is_number, fields)) and not set(expected) & set(fields):
@@ -100,26 +109,52 @@ class TextTable(Table):
 
     # --- blocks -----------------------------------------------------------------------------------------------------
 
-    def _chunks(self, columns: Sequence[int]) -> Iterator[Array]:
-        number = 1
+    def look(self, size: int, part: int, parts: int) -> Mark:
+        """Count the lines in one of so many parts of the first ``size`` bytes of the file, without a look at their numbers."""
+        with _open(self._source) as file:
+            begin, end = (_line_start(file, size * i // parts) for i in (part, part + 1))
+            lines = rows = 0
+            for block in _blocks(file, begin, end):
+                lines += block.count(b"\n")
+                rows += _count_filled(block)
+        return Mark(begin, lines, rows)
+
+    def know(self, looks: Sequence[Mark]) -> None:
+        """Take what was counted in all parts: then the number of rows is known, and one may begin to read at any."""
+        self._marks, line, row = [], 0, 0
+        header = 1 if self._skip else 0  # it is counted, as the first that is filled
+        for begin, lines, rows in looks:
+            self._marks.append(Mark(begin, line, max(row - header, 0)))
+            line, row = line + lines, row + rows
+        self.n_rows = row - header
+
+    def _chunks(self, columns: Sequence[int], first: int, last: int | None) -> Iterator[Array]:
+        mark = max(mark for mark in self._marks if mark.row <= first)
+        number, row = mark.line + 1, mark.row
         with nullcontext() if self._once else _open(self._source) as file:
-            blocks = self._rest if file is None else _blocks(file)
+            blocks = self._rest if file is None else _blocks(file, mark.begin)
             if blocks is None:
                 raise RuntimeError(f"{self.path} can be read once only")
             self._rest = None
             for block in blocks:
+                if last is not None and row >= last:
+                    return
                 lines = block.count(b"\n")
                 skipped = self._skip - number + 1
                 if skipped > 0:  # the header, and what stands before it
                     cut = min(skipped, lines)
                     block = block.split(b"\n", cut)[-1]
                     number, lines = number + cut, lines - cut
+                if row < first and (filled := _count_filled(block)) <= first - row:
+                    number, row = number + lines, row + filled
+                    continue
                 rows = self._quick(block, columns)
                 if rows is None:
                     rows = self._careful(block.decode("utf-8", "replace"), number, columns)
+                number, begin, row = number + lines, row, row + len(rows)
+                rows = rows[max(first - begin, 0) : None if last is None else last - begin]
                 if len(rows):
                     yield rows
-                number += lines
 
     def _quick(self, block: bytes, columns: Sequence[int]) -> Array | None:
         """The chosen cells of a block without anything unusual in it; None if there is."""
@@ -330,14 +365,20 @@ def _open(path: str) -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines, each with its end; carriage returns are ends as well, or part of one."""
-    rest = bytearray(file.read(BLOCK).removeprefix(b"\xef\xbb\xbf"))
+def _blocks(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """Whole lines, each with its end; carriage returns are ends as well, or part of one. Perhaps of some bytes alone."""
+    if begin or end is not None:  # a stream stays where it is
+        file.seek(begin)
+    left = sys.maxsize if end is None else end - begin
+    first = file.read(min(BLOCK, left))
+    left -= len(first)
+    rest = bytearray(first if begin else first.removeprefix(b"\xef\xbb\xbf"))
     cut = rest.rfind(b"\n") + 1
     if cut:
         yield _lines(bytes(rest[:cut]))
         del rest[:cut]
-    while data := file.read(BLOCK):
+    while data := file.read(min(BLOCK, left)):
+        left -= len(data)
         looked_at = len(rest)
         rest += data
         cut = rest.rfind(b"\n", looked_at) + 1
@@ -346,6 +387,24 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
             del rest[:cut]
     if rest:
         yield _lines(bytes(rest) + b"\n")
+
+
+def _line_start(file: BinaryIO, at: int) -> int:
+    """Where the first line begins at ``at`` or behind it."""
+    if at:
+        file.seek(at - 1)
+        file.readline()
+        return file.tell()
+    return file.seek(0)
+
+
+def _count_filled(block: bytes) -> int:
+    """How many lines are neither blank nor a comment. As a rule their first characters tell."""
+    chars = np.frombuffer(block, dtype=np.uint8)
+    starts = np.concatenate([chars[:1], chars[1:][chars[:-1] == ord("\n")]])
+    if ((starts > ord(" ")) & (starts < 127) & (starts != ord("#"))).all():
+        return len(starts)
+    return sum(map(_is_filled, block.decode("utf-8", "replace").split("\n")))
 
 
 def _lines(block: bytes) -> bytes:

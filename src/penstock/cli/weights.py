@@ -33,9 +33,12 @@ def weight_column(
     return [], own
 
 
-def beside(chunks: Iterator[Array], own: Table, path: str) -> Iterator[Array]:
-    """Chunks of rows of the table at ``path``, with the weights of a table of their own as a further column at the end."""
-    held, n, parts = np.zeros((0, 1)), 0, own.chunks([0])
+def beside(chunks: Iterator[Array], own: Table, path: str, first: int = 0, last: int | None = None) -> Iterator[Array]:
+    """Chunks of rows of the table at ``path``, with the weights of a table of their own as a further column at the end.
+
+    Perhaps of rows ``first`` to ``last - 1`` of both alone.
+    """
+    held, n, parts = np.zeros((0, 1)), 0, own.chunks([0], first, last)
     for rows in chunks:
         while len(held) < len(rows):
             part = next(parts, None)
@@ -48,6 +51,22 @@ def beside(chunks: Iterator[Array], own: Table, path: str) -> Iterator[Array]:
         raise ValueError(f"--weights: {own.path} has more rows than {path}, which has {n}")
 
 
+# Of numbers: the largest weight is between 1/2 and 1 times two to this power, in which unit w x, w and w^2 are summed.
+Part = tuple[int, Array]
+POWERS = np.array([1, 1, 2])
+
+
+def part_of_mean(values: Array, weight: Array) -> Part | None:
+    """What a mean needs of some numbers; those of weight 0 do not count, whatever they are."""
+    values, weight = values[weight != 0].astype(np.float64), weight[weight != 0].astype(np.float64)
+    if not len(weight):
+        return None
+    exponent = math.frexp(float(np.abs(weight).max()))[1]
+    with np.errstate(all="ignore"):
+        w = np.ldexp(weight, -exponent)
+        return exponent, np.array([(w * values).sum(), w.sum(), (w * w).sum()])
+
+
 class Mean:
     """The weighted mean of numbers that come in parts. Only the ratios of weights matter, whatever their size."""
 
@@ -55,18 +74,15 @@ class Mean:
         self._exponent: int | None = None  # the largest weight so far is between 1/2 and 1 times two to this power
         self._sums = np.zeros(3)
 
-    def add(self, values: Array, weight: Array) -> None:
-        """Take further numbers; those of weight 0 do not count, whatever they are."""
-        values, weight = values[weight != 0].astype(np.float64), weight[weight != 0].astype(np.float64)
-        if not len(weight):
+    def add(self, part: Part | None) -> None:
+        """Take the sums of further numbers, in their order."""
+        if part is None:
             return
-        exponent = math.frexp(float(np.abs(weight).max()))[1]
+        exponent, sums = part
         if self._exponent is None or exponent > self._exponent:
-            self._sums = np.ldexp(self._sums, ((self._exponent or 0) - exponent) * np.array([1, 1, 2]))
+            self._sums = np.ldexp(self._sums, ((self._exponent or 0) - exponent) * POWERS)
             self._exponent = exponent
-        with np.errstate(all="ignore"):
-            w = np.ldexp(weight, -self._exponent)
-            self._sums += [(w * values).sum(), w.sum(), (w * w).sum()]
+        self._sums += np.ldexp(sums, (exponent - self._exponent) * POWERS)
 
     @property
     def value(self) -> float:

@@ -69,9 +69,12 @@ class Ranks:
     def __enter__(self) -> Self:
         with suppress(ValueError):  # not in the main thread, which alone hears of signals
             self._handler = signal.getsignal(signal.SIGINT)
-            self._handles = self._handler is signal.default_int_handler
+            outer = getattr(self._handler, "__self__", None)  # a command hears of Ctrl-C, but for the length of its fit
+            self._handles = self._handler is signal.default_int_handler or isinstance(outer, Ranks)
             if self._handles:
                 signal.signal(signal.SIGINT, self._note)
+                if isinstance(outer, Ranks):
+                    self._interrupted, outer._interrupted = outer._interrupted, False
         return self
 
     def __exit__(

@@ -81,7 +81,7 @@ def cases() -> dict[str, Callable[[], Any]]:
     zeros = np.where(np.arange(ROWS) < 900, 0.0, weight)
     context = np.concatenate([x[:, :1] + rng.normal(size=(ROWS, 1)), rng.normal(size=(ROWS, 1))], axis=1)
     far = x.copy()
-    far[7] = 1e9
+    far[[7, -5]] = 1e9
     kinds = np.stack([np.exp(x[:, 0]), np.tanh(x[:, 1]), np.arctan(x[:, 2])], axis=1)
     support = ["positive", ps.interval(-1, 1), ps.periodic(-np.pi, np.pi)]
     some: dict[str, Callable[[], Any]] = {
@@ -98,6 +98,9 @@ def cases() -> dict[str, Callable[[], Any]]:
         ),
         "weights": lambda: fit(small("nsf"), x, sample_weight=weight, **short),
         "a part of weight zero": lambda: fit(small("nsf"), x, sample_weight=zeros, **short),
+        "weights that grow": lambda: fit(
+            small("nsf"), x, sample_weight=weight * np.geomspace(1e-3, 1e3, ROWS), **short
+        ),
         "tiny weights": lambda: fit(small("nsf"), x, sample_weight=weight * 1e-200, **short),
         "validation rows": lambda: fit(small("nsf"), x, validation=part(table(501) + 0.1), **short),
         "no validation": lambda: fit(small("nsf"), x, validation=0, **short),

@@ -192,22 +192,26 @@ struct SliceOfBatch {
   const Batch &batch;
   const SampleWeights &weights;
   const TrainingRows &order;
+  double *losses, *weight_sums;  // of all slices
   const Slices slices;
   const Keep keep;
   const Walk<T> walk;
 
   SliceOfBatch(const Plan &plan, const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
-               const TrainingRows &order, Keep keep)
+               const TrainingRows &order, Keep keep, double *losses, double *weight_sums)
       : plan(plan),
         batch(batch),
         weights(weights),
         order(order),
+        losses(losses),
+        weight_sums(weight_sums),
         slices(batch.rows),
         keep(keep),
         walk(plan, packed, {0, plan.n_steps, false, true}, keep, batch.context, batch.rows, true) {}
 
-  void run(int64_t s, T *padded, double &loss_sum, double &weight_sum) const {
+  void operator()(int64_t s, T *padded) const {
     const Kernels<T> &kernel = kernels<T>();
+    double &loss_sum = losses[s], &weight_sum = weight_sums[s];
     TileSpace<T> space = lend<T>(plan, keep);
     TileGradient<T> &gradient = space.gradient;
     gradient.params = padded;
@@ -249,10 +253,9 @@ template <class T>
 LossSums Engine<T>::batch_gradient(const Packed<T> &packed, const Batch &batch, const SampleWeights &weights,
                                    const TrainingRows &order, SliceGradients<T> &gradients, int &n_left,
                                    Poll poll) const {
-  const SliceOfBatch<T> of(plan_, packed, batch, weights, order, keep());
   double losses[Slices::most], weight_sums[Slices::most];
-  n_left = gradients.run(of.slices, useful_threads(plan_, batch.rows, 3 * plan_.flops), poll,
-                         [&](int64_t s, T *padded) { of.run(s, padded, losses[s], weight_sums[s]); });
+  const SliceOfBatch<T> of(plan_, packed, batch, weights, order, keep(), losses, weight_sums);
+  n_left = gradients.run(of.slices, useful_threads(plan_, batch.rows, 3 * plan_.flops), poll, of);
   return {combine_numbers(losses, of.slices.n), combine_numbers(weight_sums, of.slices.n)};
 }
 
@@ -261,9 +264,8 @@ std::vector<const T *> Engine<T>::slices_gradient(const Packed<T> &packed, const
                                                   const SampleWeights &weights, const TrainingRows &order,
                                                   const SomeSlices &some, SliceGradients<T> &gradients,
                                                   Poll poll) const {
-  const SliceOfBatch<T> of(plan_, packed, batch, weights, order, keep());
-  return gradients.nodes(some.first, some.last, useful_threads(plan_, batch.rows, 3 * plan_.flops), poll,
-                         [&](int64_t s, T *padded) { of.run(s, padded, some.losses[s], some.weights[s]); });
+  const SliceOfBatch<T> of(plan_, packed, batch, weights, order, keep(), some.losses, some.weights);
+  return gradients.nodes(some.first, some.last, useful_threads(plan_, batch.rows, 3 * plan_.flops), poll, of);
 }
 
 template <class T>

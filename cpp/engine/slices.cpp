@@ -1,6 +1,7 @@
 // Slices and their sums: see slices.hpp.
 #include "engine/slices.hpp"
 
+#include <algorithm>
 #include <atomic>
 
 #include "isa/dispatch.hpp"
@@ -68,6 +69,44 @@ void SliceGradients<T>::combine(int n, Poll poll) {
   parallel((size + piece - 1) / piece, n > 1 ? 256 : 1, poll, [&](int64_t i) {
     kernels<T>().combine(gradient(0) + i * piece, size, n, std::min(piece, size - i * piece));
   });
+}
+
+template <class T>
+int SliceGradients<T>::run_all(int n, int n_threads, Poll poll, const Call &run) {
+  if (n <= most) {
+    parallel(n, n_threads, poll, [&](int64_t s) { run(s, gradient(static_cast<int>(s))); });
+    return n;
+  }
+  sums_of(0, n, true, n_threads, poll, run);
+  return 1;
+}
+
+template <class T>
+std::vector<const T *> SliceGradients<T>::nodes_of(int first, int last, int n_threads, Poll poll, const Call &run) {
+  std::vector<const T *> found;
+  for (const Sum &sum : sums_of(first, last, false, n_threads, poll, run)) {
+    found.push_back(gradient(sum.buffer));
+  }
+  return found;
+}
+
+template <class T>
+auto SliceGradients<T>::sums_of(int begin, int end, bool whole, int n_threads, Poll poll, const Call &run)
+    -> std::vector<Sum> {
+  std::vector<Sum> sums;
+  std::vector<int> free;
+  for (int i = std::min(most, end - begin) - 1; i >= 0; i--) {
+    free.push_back(i);
+  }
+  for (int first = begin; first < end;) {
+    const int n = std::min(end - first, static_cast<int>(free.size()));
+    const std::vector<int> used(free.rbegin(), free.rbegin() + n);
+    free.resize(free.size() - static_cast<size_t>(n));
+    parallel(n, n_threads, poll, [&](int64_t i) { run(first + i, gradient(used[static_cast<size_t>(i)])); });
+    meet(first, used, whole && first + n == end, sums, free, poll);
+    first += n;
+  }
+  return sums;
 }
 
 // Adds up what the tree adds up of the gradients so far, those of slices from the first on being new: neighbouring sums over

@@ -49,22 +49,13 @@ class SliceGradients {
   // run(slice, gradient) for every slice; how many gradients are left to be combined.
   template <class Run>
   int run(const Slices &slices, int n_threads, Poll poll, const Run &run) {
-    if (slices.n <= most) {
-      parallel(slices.n, n_threads, poll, [&](int64_t s) { run(s, gradient(static_cast<int>(s))); });
-      return slices.n;
-    }
-    sums_of(0, slices.n, true, n_threads, poll, run);
-    return 1;
+    return run_all(slices.n, n_threads, poll, Call(run));
   }
 
   // run(slice, gradient) for slices first to last - 1; what the tree over all slices makes of these alone, in their order.
   template <class Run>
   std::vector<const T *> nodes(int first, int last, int n_threads, Poll poll, const Run &run) {
-    std::vector<const T *> found;
-    for (const Sum &sum : sums_of(first, last, false, n_threads, poll, run)) {
-      found.push_back(gradient(sum.buffer));
-    }
-    return found;
+    return nodes_of(first, last, n_threads, poll, Call(run));
   }
 
   // The first of n gradients becomes their sum.
@@ -77,24 +68,20 @@ class SliceGradients {
     int first, n, buffer;
   };
 
+  // A function, whatever its type: a copy of all of this for each would be code for nothing.
+  struct Call {
+    const void *function;
+    void (*call)(const void *, int64_t, T *);
+    template <class Run>
+    explicit Call(const Run &run)
+        : function(&run),
+          call([](const void *f, int64_t slice, T *gradient) { (*static_cast<const Run *>(f))(slice, gradient); }) {}
+    void operator()(int64_t slice, T *gradient) const { call(function, slice, gradient); }
+  };
+  int run_all(int n, int n_threads, Poll poll, const Call &run);
+  std::vector<const T *> nodes_of(int first, int last, int n_threads, Poll poll, const Call &run);
   // Sums over slices begin to end - 1: nodes of the tree, or if these are whole, all slices, one.
-  template <class Run>
-  std::vector<Sum> sums_of(int begin, int end, bool whole, int n_threads, Poll poll, const Run &run) {
-    std::vector<Sum> sums;
-    std::vector<int> free;
-    for (int i = std::min(most, end - begin) - 1; i >= 0; i--) {
-      free.push_back(i);
-    }
-    for (int first = begin; first < end;) {
-      const int n = std::min(end - first, static_cast<int>(free.size()));
-      const std::vector<int> used(free.rbegin(), free.rbegin() + n);
-      free.resize(free.size() - static_cast<size_t>(n));
-      parallel(n, n_threads, poll, [&](int64_t i) { run(first + i, gradient(used[static_cast<size_t>(i)])); });
-      meet(first, used, whole && first + n == end, sums, free, poll);
-      first += n;
-    }
-    return sums;
-  }
+  std::vector<Sum> sums_of(int begin, int end, bool whole, int n_threads, Poll poll, const Call &run);
   void meet(int first, const std::vector<int> &finished, bool last, std::vector<Sum> &sums, std::vector<int> &free,
             Poll poll);
 

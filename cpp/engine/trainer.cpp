@@ -220,8 +220,7 @@ int64_t Trainer<T>::part(const Batch &batch, const SampleWeights &weights, const
   const DefaultFloatingPoint environment;
   const Slices slices(batch.rows);
   if (some.first < 0 || some.first > some.last || some.last > slices.n) {
-    throw std::invalid_argument("slices " + std::to_string(some.first) + " to " + std::to_string(some.last) +
-                                " do not lie within the " + std::to_string(slices.n) + " of a batch");
+    throw std::invalid_argument("first and last must lie within the slices of a batch");
   }
   gradients_.reserve(batch.rows);
   const TrainingRows rows{nullptr, nullptr, -slices.first_tile(some.first) * tile_rows, index};

@@ -405,7 +405,7 @@ class Trainer:
         Returns
         -------
         nodes : array of shape (nodes, numbers of a padded gradient)
-            In the order of slices. They are good until the next call.
+            In the order of slices. They are good until the next call. What lies between rows is anything.
         """
         if self._nodes is None:
             self._nodes = np.empty((MOST_NODES, self._trainer.n_gradient), self._dtype)

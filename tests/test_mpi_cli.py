@@ -311,7 +311,7 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_bytes(folder: Path, t
 def test_the_job_has_the_exit_code_of_one_process(
     sign: signal.Signals, code: int, folder: Path, tmp_path: Path
 ) -> None:
-    said = "import os, sys; print(os.getpid(), file=sys.stderr, flush=True)\n"
+    said = "import os; os.write(2, b'%d\\n' % os.getpid())\n"
     line = words("sample m -n 1000000000 -o s.csv", folder, tmp_path)
     code_of_ranks = f"{said}import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{MAIN}"
     job = subprocess.Popen(

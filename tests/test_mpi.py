@@ -58,6 +58,8 @@ def test_a_file_that_all_ranks_map_is_not_sent(tmp_path: Path) -> None:
     assert two["mapped"] == two["columns of a wider one"]
     assert two["sent"] == 0
     assert two["sent then"] == 1
+    assert one["changed in memory"] == two["changed in memory"] == one["as it should be"] == two["as it should be"]
+    assert one["one row"] == two["one row"]
 
 
 def test_what_one_rank_raises_all_raise(tmp_path: Path) -> None:
@@ -67,12 +69,14 @@ def test_what_one_rank_raises_all_raise(tmp_path: Path) -> None:
         "columns": "the names of columns must be the same on all ranks",
         "NaN": "X must be finite, but 1 row",
         "flow": "the flow must be the same on all ranks",
-        "epochs": "an argument of fit must be the same on all ranks",
+        "epochs": "an argument of fit, or the backend, must be the same on all ranks",
+        "callbacks": "an argument of fit, or the backend, must be the same on all ranks",
+        "checkpoint of one": "an argument of fit, or the backend, must be the same on all ranks",
         "seed": "rng must be the same on all ranks",
         "no rows": "fit needs rows, got none on any rank",
         "more ranks than slices": "comm has 2 ranks, but a batch of 64 rows has only 1 of its slices",
         "callback": "enough",
-        "weights": "the sum of sample_weight must be positive",
+        "weights": "the sum of sample_weight over the training rows must be positive",
         "learning rate": "likely cause: a learning rate that is too high",
         "support": "X must lie within the supports of the flow",
         "checkpoint": "no",

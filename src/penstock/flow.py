@@ -477,50 +477,56 @@ class Flow(Trained, ReverseKL):
 
         names, lattice = (self._columns, self._context_columns), self._lattice
         try:
-            options = training.Options(
-                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
-                weight_decay=weight_decay, clip_norm=clip_norm, patience=patience, standardize=standardize, freeze=freeze,
-            )  # fmt: skip
-            calls = _validate.callables(callbacks, name="callbacks")
-            seed = None if rng is None else _validate.seed(rng)
-            kept = self._checkpoint(checkpoint, checkpoint_every, resume)
-            with self._fitting():
-                with training.together(comm, self._runner()) as ranks:
-                    data = X if isinstance(X, training.Data) else training.training_data(
-                        X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
-                        context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
-                        negative_weights=negative_weights, part=ranks is not None,
-                    )  # fmt: skip
-                    names = data.columns, data.context_columns
-                    if ranks is not None and kept is not None:
-                        kept = training.FirstWrites(kept, ranks)
-                    if kept is not None:
-                        kept.check_writable()
-                    data.check_finite()
-                    measured = data
-                    if ranks is not None:
-                        self._check_alike(ranks, seed)
-                        data = training.spread(ranks, data, self._runner(), options, validation)
-                        measured = data.sampled(self._runner())
-                    lattice = training.lattice_of(
-                        measured, dequantize, self._lattice, self._spec.support, fitted=self.fitted
-                    )  # fmt: skip
-                    data.check_inside(self._spec.support, lattice, self._spec.context_support)
-                    snapshot, history = training.run(
-                        self._runner(),
-                        self._snapshot,
-                        data,
-                        options,
-                        seed=seed,
-                        support=self._spec.support,
-                        context_support=self._spec.context_support,
-                        lattice=lattice,
-                        actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
-                        progress=progress,
-                        watch=self._watch(calls, names, lattice) if calls else None,
-                        checkpoint=kept,
-                        contents=None if kept is None else replace(self._contents(None, names), lattice=lattice),
-                    )
+            with training.together(comm) as ranks, self._fitting():
+                options = training.Options(
+                    epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
+                    weight_decay=weight_decay, clip_norm=clip_norm, patience=patience, standardize=standardize, freeze=freeze,
+                )  # fmt: skip
+                calls = _validate.callables(callbacks, name="callbacks")
+                seed = None if rng is None else _validate.seed(rng)
+                kept = self._checkpoint(checkpoint, checkpoint_every, resume)
+                runner = self._runner()
+                if ranks is not None:
+                    training.check_divides(runner)
+                    kept = None if kept is None else training.FirstWrites(kept, ranks)
+                data = X if isinstance(X, training.Data) else training.training_data(
+                    X, context, sample_weight, validation, validation_context, validation_weight, dim=self.dim,
+                    context_dim=self.context_dim, columns=self._columns, context_columns=self._context_columns,
+                    negative_weights=negative_weights, part=ranks is not None,
+                )  # fmt: skip
+                names = data.columns, data.context_columns
+                if ranks is not None:
+                    given = options, bool(calls), kept and (kept.every, kept.resume), dequantize, negative_weights
+                    self._check_alike(ranks, seed, repr((given, runner.arithmetic)))
+                if kept is not None:
+                    kept.check_writable()
+                data.check_finite()
+                measured = data
+                if ranks is not None:
+                    data = training.spread(ranks, data, runner, options, validation)
+                    measured = data.sampled(runner)
+                support = self._spec.support
+                lattice = training.lattice_of(measured, dequantize, self._lattice, support, fitted=self.fitted)
+                if isinstance(data, training.Spread) and not self.fitted:
+                    lattice = data.on_lattice(lattice, support, every=isinstance(dequantize, str))
+                data.check_inside(support, lattice, self._spec.context_support)
+                snapshot, history = training.run(
+                    runner,
+                    self._snapshot,
+                    data,
+                    options,
+                    seed=seed,
+                    support=support,
+                    context_support=self._spec.context_support,
+                    lattice=lattice,
+                    actnorms=[k for k, layer in enumerate(self._spec.layers) if isinstance(layer, ActNorm)],
+                    progress=progress,
+                    watch=self._watch(calls, names, lattice) if calls else None,
+                    checkpoint=kept,
+                    contents=None if kept is None else replace(self._contents(None, names), lattice=lattice),
+                )
+                if ranks is not None:
+                    ranks.meet()  # all or none
                 # The names first: until the numbers follow, they say of the earlier ones what is true of them, too.
                 (self._columns, self._context_columns), self._library = names, data.library or self._library
                 self._lattice = lattice
@@ -535,10 +541,11 @@ class Flow(Trained, ReverseKL):
             raise
         return self
 
-    def _check_alike(self, ranks: Ranks, seed: int | None) -> None:
-        """Raise unless all ranks begin with the same flow and the same seed."""
+    def _check_alike(self, ranks: Ranks, seed: int | None, arguments: str) -> None:
+        """Raise unless all ranks begin with the same flow, the same arguments and the same seed."""
         digest = hashlib.blake2b(self.to_bytes(), digest_size=16).digest()
         ranks.same("the flow", digest, "build it with rng=seed, or send it with comm.bcast")
+        ranks.same("an argument of fit, or the backend,", arguments, "call it alike, callbacks and checkpoint included")
         ranks.same("rng", seed, "give the same seed everywhere")
 
     @staticmethod

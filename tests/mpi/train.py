@@ -145,6 +145,12 @@ def memmap(out: str, path: str) -> None:
     found["in memory"] = told(fit(small("nsf"), np.array(x), epochs=4))
     found["columns of a wider one"] = told(fit(small("nsf"), np.load(path, mmap_mode="r")[:, ::-1][:, ::-1], epochs=4))
     found["sent then"] = len(moved)
+    given = np.load(path, mmap_mode="c")
+    given += 1  # which the file does not know
+    found["changed in memory"] = told(fit(small("nsf"), given, epochs=4))
+    found["as it should be"] = told(fit(small("nsf"), np.load(path) + 1, epochs=4))
+    few = part(np.load(path, mmap_mode="r")[:1])  # validation rows, of which most ranks have none
+    found["one row"] = told(fit(small("nsf"), x, epochs=4, validation=few))
     write(out, found)
 
 
@@ -164,6 +170,8 @@ def errors(out: str) -> None:
         "NaN": lambda: fit(small("nsf"), spoilt),
         "flow": lambda: fit(ps.nsf(DIM, layers=1, rng=COMM.rank), x),
         "epochs": lambda: fit(small("nsf"), x, epochs=2 + last),
+        "callbacks": lambda: fit(small("nsf"), x, epochs=2, callbacks=stop if last else ()),
+        "checkpoint of one": lambda: fit(small("nsf"), x, epochs=2, checkpoint=f"{out}.c" if last else None),
         "seed": lambda: fit(small("nsf"), x, rng=int(last)),
         "no rows": lambda: fit(small("nsf"), x[:0]),
         "more ranks than slices": lambda: fit(small("nsf"), x, batch_size=64),

@@ -7,6 +7,7 @@ A rank has whole shards, so that what is computed of them does not depend on how
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,8 @@ from penstock._typing import Array
 from penstock.lattice import Lattice
 from penstock.runner import Runner
 from penstock.support import Support
-from penstock.training.data import Data, check_sum, training_rows
+from penstock.training.data import Data, training_rows
+from penstock.training.dequantize import beside, check_on
 from penstock.training.options import Options
 from penstock.training.ranks import Ranks
 from penstock.training.rows import Rows
@@ -38,7 +40,7 @@ class Across:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Array:
-        numbers = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
+        numbers = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
         home = np.searchsorted(self._ends, numbers, side="right") - 1
         here = numbers[home == self._ranks.rank] - self._ends[self._ranks.rank]
         heard = self._ranks.gathered(self.own[here], np.bincount(home, minlength=self._ranks.size).tolist())
@@ -105,12 +107,15 @@ class Spread(Data):
         How both tables are cut.
     own, own_held_out : Rows
         Those of this rank.
+    part : Data
+        What this rank has given.
     """
 
     ranks: Ranks = field(kw_only=True)
     shards: Shards = field(kw_only=True)
     shards_held_out: Shards | None = None
     own: Rows = field(kw_only=True)
+    part: Data = field(kw_only=True)
     own_held_out: Rows | None = None
 
     def more_facts(self) -> dict[str, str]:
@@ -133,9 +138,25 @@ class Spread(Data):
     ) -> None:
         """Raise, on all ranks, if a row that counts lies outside."""
         with self.ranks.apart():
-            Data(self.own, len(self.own), self.own_held_out, self.columns, self.context_columns).check_inside(
-                support, lattice, context_support
-            )
+            self.part.check_inside(support, lattice, context_support)
+
+    def on_lattice(self, lattice: Lattice | None, support: Sequence[Support], *, every: bool) -> Lattice | None:
+        """A lattice that was found in a sample, held against all rows.
+
+        Of ``every`` column that may have one, those that lie beside theirs have none; otherwise that is an error.
+        """
+        if lattice is None:
+            return None
+        rows, steps = self.part.rows, lattice.steps.copy()
+        for j in lattice.columns:
+            step, origin = float(steps[j]), float(lattice.origins[j])
+            if not every:
+                with self.ranks.apart():
+                    check_on(rows, j, step, origin, self.columns)
+            elif self.ranks.any(beside(rows, j, step, origin) is not None):
+                steps[j] = 0.0
+        whole = Lattice.within(steps, lattice.origins, support)
+        return whole if whole.columns else None
 
 
 def sampled(runner: Runner, n: int) -> Array:
@@ -149,9 +170,7 @@ def spread(ranks: Ranks, part: Data, runner: Runner, options: Options, validatio
 
     ``part`` is that of this rank, checked by itself; ``validation`` a fraction where it has no validation rows of its own.
     """
-    ranks.same(
-        "an argument of fit", repr((options, None if part.held_out is not None else validation)), "call it alike"
-    )
+    ranks.same("validation", "rows" if part.held_out is not None else validation, "call fit alike")
     for name, value in _layout(part).items():
         ranks.same(name, value, "give parts of one table")
     counts = np.array([len(part.rows), 0 if part.held_out is None else len(part.held_out)], np.float64)
@@ -173,12 +192,11 @@ def spread(ranks: Ranks, part: Data, runner: Runner, options: Options, validatio
         )
     own = _moved(ranks, part.rows, heard[:, 0], shards)
     rows, names = _across(ranks, own, shards), (part.columns, part.context_columns, part.library)
-    whole = Spread(rows, n_train, None, *names, ranks=ranks, shards=shards, own=own)
+    whole = Spread(rows, n_train, None, *names, ranks=ranks, shards=shards, own=own, part=part)
     if part.held_out is not None:
         cut = Shards(slices, held_out, 0)
         other = _moved(ranks, part.held_out, heard[:, 1], cut)
         whole = replace(whole, held_out=_across(ranks, other, cut), shards_held_out=cut, own_held_out=other)
-    _check_weights(whole)
     return whole
 
 
@@ -242,14 +260,6 @@ def reweighted(spread: Spread, own: Rows, held_out: Rows | None) -> Spread:
     )  # fmt: skip
 
 
-def _check_weights(spread: Spread) -> None:
-    """Raise unless the weights of the whole table have a sum above zero."""
-    for rows, name in ((spread.own, "sample_weight"), (spread.own_held_out, "validation_weight")):
-        if rows is not None and rows.weight is not None:
-            total = float(spread.ranks.meet([float(rows.scaled_weights().sum())]).sum())
-            check_sum(total, rows, name)
-
-
 # --- parts of one file ------------------------------------------------------------------------------------------
 
 
@@ -260,6 +270,7 @@ class Place:
     file: str
     begin: int
     strides: tuple[int, ...]
+    state: tuple[int, ...]  # of the file, by which ranks know that they see the same
 
     @classmethod
     def of(cls, array: Array) -> Place | None:
@@ -267,10 +278,10 @@ class Place:
         own: Any = array
         while isinstance(own, np.ndarray) and not (isinstance(own, np.memmap) and isinstance(own.base, mmap.mmap)):
             own = own.base
-        if not isinstance(own, np.memmap) or own.filename is None or min(array.strides) <= 0:
+        if not isinstance(own, np.memmap) or own.filename is None or own.mode == "c" or min(array.strides) <= 0:
             return None
         begin = array.__array_interface__["data"][0] - own.__array_interface__["data"][0]
-        return cls(str(own.filename), int(own.offset + begin), tuple(array.strides))
+        return cls(str(own.filename), int(own.offset + begin), tuple(array.strides), _state(str(own.filename)))
 
 
 def shared(ranks: Ranks, array: Array, ends: Sequence[int], new_ends: Sequence[int]) -> Array:
@@ -280,16 +291,29 @@ def shared(ranks: Ranks, array: Array, ends: Sequence[int], new_ends: Sequence[i
     heard = ranks.told(Place.of(array))
     parts = [(place, first) for place, first, end in zip(heard, ends[:-1], ends[1:], strict=True) if first < end]
     # Parts that follow each other in one file begin, each, where their first row says.
-    origins = {place and (place.file, place.begin - first * place.strides[0], place.strides) for place, first in parts}
+    origins = {
+        place and (place.file, place.state, place.begin - first * place.strides[0], place.strides)
+        for place, first in parts
+    }
     whole = origins.pop() if len(origins) == 1 else None
-    if whole is None:
+    if whole is None or ranks.any(_state(whole[0]) != whole[1]):
         return ranks.moved(array, ends, new_ends)
-    file, origin, strides = whole
+    file, _, origin, strides = whole
     n = new_ends[ranks.rank + 1] - new_ends[ranks.rank]
-    if n == 0:
-        return array[:0]
     shape = (n, *array.shape[1:])
     span = sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) + array.itemsize
+    found = array[:0]
     with ranks.apart():
-        raw = np.memmap(file, np.uint8, "r", offset=origin + new_ends[ranks.rank] * strides[0], shape=(span,))
-    return np.ndarray(shape, array.dtype, raw, strides=strides)
+        if n:
+            raw = np.memmap(file, np.uint8, "r", offset=origin + new_ends[ranks.rank] * strides[0], shape=(span,))
+            found = np.ndarray(shape, array.dtype, raw, strides=strides)
+    return found
+
+
+def _state(file: str) -> tuple[int, ...]:
+    """What tells a file from another one of the same name; nothing where there is none."""
+    try:
+        told = os.stat(file)
+    except OSError:
+        return ()
+    return told.st_size, told.st_mtime_ns, told.st_ino

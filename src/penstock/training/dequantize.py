@@ -92,7 +92,7 @@ def _measure(lattice: Lattice, rows: Rows, j: int, step: float | None, names: Na
         step, origin = own
     else:
         origin = origin_of(sample, step, off)
-    if every and _beside(rows, j, step, origin) is not None:
+    if every and beside(rows, j, step, origin) is not None:
         return
     check_on(rows, j, step, origin, names)
     lattice.steps[j], lattice.origins[j] = step, origin
@@ -100,7 +100,7 @@ def _measure(lattice: Lattice, rows: Rows, j: int, step: float | None, names: Na
 
 def check_on(rows: Rows, j: int, step: float, origin: float, names: Names) -> None:
     """Raise if a value of a column lies beside its lattice, in a row that counts."""
-    i = _beside(rows, j, step, origin)
+    i = beside(rows, j, step, origin)
     if i is not None:
         raise ValueError(
             f"X must lie on the lattice that dequantize names, but row {i}, column {called(j, names)}, holds {rows.x[i, j]}, "
@@ -108,15 +108,15 @@ def check_on(rows: Rows, j: int, step: float, origin: float, names: Names) -> No
         )
 
 
-def _beside(rows: Rows, j: int, step: float, origin: float) -> int | None:
+def beside(rows: Rows, j: int, step: float, origin: float) -> int | None:
     """The first row that counts whose value lies beside a lattice."""
     for part in rows.chunks(1):
         x = rows.x[part, j]
-        beside = away(x, step, origin) > 2 * slack(x) + CELL * step
+        off = away(x, step, origin) > 2 * slack(x) + CELL * step
         if rows.weight is not None:
-            beside &= rows.weight[part] != 0
-        if beside.any():
-            return int(part.start) + int(np.argmax(beside))
+            off &= rows.weight[part] != 0
+        if off.any():
+            return int(part.start) + int(np.argmax(off))
     return None
 
 
@@ -169,7 +169,10 @@ class Noised:
         some: Any
         rows, some = index if isinstance(index, tuple) else (index, slice(None))
         listed = isinstance(rows, np.ndarray) and rows.dtype != bool
-        numbers = (rows if listed else np.arange(len(self))[rows]) + self._first
+        if isinstance(rows, slice):
+            numbers = np.arange(*rows.indices(len(self))) + self._first
+        else:
+            numbers = (rows if listed else np.arange(len(self))[rows]) + self._first
         one = not isinstance(some, slice)
         columns: range = range(some, some + 1) if one else range(self.shape[1])[some]
         x: Any = self._x[rows]

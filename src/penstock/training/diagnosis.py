@@ -58,14 +58,17 @@ def quantity(loss: float, norm: float) -> str:
 
 
 def worst(
-    rows: Rows, batch: Array, buffers: Array, weight_scale: float, names: tuple[Names, Names] = ((), ())
+    rows: Rows, batch: Array, buffers: Array, weight_scale: float, names: tuple[Names, Names] = ((), ()), first: int = 0
 ) -> tuple[float, str, float]:
-    """How many scales out the farthest number of a batch lies, which it is, and the largest weight in units of the mean one."""
+    """How many scales out the farthest number of a batch lies, which it is, and the largest weight in units of the mean one.
+
+    ``first`` is the number of the first of the rows in the whole table.
+    """
     heaviest = 1.0
     if rows.weight is not None:
         batch = batch[rows.weight[batch] != 0]
         heaviest = float(np.abs(rows.scaled_weights(batch)).max(initial=0.0)) * weight_scale
-    return *extreme(rows, batch, buffers, names), heaviest
+    return *extreme(rows, batch, buffers, names, first), heaviest
 
 
 def cause(far: float, value: str, heaviest: float, rate: float) -> str:
@@ -93,7 +96,9 @@ def blown_up(what: str, epoch: int, schedule: Schedule) -> str:
     )
 
 
-def extreme(rows: Rows, batch: Array, buffers: Array, names: tuple[Names, Names] = ((), ())) -> tuple[float, str]:
+def extreme(
+    rows: Rows, batch: Array, buffers: Array, names: tuple[Names, Names] = ((), ()), first: int = 0
+) -> tuple[float, str]:
     """How many scales out the farthest number of some rows lies, infinite for NaN too, and which it is."""
     worst = (0.0, "")
     data, given = sides(rows.x, rows.context, buffers)
@@ -108,7 +113,7 @@ def extreme(rows: Rows, batch: Array, buffers: Array, names: tuple[Names, Names]
         i, j = np.unravel_index(int(np.argmax(u)), u.shape)
         if u[i, j] > worst[0]:
             value = array.given(int(batch[i]), int(j)) if isinstance(array, Line) else array[batch[i], j]
-            worst = float(u[i, j]), f"{name}[{batch[i]}, {called(int(j), columns)}] = {value}"
+            worst = float(u[i, j]), f"{name}[{batch[i] + first}, {called(int(j), columns)}] = {value}"
     return worst
 
 

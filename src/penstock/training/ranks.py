@@ -8,6 +8,7 @@ failed says so: then all of them raise, and nobody waits for it.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
@@ -21,7 +22,8 @@ from penstock.runner import Runner
 
 MOST_SLICES = 64  # of a batch
 FINE, INTERRUPTED, FAILED = 0.0, 1.0, 2.0
-ROUND = 1 << 30  # bytes that a rank sends to another at once: MPI counts with 32 bits
+ROUND = 1 << 30  # bytes that a rank sends or gets at once: MPI counts with 32 bits
+AGAIN = 1.0  # seconds after a Ctrl-C, from which on another one is meant
 
 
 class RankError(RuntimeError):
@@ -29,20 +31,24 @@ class RankError(RuntimeError):
 
 
 @contextmanager
-def together(comm: Any, runner: Runner) -> Iterator[Ranks | None]:
+def together(comm: Any) -> Iterator[Ranks | None]:
     """The ranks of a communicator for the length of a fit, of which the first one warns; None without a communicator."""
     if comm is None:
         yield None
         return
     if not all(callable(getattr(comm, name, None)) for name in ("Get_rank", "Allgather", "Alltoallv", "allgather")):
         raise TypeError(f"comm must be a communicator of mpi4py, such as MPI.COMM_WORLD, got {type(comm).__name__}")
+    ranks = Ranks(comm)
+    with told_to(_nobody) if ranks.rank else nullcontext(), ranks:
+        yield ranks
+
+
+def check_divides(runner: Runner) -> None:
+    """Raise if what computes gives no gradients of parts of a batch."""
     if not runner.divides_batches:
         raise ValueError(
             f"comm needs the backend cpp or numba, got {runner.backend}: a GPU makes whole batches alone yet"
         )
-    ranks = Ranks(comm)
-    with told_to(_nobody) if ranks.rank else nullcontext(), ranks:
-        yield ranks
 
 
 def _nobody(told: Told) -> None:
@@ -62,20 +68,26 @@ class Ranks:
         self.over = self.interrupted = False  # whether all have been told that a rank has failed, or of Ctrl-C
         self._width = 1 + 2 * -(-MOST_SLICES // self.size)
         self._interrupted = self._handles = False
+        self._noted = 0.0
         self._handler: Any = None
 
     # --- together until the end ---------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        with suppress(ValueError):  # not in the main thread, which alone hears of signals
-            self._handler = signal.getsignal(signal.SIGINT)
-            outer = getattr(self._handler, "__self__", None)  # a command hears of Ctrl-C, but for the length of its fit
-            self._handles = self._handler is signal.default_int_handler or isinstance(outer, Ranks)
-            if self._handles:
+        self._handler = signal.getsignal(signal.SIGINT)
+        outer = self._outer()  # a command hears of Ctrl-C, but for the length of its fit
+        if self._handler is signal.default_int_handler or outer is not None:
+            with suppress(ValueError):  # not in the main thread, which alone hears of signals
                 signal.signal(signal.SIGINT, self._note)
-                if isinstance(outer, Ranks):
+                self._handles = True
+                if outer is not None:
                     self._interrupted, outer._interrupted = outer._interrupted, False
         return self
+
+    def _outer(self) -> Ranks | None:
+        """The ranks that heard of Ctrl-C before these."""
+        found = getattr(self._handler, "__self__", None)
+        return found if isinstance(found, Ranks) else None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -88,12 +100,20 @@ class Ranks:
         finally:
             if self._handles:
                 signal.signal(signal.SIGINT, self._handler)
+                outer = self._outer()
+                if outer is not None:
+                    outer.interrupted |= self.interrupted
 
     def _note(self, *_: Any) -> None:
-        """Handle Ctrl-C: the first one waits for the next meeting."""
-        if self._interrupted:
+        """Handle Ctrl-C: the first one waits for the next meeting, and one that comes later than the others' is the same.
+
+        A second one on purpose ends this process, wherever it is.
+        """
+        now = time.monotonic()
+        if self._interrupted and now - self._noted > AGAIN:
             signal.default_int_handler(signal.SIGINT, None)
-        self._interrupted = True
+        if not self._interrupted:
+            self._interrupted, self._noted = True, now
 
     # --- meetings -----------------------------------------------------------------------------------------------
 
@@ -101,14 +121,14 @@ class Ranks:
         """Numbers of each rank, as many of all, (ranks, n) in float64; raise if a rank has failed or was interrupted."""
         n = len(numbers)
         told, heard = np.zeros(self._width), np.empty((self.size, self._width))
-        told[0] = INTERRUPTED if self._interrupted else FINE
+        told[0] = INTERRUPTED if self._interrupted and not self.interrupted else FINE
         told[1 : 1 + n] = numbers
         self.comm.Allgather(told, heard)
         status = float(heard[:, 0].max())
         if status == FAILED:
             self._hear(None)
         if status == INTERRUPTED:
-            self._interrupted, self.interrupted = False, True
+            self._interrupted = self.interrupted = True
             raise KeyboardInterrupt
         return heard[:, 1 : 1 + n]
 
@@ -172,8 +192,7 @@ class Ranks:
         most = max(
             max(b - a for a, b in (_common(ends, i, new_ends, j) for j in range(self.size))) for i in range(self.size)
         )
-        self.meet()
-        step = max(1, ROUND // max(row, 1))
+        step = max(1, ROUND // (max(row, 1) * self.size))
         for first in range(0, most, step):
             sent = [_piece(part, first, step) for part in give]
             got = [_piece(part, first, step) for part in take]
@@ -181,6 +200,7 @@ class Ranks:
             message = np.concatenate([np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in rows])
             counts = [(b - a) * row for a, b in got]
             heard = np.empty(sum(counts), np.uint8)
+            self.meet()
             self.comm.Alltoallv(
                 [message, ([(b - a) * row for a, b in sent], _starts([(b - a) * row for a, b in sent]))],
                 [heard, (counts, _starts(counts))],
@@ -194,11 +214,18 @@ class Ranks:
     def gathered(self, array: Array, counts: Sequence[int]) -> Array:
         """Rows of all ranks one behind the other, of which each has so many."""
         row = int(np.prod(array.shape[1:], dtype=np.int64)) * array.itemsize
-        out = np.empty((sum(counts), *array.shape[1:]), array.dtype)
-        sizes = [count * row for count in counts]
-        self.meet()
-        own = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self.comm.Allgatherv(own, [out.reshape(-1).view(np.uint8), (sizes, _starts(sizes))])
+        out, own = np.empty((sum(counts), *array.shape[1:]), array.dtype), np.ascontiguousarray(array)
+        starts, step = _starts(counts), max(1, ROUND // (max(row, 1) * self.size))
+        for first in range(0, max(counts), step):
+            some = [min(max(count - first, 0), step) for count in counts]
+            sizes = [n * row for n in some]
+            heard = np.empty(sum(sizes), np.uint8)
+            self.meet()
+            self.comm.Allgatherv(
+                own[first : first + step].reshape(-1).view(np.uint8), [heard, (sizes, _starts(sizes))]
+            )  # fmt: skip
+            for start, n, at in zip(starts, some, _starts(sizes), strict=True):
+                out[start + first : start + first + n].reshape(-1).view(np.uint8)[:] = heard[at : at + n * row]
         return out
 
 

@@ -78,7 +78,8 @@ class ShardedTraining(Training):
             vars(self.own_held_out)["weight_exponent"] = data.own_held_out.weight_exponent
         self._count()
         m = min(self.n_train, SAMPLE_ROWS)
-        self.train_part = Sample(self.rows.take(self._some(self._trains, self.n_train, m)), self.n_train)
+        sample = self._weighted(self.rows.take(self._some(self._trains, self.n_train, m)))
+        self.train_part = Sample(sample, self.n_train)
         self.validation = None
         if self.validated:
             self.validation = Sample(*self._validating_sample())
@@ -97,7 +98,16 @@ class ShardedTraining(Training):
             first, count = of(self.shards, j)
             take = -(-count * m // n)
             found.append(self.shards.first(j) + self._split(j, range(first, first + min(count, take))))
-        return np.concatenate(found)
+        numbers = np.concatenate(found)  # in any order, so that a few of the first are some of all
+        return numbers[self.runner.row_order(GOLDEN, 0, len(numbers), range(len(numbers)))]
+
+    def _weighted(self, rows: Rows) -> Rows:
+        """Some rows; where none of them has a weight, the first ones of the table that have."""
+        if rows.weight is None or self.own.weight is None or rows.weight.any():
+            return rows
+        own = np.flatnonzero(self.own.weight)[:SAMPLE_ROWS] + self.shards.first(self.mine.start)
+        counts = self.ranks.meet([float(len(own))])[:, 0].astype(np.int64).tolist()
+        return self.rows.take(self.ranks.gathered(own, counts)[:SAMPLE_ROWS])
 
     @staticmethod
     def _trains(shards: Shards, j: int) -> tuple[int, int]:
@@ -172,7 +182,7 @@ class ShardedTraining(Training):
 
     def measured_rows(self) -> Rows:
         """The rows on which a first fit measures its standardisation."""
-        return self.rows.take(sampled(self.runner, len(self.rows)))
+        return self._weighted(self.rows.take(sampled(self.runner, len(self.rows))))
 
     def leave_out(self, fit: str) -> bool:
         """Give weight 0 to rows that lie absurdly far out by the present standardisation; whether there are any."""
@@ -293,7 +303,9 @@ class ShardedTraining(Training):
         """The likely cause of a loss or gradient that is not finite, from the rows of all ranks in its batch."""
         (index,) = self._numbers(epoch, step, 1)
         own = on_line(self.own, self.buffers, *self.supports)
-        heard = self.ranks.told(diagnosis.worst(own, index, self.buffers, self.weight_scale, self.names))
+        vars(own)["weight_exponent"] = self.own.weight_exponent
+        first = self.shards.first(self.mine.start)
+        heard = self.ranks.told(diagnosis.worst(own, index, self.buffers, self.weight_scale, self.names, first))
         far, value = max((one[:2] for one in heard), key=lambda one: one[0])
         return diagnosis.cause(far, value, max(one[2] for one in heard), rate)
 

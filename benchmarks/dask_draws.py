@@ -4,7 +4,8 @@ python benchmarks/dask_draws.py --folder SCRATCH --rows 1e8
 
 Draws of a flow of eight dimensions in float32 go to files, one .npy a chunk, 32 bytes a draw; each turn removes its own
 before the next. Dask and plain processes take turns, and each process computes on one thread. The overhead of a task is
-what ``log_prob`` of ``--tasks`` chunks of 1e5 rows takes on one worker beyond the same calls in one plain process, per chunk.
+what ``log_prob`` of ``--tasks`` chunks of 1e5 rows, which lie on a worker, takes there beyond the same calls in one plain
+process, per chunk; beside it stands what dask takes by itself for as many chunks of a function that only sleeps as long.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ def plain_densities(data: bytes, tasks: int, queue: Any) -> None:
 
     flow = ps.from_bytes(data)
     ps.set_num_threads(1)
-    flow.log_prob(np.zeros((ROWS_A_TASK, DIM), np.float32))
+    chunks = [np.ones((ROWS_A_TASK, DIM), np.float32) for _ in range(tasks)]
+    flow.log_prob(chunks[0])
     begin = time.perf_counter()
-    for _ in range(tasks):
-        flow.log_prob(np.zeros((ROWS_A_TASK, DIM), np.float32))[:1].copy()
+    found = [flow.log_prob(chunk) for chunk in chunks]
     queue.put(time.perf_counter() - begin)
+    del found
 
 
 def peak() -> int:
@@ -89,17 +91,37 @@ def dask_draws(client: Any, flow: Any, folder: Path, rows: int, chunk: int) -> f
 
 
 def dask_densities(client: Any, flow: Any, tasks: int) -> float:
-    """``log_prob`` of chunks of zeros, of which one number each comes back: seconds."""
+    """``log_prob`` of chunks that lie on the workers, where the results stay: seconds."""
     import dask.array as da
     import numpy as np
+    from dask.distributed import wait
 
     import penstock as ps
 
+    X = da.ones((tasks * ROWS_A_TASK, DIM), dtype=np.float32, chunks=(ROWS_A_TASK, DIM)).persist()
+    wait(X)
     begin = time.perf_counter()
-    X = da.zeros((tasks * ROWS_A_TASK, DIM), dtype=np.float32, chunks=(ROWS_A_TASK, DIM))
-    found = ps.dask.log_prob(flow, X).map_blocks(lambda x: x[:1].copy(), chunks=(1,), dtype=np.float32)
-    client.compute(found).result()
+    wait(ps.dask.log_prob(flow, X).persist())
     return time.perf_counter() - begin
+
+
+def asleep(x: Any, seconds: float) -> Any:
+    """A function of a chunk that does nothing for a while."""
+    time.sleep(seconds)
+    return x[:, 0].copy()
+
+
+def dask_sleepers(client: Any, tasks: int, seconds: float) -> float:
+    """A function of chunks that only sleeps: seconds beyond its sleep."""
+    import dask.array as da
+    import numpy as np
+    from dask.distributed import wait
+
+    X = da.ones((tasks * ROWS_A_TASK, DIM), dtype=np.float32, chunks=(ROWS_A_TASK, DIM)).persist()
+    wait(X)
+    begin = time.perf_counter()
+    wait(X.map_blocks(asleep, seconds, drop_axis=1, dtype=np.float32, meta=np.zeros(0, np.float32)).persist())
+    return time.perf_counter() - begin - tasks * seconds
 
 
 def measure(folder: Path, rows: int, chunk: int, tasks: int, turns: int) -> dict[str, Any]:
@@ -110,7 +132,7 @@ def measure(folder: Path, rows: int, chunk: int, tasks: int, turns: int) -> dict
 
     data = model()
     flow = ps.from_bytes(data)
-    found: dict[str, list[float]] = {"plain": [], "dask": [], "overhead": []}
+    found: dict[str, list[float]] = {"plain": [], "dask": [], "overhead": [], "sleepers": []}
     memory: dict[str, int] = {"plain": 0, "dask": 0}
     firsts = range(0, rows, chunk)
     for turn in range(turns):
@@ -133,9 +155,10 @@ def measure(folder: Path, rows: int, chunk: int, tasks: int, turns: int) -> dict
             Client(cluster) as client,
         ):
             dask_densities(client, flow, 4)
-            beyond = dask_densities(client, flow, tasks) - in_processes(plain_densities, [(data, tasks)])[0]
-            found["overhead"].append(beyond / tasks)
-    plain, by_dask, overhead = (statistics.median(found[name]) for name in ("plain", "dask", "overhead"))
+            seconds = in_processes(plain_densities, [(data, tasks)])[0]
+            found["overhead"].append((dask_densities(client, flow, tasks) - seconds) / tasks)
+            found["sleepers"].append(dask_sleepers(client, tasks, seconds / tasks) / tasks)
+    plain, by_dask, overhead, sleepers = (statistics.median(found[name]) for name in found)
     return {
         "rows": rows,
         "chunk": chunk,
@@ -143,6 +166,7 @@ def measure(folder: Path, rows: int, chunk: int, tasks: int, turns: int) -> dict
         "rate_ratio": plain / by_dask,
         "memory": memory,
         "overhead_a_task": overhead,
+        "of_dask_itself": sleepers,
         "readings": found,
     }
 
@@ -163,7 +187,8 @@ def main() -> None:
         f"{found['rows']:.3g} draws of {DIM} float32 columns to files, two processes: dask "
         f"{found['rows_per_second']['dask']:.3g} rows/s, plain {found['rows_per_second']['plain']:.3g}, ratio "
         f"{found['rate_ratio']:.3f}; memory a process: dask {memory['dask'] / 1e6:.0f} MB, plain {memory['plain'] / 1e6:.0f} MB; "
-        f"overhead a task of {ROWS_A_TASK} rows {1e3 * found['overhead_a_task']:.2f} ms"
+        f"overhead a task of {ROWS_A_TASK} rows {1e3 * found['overhead_a_task']:.2f} ms, of dask itself "
+        f"{1e3 * found['of_dask_itself']:.2f} ms"
     )
     if arguments.output:
         arguments.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -27,7 +27,7 @@ from problems import BINS, HIDDEN, LAYERS, Answer, Mixture, Work, measured, serv
 def train(work: Work, target: Mixture) -> Answer:
     """A coupling flow on a standard normal, in steps that are compiled before the clock starts."""
     means, precisions = jnp.array(target.means), jnp.array(target.precisions)
-    constants = jnp.array(target.constants())
+    constants = jnp.array(target.constants)
 
     def log_density(x: Any) -> Any:
         away = x[..., None, :] - means

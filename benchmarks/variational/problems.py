@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Mixture:
         """Number of dimensions."""
         return len(self.means[0])
 
+    @cached_property
     def constants(self) -> list[float]:
         """The logarithm of the weight of each component times the constant of its density."""
         roots = [np.linalg.slogdet(np.array(p))[1] for p in self.precisions]
@@ -39,7 +41,7 @@ class Mixture:
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """The density and its gradient, in NumPy."""
         logs, slopes = [], []
-        for constant, mean, precision in zip(self.constants(), self.means, self.precisions, strict=True):
+        for constant, mean, precision in zip(self.constants, self.means, self.precisions, strict=True):
             away = x - np.array(mean)
             slope = -away @ np.array(precision)
             slopes.append(slope)

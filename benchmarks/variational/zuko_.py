@@ -16,7 +16,7 @@ def train(work: Work, target: Mixture) -> Answer:
     torch.set_num_threads(work.threads)
     torch.manual_seed(work.seed)
     means, precisions = torch.tensor(target.means), torch.tensor(target.precisions)
-    constants = torch.tensor(target.constants())
+    constants = torch.tensor(target.constants)
 
     def log_density(x: torch.Tensor) -> torch.Tensor:
         away = x[:, None] - means

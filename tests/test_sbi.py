@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent import futures
@@ -18,6 +20,8 @@ import pytest
 from scipy import stats
 
 import penstock as ps
+from penstock import _warn
+from penstock.sbi import inference
 from penstock.sbi.simulations import Observed
 from penstock.sbi.wrapped import as_prior
 
@@ -243,6 +247,85 @@ def test_simulations_that_are_not_finite_and_constant_columns_are_left_out_aloud
         posterior.sample(5, [0.1, 0.2, 2.0])
     with pytest.warns(ps.DataWarning, match="column 0 of x is 99, and all simulations lie in"):
         posterior.log_prob([0.0, 0.0], [99.0, 0.2, 1.0])
+
+
+@pytest.mark.parametrize(("ensemble", "epochs"), [(1, 100), (3, 60)])
+def test_of_each_flow_the_better_of_a_fit_and_a_longer_one_counts(ensemble: int, epochs: int) -> None:
+    theta, x = pairs(1500)
+    own = {"recipe": linear, "ensemble": ensemble, "learning_rate": 0.05, "rng": 0, "progress": False}
+    chosen, *both = (
+        ps.npe(theta, x, prior=ps.sbi.BoxUniform(-1, 1, dim=2), **own, **said).flow
+        for said in ({}, {"epochs": epochs}, {"epochs": round(2.5 * epochs)})
+    )
+    flows, *others = ([flow] if ensemble == 1 else flow.members for flow in (chosen, *both))
+    assert any(flow.history.stopped == "completed" for flow in others[0])
+    for flow, *fits in zip(flows, *others, strict=True):
+        want = min(fits, key=lambda fit: fit.history.best_loss)
+        assert (flow.params == want.params).all()
+        assert flow.history.best_loss == want.history.best_loss
+
+
+def fits(first: list[float], longer: list[float], stopped: str = "completed", common: tuple[float, ...] = ()) -> Any:
+    """What builds models of which the first fit, and one of 25 epochs, end with such losses, and warn by their number."""
+    asked: list[dict[str, Any]] = []
+
+    def build() -> Any:
+        model: Any = ps.realnvp(2, layers=2, hidden=(2,), rng=0)
+        model = model if len(first) == 1 else ps.Ensemble(model, len(first), rng=0)
+
+        def fit(rows: Any, given: Any, rng: int, **options: Any) -> Any:
+            losses = longer if asked else first
+            histories = [model.history] if len(first) == 1 else model.history.members
+            for k, (history, loss) in enumerate(zip(histories, losses, strict=True)):
+                history.epoch, history.best_epoch, history.stopped = list(range(1, 13)), 3, stopped
+                history.validation_loss, history.restarted = [loss] * 12, 2
+                told = _warn.Told(f"fit {len(asked)}", ps.OverfitWarning, (__file__, k, ""))
+                _warn.issue(told if len(first) == 1 else told.about_member(k))
+            if common:
+                model.history.validation_loss = common[len(asked)]
+            asked.append(options)
+            return model
+
+        model.fit = fit
+        return model
+
+    return build, asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want", "told"),
+    [
+        (([3.0], [2.0]), [2.0], ["0", "1"]),
+        (([2.0], [3.0]), [2.0], ["0"]),
+        (([2.0], [2.0]), [2.0], ["0"]),
+        (([3.0, 1.0, 5.0], [2.0, 2.0, 4.0]), [2.0, 1.0, 4.0], ["0 0", "0 1", "0 2", "1 0", "1 2"]),
+        (([3.0, 1.0], [2.0, 2.0], "completed", (1.5, 1.4)), [2.0, 2.0], ["0 0", "0 1", "1 0", "1 1"]),
+        (([3.0, 1.0], [2.0, 0.0], "completed", (1.5, 1.6)), [3.0, 1.0], ["0 0", "0 1"]),
+        (([3.0], [2.0], "overfits"), [3.0], ["0"]),
+        (([3.0], [2.0], "interrupted"), [3.0], ["0"]),
+        (([math.nan], [2.0]), [math.nan], ["0"]),
+    ],
+)
+def test_the_longer_fit_tells_of_the_flows_that_it_is_kept_for(
+    arguments: Any, want: list[float], told: list[str]
+) -> None:
+    build, asked = fits(*arguments)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = inference._trained(build, None, None, 7, {"batch_size": 8})
+    histories = [found.history] if len(want) == 1 else found.history.members
+    np.testing.assert_equal([history.best_loss for history in histories], want)
+    alone = arguments[2:3] not in ((), ("completed",)) or math.isnan(want[0])
+    assert asked[1:] == ([] if alone else [{"epochs": 25, "batch_size": 8}])
+    assert [" ".join(re.findall(r"\d", str(one.message))) for one in said] == told
+
+
+@pytest.mark.parametrize("name", ["epochs", "schedule", "patience", "callbacks", "checkpoint"])
+def test_options_of_one_fit_get_one_fit(name: str) -> None:
+    build, asked = fits([3.0], [2.0])
+    with pytest.warns(ps.OverfitWarning):
+        inference._trained(build, None, None, 7, {name: 1})
+    assert asked == [{name: 1}]
 
 
 @pytest.mark.parametrize(

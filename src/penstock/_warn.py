@@ -63,15 +63,16 @@ class TargetWarning(PenstockWarning):
 
 
 class Told(NamedTuple):
-    """A warning, and the place in penstock that has it."""
+    """A warning, the place in penstock that has it, and which member of an ensemble it is about, if of one."""
 
     message: str
     category: type[PenstockWarning]
     source: tuple[str, int, str]
+    member: int | None = None
 
     def about_member(self, k: int) -> Told:
         """The same, of a member of an ensemble."""
-        return self._replace(message=f"{self.message} (member {k} of the ensemble)")
+        return self._replace(message=f"{self.message} (member {k} of the ensemble)", member=k)
 
 
 _local = threading.local()  # .sink: what takes the warnings of the calling thread
@@ -104,7 +105,7 @@ def issue(told: Told) -> None:
     if sink is not None:
         sink(told)
         return
-    message, category, source = told
+    message, category, source, _ = told
     frame = sys._getframe(1)
     while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(PACKAGE):
         frame = frame.f_back

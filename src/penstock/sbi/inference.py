@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from penstock import _validate, columns
+from penstock import _validate, _warn, columns
 from penstock._typing import Array, Rng, RowsLike
 from penstock.conditioners import MLP
 from penstock.ensemble import Ensemble
 from penstock.flow import Flow
+from penstock.history import History
 from penstock.recipes import RECIPES
 from penstock.sbi.ends import mixed, open_ends, within
 from penstock.sbi.likelihood import Likelihood
@@ -26,6 +28,10 @@ RECIPE = "nsf_ar"
 WIDE = 50  # numbers of x from which on a network reads them for all layers,
 EMBEDDING = MLP((128, 64))  # unless another one is given,
 EMBEDDED = 32  # and gives so many
+# A second fit of so many times the epochs, where the first has not overfitted, unless an option says how long a fit is, or
+# belongs to one fit alone.
+LONGER = 2.5
+OF_ONE_FIT = frozenset({"epochs", "schedule", "patience", "callbacks", "checkpoint"})
 
 
 def npe(
@@ -72,6 +78,8 @@ def npe(
         What ``numpy.random.default_rng`` takes; decides everything.
     **options
         Those of :meth:`penstock.Flow.fit`, for each flow: ``epochs``, ``batch_size``, ``learning_rate``, ``validation``, ...
+        Without ``epochs``, ``schedule``, ``patience``, ``callbacks`` and ``checkpoint``, a fit of which some flow has not
+        overfitted is followed by one of 2.5 times the epochs from the start, and the one that validates better counts.
 
     Returns
     -------
@@ -110,8 +118,7 @@ def npe(
         own = mixed(own, pairs.theta)
     n_context = len(pairs.observed.kept)
     build = _recipe(recipe, known.dim, n_context, own, embedding, embedding_dim)
-    model = _built(build, ensemble, seeds[0])
-    ends = open_ends(own or (), model.dtype, pairs.theta)
+    ends = open_ends(own or (), _built(build, ensemble, seeds[0]).dtype, pairs.theta)
     observed = pairs.observed
     rows = _table(within(pairs.theta, ends, known), pairs.names)
     given = _table(observed.select(pairs.x), observed.kept_names)
@@ -121,7 +128,7 @@ def npe(
         table = columns.matched(held_out, pairs.names, known.dim, name="validation", attribute="names")
         held_out = within(_validate.as_rows(table.values, known.dim, name="validation"), ends, known)
         options["validation"] = _table(held_out, pairs.names)
-    trained: Flow | Ensemble = model.fit(rows, given, rng=seeds[1], **options)
+    trained = _trained(partial(_built, build, ensemble, seeds[0]), rows, given, seeds[1], options)
     return Posterior(trained, known, observed, seed=seeds[2])
 
 
@@ -146,7 +153,7 @@ def nle(
     x_support : support, optional
         Where the columns of x lie, as for :class:`penstock.Flow`.
     **options
-        Those of :meth:`penstock.Flow.fit`; ``dequantize="auto"`` where x has counts.
+        As for :func:`npe`; ``dequantize="auto"`` where x has counts.
 
     Returns
     -------
@@ -177,7 +184,7 @@ def nle(
     build = _recipe(recipe, len(observed.kept), known.dim, own or None, None, None)
     rows, given = _table(observed.select(pairs.x), observed.kept_names), _table(pairs.theta, pairs.names)
     options = _options(options, pairs, "validation")
-    trained: Flow | Ensemble = _built(build, ensemble, seeds[0]).fit(rows, given, rng=seeds[1], **options)
+    trained = _trained(partial(_built, build, ensemble, seeds[0]), rows, given, seeds[1], options)
     return Likelihood(trained, known, observed)
 
 
@@ -237,6 +244,40 @@ def _options(options: Mapping[str, Any], pairs: Simulations, of_x: str) -> dict[
     if held_out is not None and np.ndim(held_out):
         found[of_x] = pairs.observed.read(held_out, name=of_x, axes=(2,))
     return found
+
+
+def _trained(again: Callable[[], Any], rows: Any, given: Any, seed: int, options: Mapping[str, Any]) -> Any:
+    """A fitted model, and of each of its flows the better of two: from a fit, and from one for longer with the same seeds.
+
+    How long a fit should be depends on what there is to learn: a longer one spends more of its steps at high rates, at which
+    networks learn few simulations by heart. So the first fit tells whether these can bear more epochs.
+    """
+    first = again().fit(rows, given, rng=seed, **options)
+    epochs = [len(own) - own.restarted for own in _histories(first) if own.stopped == "completed"]
+    unknown = any(math.isnan(own.best_loss) for own in _histories(first))
+    if not epochs or unknown or options.keys() & OF_ONE_FIT:
+        return first
+    told: list[_warn.Told] = []
+    with _warn.told_to(told.append):
+        longer = again().fit(rows, given, rng=seed, epochs=round(LONGER * max(epochs)), **options)
+    # With the same seeds validation rows are the same.
+    better = [new.best_loss < own.best_loss for new, own in zip(_histories(longer), _histories(first), strict=True)]
+    if isinstance(first, Ensemble) and math.isfinite(
+        first.history.validation_loss
+    ):  # of rows that fitted the weights, too
+        better = [longer.history.validation_loss < first.history.validation_loss] * len(better)
+    for one in told:
+        if better[one.member or 0]:
+            _warn.issue(one)
+    if len(set(better)) == 1:
+        return longer if better[0] else first
+    flows = zip(better, first.members, longer.members, strict=True)
+    return Ensemble([new if chosen else old for chosen, old, new in flows])
+
+
+def _histories(model: Flow | Ensemble) -> list[History]:
+    """Of each flow."""
+    return [model.history] if isinstance(model, Flow) else model.history.members
 
 
 def _built(build: Callable[..., Any], ensemble: int, seed: int) -> Any:

@@ -22,6 +22,10 @@ from mpi4py import MPI
 
 import penstock as ps
 from penstock.recipes import RECIPES
+from penstock.runner import Runner
+from penstock.training import across
+from penstock.training import ranks as ranks_module
+from penstock.training.ranks import Ranks
 
 COMM = MPI.COMM_WORLD
 ROWS, DIM = 2003, 3
@@ -80,6 +84,49 @@ def in_a_thread(call: Callable[[], Any]) -> Any:
         return pool.submit(call).result()
 
 
+def patched(module: Any, name: str, value: int, call: Callable[[], Any]) -> Any:
+    """What a call gives while a constant of a module is another one."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        return call()
+    finally:
+        setattr(module, name, before)
+
+
+def beyond_the_sample(x: Any, spoil: Callable[[Any], Any]) -> Any:
+    """A training whose first rows to be looked at are few; ``spoil`` has the numbers of the others."""
+    return patched(across, "SAMPLE", 300, lambda: spoil(np.setdiff1d(range(ROWS), sample_of(x))))
+
+
+def sample_of(x: Any) -> Any:
+    return across.sampled(small("nsf")._runner(), len(x))
+
+
+def lattice_that_ends(x: Any) -> Any:
+    """Steps of a quarter in all columns; in one of them a row beside them, which is not looked at first."""
+
+    def run(others: Any) -> Any:
+        given = np.round(x * 4) / 4
+        given[others[-1], 1] += 0.1
+        flow = fit(small("nsf"), given, dequantize="auto", epochs=4)
+        assert list(flow._lattice.columns) == [0, 2], flow._lattice
+        return flow
+
+    return beyond_the_sample(x, run)
+
+
+def few_weights(x: Any, weight: Any) -> Any:
+    """All rows that are looked at first, and most others, have none."""
+
+    def run(others: Any) -> Any:
+        given = np.zeros(len(x))
+        given[others[::3]] = weight[others[::3]]
+        return fit(small("nsf"), x, sample_weight=given, epochs=4)
+
+    return beyond_the_sample(x, run)
+
+
 def cases() -> dict[str, Callable[[], Any]]:
     """What is trained, by name."""
     x = table()
@@ -111,6 +158,11 @@ def cases() -> dict[str, Callable[[], Any]]:
         "tiny weights": lambda: fit(small("nsf"), x, sample_weight=weight * 1e-200, **short),
         "validation rows": lambda: fit(small("nsf"), x, validation=part(table(501) + 0.1), **short),
         "no validation": lambda: fit(small("nsf"), x, validation=0, **short),
+        "weights, in rounds": lambda: patched(
+            ranks_module, "ROUND", 4096, lambda: fit(small("nsf"), x, sample_weight=weight, **short)
+        ),
+        "weights beyond the sample": lambda: few_weights(x, weight),
+        "a lattice that ends beyond the sample": lambda: lattice_that_ends(x),
         "supports": lambda: fit(small("nsf", support=support), kinds, **short),
         "lattice": lambda: fit(small("nsf"), np.round(x * 4) / 4, dequantize="auto", **short),
         "a row far out": lambda: fit(small("nsf"), far, **short),
@@ -144,8 +196,6 @@ def bits(out: str, *only: str) -> None:
 def memmap(out: str, path: str) -> None:
     """A file that all ranks map is read where it lies: nothing is sent."""
     x = np.load(path, mmap_mode="r")
-    from penstock.training.ranks import Ranks
-
     moved = []
     plain = Ranks.moved
     Ranks.moved = lambda self, *given: moved.append(1) or plain(self, *given)  # type: ignore[assignment,func-returns-value,method-assign,misc]
@@ -160,6 +210,18 @@ def memmap(out: str, path: str) -> None:
     few = np.load(path, mmap_mode="r")[: 1 - min(COMM.rank, 1)]  # a validation row of rank 0, which the last one needs
     found["one row"] = told(fit(small("nsf"), x, epochs=4, validation=few))
     write(out, found)
+
+
+class Elsewhere(Runner):
+    """An engine whose numbers have other last bits."""
+
+    arithmetic = property(lambda self: "of another engine")  # type: ignore[assignment]
+
+
+def elsewhere(flow: Any) -> Any:
+    """A flow that such an engine computes."""
+    flow._runner().__class__ = Elsewhere
+    return flow
 
 
 def errors(out: str) -> None:
@@ -177,6 +239,7 @@ def errors(out: str) -> None:
         "columns": lambda: small("nsf").fit(dict(zip("abz" if last else "abc", part(x).T, strict=True)), comm=COMM),
         "NaN": lambda: fit(small("nsf"), spoilt),
         "flow": lambda: fit(ps.nsf(DIM, layers=1, rng=COMM.rank), x),
+        "backend": lambda: fit(elsewhere(small("nsf")) if last else small("nsf"), x),
         "epochs": lambda: fit(small("nsf"), x, epochs=2 + last),
         "callbacks": lambda: fit(small("nsf"), x, epochs=2, callbacks=stop if last else ()),
         "checkpoint of one": lambda: fit(small("nsf"), x, epochs=2, checkpoint=f"{out}.c" if last else None),
@@ -201,13 +264,25 @@ def errors(out: str) -> None:
 
 
 def interrupted(out: str, checkpoint: str, ranks: str) -> None:
-    """A Ctrl-C of one rank ends training on all of them at one step."""
-    if COMM.rank in map(int, ranks.split(",")):
+    """A Ctrl-C of one rank ends training on all of them at one step; to rank "late" it comes when all know of it."""
+    meet = Ranks.meet
+
+    def late(self: Any, numbers: Any = ()) -> Any:
+        if self.interrupted and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return meet(self, numbers)
+
+    sent: list[bool] = []
+    if ranks.endswith("late") and COMM.rank == COMM.size - 1:
+        Ranks.meet = late  # type: ignore[method-assign]
+    elif str(COMM.rank) in ranks.split(","):
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flow = fit(small("nsf"), table(), epochs=100_000, checkpoint=checkpoint)
-    write(out, {"stopped": flow.history.stopped, "steps": COMM.allgather(len(flow.history)), "told": told(flow)})
+    steps, late_ones = COMM.allgather(len(flow.history)), COMM.allgather(len(sent))
+    write(out, {"stopped": flow.history.stopped, "steps": steps, "told": told(flow), "late": late_ones})
 
 
 def resumable(out: str, checkpoint: str, epochs: str) -> None:

@@ -129,6 +129,7 @@ class Ranks:
             self._hear(None)
         if status == INTERRUPTED:
             self._interrupted = self.interrupted = True
+            self._noted = time.monotonic()  # where the signal may be still to come
             raise KeyboardInterrupt
         return heard[:, 1 : 1 + n]
 

@@ -32,9 +32,10 @@ PENSTOCK_INLINE void piece_column(const Piece &piece, const Operands<Element<V>>
   }
 }
 
-// Pieces [from, to) of a layer: outputs from inputs in order, or gradients of inputs from those of outputs backwards.
+// Pieces [from, to) of a layer: outputs from inputs in order, or gradients of inputs from those of outputs backwards. Operands come
+// by value: what a function of its own is pointed to would have to lie in memory on a GPU.
 template <class V, bool forward>
-PENSTOCK_APART void pieces(const Piece *list, int from, int to, int n_vectors, const Operands<Element<V>> &layer) {
+PENSTOCK_APART void pieces(const Piece *list, int from, int to, int n_vectors, Operands<Element<V>> layer) {
   int vector = 0;
   const auto columns = [&]<int MR>() __attribute__((always_inline)) {
     for (; vector + MR <= n_vectors; vector += MR) {

@@ -20,6 +20,7 @@
 
 #if defined(__CUDACC__)
 #  define PENSTOCK_UNROLL(n) _Pragma("unroll")
+#  define PENSTOCK_ROLLED _Pragma("unroll 1")
 #  if defined(PENSTOCK_DEVICE)
 #    define PENSTOCK_WHERE __device__
 #  else
@@ -39,6 +40,7 @@
 #else
 #  define PENSTOCK_PRAGMA(text) _Pragma(#text)
 #  define PENSTOCK_UNROLL(n) PENSTOCK_PRAGMA(GCC unroll n)
+#  define PENSTOCK_ROLLED  // compilers of the host do as they think best
 #  define PENSTOCK_FUNCTION
 #  define PENSTOCK_INLINE inline __attribute__((always_inline))
 // For what is long and used often: inlined everywhere, it would double the size of the library.

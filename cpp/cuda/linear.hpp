@@ -17,6 +17,7 @@ namespace penstock::PENSTOCK_ISA {
 
 inline constexpr int warp = 32, warps = block_rows / warp, lane_rows = block_rows / warp;
 inline constexpr int depth = 32;                          // inputs of a piece of weights
+inline constexpr int turn = 4;                            // inputs in one turn of the loop
 inline constexpr int most_strip = 16, most_outputs = 64;  // outputs of a warp at a time, and of a piece of weights
 // Numbers of the two slots, with which the block's shared memory begins.
 inline constexpr int slots_size = 2 * depth * most_outputs;
@@ -47,7 +48,7 @@ struct alignas(sizeof(T) * lane_rows) RowsOfLane {
 // Weights of inputs [k0, k0 + depth) and outputs [n0, n0 + width), as far as there are any, into a slot, [k][width].
 template <class T, int width>
 PENSTOCK_INLINE void fetch(const Product<T> &p, int k0, int n0, T *slot) {
-  PENSTOCK_UNROLL(4)
+  PENSTOCK_ROLLED
   for (int i = cuda::thread(); i < depth * width; i += block_rows) {
     // along what lies side by side in memory
     const int k = p.w_n == 1 ? i / width : i % depth, n = p.w_n == 1 ? i % width : i / depth;
@@ -85,6 +86,7 @@ PENSTOCK_INLINE void strips(const Product<T> &p, int n0) {
     }
   }
   fetch<T, width>(p, 0, n0, slots);
+  PENSTOCK_ROLLED
   for (int k0 = 0; k0 < p.k; k0 += depth) {
     T *const slot = slots + k0 / depth % 2 * (depth * most_outputs);
     if (k0 + depth < p.k) {
@@ -97,8 +99,7 @@ PENSTOCK_INLINE void strips(const Product<T> &p, int n0) {
     const T *w = slot + me / warp * strip;
     const T *x = in + static_cast<int64_t>(k0) * tile_stride;
     const int count = p.k - k0 < depth ? p.k - k0 : depth;
-    PENSTOCK_UNROLL(4)
-    for (int k = 0; k < count; k++) {
+    const auto add = [&](int k) __attribute__((always_inline)) {
       const RowsOfLane<T> rows = *reinterpret_cast<const RowsOfLane<T> *>(x + k * tile_stride);
       PENSTOCK_UNROLL(16)
       for (int n = 0; n < strip; n++) {
@@ -107,6 +108,19 @@ PENSTOCK_INLINE void strips(const Product<T> &p, int n0) {
         for (int r = 0; r < lane_rows; r++) {
           sum[n][r] = fma<T>(weight, rows.r[r], sum[n][r]);
         }
+      }
+    };
+    // By hand: a compiler that knows that there are `depth` at most writes them all out, with a test after each.
+    int k = 0;
+    PENSTOCK_ROLLED
+    for (; k < count % turn; k++) {
+      add(k);
+    }
+    PENSTOCK_ROLLED
+    for (; k < count; k += turn) {
+      PENSTOCK_UNROLL(8)
+      for (int i = 0; i < turn; i++) {
+        add(k + i);
       }
     }
     cuda::sync();

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "cuda_static.json"
 EVERY, SUMS = "device_every", "device_sums"
 LANE_ROWS = 4  # rows a thread multiplies, each by the outputs of a strip: cpp/cuda/linear.hpp
+STRIPS = 4, 8, 16  # outputs
 STRIPS_FROM, OTHER = 0.5, "other"  # loops with a lower share multiply by the way: no strip of outputs
 # Kernels of which a multiplying loop is expected.
 MULTIPLYING = "evaluate", "vjp", "train", "linear_sums"
@@ -196,14 +197,15 @@ def product_loops(lines: list[Instruction], labels: dict[str, int], fma: str) ->
             other != (first, last) and first <= other[0] and other[1] <= last for other in (m[:2] for m in multiply)
         ):
             continue
-        sums = {line.operands.split(",")[0].strip() for line in lines[first : last + 1] if line.base == fma}
         n = last - first + 1
-        strip = min((1, 2, 4, 8, 16, 32), key=lambda strip: abs(strip * LANE_ROWS - len(sums)))
+        # Each input brings the rows of a lane, by loads of 16 bytes, and each of its products with a row is one instruction.
+        inputs = count["LD"] / (1 if fma == "FFMA" else 2)
+        strip = round(count[fma] / (LANE_ROWS * inputs)) if inputs else 0
         within = [(a, b) for a, b in ends if first <= a and b <= last and (a, b) != (first, last)]
         own = n - len({i for a, b in within for i in range(a, b + 1)})
         loops.append(
             {
-                "strip": str(strip) if count[fma] >= STRIPS_FROM * own else OTHER,
+                "strip": str(strip) if strip in STRIPS and count[fma] >= STRIPS_FROM * own else OTHER,
                 "instructions": own,  # without those of loops within, which bring weights
                 "all_instructions": n,
                 "fma": count[fma],

@@ -38,7 +38,7 @@ def rows() -> tuple[Array, Array]:
 def model(members: int, seed: int) -> Any:
     """The flow of the example, or an ensemble of such flows."""
     flow = ps.nsf_ar(1, context_dim=6, layers=3, hidden=(64, 64), rng=seed)
-    return flow if members == 1 else ps.Ensemble(flow, members)
+    return flow if members == 1 else ps.Ensemble(flow, members, rng=seed)
 
 
 def crossed(members: int, seed: int) -> tuple[Array, Array, float]:

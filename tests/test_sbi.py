@@ -250,82 +250,146 @@ def test_simulations_that_are_not_finite_and_constant_columns_are_left_out_aloud
 
 
 @pytest.mark.parametrize(("ensemble", "epochs"), [(1, 100), (3, 60)])
-def test_of_each_flow_the_better_of_a_fit_and_a_longer_one_counts(ensemble: int, epochs: int) -> None:
+def test_of_each_flow_the_better_of_a_fit_and_a_longer_one_counts(ensemble: int, epochs: int, tmp_path: Path) -> None:
     theta, x = pairs(1500)
     own = {"recipe": linear, "ensemble": ensemble, "learning_rate": 0.05, "rng": 0, "progress": False}
-    chosen, *both = (
-        ps.npe(theta, x, prior=ps.sbi.BoxUniform(-1, 1, dim=2), **own, **said).flow
+    theta, prior = {"a": theta[:, 0], "b": theta[:, 1]}, {name: ps.sbi.BoxUniform(-1, 1) for name in "ab"}
+    posterior, *both = (
+        ps.npe(theta, x, prior=prior, **own, **said)
         for said in ({}, {"epochs": epochs}, {"epochs": round(2.5 * epochs)})
     )
-    flows, *others = ([flow] if ensemble == 1 else flow.members for flow in (chosen, *both))
+    flows, *others = ([model.flow] if ensemble == 1 else model.flow.members for model in (posterior, *both))
     assert any(flow.history.stopped == "completed" for flow in others[0])
+    longer = 0
     for flow, *fits in zip(flows, *others, strict=True):
         want = min(fits, key=lambda fit: fit.history.best_loss)
         assert (flow.params == want.params).all()
         assert flow.history.best_loss == want.history.best_loss
+        longer += want is fits[1]
+    assert ensemble == 1 or 0 < longer < ensemble, longer  # of both
+    assert posterior.flow.columns == both[0].flow.columns
+    posterior.save(tmp_path / "posterior")
+    again = ps.sbi.load(tmp_path / "posterior")
+    assert (again.sample(5, x[0], rng=0) == posterior.sample(5, x[0], rng=0)).all()
 
 
-def fits(first: list[float], longer: list[float], stopped: str = "completed", common: tuple[float, ...] = ()) -> Any:
-    """What builds models of which the first fit, and one of 25 epochs, end with such losses, and warn by their number."""
-    asked: list[dict[str, Any]] = []
+class Fits:
+    """Builds models whose fits end with given losses, and warn by their number; ``asked`` has the options of each."""
 
-    def build() -> Any:
+    def __init__(self, *losses: list[float], stopped: Any = "completed", common: Any = (), error: Any = None) -> None:
+        self.losses, self.stopped, self.common, self.error = losses, stopped, common, error
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self) -> Any:
+        n = len(self.losses[0])
         model: Any = ps.realnvp(2, layers=2, hidden=(2,), rng=0)
-        model = model if len(first) == 1 else ps.Ensemble(model, len(first), rng=0)
-
-        def fit(rows: Any, given: Any, rng: int, **options: Any) -> Any:
-            losses = longer if asked else first
-            histories = [model.history] if len(first) == 1 else model.history.members
-            for k, (history, loss) in enumerate(zip(histories, losses, strict=True)):
-                history.epoch, history.best_epoch, history.stopped = list(range(1, 13)), 3, stopped
-                history.validation_loss, history.restarted = [loss] * 12, 2
-                told = _warn.Told(f"fit {len(asked)}", ps.OverfitWarning, (__file__, k, ""))
-                _warn.issue(told if len(first) == 1 else told.about_member(k))
-            if common:
-                model.history.validation_loss = common[len(asked)]
-            asked.append(options)
-            return model
-
-        model.fit = fit
+        model = model if n == 1 else ps.Ensemble(model, n, rng=0)
+        model.fit = lambda rows, given, rng, **options: self.fit(model, options)
         return model
 
-    return build, asked
+    def fit(self, model: Any, options: dict[str, Any]) -> Any:
+        number = len(self.asked)
+        self.asked.append(options)
+        if self.error is not None and number == 1:
+            raise self.error
+        losses = self.losses[number]
+        histories = [model.history] if len(losses) == 1 else model.history.members
+        stopped = self.stopped if isinstance(self.stopped, str) else self.stopped[number]
+        words = stopped.split() if len(losses) > 1 and " " in stopped else [stopped] * len(losses)
+        for k, (history, loss, word) in enumerate(zip(histories, losses, words, strict=True)):
+            history.epoch, history.best_epoch, history.restarted = list(range(1, 13)), 3, 2
+            history.validation_loss, history.train_loss, history.stopped = [loss] * 12, [loss] * 12, word
+            if word == "badly":
+                history.stopped = "completed"
+                history.validation_loss = [*[loss] * 3, *[loss + 1] * 9]
+                history.train_loss = [*[loss] * 3, *[loss - 1] * 9]
+            for kind in (ps.OverfitWarning, ps.DiscreteWarning):
+                told = _warn.Told(f"{kind.__name__[0]} of fit {number}", kind, (__file__, k, kind.__name__))
+                _warn.issue(told if len(losses) == 1 else told.about_member(k))
+        if self.common:
+            model.history.validation_loss = self.common[number]
+        return model
+
+
+def trained(build: Any, **options: Any) -> tuple[list[float], list[str], int]:
+    """Losses of what comes out, the warnings by kind, fit and member, and how often it was fitted."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = inference._trained(build, None, None, 7, {"batch_size": 8, **options})
+    histories = [found.history] if isinstance(found, ps.Flow) else found.history.members
+    assert build.asked[1:] in ([], [{"epochs": 25, "batch_size": 8}])
+    words = [re.sub(r"(\w) of fit (\d)( \(member (\d).*)?", r"\1\2\4", str(one.message)) for one in said]
+    return [history.best_loss for history in histories], words, len(build.asked)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "want", "told"),
+    ("build", "want", "told"),
     [
-        (([3.0], [2.0]), [2.0], ["0", "1"]),
-        (([2.0], [3.0]), [2.0], ["0"]),
-        (([2.0], [2.0]), [2.0], ["0"]),
-        (([3.0, 1.0, 5.0], [2.0, 2.0, 4.0]), [2.0, 1.0, 4.0], ["0 0", "0 1", "0 2", "1 0", "1 2"]),
-        (([3.0, 1.0], [2.0, 2.0], "completed", (1.5, 1.4)), [2.0, 2.0], ["0 0", "0 1", "1 0", "1 1"]),
-        (([3.0, 1.0], [2.0, 0.0], "completed", (1.5, 1.6)), [3.0, 1.0], ["0 0", "0 1"]),
-        (([3.0], [2.0], "overfits"), [3.0], ["0"]),
-        (([3.0], [2.0], "interrupted"), [3.0], ["0"]),
-        (([math.nan], [2.0]), [math.nan], ["0"]),
+        (Fits([3.0], [2.0]), [2.0], ["D0", "O1"]),
+        (Fits([2.0], [3.0]), [2.0], ["D0", "O0"]),
+        (Fits([2.0], [2.0]), [2.0], ["D0", "O0"]),
+        (Fits([3.0, 1.0], [2.0, 2.0]), [2.0, 1.0], ["D00", "D01", "O01", "O10"]),
+        (Fits([3.0, 1.0], [2.0, 2.0], common=(1.5, 1.4)), [2.0, 2.0], ["D00", "D01", "O10", "O11"]),
+        (Fits([3.0, 1.0], [2.0, 0.0], common=(1.5, 1.6)), [3.0, 1.0], ["D00", "D01", "O00", "O01"]),
+        (
+            Fits([3.0, 1.0], [2.0, 2.0], stopped=["completed overfits", "completed"]),
+            [2.0, 1.0],
+            ["D00", "D01", "O01", "O10"],
+        ),
     ],
 )
-def test_the_longer_fit_tells_of_the_flows_that_it_is_kept_for(
-    arguments: Any, want: list[float], told: list[str]
+def test_a_longer_fit_follows_and_each_warning_is_of_a_flow_that_is_kept(
+    build: Any, want: Any, told: list[str]
 ) -> None:
-    build, asked = fits(*arguments)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        found = inference._trained(build, None, None, 7, {"batch_size": 8})
-    histories = [found.history] if len(want) == 1 else found.history.members
-    np.testing.assert_equal([history.best_loss for history in histories], want)
-    alone = arguments[2:3] not in ((), ("completed",)) or math.isnan(want[0])
-    assert asked[1:] == ([] if alone else [{"epochs": 25, "batch_size": 8}])
-    assert [" ".join(re.findall(r"\d", str(one.message))) for one in said] == told
+    assert trained(build) == (want, told, 2)
 
 
-@pytest.mark.parametrize("name", ["epochs", "schedule", "patience", "callbacks", "checkpoint"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        Fits([3.0], [2.0], stopped="overfits"),
+        Fits([3.0], [2.0], stopped="badly"),
+        Fits([3.0], [2.0], stopped="interrupted"),
+        Fits([3.0, 3.0], [2.0, 2.0], stopped="completed interrupted"),
+        Fits([math.nan], [2.0]),
+    ],
+)
+def test_no_longer_fit_follows_what_overfits_was_interrupted_or_not_validated(build: Any) -> None:
+    losses, told, fits = trained(build)
+    np.testing.assert_equal(losses, build.losses[0])
+    assert (sorted(told), fits) == (
+        sorted(f"{kind}0{k}" for k in ([""] if len(losses) == 1 else [0, 1]) for kind in "DO"),
+        1,
+    )
+
+
+@pytest.mark.parametrize("name", ["epochs", "schedule", "patience", "callbacks", "checkpoint", "comm"])
 def test_options_of_one_fit_get_one_fit(name: str) -> None:
-    build, asked = fits([3.0], [2.0])
-    with pytest.warns(ps.OverfitWarning):
+    build = Fits([3.0], [2.0])
+    with pytest.warns(ps.OverfitWarning), pytest.warns(ps.DiscreteWarning):
         inference._trained(build, None, None, 7, {name: 1})
-    assert asked == [{name: 1}]
+    assert build.asked == [{name: 1}]
+
+
+def test_a_recipe_that_gives_the_same_flow_each_time_gets_one_fit() -> None:
+    build = Fits([3.0], [2.0])
+    flow = build()
+    build.__class__ = type("Same", (Fits,), {"__call__": lambda self: flow})
+    assert trained(build) == ([3.0], ["O0", "D0"], 1)
+
+
+@pytest.mark.parametrize("error", [ps.TrainingError("the loss became NaN"), KeyboardInterrupt()])
+def test_a_longer_fit_that_fails_leaves_the_first(error: BaseException) -> None:
+    losses, told, fits = trained(Fits([3.0], [2.0], error=error))
+    assert (losses, told[0], fits) == ([3.0], "D0", 2)
+    assert "a second fit, of 25 epochs, came to nothing" in told[1]
+    assert type(error).__name__ in told[1]
+    assert told[2:] == ["O0"]
+
+
+def test_a_longer_fit_that_is_interrupted_says_so_where_the_first_is_kept() -> None:
+    _, told, _ = trained(Fits([2.0], [math.nan], stopped=["completed", "interrupted"]))
+    assert told == ["D0", "O0", "a second, longer fit was interrupted: each flow keeps the better of both"]
 
 
 @pytest.mark.parametrize(

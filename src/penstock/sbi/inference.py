@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from penstock import _validate, _warn, columns
 from penstock._typing import Array, Rng, RowsLike
+from penstock._warn import TrainingWarning
 from penstock.conditioners import MLP
 from penstock.ensemble import Ensemble
 from penstock.flow import Flow
@@ -31,7 +32,7 @@ EMBEDDED = 32  # and gives so many
 # A second fit of so many times the epochs, where the first has not overfitted, unless an option says how long a fit is, or
 # belongs to one fit alone.
 LONGER = 2.5
-OF_ONE_FIT = frozenset({"epochs", "schedule", "patience", "callbacks", "checkpoint"})
+OF_ONE_FIT = frozenset({"epochs", "schedule", "patience", "callbacks", "checkpoint", "comm"})
 
 
 def npe(
@@ -78,8 +79,9 @@ def npe(
         What ``numpy.random.default_rng`` takes; decides everything.
     **options
         Those of :meth:`penstock.Flow.fit`, for each flow: ``epochs``, ``batch_size``, ``learning_rate``, ``validation``, ...
-        Without ``epochs``, ``schedule``, ``patience``, ``callbacks`` and ``checkpoint``, a fit of which some flow has not
-        overfitted is followed by one of 2.5 times the epochs from the start, and the one that validates better counts.
+        Without ``epochs``, ``schedule``, ``patience``, ``callbacks``, ``checkpoint`` and ``comm``, and with validation rows, a
+        fit of which some flow does not end in overfitting is followed by one of 2.5 times the epochs from the start, and of each
+        flow that fit counts which validates better.
 
     Returns
     -------
@@ -246,33 +248,67 @@ def _options(options: Mapping[str, Any], pairs: Simulations, of_x: str) -> dict[
     return found
 
 
-def _trained(again: Callable[[], Any], rows: Any, given: Any, seed: int, options: Mapping[str, Any]) -> Any:
+def _trained(build: Callable[[], Any], rows: Any, given: Any, seed: int, options: Mapping[str, Any]) -> Any:
     """A fitted model, and of each of its flows the better of two: from a fit, and from one for longer with the same seeds.
 
     How long a fit should be depends on what there is to learn: a longer one spends more of its steps at high rates, at which
     networks learn few simulations by heart. So the first fit tells whether these can bear more epochs.
     """
-    first = again().fit(rows, given, rng=seed, **options)
-    epochs = [len(own) - own.restarted for own in _histories(first) if own.stopped == "completed"]
-    unknown = any(math.isnan(own.best_loss) for own in _histories(first))
-    if not epochs or unknown or options.keys() & OF_ONE_FIT:
-        return first
-    told: list[_warn.Told] = []
-    with _warn.told_to(told.append):
-        longer = again().fit(rows, given, rng=seed, epochs=round(LONGER * max(epochs)), **options)
+    from penstock.training import TrainingError
+
+    first, told = _fitted(build(), rows, given, seed, options)
+    histories = _histories(first)
+    done = [own for own in histories if own.stopped == "completed" and not own.overfits]
+    unknown = any(own.stopped == "interrupted" or math.isnan(own.best_loss) for own in histories)
+    again = build() if done and not unknown and not options.keys() & OF_ONE_FIT else first
+    if again is first:  # so is a flow of the caller's, which a recipe gives each time
+        return _with_warnings(first, told)
+    of_data = [one for one in told if not issubclass(one.category, TrainingWarning)]  # which both have
+    told = [one for one in told if one not in of_data]
+    _with_warnings(first, of_data)
+    epochs = round(LONGER * max(len(own) - own.restarted for own in done))
+    try:
+        longer, told_then = _fitted(again, rows, given, seed, {**options, "epochs": epochs})
+    except (TrainingError, KeyboardInterrupt) as error:
+        _warn.warn(
+            f"a second fit, of {epochs} epochs, came to nothing ({error!r}): the first one counts", TrainingWarning
+        )
+        return _with_warnings(first, told)
     # With the same seeds validation rows are the same.
-    better = [new.best_loss < own.best_loss for new, own in zip(_histories(longer), _histories(first), strict=True)]
-    if isinstance(first, Ensemble) and math.isfinite(
-        first.history.validation_loss
-    ):  # of rows that fitted the weights, too
-        better = [longer.history.validation_loss < first.history.validation_loss] * len(better)
-    for one in told:
-        if better[one.member or 0]:
-            _warn.issue(one)
-    if len(set(better)) == 1:
+    better = [new.best_loss < own.best_loss for new, own in zip(_histories(longer), histories, strict=True)]
+    if isinstance(first, Ensemble) and isinstance(longer, Ensemble):
+        common, common_then = first.history.validation_loss, longer.history.validation_loss
+        if math.isfinite(common):  # the rows that fitted the weights, too
+            better = [common_then < common] * len(better)
+    _with_warnings(first, [one for one in told if not better[one.member or 0]])
+    told_then = [one for one in told_then if issubclass(one.category, TrainingWarning) and better[one.member or 0]]
+    _with_warnings(longer, told_then)
+    if not all(better) and any(own.stopped == "interrupted" for own in _histories(longer)):
+        _warn.warn("a second, longer fit was interrupted: each flow keeps the better of both", TrainingWarning)
+    if len(set(better)) == 1 or isinstance(first, Flow) or isinstance(longer, Flow):
         return longer if better[0] else first
     flows = zip(better, first.members, longer.members, strict=True)
     return Ensemble([new if chosen else old for chosen, old, new in flows])
+
+
+def _fitted(
+    model: Any, rows: Any, given: Any, seed: int, options: Mapping[str, Any]
+) -> tuple[Flow | Ensemble, list[_warn.Told]]:
+    """A model, fitted, and what it warns of."""
+    told: list[_warn.Told] = []
+    try:
+        with _warn.told_to(told.append):
+            return model.fit(rows, given, rng=seed, **options), told
+    except BaseException:
+        _with_warnings(model, told)
+        raise
+
+
+def _with_warnings(model: Any, told: Iterable[_warn.Told]) -> Any:
+    """The model, once it is said what it warns of."""
+    for one in told:
+        _warn.issue(one)
+    return model
 
 
 def _histories(model: Flow | Ensemble) -> list[History]:

@@ -1,8 +1,11 @@
-"""Writes what in.flow reads: a flow trained on a bent cloud in three dimensions, and atoms that do not lie as it says."""
+"""Writes what in.flow reads: a flow trained on a bent cloud in three dimensions, and atoms that do not lie as it says.
+
+python train.py FOLDER
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -31,4 +34,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the files go; it exists")
+    main(parser.parse_args().folder)

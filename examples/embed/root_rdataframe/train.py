@@ -1,8 +1,11 @@
-"""Writes two flows p(x | truth): a response with tails and a resolution that depends on the truth, and one a little wider."""
+"""Writes two flows p(x | truth): a response with tails and a resolution that depends on the truth, and one a little wider.
+
+python train.py FOLDER
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -23,4 +26,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the files go; it exists")
+    main(parser.parse_args().folder)

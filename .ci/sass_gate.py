@@ -198,14 +198,17 @@ def product_loops(lines: list[Instruction], labels: dict[str, int], fma: str) ->
         ):
             continue
         n = last - first + 1
-        # Each input brings the rows of a lane, by loads of 16 bytes, and each of its products with a row is one instruction.
+        # Each input brings the rows of a lane, by loads of 16 bytes from a memory that the compiler does not know, and its product
+        # with a row is one instruction for each output. Registers tell only where a sum stays in its own.
         inputs = count["LD"] / (1 if fma == "FFMA" else 2)
-        strip = round(count[fma] / (LANE_ROWS * inputs)) if inputs else 0
+        sums = {line.operands.split(",")[0].strip() for line in lines[first : last + 1] if line.base == fma}
+        products = count[fma] / inputs if inputs else len(sums)
+        strip = min(STRIPS, key=lambda strip: abs(strip * LANE_ROWS - products))
         within = [(a, b) for a, b in ends if first <= a and b <= last and (a, b) != (first, last)]
         own = n - len({i for a, b in within for i in range(a, b + 1)})
         loops.append(
             {
-                "strip": str(strip) if strip in STRIPS and count[fma] >= STRIPS_FROM * own else OTHER,
+                "strip": str(strip) if count[fma] >= STRIPS_FROM * own else OTHER,
                 "instructions": own,  # without those of loops within, which bring weights
                 "all_instructions": n,
                 "fma": count[fma],

@@ -71,6 +71,20 @@ def test_a_kernel_is_read(gate: Any) -> None:
     assert (loop["lds"], loop["ldg"], loop["share"]) == (4, 1, round(32 / 37, 4))
 
 
+@pytest.mark.parametrize(("fma", "loads"), [("FFMA", 1), ("DFMA", 2)])
+@pytest.mark.parametrize("strip", [4, 8, 16])
+@pytest.mark.parametrize("inputs", [1, 4])
+def test_strips_are_told_by_products_where_sums_change_their_registers(
+    gate: Any, fma: str, loads: int, strip: int, inputs: int
+) -> None:
+    n = 4 * strip
+    products = [line(f"{fma} R{40 + i % n + n * (i // n % 2)}, R1, R2, R{40 + i % n}") for i in range(inputs * n)]
+    rows = [line("LD.E.128 R4, desc[UR4][R2.64]")] * (inputs * loads)
+    code = ["", *rows, *products, line("@P1 BRA `(.L_x_1)")]
+    lines, labels = gate.instructions("\n".join([".L_x_1:", *code]))
+    assert [loop["strip"] for loop in gate.product_loops(lines, labels, fma)] == [str(strip)]
+
+
 @pytest.mark.parametrize(
     ("symbol", "name"),
     [

@@ -198,8 +198,8 @@ def product_loops(lines: list[Instruction], labels: dict[str, int], fma: str) ->
         ):
             continue
         n = last - first + 1
-        # Each input brings the rows of a lane, by loads of 16 bytes from a memory that the compiler does not know, and its product
-        # with a row is one instruction for each output. Registers tell only where a sum stays in its own.
+        # Each input brings the rows of a lane, by loads of 16 bytes from a memory that the compiler does not know, and its
+        # product with a row is one instruction for each output. Registers tell only where a sum stays in its own.
         inputs = count["LD"] / (1 if fma == "FFMA" else 2)
         sums = {line.operands.split(",")[0].strip() for line in lines[first : last + 1] if line.base == fma}
         products = count[fma] / inputs if inputs else len(sums)

@@ -61,7 +61,7 @@ def realnvp(dim: int, width: int, layers: int = 8, context_dim: int = 0) -> ps.F
     """Affine couplings of halves, in turns."""
     return away_from_identity(
         ps.realnvp(
-            dim, context_dim=context_dim, layers=layers, hidden=(width, width), activation="relu", mixing="none",
+            dim, context_dim=context_dim, embedding=None, layers=layers, hidden=(width, width), activation="relu", mixing="none",
             scale_bound=3.0, residual=False, dtype="float32", rng=0, backend=BACKEND,
         )
     )  # fmt: skip

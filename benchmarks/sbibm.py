@@ -210,7 +210,10 @@ def main() -> None:
         options = assignments(given.set)
         recipe = partial(RECIPES[given.recipe or "nsf_ar"], **assignments(given.recipe_set))
         for name in given.tasks:
-            options["recipe"] = boxed(recipe, TASKS[name]) if given.boxes else recipe
+            if given.boxes:
+                options["recipe"] = boxed(recipe, TASKS[name])
+            elif given.recipe or given.recipe_set:
+                options["recipe"] = recipe
             for simulations in given.simulations:
                 for seed in given.seeds:
                     found = run(name, simulations, seed, given, options)

@@ -1,4 +1,5 @@
-"""How the budget of ``fit`` was chosen for small tables: batches, epochs, schedules and weight decay, single flows and mixtures.
+"""How the budget of ``fit`` was chosen for small tables: batches, epochs, schedules and weight decay, single flows and mixtures;
+and, on these and three larger ones, the network that reads a context.
 
 python benchmarks/smalltables.py run --data DIR [--variants NAME ...] [--tables NAME ...] [--members 2]
 python benchmarks/smalltables.py report
@@ -16,6 +17,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ OLD: dict[str, Any] = {"epochs": 200, "batch_size": 256, "weight_decay": 0.0}
 PLATEAU: dict[str, Any] = {"batch_size": 256, "schedule": "plateau", "patience": 40, "epochs": 200}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "0.1.0": (OLD, {}),
-    "default": ({}, {}),
+    "no embedding": ({}, {}),
     **{f"256 rows, {n} epochs": (OLD | {"epochs": n}, {}) for n in (60, 100)},
     **{f"{rows} rows, {n} epochs": (OLD | {"batch_size": rows, "epochs": n}, {}) for rows in (64, 128) for n in (30, 50, 100)},
     **{f"64 rows, 100 epochs, decay {d}": (OLD | {"batch_size": 64, "epochs": 100, "weight_decay": d}, {}) for d in (0.1, 0.3)},
@@ -45,12 +47,19 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ("3 layers", {"layers": 3}),
     )},
 }  # fmt: skip
+# These chose the budget, while no network read the context before conditioners did.
+VARIANTS = {name: (fit, {"embedding": None} | recipe) for name, (fit, recipe) in VARIANTS.items()}
+NETWORKS = (((64,), 8), ((64,), 16), ((128,), 16), ((128,), 32), ((128,), 64), ((64, 64), 16), ((128, 128), 32))
+VARIANTS |= {
+    f"{'x'.join(map(str, widths))} to {out}": ({}, {"embedding": ps.MLP(widths), "embedding_dim": out})
+    for widths, out in NETWORKS
+}
 
 
-def _slcp(data: Path, rng: np.random.Generator) -> Table:
-    theta = rng.uniform(-3, 3, (13_000, 5))
+def _slcp(data: Path, rng: np.random.Generator, rows: int = 10_000) -> Table:
+    theta = rng.uniform(-3, 3, (rows + 3000, 5))
     x = slcp(theta, rng)
-    return theta[:10_000], x[:10_000], theta[10_000:], x[10_000:]
+    return theta[:rows], x[:rows], theta[rows:], x[rows:]
 
 
 def _glm(data: Path, rng: np.random.Generator) -> Table:
@@ -103,8 +112,21 @@ def _zjets(data: Path, rng: np.random.Generator) -> Table:
     return _split(np.arcsinh(momenta.reshape(len(momenta), 6) / 20), 2000, rng)
 
 
+def _target(data: Path, rng: np.random.Generator) -> Table:
+    """The last column of the protein table given the nine others."""
+    x = np.load(data / "uci_tables/protein.npz")["data"].astype(float)
+    return _split(x[:, 9:], 3000, rng, x[:, :9])
+
+
+def _power(data: Path, rng: np.random.Generator) -> Table:
+    """One of six columns given the others."""
+    x = np.load(data / "uci_power/power.npz")["train"].astype(float)
+    return _split(x[:, :1], 10_000, rng, x[:, 1:])
+
+
 TABLES: dict[str, Callable[[Path, np.random.Generator], Table]] = {
     "slcp": _slcp, "glm": _glm, "sky": _sky, "redshift": _redshift, "protein": _protein, "concrete": _concrete, "zjets": _zjets,
+    "target": _target, "power": _power, "slcp 1e5": partial(_slcp, rows=100_000),
 }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ from helpers import (
     sealed,
 )
 from penstock.cli import main
+from penstock.recipes import RECIPES
 
 Array = np.ndarray[Any, Any]
 
@@ -690,6 +691,31 @@ def test_a_conditional_flow_tells_its_context_and_its_embedding() -> None:
     assert wide.spec.embedding == spec.embedding
     x, c = np.ones((3, 3)), np.ones(5)
     np.testing.assert_allclose(wide.log_prob(x, c), flow.log_prob(x, c), rtol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_reads_many_numbers_by_a_network_unless_told_otherwise(recipe: str) -> None:
+    def network(n: int, **options: Any) -> tuple[Any, int]:
+        spec = RECIPES[recipe](2, context_dim=n, hidden=(4,), rng=0, **options).spec
+        return spec.embedding, spec.embedding_dim
+
+    assert network(0) == network(3) == network(4, embedding=None) == (None, 0)
+    assert network(4) == network(50) == network(4, embedding="auto") == (ps.MLP((128,)), 32)
+    assert network(51) == (ps.MLP((128, 64)), 32)
+    assert network(4, embedding_dim=7) == (ps.MLP((128,)), 7)
+    assert network(3, embedding=ps.MLP((5,))) == (ps.MLP((5,)), 5)
+    for wrong, words in (
+        ({"embedding": "wide"}, "embedding must be one of 'auto', got 'wide'"),
+        ({"embedding": (64,)}, "embedding must be one of MLP, got tuple"),
+        ({"embedding_dim": 0}, "embedding_dim must be at least 1, got 0"),
+        ({"embedding": None, "embedding_dim": 3}, "embedding_dim=3 needs an embedding"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            network(4, **wrong)
+    with pytest.raises(ValueError, match="embedding_dim=3 needs an embedding"):
+        network(3, embedding_dim=3)
+    with pytest.raises(ValueError, match="context_dim must be at least 0, got -1"):
+        network(-1)
 
 
 def test_a_flow_without_a_context_is_kept_in_the_bytes_that_older_versions_read() -> None:

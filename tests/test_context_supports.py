@@ -33,8 +33,8 @@ INSIDE = np.array([170.0, 0.3, -0.7, 10.2, 2.9, -4.0])
 def small(dtype: str = "float64", backend: str = "auto", support: Any = CONTEXTS, context_dim: int = 6) -> ps.Flow:
     """A flow with random parameters that is quick to compile."""
     flow = ps.realnvp(
-        2, layers=2, hidden=(8,), mixing="none", context_dim=context_dim, context_support=support, rng=1, dtype=dtype,
-        backend=backend,
+        2, layers=2, hidden=(8,), mixing="none", embedding=None, context_dim=context_dim, context_support=support, rng=1,
+        dtype=dtype, backend=backend,
     )  # fmt: skip
     flow.params = 0.5 * rng("small").standard_normal(flow.n_params)
     return flow

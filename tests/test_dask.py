@@ -7,11 +7,13 @@ import hashlib
 import os
 import pickle
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -498,6 +500,14 @@ def test_errors_name_the_argument_what_was_expected_and_what_came(named: Any) ->
         for verb in (door_of_dask.sample, door_of_dask.sample_and_log_prob):
             with pytest.raises(kind, match=words):
                 verb(flow, **options)
+
+
+def test_a_module_that_another_thread_is_importing_hinders_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dask.array", "dask.dataframe", "dask.bag", "distributed"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert not graph.is_frame(np.zeros(3))
+    assert not graph.is_bag(np.zeros(3))
+    assert tasks._worker() is None
 
 
 def test_importing_the_door_imports_no_dask() -> None:

@@ -497,6 +497,28 @@ def test_names_of_tables_go_through_and_sort_columns() -> None:
         quick(frame.rename(columns={"age": "z"}), data, prior)
 
 
+def test_few_simulations_of_some_numbers_are_read_by_a_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    theta, x = pairs()
+    x = np.concatenate([x, np.random.default_rng(2).normal(size=(len(x), 60))], axis=1)
+
+    def network(n: int, **options: Any) -> tuple[Any, int]:
+        options = {"recipe": "nsf_ar", "batch_size": 100, **options}
+        spec = quick(theta, x[:, :n], **options).flow.spec
+        return spec.embedding, spec.embedding_dim
+
+    assert network(3) == network(4, embedding=None) == (None, 0)
+    assert network(4) == network(50) == (ps.MLP((64,)), 16)
+    assert network(51) == (ps.MLP((128, 64)), 32)
+    assert network(4, embedding_dim=5) == (ps.MLP((64,)), 5)
+    assert network(3, embedding=ps.MLP((8,))) == (ps.MLP((8,)), 8)
+    assert network(4, recipe=affine) == (ps.MLP((128,)), 32)  # a callable decides for itself,
+    assert network(4, recipe=affine, embedding=None) == (None, 0)  # unless it is told
+    monkeypatch.setattr(inference, "FEW", len(theta) - 1)
+    assert network(4) == network(50) == (ps.MLP((128,)), 32)
+    with pytest.raises(ValueError, match="embedding must be one of 'auto'"):
+        network(4, embedding="small")
+
+
 def test_a_wide_x_is_embedded_and_options_reach_recipe_and_fit() -> None:
     theta, x = pairs()
     wide = np.concatenate([x, np.random.default_rng(2).normal(size=(300, 60))], axis=1)
@@ -509,7 +531,7 @@ def test_a_wide_x_is_embedded_and_options_reach_recipe_and_fit() -> None:
     assert len(quick(theta, x, epochs=3).history) == 3
     for wrong, words in (
         ({"recipe": "nfs"}, "recipe must be one of"),
-        ({"embedding_dim": 3}, "there is no embedding"),
+        ({"embedding_dim": 3}, "needs an embedding"),
         ({"X": x}, "have no argument X"),
         ({"ensemble": 0}, "ensemble must be at least 1"),
     ):

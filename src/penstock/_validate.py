@@ -331,8 +331,9 @@ def reals(values: Any, *, name: str) -> Array:
     """
     _device_arrays.refuse(values, name)
     values = columns.plain(values, name=name)
-    masked = sys.modules.get("numpy.ma")
-    if masked is not None and isinstance(values, masked.MaskedArray) and masked.is_masked(values):
+    # Another thread may be importing the module just now.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    if isinstance(values, masked) and np.ma.is_masked(values):
         raise TypeError(f"{name} has masked entries; fill them or drop those rows first")
     try:
         array = np.asarray(values)

@@ -17,6 +17,12 @@ from penstock.layers import ActNorm, Autoregressive, Coupling, Elementwise, Laye
 from penstock.support import SupportLike
 from penstock.transforms import Additive, Affine, RationalQuadratic, Transform, of_kind
 
+# A context of so many numbers, or more, is read by one network for all conditioners,
+EMBEDDED_FROM = 4
+EMBEDDING = MLP((128,))
+WIDE_ABOVE = 50  # and one of more by a deeper one,
+EMBEDDING_WIDE = MLP((128, 64))
+EMBEDDING_DIM = 32  # and they read so many numbers of it.
 MIXINGS = ("none", "reverse", "random", "lu")
 
 
@@ -32,7 +38,7 @@ def realnvp(
     residual: bool = False,
     base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
-    embedding: MLP | None = None,
+    embedding: MLP | str | None = "auto",
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
     context_support: SupportLike | None = None,
@@ -69,10 +75,11 @@ def realnvp(
     base_context : int or sequence of int, optional
         Let the base depend on the context: widths of the hidden layers of a network of its own. Of a standard normal it maps
         the context to a shift and a scale of each latent dimension, of another one to what that has learned otherwise.
-    embedding : MLP, optional
-        A network between the context and all conditioners, trained with the flow.
+    embedding : MLP, "auto" or None, default "auto"
+        A network between the context and all conditioners, trained with the flow. ``"auto"``: none for fewer than 4 conditioning
+        variables, ``MLP((128,))`` up to 50, ``MLP((128, 64))`` above.
     embedding_dim : int, optional
-        How many numbers it gives them; by default the width of its last hidden layer.
+        How many numbers it gives them; by default 32 of an automatic one, otherwise the width of its last hidden layer.
     support : str, support, sequence or mapping, optional
         Where the columns lie, as for :class:`Flow`: ``"positive"``, ``ps.interval(lo, hi)``, a list, by name or position,
         or groups of columns.
@@ -109,7 +116,8 @@ def realnvp(
     else:
         stack = _couplings(n_layers, affine, conditioner, mixing, kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
+    network = _embedding(embedding, embedding_dim, context_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, *network, support, context_support)
 
 
 def nice(
@@ -124,7 +132,7 @@ def nice(
     residual: bool = False,
     base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
-    embedding: MLP | None = None,
+    embedding: MLP | str | None = "auto",
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
     context_support: SupportLike | None = None,
@@ -171,7 +179,8 @@ def nice(
     else:
         stack += _couplings(n_layers, Additive(), conditioner, mixing, kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
+    network = _embedding(embedding, embedding_dim, context_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, *network, support, context_support)
 
 
 def glow(
@@ -186,7 +195,7 @@ def glow(
     residual: bool = False,
     base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
-    embedding: MLP | None = None,
+    embedding: MLP | str | None = "auto",
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
     context_support: SupportLike | None = None,
@@ -247,7 +256,8 @@ def glow(
             split = "half_swapped" if mixing == "none" and i % 2 else "half"
             stack += [Coupling(affine, conditioner, split), *turn, *mixers[mixing], ActNorm()]
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
+    network = _embedding(embedding, embedding_dim, context_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, *network, support, context_support)
 
 
 def nsf(
@@ -263,7 +273,7 @@ def nsf(
     residual: bool = False,
     base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
-    embedding: MLP | None = None,
+    embedding: MLP | str | None = "auto",
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
     context_support: SupportLike | None = None,
@@ -313,7 +323,8 @@ def nsf(
     else:
         stack = _couplings(n_layers, spline, conditioner, mixing, kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
+    network = _embedding(embedding, embedding_dim, context_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, *network, support, context_support)
 
 
 def maf(
@@ -329,7 +340,7 @@ def maf(
     residual: bool = False,
     base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
-    embedding: MLP | None = None,
+    embedding: MLP | str | None = "auto",
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
     context_support: SupportLike | None = None,
@@ -387,7 +398,8 @@ def maf(
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_latent", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
+    network = _embedding(embedding, embedding_dim, context_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, *network, support, context_support)
 
 
 def iaf(
@@ -403,7 +415,7 @@ def iaf(
     residual: bool = False,
     base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
-    embedding: MLP | None = None,
+    embedding: MLP | str | None = "auto",
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
     context_support: SupportLike | None = None,
@@ -451,7 +463,8 @@ def iaf(
     else:
         stack = _autoregressions(n_layers, affine, conditioner, mixing, order, "to_data", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
+    network = _embedding(embedding, embedding_dim, context_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, *network, support, context_support)
 
 
 def nsf_ar(
@@ -468,7 +481,7 @@ def nsf_ar(
     residual: bool = False,
     base: AnyBase | None = None,
     base_context: int | Sequence[int] | None = None,
-    embedding: MLP | None = None,
+    embedding: MLP | str | None = "auto",
     embedding_dim: int | None = None,
     support: SupportLike | None = None,
     context_support: SupportLike | None = None,
@@ -519,7 +532,8 @@ def nsf_ar(
     else:
         stack = _autoregressions(n_layers, spline, conditioner, mixing, order, "to_latent", kinds)
     stack = [*_base_layers(base_context, context_dim, activation, kinds, density), *stack]
-    return Flow(density, stack, context_dim, dtype, rng, backend, embedding, embedding_dim, support, context_support)
+    network = _embedding(embedding, embedding_dim, context_dim)
+    return Flow(density, stack, context_dim, dtype, rng, backend, *network, support, context_support)
 
 
 # What ``penstock fit --recipe`` offers.
@@ -559,6 +573,17 @@ def _base(
 
 def _with_network(base: Any, network: MLP) -> Any:
     return replace(base, conditioner=network) if base.numbers(1) else base
+
+
+def _embedding(embedding: Any, embedding_dim: int | None, context_dim: Any) -> tuple[MLP | None, int | None]:
+    """The network that reads the context, and how many numbers it gives if that is said."""
+    if not isinstance(embedding, str):
+        return embedding, embedding_dim
+    _validate.choice(embedding, ("auto",), name="embedding")
+    if _validate.count(context_dim, name="context_dim") < EMBEDDED_FROM:
+        return None, embedding_dim
+    width = EMBEDDING_DIM if embedding_dim is None else embedding_dim
+    return EMBEDDING if context_dim <= WIDE_ABOVE else EMBEDDING_WIDE, width
 
 
 def _hidden(hidden: int | Sequence[int]) -> tuple[int, ...]:

@@ -66,8 +66,8 @@ def is_bag(values: Any) -> bool:
 
 
 def _is(values: Any, name: str, kinds: Sequence[str]) -> bool:
-    found = sys.modules.get(name)  # whoever has made one has imported it
-    return found is not None and isinstance(values, tuple(getattr(found, kind) for kind in kinds))
+    found = sys.modules.get(name)  # whoever has made one has imported it; another thread may be doing so just now
+    return isinstance(values, tuple(getattr(found, kind, ()) for kind in kinds))
 
 
 def _known(sizes: Sequence[float]) -> bool:

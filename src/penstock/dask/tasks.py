@@ -76,11 +76,11 @@ def share() -> int:
 
 def _worker() -> Any:
     """The worker of distributed that runs this task, or None."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
+    get_worker = getattr(sys.modules.get("distributed"), "get_worker", None)
+    if get_worker is None:
         return None
     try:
-        return distributed.get_worker()
+        return get_worker()
     except ValueError:  # which it raises outside of a task
         return None
 

@@ -16,7 +16,7 @@ from penstock.conditioners import MLP
 from penstock.ensemble import Ensemble
 from penstock.flow import Flow
 from penstock.history import History
-from penstock.recipes import RECIPES
+from penstock.recipes import EMBEDDED_FROM, RECIPES, WIDE_ABOVE
 from penstock.sbi.ends import mixed, open_ends, within
 from penstock.sbi.likelihood import Likelihood
 from penstock.sbi.posterior import Posterior
@@ -26,9 +26,9 @@ from penstock.support import SupportLike, resolved
 
 MEMBERS = 4
 RECIPE = "nsf_ar"
-WIDE = 50  # numbers of x from which on a network reads them for all layers,
-EMBEDDING = MLP((128, 64))  # unless another one is given,
-EMBEDDED = 32  # and gives so many
+FEW = 30_000  # Up to so many simulations a smaller network reads x than that of recipes,
+EMBEDDING = MLP((64,))
+EMBEDDING_DIM = 16  # and gives so many numbers.
 # A second fit of so many times the epochs, where the first has not overfitted, unless an option says how long a fit is, or
 # belongs to one fit alone.
 LONGER = 2.5
@@ -72,9 +72,10 @@ def npe(
     recipe : str or callable, default "nsf_ar"
         Name of a recipe, or a callable as they are: ``recipe(dim, context_dim=..., support=..., rng=...)``.
     embedding : MLP, "auto" or None, default "auto"
-        A network between x and the flow, trained along. ``"auto"``: none up to 50 numbers of x, ``MLP((128, 64))`` above.
+        A network between x and the flow, trained along. ``"auto"``: that of the recipe (none for fewer than 4 numbers of x,
+        ``MLP((128,))`` up to 50, ``MLP((128, 64))`` above); but between 4 and 50, and up to 30 000 simulations, ``MLP((64,))``.
     embedding_dim : int, optional
-        How many numbers it gives; by default 32 of the automatic one.
+        How many numbers it gives; by default 32, and 16 of the smallest.
     rng : seed or numpy Generator, optional
         What ``numpy.random.default_rng`` takes; decides everything.
     **options
@@ -119,7 +120,11 @@ def npe(
     if support is None and own is not None:
         own = mixed(own, pairs.theta)
     n_context = len(pairs.observed.kept)
-    build = _recipe(recipe, known.dim, n_context, own, embedding, embedding_dim)
+    if isinstance(recipe, str) and isinstance(embedding, str) and len(pairs.theta) <= FEW:
+        _validate.choice(embedding, ("auto",), name="embedding")
+        if EMBEDDED_FROM <= n_context <= WIDE_ABOVE:
+            embedding, embedding_dim = EMBEDDING, EMBEDDING_DIM if embedding_dim is None else embedding_dim
+    build = _recipe(recipe, known.dim, n_context, own, {"embedding": embedding, "embedding_dim": embedding_dim})
     ends = open_ends(own or (), _built(build, ensemble, seeds[0]).dtype, pairs.theta)
     observed = pairs.observed
     rows = _table(within(pairs.theta, ends, known), pairs.names)
@@ -183,7 +188,7 @@ def nle(
     own, _ = resolved(x_support, observed.dim)
     if own and len(observed.kept) < observed.dim:
         raise ValueError("x_support is for all columns of x, and some are constant: leave those out of x")
-    build = _recipe(recipe, len(observed.kept), known.dim, own or None, None, None)
+    build = _recipe(recipe, len(observed.kept), known.dim, own or None, {})
     rows, given = _table(observed.select(pairs.x), observed.kept_names), _table(pairs.theta, pairs.names)
     options = _options(options, pairs, "validation")
     trained = _trained(partial(_built, build, ensemble, seeds[0]), rows, given, seeds[1], options)
@@ -203,10 +208,8 @@ def _prepared(theta: Any, x: Any, prior: Any, support: Any, rng: Rng) -> tuple[S
     return simulations(theta, x, known), known, seeds
 
 
-def _recipe(
-    recipe: Any, dim: int, context_dim: int, support: Any, embedding: Any, embedding_dim: int | None
-) -> Callable[..., Any]:
-    """What builds a flow from a seed."""
+def _recipe(recipe: Any, dim: int, context_dim: int, support: Any, network: Mapping[str, Any]) -> Callable[..., Any]:
+    """What builds a flow from a seed. What is said of the ``network`` that reads the context goes to the recipe."""
     if isinstance(recipe, str):
         recipe = RECIPES[_validate.choice(recipe, tuple(RECIPES), name="recipe")]
     elif not callable(recipe):
@@ -214,18 +217,9 @@ def _recipe(
     options: dict[str, Any] = {"context_dim": context_dim}
     if support is not None:
         options["support"] = support
-    if isinstance(embedding, str):
-        _validate.choice(embedding, ("auto",), name="embedding")
-        wide = context_dim > WIDE
-        embedding, embedding_dim = (EMBEDDING, embedding_dim or EMBEDDED) if wide else (None, embedding_dim)
-    if embedding is not None:
-        _validate.instance(embedding, (MLP,), name="embedding")
-        options["embedding"] = embedding
-        if embedding_dim is not None:
-            options["embedding_dim"] = embedding_dim
-    elif embedding_dim is not None:
-        raise ValueError("embedding_dim was given, but there is no embedding")
-    return partial(recipe, dim, **options)
+    # A callable need not know of networks, and so is told of one only where the caller asks for it.
+    said = {"embedding": "auto", "embedding_dim": None}
+    return partial(recipe, dim, **options, **{k: value for k, value in network.items() if value != said[k]})
 
 
 def _table(rows: Array, names: tuple[str, ...]) -> Any:

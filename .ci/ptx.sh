@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # The kernels of the CUDA backend as nvcc makes them, in C++ and on an emulated device: the bits of the core. Usage: ptx.sh FOLDER
-# [VARIANTS], by default those of the recipes, which take two or three minutes; "all" for all of them, and every test. Needs a checkout
-# whose .venv has the package of the same sources, its test extra and the dev group, as .ci/run leaves it; nvcc comes from the
-# package index where there is none.
+# [VARIANTS], by default those of the recipes; "all" for all of them, and every test. Needs a checkout whose .venv has the package of
+# the same sources, its test extra and the dev group, as .ci/run leaves it; nvcc comes from the package index where there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p "$1"
@@ -21,9 +20,10 @@ fi
 # The module alone, which has the core in itself, for one instruction set; beside the package that is installed.
 isa=avx2
 if [ "$(uname -m)" = aarch64 ]; then isa=neon; fi
+pybind=$(python -m pybind11 --cmakedir)
 cmake -S . -B "$folder/ptx" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPENSTOCK_MODULE=OFF -DPENSTOCK_ISAS="$isa" -DPENSTOCK_CUDA_EMULATE=ON \
   -DPENSTOCK_CUDA_PTX="$variants" -DPENSTOCK_NVCC="$nvcc" -DPython_EXECUTABLE="$(command -v python)" \
-  -Dpybind11_DIR="$(python -m pybind11 --cmakedir)"
+  -Dpybind11_DIR="$pybind"
 cmake --build "$folder/ptx" --target _cuda_emulated
 package=$(cd / && python -c 'import pathlib, penstock; print(pathlib.Path(penstock.__file__).parent)')
 rm -rf "$folder/site"

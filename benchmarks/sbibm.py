@@ -2,6 +2,7 @@
 
 python benchmarks/sbibm.py run --data FOLDER --tasks slcp two_moons --simulations 10000 100000 --seeds 0 1
 python benchmarks/sbibm.py run --observations 0 --tasks slcp --set ensemble=4 patience=40 --recipe nsf_ar --recipe-set layers=3
+python benchmarks/sbibm.py run --observations 0 --tasks slcp --simulations 10000 --embedding 64 --set embedding_dim=16
 python benchmarks/sbibm.py report
 
 Needs scikit-learn and SciPy. FOLDER holds an .npz for each task, with ``observation`` (m, c) and ``reference_posterior``
@@ -185,6 +186,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=RECIPES)
     parser.add_argument("--recipe-set", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the recipe")
     parser.add_argument(
+        "--embedding",
+        nargs="*",
+        type=int,
+        metavar="WIDTH",
+        help="hidden layers of the network that reads x; nothing: no network",
+    )
+    parser.add_argument(
         "--boxes", action="store_true", help="keep the boxes of priors, which npe makes lines by a logit"
     )
     parser.add_argument("--fresh", type=int, default=5000, help="simulations for coverage")
@@ -196,6 +204,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=HERE / "results" / "sbibm.json")
     given = parser.parse_args()
     words = [*given.set, *([f"recipe={given.recipe}"] if given.recipe else []), *given.recipe_set]
+    if given.embedding is not None:
+        words.append(f"embedding={tuple(given.embedding) or None}")
     given.words = " ".join([*words, *(["boxes"] if given.boxes else [])])
     if given.verb == "run" and given.observations and given.data is None:
         parser.error("--data is needed for observations; --observations 0 goes without")
@@ -208,6 +218,8 @@ def main() -> None:
     results = json.loads(given.output.read_text()) if given.output.exists() else []
     if given.verb == "run":
         options = assignments(given.set)
+        if given.embedding is not None:
+            options["embedding"] = ps.MLP(tuple(given.embedding)) if given.embedding else None
         recipe = partial(RECIPES[given.recipe or "nsf_ar"], **assignments(given.recipe_set))
         for name in given.tasks:
             if given.boxes:

@@ -54,6 +54,8 @@ VARIANTS |= {
     f"{'x'.join(map(str, widths))} to {out}": ({}, {"embedding": ps.MLP(widths), "embedding_dim": out})
     for widths, out in NETWORKS
 }
+VARIANTS["128 to 32, tanh"] = ({}, {"embedding": ps.MLP((128,), "tanh"), "embedding_dim": 32})
+VARIANTS["no embedding, relu"] = ({}, {"embedding": None, "activation": "relu"})
 
 
 def _slcp(data: Path, rng: np.random.Generator, rows: int = 10_000) -> Table:

@@ -250,7 +250,10 @@ def test_simulations_that_are_not_finite_and_constant_columns_are_left_out_aloud
 
 
 @pytest.mark.parametrize(("ensemble", "epochs"), [(1, 100), (3, 60)])
-def test_of_each_flow_the_better_of_a_fit_and_a_longer_one_counts(ensemble: int, epochs: int, tmp_path: Path) -> None:
+def test_of_each_flow_the_better_of_a_fit_and_a_longer_one_counts(
+    ensemble: int, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "LEARNING", -1.0)  # a longer one follows in any case
     theta, x = pairs(1500)
     own = {"recipe": linear, "ensemble": ensemble, "learning_rate": 0.05, "rng": 0, "progress": False}
     theta, prior = {"a": theta[:, 0], "b": theta[:, 1]}, {name: ps.sbi.BoxUniform(-1, 1) for name in "ab"}
@@ -297,10 +300,13 @@ class Fits:
         stopped = self.stopped if isinstance(self.stopped, str) else self.stopped[number]
         words = stopped.split() if len(losses) > 1 and " " in stopped else [stopped] * len(losses)
         for k, (history, loss, word) in enumerate(zip(histories, losses, words, strict=True)):
-            history.epoch, history.best_epoch, history.restarted = list(range(1, 13)), 3, 2
-            history.validation_loss, history.train_loss, history.stopped = [loss] * 12, [loss] * 12, word
+            history.epoch, history.best_epoch, history.restarted = list(range(1, 13)), 12, 2
+            history.validation_loss, history.train_loss = [*[loss + 0.025] * 10, loss + 0.02, loss], [loss] * 12
+            history.stopped = "completed" if word in ("flat", "badly") else word
+            if word == "flat":  # but for what lies before its last quarter, and before it began again
+                history.validation_loss = [loss + 2] * 2 + [loss + 1] * 7 + [loss + 0.015, loss + 0.01, loss]
             if word == "badly":
-                history.stopped = "completed"
+                history.best_epoch = 3
                 history.validation_loss = [*[loss] * 3, *[loss + 1] * 9]
                 history.train_loss = [*[loss] * 3, *[loss - 1] * 9]
             for kind in (ps.OverfitWarning, ps.DiscreteWarning):
@@ -336,6 +342,7 @@ def trained(build: Any, **options: Any) -> tuple[list[float], list[str], int]:
             [2.0, 1.0],
             ["D00", "D01", "O01", "O10"],
         ),
+        (Fits([3.0, 1.0], [2.0, 2.0], stopped=["flat completed", "flat"]), [2.0, 1.0], ["D00", "D01", "O01", "O10"]),
     ],
 )
 def test_a_longer_fit_follows_and_each_warning_is_of_a_flow_that_is_kept(
@@ -349,12 +356,14 @@ def test_a_longer_fit_follows_and_each_warning_is_of_a_flow_that_is_kept(
     [
         Fits([3.0], [2.0], stopped="overfits"),
         Fits([3.0], [2.0], stopped="badly"),
+        Fits([3.0], [2.0], stopped="flat"),
+        Fits([3.0, 3.0], [2.0, 2.0], stopped="flat overfits"),
         Fits([3.0], [2.0], stopped="interrupted"),
         Fits([3.0, 3.0], [2.0, 2.0], stopped="completed interrupted"),
         Fits([math.nan], [2.0]),
     ],
 )
-def test_no_longer_fit_follows_what_overfits_was_interrupted_or_not_validated(build: Any) -> None:
+def test_no_longer_fit_follows_what_has_learned_was_interrupted_or_not_validated(build: Any) -> None:
     losses, told, fits = trained(build)
     np.testing.assert_equal(losses, build.losses[0])
     assert (sorted(told), fits) == (

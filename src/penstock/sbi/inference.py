@@ -29,9 +29,10 @@ RECIPE = "nsf_ar"
 FEW = 30_000  # Up to so many simulations a smaller network reads x than that of recipes,
 EMBEDDING = MLP((64,))
 EMBEDDING_DIM = 16  # and gives so many numbers.
-# A second fit of so many times the epochs, where the first has not overfitted, unless an option says how long a fit is, or
-# belongs to one fit alone.
+# A second fit of so many times the epochs, where the first was still learning: in its last quarter the validation loss has fallen
+# by more than so many nats. Not where an option says how long a fit is, or belongs to one fit alone.
 LONGER = 2.5
+LEARNING = 0.02
 OF_ONE_FIT = frozenset({"epochs", "schedule", "patience", "callbacks", "checkpoint", "comm"})
 
 
@@ -81,8 +82,9 @@ def npe(
     **options
         Those of :meth:`penstock.Flow.fit`, for each flow: ``epochs``, ``batch_size``, ``learning_rate``, ``validation``, ...
         Without ``epochs``, ``schedule``, ``patience``, ``callbacks``, ``checkpoint`` and ``comm``, and with validation rows, a
-        fit of which some flow does not end in overfitting is followed by one of 2.5 times the epochs from the start, and of each
-        flow that fit counts which validates better.
+        fit at whose end some flow was still learning (its validation loss has fallen by more than 0.02 nats in the last quarter
+        of the epochs) is followed by one of 2.5 times the epochs from the start, and of each flow that fit counts which
+        validates better.
 
     Returns
     -------
@@ -252,7 +254,7 @@ def _trained(build: Callable[[], Any], rows: Any, given: Any, seed: int, options
 
     first, told = _fitted(build(), rows, given, seed, options)
     histories = _histories(first)
-    done = [own for own in histories if own.stopped == "completed" and not own.overfits]
+    done = [own for own in histories if _learning(own)]
     unknown = any(own.stopped == "interrupted" or math.isnan(own.best_loss) for own in histories)
     again = build() if done and not unknown and not options.keys() & OF_ONE_FIT else first
     if again is first:  # so is a flow of the caller's, which a recipe gives each time
@@ -303,6 +305,13 @@ def _with_warnings(model: Any, told: Iterable[_warn.Told]) -> Any:
     for one in told:
         _warn.issue(one)
     return model
+
+
+def _learning(own: History) -> bool:
+    """Whether a fit has ended before there was nothing more to learn."""
+    losses = own.validation_loss[own.restarted :]
+    quarter = len(losses) // 4
+    return own.stopped == "completed" and quarter > 0 and losses[-1 - quarter] - losses[-1] > LEARNING
 
 
 def _histories(model: Flow | Ensemble) -> list[History]:
